@@ -1,0 +1,26 @@
+//! The typed calls between the daemons of one node, and their transport over UNIX sockets.
+//!
+//! Each daemon owns one piece of the node's state and offers it here; no logic lives in this crate.
+//!
+//! | module | who serves it | what it owns |
+//! |---|---|---|
+//! | [`storage`] | `storaged` | disks, pools, volumes, images, the node's own small secrets |
+//! | [`network`] | `netd` | links, uplink, tenants' networks, taps, published ports |
+//! | [`machine`] | `init` | machine processes and their consoles, power |
+//! | [`status`] | `init` | what the node's own screen shows |
+//! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
+//! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
+//! | [`tenant`] | `noded` | what a tenant may ask the node directly, over the network |
+
+pub mod guest;
+pub mod id;
+pub mod machine;
+pub mod network;
+pub mod path;
+pub mod status;
+pub mod storage;
+pub mod tenant;
+pub mod transport;
+pub mod vmm;
+
+pub use id::WorkloadId;

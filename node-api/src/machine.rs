@@ -1,0 +1,135 @@
+//! What `init` offers: machine processes, their consoles, power.
+//!
+//! Machine processes are children of PID 1, so they outlive every daemon.
+
+use std::path::PathBuf;
+
+use loam_deployment::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{WorkloadId, guest::GuestConfig, network::Mac, status::NodeStatus};
+
+#[tarpc::service]
+pub trait Machines {
+    /// Starts the machine process. A machine of this id that runs, or whose exit is not yet
+    /// forgotten, is an error.
+    async fn machine_start(spec: MachineSpec) -> Result<(), MachineError>;
+    /// Asks the guest to shut down and ends it by force after `grace_seconds`. Returns at once;
+    /// absent is success.
+    async fn machine_stop(id: WorkloadId, grace_seconds: u32) -> Result<(), MachineError>;
+    async fn machines() -> Vec<Machine>;
+    /// Drops the record and the console of a machine that ended. Absent is success.
+    async fn machine_forget(id: WorkloadId) -> Result<(), MachineError>;
+
+    /// What the guest wrote to its console, from position `from` on (0: the oldest kept).
+    async fn console_read(id: WorkloadId, from: u64) -> Result<ConsoleChunk, MachineError>;
+    /// Types into the guest's console.
+    async fn console_write(id: WorkloadId, bytes: Vec<u8>) -> Result<(), MachineError>;
+
+    /// What the node's own screen shall show.
+    async fn set_status(status: NodeStatus);
+    /// Stops the machines, then the daemons, then the node.
+    async fn shutdown(how: Shutdown);
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    pub id: WorkloadId,
+    /// Made by noded from all that a restart is needed to change; compared, never read.
+    pub fingerprint: String,
+    /// 1 to 64.
+    pub cpus: u32,
+    pub memory: Bytes,
+    pub boot: Boot,
+    /// In the order in which the guest sees them.
+    pub disks: Vec<MachineDisk>,
+    pub interfaces: Vec<MachineInterface>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// The node's guest kernel and guest init, which finds this configuration in its initramfs.
+    Guest(Box<GuestConfig>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineDisk {
+    pub path: PathBuf,
+    pub read_only: bool,
+    /// At most 20 ASCII characters; the guest finds the disk by it.
+    pub serial: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineInterface {
+    /// Name of an existing persistent tap.
+    pub tap: String,
+    pub mac: Mac,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub id: WorkloadId,
+    pub fingerprint: String,
+    pub state: MachineState,
+    /// Seconds since the process was started.
+    pub age_seconds: u64,
+    /// How often the guest restarted itself within this process record.
+    pub resets: u32,
+    /// Position after the last byte that the guest wrote to its console.
+    pub console_position: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineState {
+    /// The process runs; the guest has not yet said that its command was started.
+    Booting,
+    /// The guest's command was started (or, without a guest init, the kernel was entered).
+    Running,
+    Paused,
+    /// Asked to shut down.
+    Stopping,
+    Exited(Exit),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// The guest powered off. The status of its command (128 + signal when killed), if it said so.
+    PoweredOff { status: Option<i32> },
+    /// Ended by force after it was asked to stop.
+    Killed,
+    /// The VMM or its start failed; the text says why.
+    Failed(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleChunk {
+    /// Position of the first byte of `bytes`; above the asked one if older bytes were dropped.
+    pub start: u64,
+    /// At most 64 KiB.
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shutdown {
+    PowerOff,
+    Reboot,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum MachineError {
+    #[error("there is no machine {0} here")]
+    Unknown(WorkloadId),
+    #[error("machine {0} is already here")]
+    Exists(WorkloadId),
+    #[error("machine {0} still runs")]
+    Runs(WorkloadId),
+    #[error("machine {id}: {what}")]
+    Launch { id: WorkloadId, what: String },
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}

@@ -1,0 +1,140 @@
+//! What `netd` offers: the uplink, tenants' networks, their machines' interfaces, published ports.
+//!
+//! Every call is idempotent. What is asked twice is made once; what is asked with other values is
+//! changed in place, without interrupting what did not change.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use loam_deployment::payload::Publish;
+use serde::{Deserialize, Serialize};
+
+use crate::WorkloadId;
+
+#[tarpc::service]
+pub trait NetworkService {
+    async fn uplink() -> Uplink;
+
+    async fn network_ensure(id: WorkloadId, spec: NetworkSpec) -> Result<(), NetworkError>;
+    async fn networks() -> Vec<Network>;
+    /// Removes the bridge and all that hangs on it. Absent is success.
+    async fn network_delete(id: WorkloadId) -> Result<(), NetworkError>;
+
+    /// Makes the tap of a machine on a network, its anti-spoofing rules and published ports.
+    async fn interface_ensure(
+        id: InterfaceId,
+        spec: InterfaceSpec,
+    ) -> Result<Interface, NetworkError>;
+    async fn interfaces() -> Vec<Interface>;
+    async fn interface_delete(id: InterfaceId) -> Result<(), NetworkError>;
+}
+
+/// The node's way to the world.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// `enp1s0`; none before any link is up.
+    pub link: Option<String>,
+    pub addresses: Vec<IpNet>,
+    pub gateway: Option<Ipv4Addr>,
+    pub dns: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// The node itself takes the first host address of the subnet, as the machines' gateway.
+    pub ipv4: Ipv4Net,
+    pub ipv6: Option<Ipv6Net>,
+    /// Whether machines reach the world by the node's address.
+    pub nat: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub id: WorkloadId,
+    pub spec: NetworkSpec,
+    /// Name of the kernel's bridge.
+    pub bridge: String,
+}
+
+/// A machine's interface: which machine, on which network.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InterfaceId {
+    pub machine: WorkloadId,
+    pub network: WorkloadId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceSpec {
+    pub mac: Mac,
+    /// The only source addresses that packets from the machine may have.
+    pub addresses: Vec<IpAddr>,
+    /// Ports of the node that lead to the first IPv4 address.
+    pub publish: Vec<Publish>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    pub id: InterfaceId,
+    pub spec: InterfaceSpec,
+    /// Name of the persistent tap that the launcher opens.
+    pub tap: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a MAC address; expected six pairs of hexadecimal digits with colons")]
+pub struct MacError(String);
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::fmt::Debug for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mac({self})")
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = MacError;
+
+    fn try_from(text: String) -> Result<Self, MacError> {
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            *byte = parts
+                .next()
+                .filter(|part| part.len() == 2)
+                .and_then(|part| u8::from_str_radix(part, 16).ok())
+                .ok_or_else(|| MacError(text.clone()))?;
+        }
+        if parts.next().is_some() {
+            return Err(MacError(text));
+        }
+        Ok(Self(mac))
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum NetworkError {
+    #[error("network {0} does not exist")]
+    NoNetwork(WorkloadId),
+    #[error("port {port} of the node already leads to {holder}")]
+    PortTaken { port: u16, holder: WorkloadId },
+    #[error("the subnet {0} is in use by the node's own uplink")]
+    SubnetTaken(IpNet),
+    #[error("the kernel refused: {0}")]
+    Kernel(String),
+}

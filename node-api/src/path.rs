@@ -1,0 +1,26 @@
+//! Where things are on a running node. One place, so that no two daemons disagree.
+
+/// Sockets of the daemons.
+pub const RUN: &str = "/run/loam";
+pub const INIT_SOCKET: &str = "/run/loam/init.sock";
+pub const STORAGED_SOCKET: &str = "/run/loam/storaged.sock";
+pub const NETD_SOCKET: &str = "/run/loam/netd.sock";
+
+/// One folder a machine, with its control socket (`control.sock`). Made and removed by init.
+pub const MACHINES: &str = "/run/loam/machines";
+
+/// Pools are mounted at `/pools/<filesystem uuid>` by storaged.
+pub const POOLS: &str = "/pools";
+
+/// Which grid this node belongs to: TOML, read by noded (see `docs/architecture.md`).
+pub const GRID: &str = "/etc/loam/grid.toml";
+
+/// The kernel and the initial file system that OCI machines boot.
+pub const GUEST_KERNEL: &str = "/usr/lib/loam/guest/vmlinuz";
+pub const GUEST_INITRD: &str = "/usr/lib/loam/guest/initrd";
+
+/// Our binaries and the few of Debian's: `/usr/bin/loam-noded`, `/usr/bin/mkfs.btrfs`, ...
+pub const BIN: &str = "/usr/bin";
+
+/// TCP port on which a node answers tenants (see [`crate::tenant`]).
+pub const TENANT_PORT: u16 = 9650;
