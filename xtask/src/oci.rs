@@ -1,0 +1,1 @@
+//! OCI image layouts made for tests and the demo.

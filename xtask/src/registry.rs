@@ -1,0 +1,1 @@
+//! The OCI registry that tests and the demo run on loopback.
