@@ -1,0 +1,20 @@
+//! The demo's web server, and the guest's half of the QEMU tests.
+//!
+//! | request | what it does |
+//! |---|---|
+//! | `GET /` | host name, counter (raised by this visit, kept on the volume), environment |
+//! | `GET /download?bytes=N[&rate=B]` | `N` bytes of [`pattern`], at most `B` a second |
+//! | `GET /connect?to=IP:PORT[&from=IP]` | whether a TCP connection can be made from here |
+//! | `POST /spoof?src=IP&dst=IP&port=P` | sends one UDP datagram with any source address (IPv4) |
+//! | `GET /datagrams` | how many UDP datagrams came in on the server's port, by source address |
+//! | `POST /exit?status=N` | ends the process with this status |
+//!
+//! Every answer is plain text.
+
+pub mod counter;
+pub mod datagrams;
+pub mod http;
+pub mod pattern;
+pub mod reach;
+pub mod routes;
+pub mod server;
