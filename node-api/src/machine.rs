@@ -65,6 +65,9 @@ pub struct MachineDisk {
 pub struct MachineInterface {
     /// Name of an existing persistent tap.
     pub tap: String,
+    /// Path of the network namespace that holds the tap, as netd said; init's own when absent.
+    #[serde(default)]
+    pub namespace: Option<PathBuf>,
     pub mac: Mac,
 }
 

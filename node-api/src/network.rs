@@ -3,7 +3,10 @@
 //! Every call is idempotent. What is asked twice is made once; what is asked with other values is
 //! changed in place, without interrupting what did not change.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loam_deployment::payload::Publish;
@@ -78,6 +81,10 @@ pub struct Interface {
     pub spec: InterfaceSpec,
     /// Name of the persistent tap that the launcher opens.
     pub tap: String,
+    /// Path of the network namespace that holds the tap; the node's own when absent. The tap is
+    /// found only by a thread that was inside (`setns`) when it opened `/dev/net/tun`.
+    #[serde(default)]
+    pub namespace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
