@@ -1,0 +1,72 @@
+//! The desired state: what verified and admitted deployments ask of this node.
+//!
+//! Secrets are open here and only here; nothing of this is ever written to a disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use loam_deployment::{
+    Bytes, ContractId, Name,
+    payload::{NetworkAttachment, OciReference, Publish, Restart, Volume},
+};
+use loam_node_api::network::NetworkSpec;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    pub contracts: BTreeMap<ContractId, Contract>,
+}
+
+/// What one contract asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contract {
+    Run(Workloads),
+    /// Suspended on the chain: data and networks stay, machines do not run.
+    Suspended(Workloads),
+    /// Its deployment was refused or could not be read: whatever runs stays as it is.
+    Keep,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workloads {
+    pub machines: BTreeMap<Name, Machine>,
+    pub volumes: BTreeMap<Name, Volume>,
+    pub networks: BTreeMap<Name, NetworkSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub image: OciReference,
+    pub cpus: u32,
+    pub memory: Bytes,
+    pub root: Bytes,
+    pub command: Vec<String>,
+    /// Plain and opened sealed variables together.
+    pub env: BTreeMap<String, String>,
+    pub ssh_keys: Vec<String>,
+    /// Volume to mount path.
+    pub volumes: BTreeMap<Name, String>,
+    pub networks: Vec<NetworkAttachment>,
+    pub publish: Vec<Publish>,
+    pub restart: Restart,
+}
+
+impl Desired {
+    /// Contracts whose things on this node must not be touched.
+    pub fn kept(&self) -> BTreeSet<ContractId> {
+        self.contracts
+            .iter()
+            .filter(|(_, contract)| matches!(contract, Contract::Keep))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Every contract that says what it wants, with whether its machines shall run.
+    pub fn stated(&self) -> impl Iterator<Item = (ContractId, &Workloads, bool)> {
+        self.contracts
+            .iter()
+            .filter_map(|(id, contract)| match contract {
+                Contract::Run(workloads) => Some((*id, workloads, true)),
+                Contract::Suspended(workloads) => Some((*id, workloads, false)),
+                Contract::Keep => None,
+            })
+    }
+}

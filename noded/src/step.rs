@@ -1,0 +1,167 @@
+//! The steps of a plan: one call to one daemon each, named by what they act on.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use loam_deployment::{
+    Bytes,
+    payload::{Filesystem, OciReference},
+};
+use loam_node_api::{
+    WorkloadId,
+    network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec},
+    storage::{VolumeKey, VolumeSpec},
+};
+use serde::Serialize;
+
+/// Idempotent: doing a step twice is doing it once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    MachineStop(WorkloadId),
+    MachineForget(WorkloadId),
+    InterfaceDelete(InterfaceId),
+    NetworkDelete(WorkloadId),
+    VolumeDelete(VolumeKey),
+    ImageEnsure(OciReference),
+    VolumeEnsure(VolumeKey, VolumeSpec),
+    NetworkEnsure(WorkloadId, NetworkSpec),
+    InterfaceEnsure(InterfaceId, InterfaceSpec),
+    MachineStart(Box<MachinePlan>),
+    /// Removes every image but these.
+    ImagesRetain(Vec<OciReference>),
+}
+
+/// A machine to be started, by the names of what it needs; paths and taps are filled in when the
+/// step is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachinePlan {
+    pub id: WorkloadId,
+    pub content: MachineContent,
+}
+
+/// All that a restart is needed to change. Its digest is the machine's fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MachineContent {
+    pub cpus: u32,
+    pub memory: Bytes,
+    pub image: OciReference,
+    pub root: PlannedDisk,
+    pub mounts: Vec<PlannedMount>,
+    pub interfaces: Vec<PlannedInterface>,
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub ssh_keys: Vec<String>,
+}
+
+/// A volume as a machine's disk. The size is part of it: a running guest does not see its disk
+/// grow, so growth restarts the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedDisk {
+    pub volume: VolumeKey,
+    pub size: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedMount {
+    pub disk: PlannedDisk,
+    pub path: String,
+    pub filesystem: Filesystem,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedInterface {
+    pub id: InterfaceId,
+    pub mac: Mac,
+    pub addresses: Vec<IpNet>,
+    pub gateways: Vec<IpAddr>,
+}
+
+/// A piece of the node's state. A step acts on one and may need others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    Image(OciReference),
+    Images,
+    Volume(VolumeKey),
+    Network(WorkloadId),
+    Interface(InterfaceId),
+    Machine(WorkloadId),
+}
+
+impl Step {
+    /// What the step acts on.
+    pub fn resource(&self) -> Resource {
+        match self {
+            Self::MachineStop(id) | Self::MachineForget(id) => Resource::Machine(id.clone()),
+            Self::MachineStart(plan) => Resource::Machine(plan.id.clone()),
+            Self::InterfaceDelete(id) | Self::InterfaceEnsure(id, _) => {
+                Resource::Interface(id.clone())
+            }
+            Self::NetworkDelete(id) | Self::NetworkEnsure(id, _) => Resource::Network(id.clone()),
+            Self::VolumeDelete(key) | Self::VolumeEnsure(key, _) => Resource::Volume(key.clone()),
+            Self::ImageEnsure(image) => Resource::Image(image.clone()),
+            Self::ImagesRetain(_) => Resource::Images,
+        }
+    }
+
+    /// Whether earlier steps of the plan on `other` must be complete before this one.
+    pub fn waits_for(&self, other: &Resource) -> bool {
+        if *other == self.resource() {
+            return true;
+        }
+        match (self, other) {
+            (Self::InterfaceDelete(id) | Self::InterfaceEnsure(id, _), other) => {
+                *other == Resource::Machine(id.machine.clone())
+                    || *other == Resource::Network(id.network.clone())
+            }
+            (Self::NetworkDelete(network), Resource::Interface(id)) => id.network == *network,
+            // A stopped machine may have used any volume of its own contract, and no other.
+            (Self::VolumeDelete(key) | Self::VolumeEnsure(key, _), Resource::Machine(id)) => {
+                match key {
+                    VolumeKey::Data(volume) => volume.contract == id.contract,
+                    VolumeKey::Root { machine, .. } => machine == id,
+                }
+            }
+            (Self::MachineStart(plan), other) => {
+                let content = &plan.content;
+                match other {
+                    Resource::Image(image) => *image == content.image,
+                    Resource::Volume(key) => content.volumes().any(|disk| disk.volume == *key),
+                    Resource::Interface(id) => id.machine == plan.id,
+                    Resource::Network(id) => content
+                        .interfaces
+                        .iter()
+                        .any(|interface| interface.id.network == *id),
+                    Resource::Machine(_) | Resource::Images => false,
+                }
+            }
+            // A machine that still runs may still hold its image.
+            (Self::ImagesRetain(_), Resource::Machine(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl MachineContent {
+    /// The writable layer and the volumes, in the order of the guest's disks.
+    pub fn volumes(&self) -> impl Iterator<Item = &PlannedDisk> {
+        std::iter::once(&self.root).chain(self.mounts.iter().map(|mount| &mount.disk))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MachineStop(id) => write!(f, "stop machine {id}"),
+            Self::MachineForget(id) => write!(f, "forget machine {id}"),
+            Self::MachineStart(plan) => write!(f, "start machine {}", plan.id),
+            Self::InterfaceDelete(id) => write!(f, "remove {} from {}", id.machine, id.network),
+            Self::InterfaceEnsure(id, _) => write!(f, "attach {} to {}", id.machine, id.network),
+            Self::NetworkDelete(id) => write!(f, "remove network {id}"),
+            Self::NetworkEnsure(id, _) => write!(f, "make network {id}"),
+            Self::VolumeDelete(key) => write!(f, "delete {key}"),
+            Self::VolumeEnsure(key, spec) => write!(f, "make {key} of {}", spec.size),
+            Self::ImageEnsure(image) => write!(f, "fetch {image}"),
+            Self::ImagesRetain(images) => write!(f, "keep {} images", images.len()),
+        }
+    }
+}
