@@ -1,1 +1,642 @@
-//! The OCI registry that tests and the demo run on loopback.
+//! A read-only OCI registry for tests and the demo, with faults that a test can switch on.
+//!
+//! It serves manifests and blobs by digest (OCI distribution specification, "pull"), with byte
+//! ranges, over plain HTTP and one request a connection.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::oci::{Digest, Image, MANIFEST_TYPE};
+
+/// Runs until dropped.
+#[derive(Debug)]
+pub struct Registry {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// What goes wrong with an answer. Bytes are counted from the start of the answer's body, which
+/// for a range is not the start of the blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection ends after this many bytes.
+    CutAfter(u64),
+    /// The byte at this position is another one.
+    Corrupt(u64),
+    /// This HTTP status, and no content.
+    Status(u16),
+    /// At most this many bytes a second.
+    Rate(u64),
+    /// After this many bytes nothing comes until the faults are cleared.
+    HoldAfter(u64),
+}
+
+/// A request that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub method: String,
+    pub path: String,
+    /// Of the manifest or blob asked for, if the path names one.
+    pub digest: Option<Digest>,
+    /// The first byte asked for, if a range was.
+    pub from: Option<u64>,
+    pub status: u16,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Faults were cleared, a request was noted, or the registry is ending.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blobs: BTreeMap<Digest, Blob>,
+    faults: BTreeMap<Digest, (Fault, Times)>,
+    /// Rises when faults are cleared; an answer that is held goes on when it has.
+    clearings: u64,
+    served: Vec<Served>,
+    ending: bool,
+}
+
+#[derive(Debug)]
+struct Blob {
+    bytes: Arc<[u8]>,
+    repositories: BTreeSet<String>,
+    is_manifest: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Times {
+    Once,
+    Always,
+}
+
+impl Registry {
+    /// Listens on a free port of `address`. QEMU's user network reaches loopback as 10.0.2.2.
+    pub fn start(address: IpAddr) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0))
+            .with_context(|| format!("the registry cannot listen on {address}"))?;
+        let address = listener
+            .local_addr()
+            .context("the registry has no address")?;
+        let shared = Arc::<Shared>::default();
+        let theirs = Arc::clone(&shared);
+        let acceptor = thread::Builder::new()
+            .name("registry".into())
+            .spawn(move || accept(&listener, &theirs))
+            .context("cannot start the registry's thread")?;
+        Ok(Self {
+            address,
+            shared,
+            acceptor: Some(acceptor),
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves `image` in `repository` from now on.
+    pub fn add(&self, repository: &str, image: &Image) {
+        let mut state = self.shared.state();
+        for (digest, bytes) in image.blobs() {
+            state
+                .blobs
+                .entry(*digest)
+                .or_insert_with(|| Blob {
+                    bytes: Arc::clone(bytes),
+                    repositories: BTreeSet::new(),
+                    is_manifest: *digest == image.digest(),
+                })
+                .repositories
+                .insert(repository.to_owned());
+        }
+    }
+
+    /// The next GET of `digest` goes wrong.
+    pub fn fail_once(&self, digest: Digest, fault: Fault) {
+        self.shared
+            .state()
+            .faults
+            .insert(digest, (fault, Times::Once));
+    }
+
+    /// Every GET of `digest` goes wrong until [`Registry::clear_faults`].
+    pub fn fail_always(&self, digest: Digest, fault: Fault) {
+        self.shared
+            .state()
+            .faults
+            .insert(digest, (fault, Times::Always));
+    }
+
+    /// All is well from now on, for answers that are held as well.
+    pub fn clear_faults(&self) {
+        let mut state = self.shared.state();
+        state.faults.clear();
+        state.clearings += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Every request so far, in the order in which their answers began.
+    pub fn served(&self) -> Vec<Served> {
+        self.shared.state().served.clone()
+    }
+
+    /// How often the content of `digest` was asked for so far (HEAD not counted).
+    pub fn gets(&self, digest: Digest) -> usize {
+        self.shared.state().gets(digest)
+    }
+
+    /// Waits until the content of `digest` was asked for `count` times; false when `limit` passes
+    /// first.
+    pub fn wait_for_gets(&self, digest: Digest, count: usize, limit: Duration) -> bool {
+        let state = self.shared.state();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, limit, |state| state.gets(digest) < count)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.gets(digest) >= count
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.shared.state().ending = true;
+        self.shared.changed.notify_all();
+        // Wakes the acceptor; if it cannot be reached, it is not worth waiting for.
+        if TcpStream::connect(self.address).is_ok()
+            && let Some(acceptor) = self.acceptor.take()
+        {
+            // A panic there was printed already.
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn gets(&self, digest: Digest) -> usize {
+        self.served
+            .iter()
+            .filter(|served| served.method == "GET" && served.digest == Some(digest))
+            .count()
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        if shared.state().ending {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let shared = Arc::clone(shared);
+        // Without a thread the connection is dropped, and the client tries again.
+        let _ = thread::Builder::new().spawn(move || {
+            // A client that went away is the client's business.
+            let _ = converse(&stream, &shared);
+        });
+    }
+}
+
+fn converse(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut stream = stream;
+    let Some(asked) = Asked::read(&mut stream)? else {
+        return stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    };
+    let answer = Answer::to(&asked, shared);
+    answer.write(&asked, &mut stream, shared)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// The parts of a request's head that matter here.
+struct Asked {
+    method: String,
+    path: String,
+    /// First and last byte (RFC 9110, section 14.1.2); other forms are ignored, as it allows.
+    range: Option<(u64, Option<u64>)>,
+}
+
+impl Asked {
+    /// None: not a request.
+    fn read(input: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut head = Vec::new();
+        loop {
+            let mut part = [0; 4096];
+            let count = input.read(&mut part)?;
+            head.extend(&part[..count]);
+            let mut headers = [httparse::EMPTY_HEADER; 64];
+            let mut request = httparse::Request::new(&mut headers);
+            match request.parse(&head) {
+                Ok(httparse::Status::Complete(_)) => return Ok(Self::from_head(&request)),
+                Ok(httparse::Status::Partial) if count > 0 && head.len() < 64 << 10 => {}
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    fn from_head(request: &httparse::Request<'_, '_>) -> Option<Self> {
+        let range = request
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case("range"))
+            .and_then(|header| {
+                std::str::from_utf8(header.value)
+                    .ok()?
+                    .strip_prefix("bytes=")
+            })
+            .and_then(|range| {
+                let (first, last) = range.split_once('-')?;
+                let last = if last.is_empty() {
+                    None
+                } else {
+                    Some(last.parse().ok()?)
+                };
+                Some((first.parse().ok()?, last))
+            });
+        Some(Self {
+            method: request.method?.to_owned(),
+            path: request.path?.to_owned(),
+            range,
+        })
+    }
+
+    /// Repository, whether a manifest, and digest.
+    fn target(&self) -> Option<(&str, bool, Digest)> {
+        let (rest, digest) = self.path.strip_prefix("/v2/")?.rsplit_once('/')?;
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digest.strip_prefix("sha256:")?, &mut bytes).ok()?;
+        let (repository, kind) = rest.rsplit_once('/')?;
+        let is_manifest = match kind {
+            "manifests" => true,
+            "blobs" => false,
+            _ => return None,
+        };
+        Some((repository, is_manifest, Digest(bytes)))
+    }
+}
+
+struct Answer {
+    status: u16,
+    headers: String,
+    bytes: Arc<[u8]>,
+    /// The part of `bytes` to send.
+    part: std::ops::Range<usize>,
+    fault: Option<Fault>,
+    /// [`State::clearings`] when the answer began.
+    clearings: u64,
+}
+
+impl Answer {
+    fn to(asked: &Asked, shared: &Shared) -> Self {
+        let mut state = shared.state();
+        let target = asked.target();
+        let digest = target.map(|(.., digest)| digest);
+        let mut answer = Self {
+            status: 404,
+            headers: String::new(),
+            bytes: Arc::default(),
+            part: 0..0,
+            fault: None,
+            clearings: state.clearings,
+        };
+        if !["GET", "HEAD"].contains(&asked.method.as_str()) {
+            answer.status = 405;
+        } else if asked.path == "/v2/" {
+            answer.status = 200;
+        } else if let Some((repository, is_manifest, digest)) = target {
+            if let Some(blob) = state.blobs.get(&digest)
+                && blob.repositories.contains(repository)
+                && blob.is_manifest == is_manifest
+            {
+                answer.found(digest, blob, asked.range);
+            }
+            if asked.method == "GET" {
+                answer.apply_fault(digest, &mut state);
+            }
+        }
+        state.served.push(Served {
+            method: asked.method.clone(),
+            path: asked.path.clone(),
+            digest,
+            from: asked.range.map(|(first, _)| first),
+            status: answer.status,
+        });
+        shared.changed.notify_all();
+        answer
+    }
+
+    fn found(&mut self, digest: Digest, blob: &Blob, range: Option<(u64, Option<u64>)>) {
+        let length = blob.bytes.len();
+        let media_type = if blob.is_manifest {
+            MANIFEST_TYPE
+        } else {
+            "application/octet-stream"
+        };
+        self.bytes = Arc::clone(&blob.bytes);
+        self.headers = format!(
+            "Content-Type: {media_type}\r\nDocker-Content-Digest: {digest}\r\n\
+             Accept-Ranges: bytes\r\n"
+        );
+        let Some((first, last)) = range else {
+            (self.status, self.part) = (200, 0..length);
+            return;
+        };
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        let end = last
+            .and_then(|last| usize::try_from(last).ok()?.checked_add(1))
+            .map_or(length, |end| end.min(length));
+        if first >= end {
+            self.status = 416;
+            self.headers += &format!("Content-Range: bytes */{length}\r\n");
+        } else {
+            (self.status, self.part) = (206, first..end);
+            self.headers += &format!("Content-Range: bytes {first}-{}/{length}\r\n", end - 1);
+        }
+    }
+
+    fn apply_fault(&mut self, digest: Digest, state: &mut State) {
+        let Some((fault, times)) = state.faults.get(&digest).copied() else {
+            return;
+        };
+        if times == Times::Once {
+            state.faults.remove(&digest);
+        }
+        if let Fault::Status(status) = fault {
+            (self.status, self.part) = (status, 0..0);
+            self.headers.clear();
+        }
+        self.fault = Some(fault);
+    }
+
+    fn write(&self, asked: &Asked, output: &mut impl Write, shared: &Shared) -> io::Result<()> {
+        write!(
+            output,
+            "HTTP/1.1 {} -\r\nDocker-Distribution-Api-Version: registry/2.0\r\n\
+             Content-Length: {}\r\nConnection: close\r\n{}\r\n",
+            self.status,
+            self.part.len(),
+            self.headers
+        )?;
+        if asked.method == "HEAD" {
+            return Ok(());
+        }
+        let body = &self.bytes[self.part.clone()];
+        let before = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(body.len());
+        match self.fault {
+            None | Some(Fault::Status(_)) => output.write_all(body),
+            Some(Fault::CutAfter(count)) => output.write_all(&body[..before(count)]),
+            Some(Fault::Corrupt(position)) => {
+                let mut body = body.to_vec();
+                if let Some(byte) = body.get_mut(before(position)) {
+                    *byte ^= 1;
+                }
+                output.write_all(&body)
+            }
+            Some(Fault::Rate(rate)) => self.write_slowly(body, rate, output, shared),
+            Some(Fault::HoldAfter(count)) => {
+                output.write_all(&body[..before(count)])?;
+                if self.wait(shared, None) {
+                    output.write_all(&body[before(count)..])
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    fn write_slowly(
+        &self,
+        body: &[u8],
+        rate: u64,
+        output: &mut impl Write,
+        shared: &Shared,
+    ) -> io::Result<()> {
+        let rate = rate.max(1);
+        let start = Instant::now();
+        let chunk = usize::try_from(rate / 10)
+            .unwrap_or(usize::MAX)
+            .clamp(1, 64 << 10);
+        let mut sent = 0;
+        for part in body.chunks(chunk) {
+            output.write_all(part)?;
+            sent += part.len();
+            let due = Duration::from_secs_f64(sent as f64 / rate as f64);
+            if self.wait(shared, Some(due.saturating_sub(start.elapsed()))) {
+                return output.write_all(&body[sent..]);
+            } else if shared.state().ending {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until faults are cleared (true), the registry ends or `limit` passes (false).
+    fn wait(&self, shared: &Shared, limit: Option<Duration>) -> bool {
+        let state = shared.state();
+        let goes_on = |state: &mut State| !state.ending && state.clearings == self.clearings;
+        let state = match limit {
+            None => shared.changed.wait_while(state, goes_on),
+            Some(limit) => shared
+                .changed
+                .wait_timeout_while(state, limit, goes_on)
+                .map(|(state, _)| state)
+                .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+        }
+        .unwrap_or_else(PoisonError::into_inner);
+        state.clearings != self.clearings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Entry, RunConfig, image};
+
+    struct Fixture {
+        registry: Registry,
+        image: Image,
+        layer: Digest,
+    }
+
+    fn start() -> Fixture {
+        let content: Vec<u8> = (0..100_000_u32)
+            .flat_map(|n| n.wrapping_pow(3).to_le_bytes())
+            .collect();
+        let image = image(
+            &[&[Entry::file("big", 0o644, content)]],
+            &RunConfig::default(),
+        )
+        .unwrap();
+        let registry = Registry::start(IpAddr::from([127, 0, 0, 1])).unwrap();
+        registry.add("some/repository", &image);
+        Fixture {
+            layer: image.layers()[0],
+            registry,
+            image,
+        }
+    }
+
+    impl Fixture {
+        fn content(&self) -> &[u8] {
+            &self.image.blobs()[&self.layer]
+        }
+
+        fn blob(&self) -> String {
+            format!("/v2/some/repository/blobs/{}", self.layer)
+        }
+
+        /// Head and body.
+        fn ask(&self, line: &str, headers: &str) -> (String, Vec<u8>) {
+            let mut stream = TcpStream::connect(self.registry.address()).unwrap();
+            write!(stream, "{line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+            let body = answer.split_off(end);
+            (String::from_utf8(answer).unwrap(), body)
+        }
+
+        fn get(&self) -> (String, Vec<u8>) {
+            self.ask(&format!("GET {}", self.blob()), "")
+        }
+    }
+
+    #[test]
+    fn serves_manifests_and_blobs_by_digest() {
+        let f = start();
+        let digest = f.image.digest();
+        let (head, body) = f.ask(&format!("GET /v2/some/repository/manifests/{digest}"), "");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(
+            head.contains(&format!("Content-Type: {MANIFEST_TYPE}\r\n")),
+            "{head}"
+        );
+        assert_eq!(Digest::of(&body), digest);
+        assert_eq!(f.get().1, f.content());
+        let (head, body) = f.ask(&format!("HEAD {}", f.blob()), "");
+        assert!(
+            head.contains(&format!("Content-Length: {}\r\n", f.content().len())),
+            "{head}"
+        );
+        assert!(body.is_empty());
+        assert!(f.ask("GET /v2/", "").0.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn what_is_not_here_is_not_found() {
+        let f = start();
+        let (layer, manifest) = (f.layer, f.image.digest());
+        for path in [
+            format!("/v2/other/blobs/{layer}"),
+            format!("/v2/some/repository/manifests/{layer}"),
+            format!("/v2/some/repository/blobs/{manifest}"),
+            format!("/v2/some/repository/blobs/{}", Digest([0; 32])),
+            "/v2/some/repository/manifests/latest".into(),
+            "/".into(),
+        ] {
+            let (head, _) = f.ask(&format!("GET {path}"), "");
+            assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
+        }
+        let (head, _) = f.ask(&format!("PUT {}", f.blob()), "");
+        assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
+    }
+
+    #[test]
+    fn ranges() {
+        let f = start();
+        let length = f.content().len();
+        let line = format!("GET {}", f.blob());
+        let (head, body) = f.ask(&line, "Range: bytes=10-19\r\n");
+        assert!(head.starts_with("HTTP/1.1 206 "), "{head}");
+        assert!(
+            head.contains(&format!("Content-Range: bytes 10-19/{length}\r\n")),
+            "{head}"
+        );
+        assert_eq!(body, f.content()[10..20]);
+        assert_eq!(f.ask(&line, "range: bytes=100-\r\n").1, f.content()[100..]);
+        let (head, _) = f.ask(&line, &format!("Range: bytes={length}-\r\n"));
+        assert!(head.starts_with("HTTP/1.1 416 "), "{head}");
+        assert_eq!(f.ask(&line, "Range: bytes=-5\r\n").1, f.content());
+        let from: Vec<_> = f
+            .registry
+            .served()
+            .iter()
+            .map(|served| served.from)
+            .collect();
+        assert_eq!(from, [Some(10), Some(100), Some(length as u64), None]);
+    }
+
+    #[test]
+    fn faults_hit_once_or_until_cleared() {
+        let f = start();
+        f.registry.fail_once(f.layer, Fault::CutAfter(1000));
+        assert_eq!(f.get().1, f.content()[..1000]);
+        assert_eq!(f.get().1, f.content());
+
+        f.registry.fail_once(f.layer, Fault::Corrupt(7));
+        let (_, body) = f.get();
+        assert_eq!(body.len(), f.content().len());
+        assert!(body[7] != f.content()[7] && body[8..] == f.content()[8..]);
+
+        f.registry.fail_always(f.layer, Fault::Status(500));
+        for _ in 0..2 {
+            assert!(f.get().0.starts_with("HTTP/1.1 500 "));
+        }
+        f.registry.clear_faults();
+        assert_eq!(f.get().1, f.content());
+        assert_eq!(f.registry.gets(f.layer), 6);
+    }
+
+    #[test]
+    fn a_held_answer_goes_on_when_faults_are_cleared() {
+        let f = start();
+        f.registry.fail_once(f.layer, Fault::HoldAfter(1000));
+        thread::scope(|scope| {
+            let got = scope.spawn(|| f.get().1);
+            assert!(
+                f.registry
+                    .wait_for_gets(f.layer, 1, Duration::from_secs(60))
+            );
+            f.registry.clear_faults();
+            assert_eq!(got.join().unwrap(), f.content());
+        });
+    }
+
+    #[test]
+    fn slow_answers_are_whole() {
+        let f = start();
+        f.registry.fail_once(f.layer, Fault::Rate(4_000_000));
+        assert_eq!(f.get().1, f.content());
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_ending_frees_the_port() {
+        let f = start();
+        let mut stream = TcpStream::connect(f.registry.address()).unwrap();
+        stream.write_all(b"\x00\x01nonsense\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let address = f.registry.address();
+        drop(f);
+        TcpListener::bind(address).unwrap();
+    }
+}
