@@ -7,6 +7,9 @@
 use loam_deployment::{ContractId, Name, TwinId};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "tenant")]
+pub mod channel;
+
 pub const NOISE_PATTERN: &str = "Noise_NK_25519_ChaChaPoly_SHA256";
 
 /// Mixed into the handshake, so that no other protocol's message is taken for one of ours.
