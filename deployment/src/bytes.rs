@@ -86,7 +86,16 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_size() {
-        for text in ["", "GiB", "-1", "1.5GiB", "2GB", "99999999999TiB", "+3", "1 2"] {
+        for text in [
+            "",
+            "GiB",
+            "-1",
+            "1.5GiB",
+            "2GB",
+            "99999999999TiB",
+            "+3",
+            "1 2",
+        ] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
     }

@@ -30,7 +30,11 @@ impl TryFrom<String> for Name {
             && text
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if valid { Ok(Self(text)) } else { Err(NameError(text)) }
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err(NameError(text))
+        }
     }
 }
 
@@ -39,6 +43,12 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         text.to_owned().try_into()
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
     }
 }
 

@@ -284,7 +284,11 @@ pub struct OciReferenceError(String);
 
 impl std::fmt::Display for OciReference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { registry, repository, digest } = self;
+        let Self {
+            registry,
+            repository,
+            digest,
+        } = self;
         write!(f, "{registry}/{repository}@sha256:{}", hex::encode(digest))
     }
 }
@@ -302,11 +306,14 @@ fn parse_reference(text: &str) -> Option<OciReference> {
     let (registry, repository) = name.split_once('/')?;
     let host_ok = !registry.is_empty()
         && registry.len() <= 255
-        && registry.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        && registry
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
     // OCI distribution specification: lower case components separated by `/`.
     let component_ok = |c: &str| {
         c.starts_with(|x: char| x.is_ascii_lowercase() || x.is_ascii_digit())
-            && c.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            && c.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
             && !c.contains("..")
     };
     if !host_ok || repository.len() > 255 || !repository.split('/').all(component_ok) {
@@ -317,7 +324,11 @@ fn parse_reference(text: &str) -> Option<OciReference> {
     }
     let mut digest = [0; 32];
     hex::decode_to_slice(digest_text, &mut digest).ok()?;
-    Some(OciReference { registry: registry.to_owned(), repository: repository.to_owned(), digest })
+    Some(OciReference {
+        registry: registry.to_owned(),
+        repository: repository.to_owned(),
+        digest,
+    })
 }
 
 impl TryFrom<String> for OciReference {
