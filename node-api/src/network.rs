@@ -142,6 +142,14 @@ pub enum NetworkError {
     PortTaken { port: u16, holder: WorkloadId },
     #[error("the subnet {0} is in use by the node's own uplink")]
     SubnetTaken(IpNet),
+    #[error("port {0} belongs to the node itself")]
+    PortReserved(u16),
+    #[error("a machine without an IPv4 address cannot publish ports")]
+    NothingToPublish,
+    #[error("the machine cannot have the address {address}: {why}")]
+    AddressRefused { address: IpAddr, why: String },
+    #[error("the node has no room for another network")]
+    Full,
     #[error("the kernel refused: {0}")]
     Kernel(String),
 }
