@@ -452,12 +452,18 @@ contract Grid {
         return nodeKeys.length;
     }
 
-    /// @notice At most `count` keys of nodes from position `from` on.
-    function nodeKeysFrom(uint256 from, uint256 count) external view returns (bytes32[] memory page) {
+    /// @notice At most `count` nodes from position `from` on, in the order of registration.
+    function nodesFrom(uint256 from, uint256 count)
+        external
+        view
+        returns (bytes32[] memory keys, Node[] memory records)
+    {
         uint256 end = pageEnd(from, count, nodeKeys.length);
-        page = new bytes32[](end - from);
+        keys = new bytes32[](end - from);
+        records = new Node[](end - from);
         for (uint256 i = from; i < end; i++) {
-            page[i - from] = nodeKeys[i];
+            keys[i - from] = nodeKeys[i];
+            records[i - from] = nodes[nodeKeys[i]];
         }
     }
 

@@ -81,6 +81,11 @@ mod tests {
         neutral[0] = 1;
         let mut binding = [0; 64];
         binding[0] = 1;
-        assert!(!binding_holds(NodeKey(neutral), grid(), Address::ZERO, &binding));
+        assert!(!binding_holds(
+            NodeKey(neutral),
+            grid(),
+            Address::ZERO,
+            &binding
+        ));
     }
 }

@@ -19,15 +19,27 @@
 mod abi;
 pub mod account;
 pub mod binding;
+mod decode;
+pub mod endpoint;
+pub mod follower;
 pub mod grid;
 pub mod reader;
 pub mod record;
+mod refusal;
+mod rpc;
+mod transaction;
+pub mod writer;
 
 pub use account::AccountKey;
 pub use alloy::primitives::{Address, B256};
+pub use endpoint::EndpointReader;
+pub use follower::{FollowError, Follower, FollowerOptions, WentBack};
 pub use grid::{GridConfig, GridId};
 pub use reader::{BlockRef, GridReader, ReadError};
 pub use record::{
     Capacity, ContractRecord, ContractState, FarmRecord, NodeRecord, NodeState, TwinRecord,
     WeightedKey,
+};
+pub use writer::{
+    DeployError, GridWriter, Inclusion, NodeRegistration, Refusal, WriteError, WriterOptions,
 };

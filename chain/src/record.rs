@@ -111,6 +111,10 @@ impl ContractRecord {
     pub fn version(&self) -> Version {
         self.deployment.version
     }
+
+    pub fn is_live(&self) -> bool {
+        self.state != ContractState::Cancelled
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
