@@ -1,0 +1,86 @@
+//! What the node's own screen says about chain and workloads.
+
+use loam_deployment::{FarmId, NodeKey, report::Report};
+use loam_node_api::{
+    WorkloadId,
+    network::Uplink,
+    status::{ChainState, NodeStatus, WorkloadLine},
+    storage::{Disk, DiskState},
+};
+
+use crate::report::verdict_word;
+
+#[derive(Debug, Default)]
+pub struct Screen {
+    pub node: Option<NodeKey>,
+    pub farm: Option<FarmId>,
+    pub uplink: Uplink,
+    pub chain: ChainState,
+    pub disks: Vec<Disk>,
+    pub reports: Vec<Report>,
+    /// What keeps noded from working, if anything does.
+    pub trouble: Option<String>,
+}
+
+impl Screen {
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.node,
+            farm: self.farm.map(|farm| farm.0),
+            addresses: self.uplink.addresses.iter().map(|net| net.addr()).collect(),
+            chain: self.chain.clone(),
+            workloads: self.reports.iter().flat_map(lines).collect(),
+            notices: self.notices(),
+        }
+    }
+
+    fn notices(&self) -> Vec<String> {
+        let mut notices: Vec<String> = self.trouble.iter().cloned().collect();
+        if self.uplink.addresses.is_empty() {
+            notices.push("no address yet: is a network cable plugged in?".into());
+        }
+        for disk in &self.disks {
+            let device = disk.device.display();
+            match &disk.state {
+                DiskState::Pool(_) => {}
+                DiskState::Foreign(what) => {
+                    notices.push(format!("{device} is left alone: it holds {what}"));
+                }
+                DiskState::Failed(why) => notices.push(format!("{device} failed: {why}")),
+                DiskState::Unfit(why) => notices.push(format!("{device} is not used: {why}")),
+            }
+        }
+        let rejected = self
+            .reports
+            .iter()
+            .filter(|report| report.workloads.is_empty());
+        for report in rejected {
+            notices.push(format!(
+                "contract {} version {} {}",
+                report.contract,
+                report.version,
+                verdict_word(&report.verdict)
+            ));
+        }
+        notices
+    }
+}
+
+fn lines(report: &Report) -> impl Iterator<Item = WorkloadLine> {
+    report.workloads.iter().map(|(name, workload)| {
+        let mut state = workload.state.as_str().to_owned();
+        if !workload.detail.is_empty() {
+            state = format!("{state}: {}", workload.detail);
+        }
+        WorkloadLine {
+            id: WorkloadId::new(report.contract, name.clone()),
+            kind: match (workload.used, workload.addresses.is_empty()) {
+                (Some(_), _) => "volume",
+                (None, false) => "machine",
+                (None, true) => "",
+            }
+            .into(),
+            state,
+        }
+    })
+}
