@@ -20,6 +20,7 @@ pub mod rejection;
 pub mod report;
 pub mod seal;
 pub mod validate;
+pub mod written;
 
 pub use bytes::Bytes;
 pub use chain_context::ChainContext;

@@ -6,6 +6,8 @@ use crate::Bytes;
 pub const DEPLOYMENT_BYTES: usize = 24 * 1024;
 /// A node reports on its own gas: small enough to be cheap, large enough for a line per workload.
 pub const REPORT_BYTES: usize = 8 * 1024;
+/// A TOML file that a person writes: room for comments around what fits [`DEPLOYMENT_BYTES`].
+pub const WRITTEN_BYTES: usize = 256 * 1024;
 /// Bounds what one deployment makes a node plan.
 pub const WORKLOADS: usize = 64;
 /// Signers of one deployment; each costs the verifier one verification per key of the twin.

@@ -1,0 +1,136 @@
+//! [`Draft`]: a deployment before node, contract and version are known.
+
+use zeroize::Zeroizing;
+
+use crate::{
+    ChainContext, ContractId, FarmId, Name, NodeKey, Version,
+    payload::{Body, Payload, Target, Workload},
+    seal::{self, SealContext, SealError, SealedField},
+};
+
+/// A deployment as it was written. Every limit is checked; secrets are not sealed yet.
+pub struct Draft {
+    pub(super) description: String,
+    pub(super) valid_until: Option<u64>,
+    /// In the secrets' places are zeros of the size that they will have when sealed.
+    pub(super) body: Body,
+    pub(super) secrets: Vec<Secret>,
+}
+
+pub(super) struct Secret {
+    pub(super) workload: Name,
+    /// The environment variable of a machine; none for the password of an object store.
+    pub(super) variable: Option<String>,
+    pub(super) plain: Zeroizing<Vec<u8>>,
+}
+
+/// The node for which a draft becomes a payload, and under which contract.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipient {
+    pub chain: ChainContext,
+    pub node: NodeKey,
+    /// From the node's record on the chain.
+    pub hpke_public: [u8; 32],
+    pub contract: ContractId,
+    pub version: Version,
+}
+
+/// Says how many secrets there are, not which.
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft")
+            .field("description", &self.description)
+            .field("valid_until", &self.valid_until)
+            .field("body", &self.body)
+            .field("secrets", &self.secrets.len())
+            .finish()
+    }
+}
+
+impl Draft {
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// What it says. Sealed values in it are zeros yet.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// `workload` or `node`.
+    pub fn kind(&self) -> &'static str {
+        match self.body {
+            Body::Workload(_) => "workload",
+            Body::Node(_) => "node",
+        }
+    }
+
+    /// Seals the secrets and gives the payload, ready to be signed.
+    pub fn for_node(&self, recipient: &Recipient) -> Result<Payload, SealError> {
+        let mut body = self.body.clone();
+        for Secret {
+            workload,
+            variable,
+            plain,
+        } in &self.secrets
+        {
+            let context = SealContext {
+                chain: recipient.chain,
+                node: recipient.node,
+                contract: recipient.contract,
+                workload,
+                field: match variable {
+                    Some(variable) => SealedField::Env(variable),
+                    None => SealedField::Password,
+                },
+            };
+            let sealed = seal::seal(plain, &recipient.hpke_public, &context)?;
+            let Body::Workload(workloads) = &mut body else {
+                continue;
+            };
+            match (workloads.get_mut(workload), variable) {
+                (Some(Workload::Machine(machine)), Some(variable)) => {
+                    machine.sealed_env.insert(variable.clone(), sealed);
+                }
+                (Some(Workload::ObjectStore(store)), None) => store.sealed_password = sealed,
+                _ => unreachable!("a secret is made together with the workload that holds it"),
+            }
+        }
+        let target = Target::Node(recipient.node);
+        Ok(self.payload(target, recipient.contract, recipient.version, body))
+    }
+
+    /// The payload for every node of a farm; only for drafts of the kind `node`.
+    pub fn for_farm(
+        &self,
+        farm: FarmId,
+        contract: ContractId,
+        version: Version,
+    ) -> Option<Payload> {
+        match &self.body {
+            Body::Workload(_) => None,
+            Body::Node(policy) => {
+                let body = Body::Node(policy.clone());
+                Some(self.payload(Target::Farm(farm), contract, version, body))
+            }
+        }
+    }
+
+    fn payload(
+        &self,
+        target: Target,
+        contract: ContractId,
+        version: Version,
+        body: Body,
+    ) -> Payload {
+        let (valid_until, description) = (self.valid_until, self.description.clone());
+        Payload {
+            target,
+            contract,
+            version,
+            valid_until,
+            description,
+            body,
+        }
+    }
+}
