@@ -1,5 +1,10 @@
 //! The pipeline: from a fresh clone to an image, and from an image to a running node.
 //! `main.rs` is its command line; `qemu-tests` uses it as a library.
 
+pub mod cache;
+pub mod debian;
+pub mod image;
 pub mod oci;
+pub mod phase;
 pub mod registry;
+pub mod workspace;

@@ -1,0 +1,106 @@
+//! From the packages that `image.toml` names to everything their programs may need.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+use super::index::{Index, Offer};
+use super::lock::Locked;
+
+/// The package itself or, for a metapackage such as `linux-image-amd64`, the one it stands for:
+/// the first that it depends on. Nothing else of its dependencies.
+pub fn kernel(index: &Index, name: &str) -> Result<Locked> {
+    let meta = find(index, name)?;
+    let concrete = meta
+        .needs
+        .iter()
+        .flatten()
+        .find(|need| need.starts_with("linux-image-"))
+        .map(|need| find(index, need))
+        .transpose()?;
+    let mut locked = concrete.unwrap_or(meta).locked.clone();
+    locked.asked = (locked.name != name).then(|| name.to_owned());
+    Ok(locked)
+}
+
+/// One package alone.
+pub fn alone(index: &Index, name: &str) -> Result<Locked> {
+    Ok(find(index, name)?.locked.clone())
+}
+
+/// The packages and all that they depend on, by name.
+pub fn closure(index: &Index, names: &[&str]) -> Result<BTreeMap<String, Locked>> {
+    let mut chosen = BTreeMap::new();
+    let mut queue: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    while let Some(name) = queue.pop() {
+        let offer = find(index, &name)?;
+        if chosen
+            .insert(offer.locked.name.clone(), offer.locked.clone())
+            .is_some()
+        {
+            continue;
+        }
+        for alternatives in &offer.needs {
+            let first = alternatives.iter().find_map(|name| index.find(name));
+            let need = first.with_context(|| {
+                format!(
+                    "{name} needs {}, which the suite does not have",
+                    alternatives.join(" or ")
+                )
+            })?;
+            queue.push(need.locked.name.clone());
+        }
+    }
+    ensure!(
+        chosen.len() < 200,
+        "{} packages for a handful of programs: that cannot be meant",
+        chosen.len()
+    );
+    Ok(chosen)
+}
+
+fn find<'a>(index: &'a Index, name: &str) -> Result<&'a Offer> {
+    index
+        .find(name)
+        .with_context(|| format!("the suite has no package {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index() -> Index {
+        let package = |name: &str, depends: &str| {
+            format!(
+                "Package: {name}\nVersion: 1\nFilename: pool/{name}.deb\nSize: 1\nSHA256: 00\nDepends: {depends}\n\n"
+            )
+        };
+        let text = package("linux-image-amd64", "linux-image-6.12-amd64 (= 1)")
+            + &package(
+                "linux-image-6.12-amd64",
+                "kmod, initramfs-tools | linux-initramfs-tool",
+            )
+            + &package("tool", "libc6 (>= 2), gone | libz")
+            + &package("libz", "libc6")
+            + &package("libc6", "");
+        Index::parse(&text).unwrap()
+    }
+
+    #[test]
+    fn a_metapackage_stands_for_its_kernel_without_its_dependencies() {
+        let locked = kernel(&index(), "linux-image-amd64").unwrap();
+        assert_eq!(locked.name, "linux-image-6.12-amd64");
+        assert_eq!(locked.asked.as_deref(), Some("linux-image-amd64"));
+        assert_eq!(
+            kernel(&index(), "linux-image-6.12-amd64").unwrap().asked,
+            None
+        );
+    }
+
+    #[test]
+    fn closes_over_dependencies() {
+        let chosen = closure(&index(), &["tool"]).unwrap();
+        assert_eq!(chosen.keys().collect::<Vec<_>>(), ["libc6", "libz", "tool"]);
+        assert!(closure(&index(), &["linux-image-6.12-amd64"]).is_err());
+    }
+}

@@ -1,0 +1,347 @@
+//! `image/image.toml` becomes one file that boots: `loam.efi`, a unified kernel image, and
+//! `loam.img`, a disk that holds it. Each stage is a file here, named after what it makes.
+//!
+//! The initramfs is several archives behind each other, which the kernel unpacks in turn: a change
+//! in one daemon packs that daemon again and nothing else.
+
+pub mod base;
+pub mod cpio;
+pub mod daemons;
+pub mod disk;
+pub mod kernel;
+pub mod module;
+pub mod programs;
+pub mod relock;
+pub mod sizes;
+pub mod spec;
+pub mod stage;
+pub mod tree;
+pub mod uki;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::debian::archive::Archive;
+use crate::debian::deb::{self, Entry};
+use crate::debian::lock::{self, Lock, Locked};
+use crate::{phase, workspace};
+use spec::Spec;
+use stage::{Kept, Key, Size, Stages};
+use tree::{DATA, EXECUTABLE, Tree};
+
+/// zstd levels: what comes from Debian is packed once and kept, ours at every change.
+const LEVEL_ONCE: i32 = 15;
+const LEVEL_OFTEN: i32 = 9;
+/// For what is packed already.
+const LEVEL_PACKED: i32 = 1;
+
+/// The finished image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The UKI, to boot over the network or from `/EFI/BOOT/BOOTX64.EFI`.
+    pub uki: PathBuf,
+    /// The same on a disk.
+    pub disk: PathBuf,
+    /// Size by part.
+    pub parts: Vec<(String, Size)>,
+}
+
+/// Where images go.
+pub fn folder() -> PathBuf {
+    workspace::target().join("image")
+}
+
+/// `image/image.toml` and `image/packages.lock` of this repository.
+pub fn inputs() -> (PathBuf, PathBuf) {
+    let folder = workspace::root().join("image");
+    (folder.join("image.toml"), folder.join("packages.lock"))
+}
+
+/// Runs every stage whose inputs have changed.
+pub fn build() -> Result<Image> {
+    let (spec_file, lock_file) = inputs();
+    let spec = Spec::read(&spec_file)?;
+    let builder = Builder {
+        lock: Lock::read(&lock_file)?,
+        stages: Stages::new(folder().join("stages"))?,
+        spec,
+    };
+    builder.build()
+}
+
+struct Builder {
+    spec: Spec,
+    lock: Lock,
+    stages: Stages,
+}
+
+impl Builder {
+    fn build(&self) -> Result<Image> {
+        phase::run("packages", |phase| self.packages(phase))?;
+        let node = self.lock.get(&self.spec.kernel.package)?;
+        let release = kernel::release(node)?;
+
+        let linux = phase::run("kernel", |_| remark(self.linux(node, "linux")?))?;
+        let modules = phase::run("kernel modules", |_| remark(self.node_modules(node)?))?;
+        let programs = phase::run("Debian's programs", |_| remark(self.programs()?))?;
+        let binaries = phase::run("our programs", |_| {
+            Ok::<_, anyhow::Error>((self.build_ours()?, String::new()))
+        })?;
+        let guest_modules = phase::run("guest's modules", |_| remark(self.guest_modules()?))?;
+        let guest_init = self.guest_init(&binaries)?;
+        let guest = phase::run("guest's kernel and initrd", |_| {
+            remark(self.guest(&[&guest_modules, &guest_init])?)
+        })?;
+
+        let mut parts = vec![("kernel".to_owned(), linux.clone())];
+        let mut initrd = vec![
+            ("folders and settings".to_owned(), self.base()?),
+            ("kernel modules".to_owned(), modules),
+            ("Debian's programs and libraries".to_owned(), programs),
+            ("guest's kernel, initrd".to_owned(), guest),
+        ];
+        for ours in &self.spec.ours {
+            let bytes = daemons::read_static(&binaries, &ours.binary)?;
+            initrd.push((ours.binary.clone(), self.our_program(ours, bytes)?));
+        }
+        let image = phase::run("unified kernel image", |_| {
+            self.uki(release, &linux, &initrd)
+        })?;
+        parts.append(&mut initrd);
+        let parts = parts
+            .into_iter()
+            .map(|(name, kept)| (name, kept.size))
+            .collect();
+        Ok(Image { parts, ..image })
+    }
+
+    fn packages(&self, phase: &phase::Phase) -> Result<((), String)> {
+        let packages: Vec<&Locked> = self.lock.packages.iter().collect();
+        phase.note(format!("{} packages", packages.len()));
+        let fetched = lock::fetch(Archive::of_this_machine, &packages)?;
+        let remark = match fetched {
+            0 => format!("{} in the cache", packages.len()),
+            bytes => format!("{} fetched", sizes::mebibytes(bytes)),
+        };
+        Ok(((), remark))
+    }
+
+    fn linux(&self, package: &Locked, name: &str) -> Result<Kept> {
+        let key = Key::new(include_str!("kernel.rs")).with(&package.sha256);
+        self.stages.file(name, &key, || {
+            let bytes = kernel::image(&lock::verified(package)?, kernel::release(package)?)?;
+            let size = bytes.len() as u64;
+            Ok((
+                bytes,
+                Size {
+                    unpacked: size,
+                    packed: size,
+                },
+            ))
+        })
+    }
+
+    fn node_modules(&self, package: &Locked) -> Result<Kept> {
+        let key = Key::new(include_str!("kernel.rs"))
+            .with(include_str!("module.rs"))
+            .with(&package.sha256)
+            .with(format!("{:?}", self.spec.kernel));
+        self.stages.archive("modules", &key, LEVEL_ONCE, || {
+            let release = kernel::release(package)?;
+            let catalog = kernel::catalog(&lock::verified(package)?, release)?;
+            kernel::node_modules(&catalog, release, &self.spec.kernel)
+        })
+    }
+
+    fn programs(&self) -> Result<Kept> {
+        let packages: Vec<&Locked> = self.program_packages().collect();
+        let mut key = Key::new(include_str!("programs.rs")).with(format!("{:?}", self.spec.debian));
+        for package in &packages {
+            key = key.with(&package.sha256);
+        }
+        self.stages.archive("programs", &key, LEVEL_ONCE, || {
+            let files = packages
+                .iter()
+                .map(|package| Ok((package.name.clone(), lock::verified(package)?)))
+                .collect::<Result<Vec<_>>>()?;
+            Ok(programs::Pool::read(&files)?.closure(&self.spec.debian)?.0)
+        })
+    }
+
+    /// All but the kernels and the stub.
+    fn program_packages(&self) -> impl Iterator<Item = &Locked> {
+        let others = [
+            &self.spec.kernel.package,
+            &self.spec.guest.package,
+            &self.spec.stub.package,
+        ];
+        self.lock.packages.iter().filter(move |package| {
+            let name = package.asked.as_ref().unwrap_or(&package.name);
+            !others.contains(&name)
+        })
+    }
+
+    fn build_ours(&self) -> Result<PathBuf> {
+        let mut packages: Vec<&str> = self
+            .spec
+            .ours
+            .iter()
+            .map(|ours| ours.package.as_str())
+            .collect();
+        packages.sort_unstable();
+        packages.dedup();
+        daemons::build(&packages)
+    }
+
+    fn our_program(&self, ours: &spec::Ours, bytes: Vec<u8>) -> Result<Kept> {
+        let key = Key::new(include_str!("tree.rs"))
+            .with(&ours.path)
+            .with(&bytes);
+        self.stages.archive(&ours.binary, &key, LEVEL_OFTEN, || {
+            let mut tree = Tree::default();
+            tree.file(&ours.path, EXECUTABLE, bytes);
+            Ok(tree)
+        })
+    }
+
+    fn guest_modules(&self) -> Result<Kept> {
+        let package = self.lock.get(&self.spec.guest.package)?;
+        let key = Key::new(include_str!("kernel.rs"))
+            .with(include_str!("module.rs"))
+            .with(&package.sha256)
+            .with(format!("{:?}", self.spec.guest.modules));
+        self.stages.archive("guest-modules", &key, LEVEL_ONCE, || {
+            let release = kernel::release(package)?;
+            let catalog = kernel::catalog(&lock::verified(package)?, release)?;
+            kernel::guest_modules(&catalog, release, &self.spec.guest.modules)
+        })
+    }
+
+    fn guest_init(&self, binaries: &std::path::Path) -> Result<Kept> {
+        let bytes = daemons::read_static(binaries, &self.spec.guest.init)?;
+        let ours = spec::Ours {
+            package: String::new(),
+            binary: self.spec.guest.init.clone(),
+            path: "/init".to_owned(),
+        };
+        self.our_program(&ours, bytes)
+    }
+
+    /// The guest's kernel and initrd as files of the node.
+    fn guest(&self, initrd: &[&Kept]) -> Result<Kept> {
+        let linux = self.linux(self.lock.get(&self.spec.guest.package)?, "guest-linux")?;
+        let mut key = Key::new(include_str!("mod.rs")).with(&linux.key);
+        for part in initrd {
+            key = key.with(&part.key);
+        }
+        self.stages.archive("guest", &key, LEVEL_PACKED, || {
+            let mut tree = Tree::default();
+            tree.file("usr/lib/loam/guest/vmlinuz", DATA, linux.read()?);
+            tree.file(
+                "usr/lib/loam/guest/initrd",
+                DATA,
+                joined(initrd.iter().copied())?,
+            );
+            Ok(tree)
+        })
+    }
+
+    fn base(&self) -> Result<Kept> {
+        let key = Key::new(include_str!("base.rs"))
+            .with(base::os_release())
+            .with(format!(
+                "{:?} {}",
+                self.spec.grid, self.spec.allow_grid_override
+            ));
+        self.stages
+            .archive("base", &key, LEVEL_OFTEN, || base::tree(&self.spec))
+    }
+
+    fn uki(
+        &self,
+        release: &str,
+        linux: &Kept,
+        parts: &[(String, Kept)],
+    ) -> Result<(Image, String)> {
+        let stub = self.lock.get(&self.spec.stub.package)?;
+        let mut key = Key::new(include_str!("uki.rs"))
+            .with(&stub.sha256)
+            .with(&self.spec.stub.file)
+            .with(&self.spec.command_line)
+            .with(release)
+            .with(&linux.key);
+        for (_, part) in parts {
+            key = key.with(&part.key);
+        }
+        let uki = self.stages.file("loam.efi", &key, || {
+            let contents = uki::Contents {
+                os_release: &base::os_release(),
+                command_line: &self.spec.command_line,
+                uname: release,
+                initrd: &joined(parts.iter().map(|(_, part)| part))?,
+                linux: &linux.read()?,
+            };
+            let bytes = uki::assemble(&self.stub(stub)?, &contents)?;
+            let size = bytes.len() as u64;
+            Ok((
+                bytes,
+                Size {
+                    unpacked: size,
+                    packed: size,
+                },
+            ))
+        })?;
+        let uki_file = folder().join("loam.efi");
+        let disk_file = folder().join("loam.img");
+        if uki.made || !uki_file.exists() || !disk_file.exists() {
+            let bytes = uki.read()?;
+            std::fs::write(&uki_file, &bytes)
+                .with_context(|| format!("writing {}", uki_file.display()))?;
+            disk::write(&disk_file, &bytes)?;
+        }
+        let remark = format!("{}{}", sizes::mebibytes(uki.size.packed), kept(&uki));
+        Ok((
+            Image {
+                uki: uki_file,
+                disk: disk_file,
+                parts: Vec::new(),
+            },
+            remark,
+        ))
+    }
+
+    fn stub(&self, package: &Locked) -> Result<Vec<u8>> {
+        let path = self.spec.stub.file.trim_start_matches('/');
+        let mut stub = None;
+        deb::read(
+            &lock::verified(package)?,
+            |file| file == path,
+            |_, entry| {
+                if let Entry::File(bytes) = entry {
+                    stub = Some(bytes);
+                }
+                Ok(())
+            },
+        )?;
+        stub.with_context(|| format!("no /{path} in {}", package.name))
+    }
+}
+
+/// Archives behind each other, each padded already.
+fn joined<'a>(parts: impl Iterator<Item = &'a Kept>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.append(&mut part.read()?);
+    }
+    Ok(bytes)
+}
+
+fn remark(result: Kept) -> Result<(Kept, String)> {
+    let remark = format!("{}{}", sizes::mebibytes(result.size.packed), kept(&result));
+    Ok((result, remark))
+}
+
+fn kept(result: &Kept) -> &'static str {
+    if result.made { "" } else { ", kept" }
+}
