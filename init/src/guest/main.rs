@@ -1,6 +1,220 @@
-//! The init of OCI machines. Not built yet: says so and fails.
+//! `/init` of OCI machines: sets the machine up as its [`GuestConfig`] says, runs the command,
+//! tells the VMM how it ended, and powers off.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`modules`] | loads the kernel modules that the initramfs lists |
+//! | [`disk`] | finds disks by serial, mounts volumes |
+//! | [`root`] | image and writable layer become the root; the way out at the end |
+//! | [`network`], [`netlink`] | interfaces |
+//! | [`files`] | `/etc/resolv.conf` and its like |
+//! | [`identity`], [`command`] | as whom, what and with which environment to run; pure |
+//! | [`process`] | starts the command, reaps, ends |
+//! | [`agent`] | the line to the VMM |
 
-fn main() -> std::process::ExitCode {
-    eprintln!("loam-guest-init: this build has no guest init");
-    std::process::ExitCode::FAILURE
+mod agent;
+mod command;
+mod disk;
+mod files;
+mod identity;
+mod modules;
+mod netlink;
+mod network;
+mod patience;
+mod process;
+mod root;
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Read,
+    panic,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use loam_init::reap::End;
+use loam_node_api::guest::{CONFIG_PATH, GuestConfig, GuestEvent, GuestRequest};
+use rustix::{process::Pid, system::RebootCommand};
+
+use agent::Agent;
+use disk::Disk;
+use process::Signal;
+use root::Hidden;
+
+/// How long the command may take to end after SIGTERM, as container engines have it. A node that
+/// waits less long ends the machine by force.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long killed processes may take to go; one that waits for a dead disk never does.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the main thread waits for once the command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// The VMM wants the machine to end.
+    StopAsked,
+    CommandEnded(End),
+    /// No child is left, neither ours nor inherited.
+    AllEnded,
+}
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("loam-guest-init: this is the init of a machine; it does nothing else");
+        return ExitCode::FAILURE;
+    }
+    // PID 1 must not end, or the kernel panics: whatever happens, the machine is powered off.
+    let mut machine = Machine::default();
+    let run = panic::AssertUnwindSafe(|| run(&mut machine));
+    let event = match panic::catch_unwind(run) {
+        Ok(Ok(end)) => GuestEvent::Exited {
+            status: end.status(),
+        },
+        Ok(Err(error)) => GuestEvent::Failed {
+            reason: format!("{error:#}"),
+        },
+        Err(_) => GuestEvent::Failed {
+            reason: "guest init has a bug; its log says where".into(),
+        },
+    };
+    match &event {
+        GuestEvent::Failed { reason } => eprintln!("loam: {reason}"),
+        GuestEvent::Exited { status } => eprintln!("loam: the command ended with status {status}"),
+        GuestEvent::Started => {}
+    }
+    if let Some(agent) = &machine.agent {
+        agent.tell(&event);
+    }
+    end(&machine)
+}
+
+/// What is there to be used even when a later step fails.
+#[derive(Default)]
+struct Machine {
+    agent: Option<Agent>,
+    hidden: Option<Hidden>,
+    /// Since the command was started.
+    happenings: Option<Receiver<Happening>>,
+}
+
+fn run(machine: &mut Machine) -> Result<End> {
+    root::mount_early().context("mounting what the kernel offers")?;
+    let console = take_console().context("taking the console")?;
+    let (happened, happenings) = mpsc::channel();
+    let agent = machine.agent.insert(Agent::find());
+    listen(agent, happened.clone()).context("listening to the VMM")?;
+
+    let config = read_config().with_context(|| format!("reading {CONFIG_PATH}"))?;
+    modules::load_all(&config.mounts)?;
+    let image = Disk::find(&config.image_disk).context("looking for the image")?;
+    let layer = Disk::find(&config.root_disk).context("looking for the writable layer")?;
+    machine.hidden = Some(root::enter(&image, &layer).context("changing to the image")?);
+    root::mount_kernel_filesystems().context("mounting what the kernel offers")?;
+    rustix::system::sethostname(config.hostname.as_bytes())
+        .with_context(|| format!("naming the machine {}", config.hostname))?;
+    network::set_up(&config.interfaces).context("setting the network up")?;
+    files::write_all(Path::new("/"), &config);
+    disk::mount_volumes(&config.mounts)?;
+
+    let command = process::start(&config, &console)?;
+    process::reap_all(command, happened).context("watching the command")?;
+    agent.tell(&GuestEvent::Started);
+    attend(command, machine.happenings.insert(happenings))
+}
+
+/// The VMM announces the console only after it has seen the driver.
+const CONSOLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Makes the machine's console our own standard output, for messages; gives its path.
+fn take_console() -> Result<PathBuf> {
+    let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).ok();
+    // A machine without a virtio console is one run by hand; the kernel's console is seen there.
+    let (path, console) = ["/dev/hvc0", "/dev/console"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find_map(|path| {
+            let console = patience::until(CONSOLE_LIMIT, || open(&path))?;
+            Some((path, console))
+        })
+        .context("neither /dev/hvc0 nor /dev/console can be opened")?;
+    rustix::stdio::dup2_stdin(&console)?;
+    rustix::stdio::dup2_stdout(&console)?;
+    rustix::stdio::dup2_stderr(&console)?;
+    Ok(path)
+}
+
+fn listen(agent: &Agent, happened: Sender<Happening>) -> Result<()> {
+    agent.listen(move |request| {
+        let happening = match request {
+            GuestRequest::Stop => Happening::StopAsked,
+        };
+        // Fails only when the machine is ending already.
+        let _ = happened.send(happening);
+    })?;
+    Ok(())
+}
+
+fn read_config() -> Result<GuestConfig> {
+    /// A deployment has at most 24 KiB; what the node adds is far less than this.
+    const MAX_SIZE: u64 = 1 << 20;
+    let mut text = String::new();
+    File::open(CONFIG_PATH)?
+        .take(MAX_SIZE)
+        .read_to_string(&mut text)?;
+    let config: GuestConfig = serde_json::from_str(&text).context("it is not what was expected")?;
+    if config.command.is_empty() {
+        bail!("neither the deployment nor the image says what to run");
+    }
+    Ok(config)
+}
+
+/// Waits for the command's end; ends it when asked.
+fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let left = deadline.map_or(Duration::MAX, |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        match happenings.recv_timeout(left) {
+            Ok(Happening::CommandEnded(end)) => return Ok(end),
+            Ok(Happening::StopAsked) => {
+                process::signal(command, Signal::TERM);
+                deadline.get_or_insert(Instant::now() + GRACE);
+            }
+            Ok(Happening::AllEnded) | Err(RecvTimeoutError::Disconnected) => {
+                bail!("the command vanished without an exit status")
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                eprintln!("loam: the command ignores SIGTERM and is killed");
+                process::kill_all();
+                deadline = None;
+            }
+        }
+    }
+}
+
+/// Ends all that still runs, saves everything and powers off.
+fn end(machine: &Machine) -> ! {
+    process::kill_all();
+    if let Some(happenings) = &machine.happenings {
+        let deadline = Instant::now() + KILL_LIMIT;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        while let Ok(happening) = happenings.recv_timeout(left()) {
+            if happening == Happening::AllEnded {
+                break;
+            }
+        }
+    }
+    root::leave(machine.hidden.as_ref());
+    if let Err(error) = rustix::system::reboot(RebootCommand::PowerOff) {
+        eprintln!("loam: powering off: {error}");
+    }
+    // Nothing is left to do but to wait for the VMM to end the machine.
+    loop {
+        thread::park();
+    }
 }

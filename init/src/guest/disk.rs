@@ -1,0 +1,267 @@
+//! Finding disks by their virtio-blk serial, mounting them, and letting their filesystems grow.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use loam_init::mount::{MountFlags, mount};
+use loam_node_api::guest::GuestMount;
+
+use crate::patience;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// `vda`.
+    name: String,
+}
+
+impl Disk {
+    /// Waits for the disk with this serial.
+    pub fn find(serial: &str) -> Result<Self> {
+        patience::until(patience::DEVICE_LIMIT, || {
+            with_serial(Path::new("/sys/block"), serial)
+        })
+        .with_context(|| format!("no disk with the serial `{serial}` appeared"))
+    }
+
+    pub fn device(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+
+    /// In bytes.
+    fn size(&self) -> Result<u64> {
+        let path = Path::new("/sys/block").join(&self.name).join("size");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        // The kernel counts in 512-byte sectors whatever the disk's own sectors are.
+        let sectors: u64 = text
+            .trim_end()
+            .parse()
+            .context("the disk's size is no number")?;
+        sectors
+            .checked_mul(512)
+            .context("the disk's size is no number")
+    }
+
+    /// Mounts the read-only image.
+    pub fn mount_image(&self, target: &Path) -> Result<()> {
+        mount(
+            &self.device().to_string_lossy(),
+            target,
+            "erofs",
+            MountFlags::RDONLY,
+            "",
+        )
+    }
+
+    /// Mounts a writable filesystem and lets it fill its disk.
+    pub fn mount_writable(&self, target: &Path, filesystem: &str) -> Result<()> {
+        mount(
+            &self.device().to_string_lossy(),
+            target,
+            filesystem,
+            MountFlags::empty(),
+            "",
+        )?;
+        // The disk may have grown since; a filesystem that cannot follow is still a filesystem.
+        if let Err(error) = self.grow(target, filesystem) {
+            eprintln!("loam: {} stays at its size: {error:#}", target.display());
+        }
+        Ok(())
+    }
+
+    fn grow(&self, target: &Path, filesystem: &str) -> Result<()> {
+        let folder = File::open(target).with_context(|| format!("opening {}", target.display()))?;
+        match filesystem {
+            "ext4" => {
+                let block = rustix::fs::fstatfs(&folder)?.f_bsize;
+                let block = u64::try_from(block).ok().filter(|size| *size > 0);
+                let blocks = self.size()? / block.context("the filesystem has no block size")?;
+                grow_ext4(&folder, blocks).context("growing ext4")
+            }
+            "btrfs" => grow_btrfs(&folder).context("growing btrfs"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn with_serial(block: &Path, serial: &str) -> Option<Disk> {
+    fs::read_dir(block).ok()?.flatten().find_map(|entry| {
+        let found = fs::read_to_string(entry.path().join("serial")).ok()?;
+        let name = entry.file_name().into_string().ok()?;
+        (found.trim_end() == serial).then_some(Disk { name })
+    })
+}
+
+/// `EXT4_IOC_RESIZE_FS` of `fs/ext4/ext4.h`: `_IOW('f', 16, __u64)`, the new size in blocks.
+const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
+
+fn grow_ext4(folder: &File, blocks: u64) -> io::Result<()> {
+    // SAFETY: the request reads 8 bytes from the pointer, which points to a live u64.
+    let result = unsafe { libc::ioctl(folder.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &blocks) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// `BTRFS_IOC_RESIZE` of `include/uapi/linux/btrfs.h`: `_IOW(0x94, 3, struct btrfs_ioctl_vol_args)`.
+const BTRFS_IOC_RESIZE: libc::c_ulong = 0x5000_9403;
+
+/// `struct btrfs_ioctl_vol_args`.
+#[repr(C)]
+struct VolumeArguments {
+    fd: i64,
+    name: [u8; 4088],
+}
+
+fn grow_btrfs(folder: &File) -> io::Result<()> {
+    let mut arguments = VolumeArguments {
+        fd: 0,
+        name: [0; 4088],
+    };
+    arguments.name[..3].copy_from_slice(b"max");
+    // SAFETY: the request reads a `btrfs_ioctl_vol_args`, which `arguments` is in size and layout.
+    let result = unsafe { libc::ioctl(folder.as_raw_fd(), BTRFS_IOC_RESIZE as _, &arguments) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Mounts the machine's volumes; paths are those of the new root, which is the root by now.
+pub fn mount_volumes(mounts: &[GuestMount]) -> Result<()> {
+    let mut mounts: Vec<_> = mounts.iter().collect();
+    // A volume below another one's path is mounted after it.
+    mounts.sort_by_key(|mount| Path::new(&mount.path).components().count());
+    for mount in mounts {
+        mount_volume(mount).with_context(|| format!("volume at {}", mount.path))?;
+    }
+    Ok(())
+}
+
+fn mount_volume(mount: &GuestMount) -> Result<()> {
+    let path = Path::new(&mount.path);
+    if !path.is_absolute() || path.parent().is_none() {
+        bail!("the path must be absolute and not the root");
+    }
+    let disk = Disk::find(&mount.disk)?;
+    match mount.filesystem.as_deref() {
+        Some(filesystem @ ("ext4" | "btrfs")) => {
+            let before = fs::metadata(path).ok();
+            disk.mount_writable(path, filesystem)?;
+            adopt_fresh(path, before.as_ref()).context("preparing the new volume")
+        }
+        Some(other) => bail!("the filesystem {other} is not known"),
+        None => link(&disk.device(), path),
+    }
+}
+
+/// Gives a volume that holds nothing yet the owner and mode of the folder that it covers, as
+/// container engines do, so that an image whose user is not root can write to it. Also removes
+/// `lost+found`: databases refuse a folder that is not empty, and e2fsck makes it again.
+fn adopt_fresh(path: &Path, covered: Option<&fs::Metadata>) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    let mut names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let (first, second) = (names.next().transpose()?, names.next());
+    match (first, second) {
+        (None, _) => {}
+        (Some(name), None) if name == "lost+found" => fs::remove_dir(path.join(name))?,
+        _ => return Ok(()),
+    }
+    if let Some(covered) = covered.filter(|covered| covered.is_dir()) {
+        std::os::unix::fs::chown(path, Some(covered.uid()), Some(covered.gid()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(covered.mode() & 0o7777))?;
+    }
+    Ok(())
+}
+
+/// Links `path` to the device, over an older link but over nothing else.
+fn link(device: &Path, path: &Path) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    if path.is_symlink() {
+        fs::remove_file(path).context("removing the old link")?;
+    }
+    std::os::unix::fs::symlink(device, path).context("linking the block device")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    #[test]
+    fn disks_are_found_by_serial() {
+        let block = tempfile::tempdir().unwrap();
+        for (name, serial) in [("vda", "image"), ("vdb", "root\n"), ("vdc", "root2")] {
+            fs::create_dir(block.path().join(name)).unwrap();
+            fs::write(block.path().join(name).join("serial"), serial).unwrap();
+        }
+        fs::create_dir(block.path().join("loop0")).unwrap();
+        let found = |serial: &str| with_serial(block.path(), serial).map(|disk| disk.device());
+        assert_eq!(found("root"), Some("/dev/vdb".into()));
+        assert_eq!(found("image"), Some("/dev/vda".into()));
+        assert_eq!(found("roo"), None);
+        assert_eq!(found(""), None);
+    }
+
+    #[test]
+    fn a_raw_volume_replaces_a_link_but_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/disk");
+        link(Path::new("/dev/vdb"), &path).unwrap();
+        link(Path::new("/dev/vdc"), &path).unwrap();
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/vdc"));
+        let file = folder.path().join("file");
+        fs::write(&file, "mine").unwrap();
+        link(Path::new("/dev/vdb"), &file).unwrap_err();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    }
+
+    #[test]
+    fn only_a_fresh_volume_takes_the_mode_of_what_it_covers() {
+        let image = tempfile::tempdir().unwrap();
+        fs::set_permissions(image.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let covered = fs::metadata(image.path()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+
+        let fresh = tempfile::tempdir().unwrap();
+        fs::create_dir(fresh.path().join("lost+found")).unwrap();
+        adopt_fresh(fresh.path(), Some(&covered)).unwrap();
+        assert_eq!(mode(fresh.path()), 0o1777);
+        assert_eq!(fs::read_dir(fresh.path()).unwrap().count(), 0);
+
+        let used = tempfile::tempdir().unwrap();
+        fs::create_dir(used.path().join("lost+found")).unwrap();
+        fs::write(used.path().join("data"), "").unwrap();
+        let before = mode(used.path());
+        adopt_fresh(used.path(), Some(&covered)).unwrap();
+        assert_eq!(mode(used.path()), before);
+        assert_eq!(fs::read_dir(used.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_volume_needs_a_proper_path() {
+        for path in ["", "data", "/", "../data"] {
+            let mount = GuestMount {
+                disk: "d".into(),
+                path: path.into(),
+                filesystem: Some("ext4".into()),
+            };
+            let error = mount_volumes(&[mount]).unwrap_err();
+            assert!(
+                format!("{error:#}").contains("must be absolute"),
+                "{error:#}"
+            );
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! [`Identity`]: who the command runs as, by the image's own `/etc/passwd` and `/etc/group`.
+
+/// Numbers above are not users (the kernel keeps `-1` for "nobody", and tools read them signed).
+const MAX_ID: u32 = i32::MAX as u32;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    pub home: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    #[error("the image has no user `{0}` in /etc/passwd")]
+    NoUser(String),
+    #[error("the image has no group `{0}` in /etc/group")]
+    NoGroup(String),
+}
+
+impl Identity {
+    /// `user` is a name or number, optionally `:` and a group's name or number; empty: root.
+    ///
+    /// As the OCI image specification has it: with a group named, that is the only one; else they
+    /// are the user's own. A number need not be in the files.
+    pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<Self, IdentityError> {
+        let (user, named_group) = match user.split_once(':') {
+            Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+            None => (user, None),
+        };
+        let user = if user.is_empty() { "0" } else { user };
+        let entry = find_user(user, passwd);
+        let uid = entry
+            .as_ref()
+            .map(|entry| entry.uid)
+            .or_else(|| number(user))
+            .ok_or_else(|| IdentityError::NoUser(user.to_owned()))?;
+        let home = entry
+            .as_ref()
+            .map(|entry| entry.home)
+            .filter(|home| home.starts_with('/'))
+            .unwrap_or("/")
+            .to_owned();
+        let (gid, groups) = match named_group {
+            Some(name) => {
+                let gid = find_group(name, group)
+                    .or_else(|| number(name))
+                    .ok_or_else(|| IdentityError::NoGroup(name.to_owned()))?;
+                (gid, Vec::new())
+            }
+            None => entry.map_or((0, Vec::new()), |entry| {
+                (entry.gid, groups_of(entry.name, group))
+            }),
+        };
+        Ok(Self {
+            uid,
+            gid,
+            groups,
+            home,
+        })
+    }
+}
+
+struct User<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+/// By name, else by number; lines that passwd(5) does not know are passed over.
+fn find_user<'a>(user: &str, passwd: &'a str) -> Option<User<'a>> {
+    let entries = || passwd.lines().filter_map(parse_user);
+    entries()
+        .find(|entry| entry.name == user)
+        .or_else(|| entries().find(|entry| Some(entry.uid) == number(user)))
+}
+
+fn parse_user(line: &str) -> Option<User<'_>> {
+    let mut fields = line.split(':');
+    let name = fields.next()?;
+    let _password = fields.next()?;
+    let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
+    let _comment = fields.next()?;
+    Some(User {
+        name,
+        uid,
+        gid,
+        home: fields.next()?,
+    })
+}
+
+/// Name, number and members of each group (group(5)).
+fn parse_groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    group.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let _password = fields.next()?;
+        Some((
+            name,
+            number(fields.next()?)?,
+            fields.next().unwrap_or_default(),
+        ))
+    })
+}
+
+fn find_group(name: &str, group: &str) -> Option<u32> {
+    parse_groups(group)
+        .find(|(found, ..)| *found == name)
+        .map(|(_, gid, _)| gid)
+}
+
+fn groups_of(user: &str, group: &str) -> Vec<u32> {
+    /// The kernel takes no more (`NGROUPS_MAX`).
+    const MAX_GROUPS: usize = 65536;
+    let mut groups: Vec<_> = parse_groups(group)
+        .filter(|(.., members)| members.split(',').any(|member| member.trim() == user))
+        .map(|(_, gid, _)| gid)
+        .take(MAX_GROUPS)
+        .collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
+/// Digits only: neither a sign nor anything else that `parse` takes.
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits {
+        text.parse().ok().filter(|id| *id <= MAX_ID)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PASSWD: &str = "\
+root:x:0:0:root:/root:/bin/sh
+# a comment
+app:x:1000:1001:App,,,:/home/app:/bin/sh
+1000:x:7:7::/odd:
+homeless:x:5:5:::
+cut:x:6
+big:x:4294967295:0::/:
+";
+    const GROUP: &str = "\
+root:x:0:
+app:x:1001:
+video:x:44:app,root
+audio:x:29:other,app
+broken
+12:x:99:
+";
+
+    fn resolve(user: &str) -> Result<Identity, IdentityError> {
+        Identity::resolve(user, PASSWD, GROUP)
+    }
+
+    fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Identity {
+        Identity {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.into(),
+        }
+    }
+
+    #[test]
+    fn users_and_groups() {
+        for (user, expected) in [
+            ("", identity(0, 0, &[44], "/root")),
+            ("root", identity(0, 0, &[44], "/root")),
+            ("app", identity(1000, 1001, &[29, 44], "/home/app")),
+            ("app:", identity(1000, 1001, &[29, 44], "/home/app")),
+            ("app:video", identity(1000, 44, &[], "/home/app")),
+            ("app:4", identity(1000, 4, &[], "/home/app")),
+            // A name goes before a number.
+            ("1000", identity(7, 7, &[], "/odd")),
+            ("app:12", identity(1000, 99, &[], "/home/app")),
+            ("7", identity(7, 7, &[], "/odd")),
+            ("12345", identity(12345, 0, &[], "/")),
+            ("12345:54321", identity(12345, 54321, &[], "/")),
+            (":video", identity(0, 44, &[], "/root")),
+            ("homeless", identity(5, 5, &[], "/")),
+        ] {
+            assert_eq!(resolve(user), Ok(expected), "{user}");
+        }
+    }
+
+    #[test]
+    fn unknown_ones_are_named() {
+        assert_eq!(
+            resolve("nobody"),
+            Err(IdentityError::NoUser("nobody".into()))
+        );
+        assert_eq!(
+            resolve("app:staff"),
+            Err(IdentityError::NoGroup("staff".into()))
+        );
+        for user in ["cut", "big", "4294967295", "-1", "+1", "2147483648", " app"] {
+            assert!(resolve(user).is_err(), "{user}");
+        }
+    }
+
+    #[test]
+    fn an_image_without_the_files_has_root_and_numbers() {
+        assert_eq!(Identity::resolve("", "", ""), Ok(identity(0, 0, &[], "/")));
+        assert_eq!(
+            Identity::resolve("5:6", "", ""),
+            Ok(identity(5, 6, &[], "/"))
+        );
+        assert!(Identity::resolve("root", "", "").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(user in ".{0,20}", passwd in "[a-z0-9:\n,-]{0,200}", group in "[a-z0-9:\n,]{0,200}") {
+            let _ = Identity::resolve(&user, &passwd, &group);
+        }
+    }
+}
