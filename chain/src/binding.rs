@@ -6,15 +6,13 @@
 
 use alloy::primitives::Address;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use loam_deployment::NodeKey;
-
-use crate::GridId;
+use loam_deployment::{ChainContext, NodeKey};
 
 const CONTEXT: &[u8] = b"loam-node-v1";
 
 /// What a node signs: `loam-node-v1`, the chain id (8 bytes, big-endian), the contract's address
 /// (20 bytes) and the account's (20 bytes).
-pub fn node_binding_message(grid: GridId, account: Address) -> Vec<u8> {
+pub fn node_binding_message(grid: ChainContext, account: Address) -> Vec<u8> {
     let mut message = CONTEXT.to_vec();
     message.extend(grid.chain_id.to_be_bytes());
     message.extend(grid.contract);
@@ -23,14 +21,19 @@ pub fn node_binding_message(grid: GridId, account: Address) -> Vec<u8> {
 }
 
 /// Signs with the node's Ed25519 seed.
-pub fn sign_binding(seed: &[u8; 32], grid: GridId, account: Address) -> [u8; 64] {
+pub fn sign_binding(seed: &[u8; 32], grid: ChainContext, account: Address) -> [u8; 64] {
     SigningKey::from_bytes(seed)
         .sign(&node_binding_message(grid, account))
         .to_bytes()
 }
 
 /// Whether the holder of `node` bound itself to `account` on this grid.
-pub fn binding_holds(node: NodeKey, grid: GridId, account: Address, binding: &[u8; 64]) -> bool {
+pub fn binding_holds(
+    node: NodeKey,
+    grid: ChainContext,
+    account: Address,
+    binding: &[u8; 64],
+) -> bool {
     let Ok(key) = VerifyingKey::from_bytes(&node.0) else {
         return false;
     };
@@ -47,10 +50,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn grid() -> GridId {
-        GridId {
+    fn grid() -> ChainContext {
+        ChainContext {
             chain_id: 31337,
-            contract: Address::repeat_byte(0xc0),
+            contract: [0xc0; 20],
         }
     }
 
@@ -65,9 +68,9 @@ mod tests {
             let mut other = account;
             other.0[flip % 20] ^= 1;
             prop_assert!(!binding_holds(node, grid(), other, &binding));
-            let foreign = GridId { chain_id: 1, ..grid() };
+            let foreign = ChainContext { chain_id: 1, ..grid() };
             prop_assert!(!binding_holds(node, foreign, account, &binding));
-            let foreign = GridId { contract: Address::ZERO, ..grid() };
+            let foreign = ChainContext { contract: [0; 20], ..grid() };
             prop_assert!(!binding_holds(node, foreign, account, &binding));
             binding[flip / 8] ^= 1 << (flip % 8);
             prop_assert!(!binding_holds(node, grid(), account, &binding));

@@ -1,10 +1,10 @@
 //! From the contract's own structures to records: whatever cannot be is refused here.
 
 use alloy::primitives::Address;
-use loam_deployment::{Bytes, ContractId, FarmId, NodeKey, TwinId, Version};
+use loam_deployment::{Bytes, ChainContext, ContractId, FarmId, NodeKey, TwinId, Version};
 
 use crate::{
-    Capacity, ContractRecord, ContractState, FarmRecord, GridId, NodeRecord, NodeState, TwinRecord,
+    Capacity, ContractRecord, ContractState, FarmRecord, NodeRecord, NodeState, TwinRecord,
     WeightedKey,
     abi::Grid,
     binding::binding_holds,
@@ -93,7 +93,7 @@ pub(crate) fn node(key: NodeKey, raw: Grid::Node) -> Result<Option<NodeRecord>, 
 }
 
 /// A record whose binding does not hold is a stranger's, not the node's.
-pub(crate) fn bound(record: &NodeRecord, grid: GridId) -> bool {
+pub(crate) fn bound(record: &NodeRecord, grid: ChainContext) -> bool {
     binding_holds(record.key, grid, record.account, &record.binding)
 }
 

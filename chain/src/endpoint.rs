@@ -9,12 +9,12 @@ use alloy::{
     sol_types::SolCall,
 };
 use async_trait::async_trait;
-use loam_deployment::{ContractId, FarmId, NodeKey, TwinId};
+use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    BlockRef, ContractRecord, FarmRecord, GridConfig, GridId, GridReader, NodeRecord, ReadError,
+    BlockRef, ContractRecord, FarmRecord, GridConfig, GridReader, NodeRecord, ReadError,
     TwinRecord,
     abi::Grid::{
         ContractRecord as RawContract, contractRecordCall, farmCall, nodeCall,
@@ -42,7 +42,7 @@ const MOST_CONTRACTS_OF_TWIN: u64 = 65536;
 #[derive(Clone, Debug)]
 pub struct EndpointReader {
     rpc: Rpc,
-    grid: GridId,
+    grid: ChainContext,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,7 +56,7 @@ impl EndpointReader {
     pub fn new(config: &GridConfig) -> Result<Self, ReadError> {
         Ok(Self {
             rpc: Rpc::new(config.chain_id, &config.endpoints)?,
-            grid: config.id(),
+            grid: config.context(),
         })
     }
 
@@ -89,12 +89,12 @@ impl EndpointReader {
 
     async fn call<C: SolCall>(&self, call: C, at: BlockRef) -> Result<C::Return, ReadError> {
         let request = json!({
-            "to": self.grid.contract,
+            "to": Address::from(self.grid.contract),
             "data": Bytes::from(call.abi_encode()),
         });
         let answer: Bytes = self.rpc.ask("eth_call", (request, by_hash(at))).await?;
         if answer.is_empty() {
-            let contract = self.grid.contract;
+            let contract = Address::from(self.grid.contract);
             return Err(self.rpc.wrong(
                 "eth_call",
                 format!("there is no contract at {contract} in block {}", at.number),
@@ -163,7 +163,7 @@ impl EndpointReader {
 
 #[async_trait]
 impl GridReader for EndpointReader {
-    fn grid(&self) -> GridId {
+    fn grid(&self) -> ChainContext {
         self.grid
     }
 

@@ -1,15 +1,8 @@
-//! Which contract on which chain, and which endpoints answer for it.
+//! [`GridConfig`]: which contract on which chain, and which endpoints answer for it.
 
 use alloy::primitives::Address;
-use loam_deployment::FarmId;
+use loam_deployment::{ChainContext, FarmId};
 use serde::{Deserialize, Serialize};
-
-/// The one contract that a signature is made for. A signature for one is worth nothing to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct GridId {
-    pub chain_id: u64,
-    pub contract: Address,
-}
 
 /// `grid.toml`: all that a node or a command line knows of the grid beforehand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +18,11 @@ pub struct GridConfig {
 }
 
 impl GridConfig {
-    pub fn id(&self) -> GridId {
-        GridId {
+    /// What signatures are made for.
+    pub fn context(&self) -> ChainContext {
+        ChainContext {
             chain_id: self.chain_id,
-            contract: self.contract,
+            contract: self.contract.into_array(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | [`grid`] | which contract on which chain, and who answers for it |
+//! | [`grid`] | [`GridConfig`]: which contract on which chain, and who answers for it |
 //! | [`record`] | what the contract keeps: twins, farms, nodes, contracts |
 //! | [`reader`] | [`GridReader`]: every question that can be asked, at one block |
 //! | [`endpoint`] | [`EndpointReader`]: answers from one JSON-RPC endpoint, taken at its word |
@@ -12,7 +12,7 @@
 //! | [`writer`] | [`GridWriter`]: transactions, and what their refusals mean |
 //! | [`account`] | [`AccountKey`]: the key of a chain account |
 //! | [`binding`] | a node's word for its chain account |
-//! | [`tool`], [`local`] | with feature `local-chain`: `anvil` and `solc`, a chain of one's own |
+//! | `tool`, `local` | with feature `local-chain`: `anvil` and `solc`, a chain of one's own |
 //!
 //! `contracts/README.md` describes the contract and its storage.
 
@@ -23,10 +23,14 @@ mod decode;
 pub mod endpoint;
 pub mod follower;
 pub mod grid;
+#[cfg(feature = "local-chain")]
+pub mod local;
 pub mod reader;
 pub mod record;
 mod refusal;
 mod rpc;
+#[cfg(feature = "local-chain")]
+pub mod tool;
 mod transaction;
 pub mod writer;
 
@@ -34,7 +38,9 @@ pub use account::AccountKey;
 pub use alloy::primitives::{Address, B256};
 pub use endpoint::EndpointReader;
 pub use follower::{FollowError, Follower, FollowerOptions, WentBack};
-pub use grid::{GridConfig, GridId};
+pub use grid::GridConfig;
+#[cfg(feature = "local-chain")]
+pub use local::{LocalChain, LocalChainOptions, Mining};
 pub use reader::{BlockRef, GridReader, ReadError};
 pub use record::{
     Capacity, ContractRecord, ContractState, FarmRecord, NodeRecord, NodeState, TwinRecord,

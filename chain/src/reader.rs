@@ -2,9 +2,9 @@
 
 use alloy::primitives::B256;
 use async_trait::async_trait;
-use loam_deployment::{ContractId, FarmId, NodeKey, TwinId};
+use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId};
 
-use crate::{ContractRecord, FarmRecord, GridId, NodeRecord, TwinRecord, record::Stored};
+use crate::{ContractRecord, FarmRecord, NodeRecord, TwinRecord, record::Stored};
 
 /// One block, named so that two chains cannot be mistaken for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +20,7 @@ pub struct BlockRef {
 /// not, so a plan is made from one block alone.
 #[async_trait]
 pub trait GridReader: Send + Sync {
-    fn grid(&self) -> GridId;
+    fn grid(&self) -> ChainContext;
 
     /// The newest block that the chain will not take back.
     async fn finalized(&self) -> Result<BlockRef, ReadError>;

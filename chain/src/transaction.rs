@@ -101,6 +101,7 @@ pub(crate) struct Receipt {
     block_hash: Option<B256>,
     block_number: Option<U64>,
     status: U64,
+    #[cfg(feature = "local-chain")]
     pub(crate) contract_address: Option<Address>,
     pub(crate) logs: Vec<Log>,
 }

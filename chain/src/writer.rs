@@ -4,10 +4,10 @@ use alloy::{
     primitives::{Bytes, TxKind},
     sol_types::{SolCall, SolEvent},
 };
-use loam_deployment::{ContractId, FarmId, NodeKey, TwinId, Version};
+use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId, Version};
 
 use crate::{
-    AccountKey, Address, Capacity, EndpointReader, GridConfig, GridId, NodeState, WeightedKey,
+    AccountKey, Address, Capacity, EndpointReader, GridConfig, NodeState, WeightedKey,
     abi::Grid,
     binding::sign_binding,
     rpc::Rpc,
@@ -27,7 +27,7 @@ const DEPLOY_TRIES: u32 = 10;
 pub struct GridWriter {
     sender: Sender,
     reader: EndpointReader,
-    grid: GridId,
+    grid: ChainContext,
 }
 
 /// What a node says of itself.
@@ -64,7 +64,7 @@ impl GridWriter {
         Ok(Self {
             sender: Sender::new(rpc, config.chain_id, key, options),
             reader: EndpointReader::new(config)?,
-            grid: config.id(),
+            grid: config.context(),
         })
     }
 
@@ -257,7 +257,7 @@ impl GridWriter {
     }
 
     async fn send(&self, call: impl SolCall) -> Result<(Receipt, Inclusion), WriteError> {
-        let to = TxKind::Call(self.grid.contract);
+        let to = TxKind::Call(self.grid.contract.into());
         let input = Bytes::from(call.abi_encode());
         let receipt = self.sender.send(to, input).await?;
         let included = receipt
@@ -268,7 +268,7 @@ impl GridWriter {
 
     /// The contract's answer to a transaction is an event.
     fn event<E: SolEvent>(&self, receipt: &Receipt) -> Result<E, WriteError> {
-        let contract = self.grid.contract;
+        let contract = Address::from(self.grid.contract);
         receipt
             .logs
             .iter()
