@@ -27,4 +27,5 @@ pub use chain_context::ChainContext;
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use id::{ContractId, FarmId, NodeKey, TwinId, Version};
 pub use name::{Name, NameError};
+pub use payload::Payload;
 pub use rejection::{FieldError, Problem, Rejection};

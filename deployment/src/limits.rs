@@ -2,8 +2,9 @@
 
 use crate::Bytes;
 
-/// Largest code of a contract on an EVM chain (EIP-170), where a deployment's bytes are kept.
-pub const DEPLOYMENT_BYTES: usize = 24 * 1024;
+/// Largest code of a contract on an EVM chain (EIP-170), where a deployment's bytes are kept, less
+/// the `STOP` in front that keeps them from being run.
+pub const DEPLOYMENT_BYTES: usize = 24 * 1024 - 1;
 /// A node reports on its own gas: small enough to be cheap, large enough for a line per workload.
 pub const REPORT_BYTES: usize = 8 * 1024;
 /// A TOML file that a person writes: room for comments around what fits [`DEPLOYMENT_BYTES`].
@@ -12,8 +13,8 @@ pub const WRITTEN_BYTES: usize = 256 * 1024;
 pub const WORKLOADS: usize = 64;
 /// Signers of one deployment; each costs the verifier one verification per key of the twin.
 pub const SIGNATURES: usize = 16;
-/// Keys of a twin that a verifier tries.
-pub const TWIN_KEYS: usize = 64;
+/// Keys of a twin that a verifier tries; the chain records no more.
+pub const TWIN_KEYS: usize = 16;
 pub const DESCRIPTION_BYTES: usize = 256;
 
 /// What KVM's default of 288 leaves room for, and more than the machines farmers have.
