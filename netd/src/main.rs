@@ -1,1 +1,121 @@
-fn main() {}
+//! `loam-netd`: the node's links, its uplink, tenants' networks and the firewall between all.
+//!
+//! # One namespace a network
+//!
+//! Two tenants may choose the same private subnet, and a node must run both. So each network has a
+//! network namespace of its own: bridge, taps, gateway address, routes, connection table. What is
+//! in another namespace cannot be reached by any mistake in a rule. The ways not taken were VRFs
+//! (a route leak for every network at every change of the uplink, and connection zones all the
+//! same) and policy routing by mark (one missing rule joins two tenants).
+//!
+//! ```text
+//!  the node's own namespace                     namespace of one network, ln<hash>
+//!
+//!  enp1s0 --- routing, NAT --- lv<hash> ------- uplink --- routing, NAT --- lb<hash>  bridge
+//!  uplink,    published ports  198.18.0.2/31    198.18.0.3/31               |  10.20.0.1/24
+//!  by DHCP    to 198.18.0.3                     to the machine              +- lt<hash>  tap
+//! ```
+//!
+//! The two namespaces are joined by a pair of addresses that no other network has. A machine's
+//! packet leaves with the address of its namespace, and leaves the node with the node's; a published
+//! port is translated to the namespace's address first and to the machine's in there. Each of the
+//! two translations knows nothing of the other, and neither sees two hosts of the same address.
+//!
+//! A published port answers machines of the node as it answers the world: by the node's address. By
+//! inner addresses no network reaches another. Tenants reach nothing of the node itself but their
+//! gateway's ICMP echo.
+//!
+//! # Nothing is lost with netd
+//!
+//! All state is the kernel's, and lives on when netd is killed: namespaces (bind mounts in
+//! `/run/loam/netns`), links, rules, the leased address. What the kernel cannot hold is in small
+//! records in `/run/loam/netd`, which live exactly as long. See [`record`].
+//!
+//! | module | what |
+//! |---|---|
+//! | [`service`] | the calls, and recovery at the start |
+//! | [`state`] | what was asked for; what is refused |
+//! | [`network`] | a network and its taps in the kernel |
+//! | [`firewall`] | rules |
+//! | [`uplink`] | physical links, DHCP |
+//! | [`link`], [`namespace`], [`tap`], [`sysctl`] | the kernel's interfaces |
+//! | [`name`], [`transit`], [`gateway`] | names and addresses derived from what is asked |
+
+mod firewall;
+mod gateway;
+mod link;
+mod name;
+mod namespace;
+mod network;
+mod record;
+mod service;
+mod state;
+mod sysctl;
+mod tap;
+mod transit;
+mod uplink;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use loam_node_api::{
+    network::NetworkService,
+    path::{NETD_SOCKET, RUN},
+    transport,
+};
+
+use crate::{
+    link::Links,
+    network::{LOOPBACK, Networks},
+    record::Records,
+    service::Service,
+    uplink::{UplinkTask, physical::Physical},
+};
+
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about = "Links, addresses, uplink, tenants' networks, firewall of a Loam node"
+)]
+struct Arguments {
+    /// Treat this link as physical though no device is behind it (for tests in namespaces).
+    #[arg(long, value_name = "LINK")]
+    uplink: Vec<String>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .init();
+
+    let run = PathBuf::from(RUN);
+    let folder = run.join("netd");
+    let physical = Physical {
+        also: arguments.uplink,
+    };
+
+    sysctl::prepare_node().context("settings of the node's namespace")?;
+    let links = Links::here().context("netlink")?;
+    links.set_up(LOOPBACK).await.context("loopback")?;
+    let uplink = UplinkTask::new(Records::open(&folder)?, physical)
+        .await
+        .context("uplink")?;
+    let networks = Networks::new(links, run.join("netns"));
+    // Rules first, then links: the node is never without.
+    let service = Service::recover(networks, &folder, uplink.view()).await?;
+
+    let serving = transport::serve(NETD_SOCKET.as_ref(), service.serve());
+    let serving = async {
+        serving
+            .await
+            .with_context(|| format!("serving at {NETD_SOCKET}"))
+    };
+    tokio::try_join!(serving, uplink.run()).map(|_| ())
+}

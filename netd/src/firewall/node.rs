@@ -1,0 +1,115 @@
+//! The rules of the node's own namespace.
+
+use ipnet::IpNet;
+use loam_deployment::payload::Publish;
+use loam_node_api::path::TENANT_PORT;
+
+use super::{
+    expression::Rule,
+    icmp,
+    table::{Chain, Family, Table},
+};
+use crate::{
+    name::TRANSIT_PREFIX,
+    transit::{RANGE_V4, RANGE_V6, Transit},
+};
+
+/// A published port of the node, and the network whose machine answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Published {
+    pub publish: Publish,
+    pub transit: Transit,
+}
+
+/// Links that are no transit are uplinks: netd makes no others here.
+pub fn table(published: &[Published]) -> Table {
+    let tenants = format!("{TRANSIT_PREFIX}*");
+    Table {
+        family: Family::Inet,
+        chains: vec![
+            Chain::input().rules(input(&tenants)),
+            Chain::forward().rules(forward(&tenants)),
+            Chain::destination_nat().rules(publish(published)),
+            Chain::source_nat().rules([
+                // Also what one network asks of another's published port, so that a network
+                // that asks its own sees the node as source and answers through it.
+                Rule::new()
+                    .ipv4()
+                    .source_in(IpNet::V4(RANGE_V4))
+                    .masquerade(),
+                Rule::new()
+                    .ipv6()
+                    .source_in(IpNet::V6(RANGE_V6))
+                    .masquerade(),
+            ]),
+        ],
+    }
+}
+
+fn input(tenants: &str) -> Vec<Rule> {
+    let v6 = |kind| {
+        Rule::new()
+            .ipv6()
+            .transport(libc::IPPROTO_ICMPV6)
+            .icmp_type(kind)
+            .accept()
+    };
+    vec![
+        Rule::new().input("lo").accept(),
+        Rule::new().established().accept(),
+        Rule::new().invalid().drop(),
+        // Tenants reach the world through the node, never the node itself; only the links
+        // need each other's neighbour discovery.
+        icmp::v6(Rule::new().input(tenants), icmp::NEIGHBOUR_SOLICITATION).accept(),
+        icmp::v6(Rule::new().input(tenants), icmp::NEIGHBOUR_ADVERTISEMENT).accept(),
+        Rule::new().input(tenants).drop(),
+        // From here on: from the uplink. The DHCP client reads its frames before these rules.
+        icmp::v4(Rule::new(), icmp::ECHO_REQUEST).accept(),
+        v6(icmp::ECHO_REQUEST_V6),
+        v6(icmp::ROUTER_ADVERTISEMENT),
+        v6(icmp::NEIGHBOUR_SOLICITATION),
+        v6(icmp::NEIGHBOUR_ADVERTISEMENT),
+        v6(icmp::LISTENER_QUERY),
+        Rule::new()
+            .transport(libc::IPPROTO_TCP)
+            .destination_port(TENANT_PORT)
+            .accept(),
+    ]
+}
+
+fn forward(tenants: &str) -> Vec<Rule> {
+    vec![
+        Rule::new().invalid().drop(),
+        Rule::new().established().accept(),
+        // By a published port only, from wherever: the world or another network.
+        Rule::new()
+            .output(tenants)
+            .destination_was_translated()
+            .accept(),
+        // Whether a network may reach the world at all is decided in its own namespace.
+        Rule::new().input(tenants).output_not(tenants).accept(),
+    ]
+}
+
+fn publish(published: &[Published]) -> Vec<Rule> {
+    let mut rules = Vec::with_capacity(published.len() + 1);
+    if !published.is_empty() {
+        // The node's transit addresses are its own too, but no way in.
+        rules.push(
+            Rule::new()
+                .ipv4()
+                .destination_in(IpNet::V4(RANGE_V4))
+                .accept(),
+        );
+    }
+    rules.extend(published.iter().map(|Published { publish, transit }| {
+        Rule::new()
+            .ipv4()
+            .protocol(publish.protocol)
+            .destination_port(publish.node_port)
+            .destination_is_local()
+            // The port stays; the network's namespace knows which machine it leads to.
+            .translate_destination(transit.far().v4, None)
+    }));
+    rules
+}

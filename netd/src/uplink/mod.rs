@@ -1,0 +1,295 @@
+//! The node's way to the world: physical links up, an IPv4 lease on one of them, IPv6 by the kernel.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`election`] | which link has the lease and which look for one: pure |
+//! | [`dhcp`] | the DHCPv4 client of one link |
+//! | [`packet_socket`] | the frames it reads and writes |
+//! | [`lease`] | a lease as addresses, routes and a record |
+//! | [`physical`] | which links are physical |
+//!
+//! IPv6 is the kernel's own: it listens to router advertisements, makes addresses and routes, and
+//! this module only reads them. A restarted netd adopts what is there and asks for the lease anew
+//! behind it; the kernel ends the address itself when a lease ends while no netd runs.
+
+pub mod dhcp;
+pub mod election;
+pub mod lease;
+pub mod packet_socket;
+pub mod physical;
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use anyhow::Context;
+use election::{Action, Election, Event};
+use futures::StreamExt;
+use ipnet::IpNet;
+use lease::{Lease, LeaseRecord};
+use loam_node_api::network::Uplink;
+use netlink_packet_route::address::AddressScope;
+use physical::Physical;
+use rtnetlink::MulticastGroup;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::AbortHandle,
+};
+
+use crate::{
+    link::{self, Link, Links},
+    record::Records,
+    sysctl,
+};
+
+/// What the uplink is now, asked of the kernel each time.
+#[derive(Clone, Debug)]
+pub struct UplinkView {
+    links: Arc<Links>,
+    physical: Physical,
+    lease: Arc<Mutex<Option<LeaseRecord>>>,
+}
+
+impl UplinkView {
+    /// Empty when the kernel does not answer: then nothing else works either.
+    pub async fn read(&self) -> Uplink {
+        self.try_read().await.unwrap_or_else(|error| {
+            tracing::error!("the uplink cannot be read: {error:#}");
+            Uplink::default()
+        })
+    }
+
+    async fn try_read(&self) -> anyhow::Result<Uplink> {
+        let lease = self.lease.lock().await.clone();
+        let mut first = Uplink::default();
+        for link in self.links.all().await? {
+            let leased = lease.as_ref().filter(|record| record.link == link.name);
+            if !self.physical.is(&link) || !(link.up && link.carrier || leased.is_some()) {
+                continue;
+            }
+            let uplink = self.describe(&link, leased).await?;
+            if leased.is_some() {
+                return Ok(uplink);
+            }
+            // Without any lease: a link with addresses (by router advertisements) before others.
+            let better = first.addresses.is_empty() && !uplink.addresses.is_empty();
+            if first.link.is_none() || better {
+                first = uplink;
+            }
+        }
+        Ok(first)
+    }
+
+    async fn describe(&self, link: &Link, leased: Option<&LeaseRecord>) -> anyhow::Result<Uplink> {
+        let addresses: Vec<IpNet> = self
+            .links
+            .addresses(link.index)
+            .await?
+            .iter()
+            .filter(|m| m.header.scope == AddressScope::Universe && link::is_usable(m))
+            .filter_map(link::address)
+            .collect();
+        // An address whose lease ended is gone, and its gateway with it.
+        let lease = leased.map(|record| &record.lease);
+        let lease = lease.filter(|lease| addresses.contains(&IpNet::V4(lease.address)));
+        Ok(Uplink {
+            link: Some(link.name.clone()),
+            gateway: lease.and_then(|lease| lease.router),
+            dns: lease.map_or_else(Vec::new, |l| {
+                l.dns.iter().copied().map(IpAddr::V4).collect()
+            }),
+            addresses,
+        })
+    }
+}
+
+/// Watches the links and runs the DHCP clients. Owns the lease.
+#[derive(Debug)]
+pub struct UplinkTask {
+    view: UplinkView,
+    records: Records,
+    election: Election,
+    clients: BTreeMap<u32, AbortHandle>,
+    events: mpsc::Sender<(u32, dhcp::Outcome)>,
+    outcomes: mpsc::Receiver<(u32, dhcp::Outcome)>,
+}
+
+/// The name of the one record.
+const LEASE: &str = "lease";
+
+impl UplinkTask {
+    /// Adopts the lease that a predecessor left, if the kernel still has its address.
+    pub async fn new(records: Records, physical: Physical) -> anyhow::Result<Self> {
+        let links = Arc::new(Links::here()?);
+        let record = records.read::<LeaseRecord>(LEASE).unwrap_or_else(|error| {
+            tracing::warn!("the record of the lease is of no use: {error}");
+            None
+        });
+        let (events, outcomes) = mpsc::channel(16);
+        let lease = Arc::new(Mutex::new(None));
+        let view = UplinkView {
+            links,
+            physical,
+            lease,
+        };
+        let mut election = Election::default();
+        if let Some(record) = record
+            && let Some(link) = view.links.find(&record.link).await?
+            && lease::is_present(&view.links, link.index, &record.lease).await?
+        {
+            tracing::info!(link = record.link, address = %record.lease.address, "adopted the lease");
+            election.adopt(link.index);
+            *view.lease.lock().await = Some(record);
+        }
+        Ok(Self {
+            view,
+            records,
+            election,
+            clients: BTreeMap::new(),
+            events,
+            outcomes,
+        })
+    }
+
+    pub fn view(&self) -> UplinkView {
+        self.view.clone()
+    }
+
+    /// Runs until the kernel's notices end, which is an error.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+        let (connection, _handle, mut notices) =
+            rtnetlink::new_multicast_connection(&groups).context("notices about links")?;
+        let connection = tokio::spawn(connection);
+        // After the subscription, so that nothing falls between.
+        self.look_at_links().await?;
+        loop {
+            tokio::select! {
+                notice = notices.next() => {
+                    if notice.is_none() {
+                        connection.abort();
+                        anyhow::bail!("the kernel's notices about links ended");
+                    }
+                    // A burst is looked at once.
+                    while notices.try_recv().is_ok() {}
+                    self.look_at_links().await?;
+                }
+                Some((link, outcome)) = self.outcomes.recv() => match outcome {
+                    dhcp::Outcome::Leased(lease) => {
+                        let actions = self.election.on(Event::Leased(link));
+                        self.act(actions, Some(lease)).await;
+                    }
+                    dhcp::Outcome::Lost => {
+                        let actions = self.election.on(Event::Lost(link));
+                        self.act(actions, None).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look_at_links(&mut self) -> anyhow::Result<()> {
+        let links: Vec<Link> = self.view.links.all().await.context("list of links")?;
+        let links: Vec<_> = links
+            .into_iter()
+            .filter(|l| self.view.physical.is(l))
+            .collect();
+        for link in links.iter().filter(|link| !link.up) {
+            // A link that refuses is no reason to leave the others.
+            let up = async {
+                sysctl::prepare_uplink(&link.name)?;
+                self.view.links.set_up(link.index).await
+            };
+            match up.await {
+                Ok(()) => tracing::info!(link = link.name, "up"),
+                Err(error) => tracing::warn!(link = link.name, "does not come up: {error}"),
+            }
+        }
+        let ready = links
+            .iter()
+            .filter(|link| link.up && link.carrier && link.mac.is_some());
+        let ready = ready.map(|link| link.index).collect();
+        let mut actions = self.election.on(Event::Ready(ready));
+        if let Some(holder) = self.election.holder()
+            && !self.holds_address(holder).await?
+        {
+            actions.extend(self.election.on(Event::Lost(holder)));
+        }
+        self.act(actions, None).await;
+        Ok(())
+    }
+
+    async fn holds_address(&self, link: u32) -> anyhow::Result<bool> {
+        match self.view.lease.lock().await.as_ref() {
+            Some(record) => Ok(lease::is_present(&self.view.links, link, &record.lease).await?),
+            None => Ok(false),
+        }
+    }
+
+    async fn act(&mut self, actions: Vec<Action>, lease: Option<Lease>) {
+        for action in actions {
+            let outcome = match action {
+                Action::Start(link) => self.start(link).await,
+                Action::Stop(link) => {
+                    if let Some(client) = self.clients.remove(&link) {
+                        client.abort();
+                    }
+                    Ok(())
+                }
+                Action::Apply(link) => match &lease {
+                    Some(lease) => self.apply(link, lease.clone()).await,
+                    None => Ok(()),
+                },
+                Action::Withdraw(link) => self.withdraw(link).await,
+            };
+            if let Err(error) = outcome {
+                tracing::error!(?action, "uplink: {error:#}");
+            }
+        }
+    }
+
+    async fn start(&mut self, index: u32) -> anyhow::Result<()> {
+        let links = self.view.links.all().await?;
+        let Some(link) = links.into_iter().find(|link| link.index == index) else {
+            return Ok(());
+        };
+        let Some(mac) = link.mac else { return Ok(()) };
+        tracing::info!(link = link.name, "looking for a DHCP server");
+        let client = dhcp::Client::open(index, mac)
+            .with_context(|| format!("DHCP client on {}", link.name))?;
+        let task = tokio::spawn(client.run(self.events.clone()));
+        if let Some(before) = self.clients.insert(index, task.abort_handle()) {
+            before.abort();
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, index: u32, lease: Lease) -> anyhow::Result<()> {
+        let links = self.view.links.all().await?;
+        let Some(link) = links.into_iter().find(|link| link.index == index) else {
+            return Ok(());
+        };
+        let mut held = self.view.lease.lock().await;
+        let record = LeaseRecord {
+            link: link.name.clone(),
+            lease,
+        };
+        // First the record: an address without it would not be adopted.
+        self.records.write(LEASE, &record)?;
+        lease::apply(&self.view.links, index, &record.lease).await?;
+        if held.as_ref() != Some(&record) {
+            tracing::info!(link = link.name, address = %record.lease.address,
+                router = ?record.lease.router, dns = ?record.lease.dns, "leased");
+        }
+        *held = Some(record);
+        Ok(())
+    }
+
+    async fn withdraw(&mut self, index: u32) -> anyhow::Result<()> {
+        let mut held = self.view.lease.lock().await;
+        if let Some(record) = held.take() {
+            tracing::warn!(link = record.link, address = %record.lease.address, "lease lost");
+        }
+        self.records.remove(LEASE)?;
+        drop(held);
+        lease::withdraw(&self.view.links, index).await
+    }
+}
