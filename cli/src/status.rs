@@ -1,0 +1,165 @@
+//! `loam status`: what nodes say about the user's contracts.
+
+use loam_chain::{ContractRecord, ContractState, GridReader};
+use loam_deployment::{
+    ContractId,
+    payload::Protocol,
+    report::{Report, Verdict},
+};
+use serde::Serialize;
+
+use crate::{config::Config, output::Output, session::Session};
+
+/// A workload of a contract as its node reported it.
+#[derive(Debug, Serialize)]
+pub struct Line {
+    pub contract: u64,
+    pub version: u64,
+    pub node: String,
+    pub workload: String,
+    pub state: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Where the published ports are reached, `tcp://address:port`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_status: Option<i32>,
+}
+
+pub async fn run(
+    contract: Option<ContractId>,
+    config: &Config,
+    output: Output,
+) -> anyhow::Result<()> {
+    let session = Session::open(config)?;
+    let contracts = match contract {
+        Some(id) => vec![session.contract(id).await?],
+        None => {
+            let twin = session.twin().await?;
+            session
+                .reader
+                .contracts_of_twin(twin, session.latest().await?)
+                .await?
+        }
+    };
+    let mut lines = Vec::new();
+    for contract in &contracts {
+        lines.extend(contract_lines(&session, contract).await?);
+    }
+    print(&lines, output)
+}
+
+pub fn print(lines: &[Line], output: Output) -> anyhow::Result<()> {
+    output.table(
+        lines,
+        &[
+            "contract",
+            "version",
+            "workload",
+            "state",
+            "addresses",
+            "published",
+            "detail",
+        ],
+        |line| {
+            vec![
+                line.contract.to_string(),
+                line.version.to_string(),
+                line.workload.clone(),
+                line.state.clone(),
+                line.addresses.join(" "),
+                line.published.join(" "),
+                line.detail.clone(),
+            ]
+        },
+        "you have no contracts; `loam deploy` makes one",
+    )
+}
+
+pub async fn contract_lines(
+    session: &Session,
+    contract: &ContractRecord,
+) -> anyhow::Result<Vec<Line>> {
+    let plain = |state: &str, detail: String| Line {
+        contract: contract.id.0,
+        version: contract.version().0,
+        node: contract.node.to_string(),
+        workload: String::new(),
+        state: state.into(),
+        detail,
+        addresses: vec![],
+        published: vec![],
+        exit_status: None,
+    };
+    if contract.state == ContractState::Cancelled {
+        return Ok(vec![plain("cancelled", String::new())]);
+    }
+    let Some(report) = session.report(contract).await? else {
+        return Ok(vec![plain(
+            "waiting",
+            "the node has not reported yet".into(),
+        )]);
+    };
+    let host = host(session, contract).await?;
+    let mut lines = Vec::new();
+    if let Verdict::Rejected { reason } = &report.verdict {
+        lines.push(plain("rejected", reason.clone()));
+    } else if report.version < contract.version() {
+        lines.push(plain(
+            "waiting",
+            "the node has not seen this version yet".into(),
+        ));
+    }
+    if contract.state == ContractState::Suspended {
+        lines.push(plain("suspended", "the farmer stopped it".into()));
+    }
+    lines.extend(workload_lines(contract, &report, host.as_deref()));
+    if lines.is_empty() {
+        lines.push(plain("running", "nothing is asked for".into()));
+    }
+    Ok(lines)
+}
+
+fn workload_lines<'a>(
+    contract: &'a ContractRecord,
+    report: &'a Report,
+    host: Option<&'a str>,
+) -> impl Iterator<Item = Line> + 'a {
+    report.workloads.iter().map(move |(name, workload)| Line {
+        contract: contract.id.0,
+        version: report.version.0,
+        node: contract.node.to_string(),
+        workload: name.to_string(),
+        state: workload.state.as_str().into(),
+        detail: workload.detail.clone(),
+        addresses: workload.addresses.iter().map(ToString::to_string).collect(),
+        published: workload
+            .ports
+            .iter()
+            .map(|publish| {
+                let protocol = match publish.protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                };
+                format!(
+                    "{protocol}://{}:{}",
+                    host.unwrap_or("NODE"),
+                    publish.node_port
+                )
+            })
+            .collect(),
+        exit_status: workload.exit_status,
+    })
+}
+
+/// The first address of the contract's node.
+async fn host(session: &Session, contract: &ContractRecord) -> anyhow::Result<Option<String>> {
+    let node = session
+        .reader
+        .node(contract.node, session.latest().await?)
+        .await?;
+    Ok(node.and_then(|node| node.addresses.split_whitespace().next().map(str::to_owned)))
+}
