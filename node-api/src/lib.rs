@@ -10,8 +10,10 @@
 //! | [`status`] | `init` | what the node's own screen shows |
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
+//! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
 //! | [`tenant`] | `noded` | what a tenant may ask the node directly, over the network |
 
+pub mod debug;
 pub mod guest;
 pub mod id;
 pub mod machine;

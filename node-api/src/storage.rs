@@ -153,9 +153,17 @@ pub enum StorageError {
     #[error("no disk is ready; attach an empty one")]
     NoPool,
     #[error("{key} has {has}, which is more than {wanted}; a volume may grow but never shrink")]
-    Shrink { key: VolumeKey, has: Bytes, wanted: Bytes },
+    Shrink {
+        key: VolumeKey,
+        has: Bytes,
+        wanted: Bytes,
+    },
     #[error("{key} cannot change from {has} to {wanted}")]
-    Changed { key: VolumeKey, has: String, wanted: String },
+    Changed {
+        key: VolumeKey,
+        has: String,
+        wanted: String,
+    },
     #[error("{0}")]
     Io(String),
 }

@@ -32,9 +32,18 @@ pub struct Hello {
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum TenantRequest {
     /// Console output from `from` on; with `follow`, the answers go on as the machine writes.
-    Console { contract: ContractId, machine: Name, from: u64, follow: bool },
+    Console {
+        contract: ContractId,
+        machine: Name,
+        from: u64,
+        follow: bool,
+    },
     /// Types into the console.
-    Input { contract: ContractId, machine: Name, bytes: Vec<u8> },
+    Input {
+        contract: ContractId,
+        machine: Name,
+        bytes: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +51,14 @@ pub enum TenantRequest {
 pub enum TenantResponse {
     Welcome,
     /// `start` is the position of the first byte. At most 32 KiB a message.
-    Output { start: u64, bytes: Vec<u8> },
+    Output {
+        start: u64,
+        bytes: Vec<u8>,
+    },
     /// No more output: end of what is there, or the machine ended.
     End,
     Done,
-    Refused { reason: String },
+    Refused {
+        reason: String,
+    },
 }

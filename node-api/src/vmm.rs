@@ -85,7 +85,9 @@ pub enum ControlRequest {
     /// ACPI power button.
     Stop,
     /// Types into the guest's console.
-    ConsoleInput { bytes: Vec<u8> },
+    ConsoleInput {
+        bytes: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

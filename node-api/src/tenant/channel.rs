@@ -54,7 +54,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         let mut hash = [0; 32];
         hash.copy_from_slice(noise.get_handshake_hash());
         let noise = noise.into_transport_mode()?;
-        Ok(Self { stream, noise, hash, wire: Vec::new() })
+        Ok(Self {
+            stream,
+            noise,
+            hash,
+            wire: Vec::new(),
+        })
     }
 
     /// What a tenant signs to prove itself on this channel and no other.
@@ -140,9 +145,14 @@ mod tests {
     async fn carries_messages_both_ways_and_both_agree_on_the_challenge() {
         let node = keys();
         let (ours, theirs) = tokio::io::duplex(4096);
-        let (public, private) = (node.public.try_into().unwrap(), node.private.try_into().unwrap());
-        let (tenant, node) =
-            tokio::join!(Channel::connect(ours, &public), Channel::accept(theirs, &private));
+        let (public, private) = (
+            node.public.try_into().unwrap(),
+            node.private.try_into().unwrap(),
+        );
+        let (tenant, node) = tokio::join!(
+            Channel::connect(ours, &public),
+            Channel::accept(theirs, &private)
+        );
         let (mut tenant, mut node) = (tenant.unwrap(), node.unwrap());
         assert_eq!(tenant.challenge(), node.challenge());
         tenant.send(&"question").await.unwrap();
@@ -155,10 +165,14 @@ mod tests {
     async fn an_impostor_is_found_out() {
         let (node, impostor) = (keys(), keys());
         let (ours, theirs) = tokio::io::duplex(4096);
-        let (public, private) =
-            (node.public.try_into().unwrap(), impostor.private.try_into().unwrap());
-        let (tenant, _) =
-            tokio::join!(Channel::connect(ours, &public), Channel::accept(theirs, &private));
+        let (public, private) = (
+            node.public.try_into().unwrap(),
+            impostor.private.try_into().unwrap(),
+        );
+        let (tenant, _) = tokio::join!(
+            Channel::connect(ours, &public),
+            Channel::accept(theirs, &private)
+        );
         assert!(tenant.is_err());
     }
 
@@ -166,14 +180,24 @@ mod tests {
     async fn a_changed_bit_is_found_out() {
         let node = keys();
         let (ours, theirs) = tokio::io::duplex(4096);
-        let (public, private) = (node.public.try_into().unwrap(), node.private.try_into().unwrap());
-        let (tenant, node) =
-            tokio::join!(Channel::connect(ours, &public), Channel::accept(theirs, &private));
+        let (public, private) = (
+            node.public.try_into().unwrap(),
+            node.private.try_into().unwrap(),
+        );
+        let (tenant, node) = tokio::join!(
+            Channel::connect(ours, &public),
+            Channel::accept(theirs, &private)
+        );
         let (mut tenant, mut node) = (tenant.unwrap(), node.unwrap());
         let mut wire = [0; 64];
         let length = tenant.noise.write_message(b"\"x\"", &mut wire).unwrap();
         wire[0] ^= 1;
-        write_frame(&mut tenant.stream, &wire[..length]).await.unwrap();
-        assert!(matches!(node.receive::<String>().await, Err(ChannelError::Noise(_))));
+        write_frame(&mut tenant.stream, &wire[..length])
+            .await
+            .unwrap();
+        assert!(matches!(
+            node.receive::<String>().await,
+            Err(ChannelError::Noise(_))
+        ));
     }
 }

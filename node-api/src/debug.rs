@@ -1,0 +1,31 @@
+//! What a developer's image answers on the virtio port [`PORT`]: looking in, and breaking things.
+//!
+//! Only an image that says `allow_grid_override = true` opens the port, and only the one who runs
+//! the virtual machine around the node holds its other end: a hypervisor could do all this anyway.
+//! The tests that boot the image kill daemons and look for left-overs by it.
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the port (`/sys/class/virtio-ports/*/name`).
+pub const PORT: &str = "loam.debug";
+
+/// One JSON object a line, answered by one [`DebugResponse`] each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "request")]
+pub enum DebugRequest {
+    /// SIGKILL to the daemon of this name (`noded`, `netd`, `storaged`).
+    Kill { service: String },
+    /// The names in a folder, sorted; links are not followed.
+    List { path: String },
+    /// A file's bytes, 64 KiB at most.
+    Read { path: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "response")]
+pub enum DebugResponse {
+    Killed { pid: i32 },
+    Names { names: Vec<String> },
+    Bytes { bytes: Vec<u8> },
+    Error { reason: String },
+}
