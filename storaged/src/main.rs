@@ -1,1 +1,46 @@
-fn main() {}
+//! storaged: finds disks, keeps volumes, images and the node's own secrets on them.
+
+use std::{path::Path, sync::Arc, thread};
+
+use anyhow::Context as _;
+use loam_node_api::{path, transport};
+use loam_storaged::{
+    disk,
+    image::{address::Reach, erofs::MkfsErofs, store::Images},
+    inventory::Inventory,
+    service::Storaged,
+};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+
+    let inventory = Arc::new(Inventory::new(disk::SYS_BLOCK.into(), path::POOLS.into()));
+    let watched = inventory.clone();
+    thread::Builder::new()
+        .name("disks".to_owned())
+        .spawn(move || watched.watch())
+        .context("start the thread that looks for disks")?;
+
+    let seen = inventory.clone();
+    let images = Images::new(
+        Arc::new(move || seen.pools()),
+        Arc::new(MkfsErofs),
+        Reach::Network,
+    );
+    let service = Storaged::new(inventory, images);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(transport::serve(
+            Path::new(path::STORAGED_SOCKET),
+            loam_node_api::storage::Storage::serve(service),
+        ))
+        .with_context(|| format!("serve {}", path::STORAGED_SOCKET))
+}

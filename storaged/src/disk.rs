@@ -1,0 +1,249 @@
+//! The disks that the kernel shows, read from sysfs (Linux `Documentation/ABI/stable/sysfs-block`).
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use loam_deployment::{Bytes, payload::Media};
+
+/// Where the kernel describes block devices.
+pub const SYS_BLOCK: &str = "/sys/block";
+
+/// Below this a pool would be all overhead: btrfs keeps two copies of its metadata.
+pub const MINIMUM: Bytes = Bytes::gib(1);
+
+/// Devices that are not disks of their own: made of memory, of other disks, or of media that change.
+const NOT_DISKS: [&str; 10] = [
+    "loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "mtdblock", "rbd",
+];
+
+/// What sysfs says about one disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SysDisk {
+    /// The kernel's name, as in `/sys/block/vda`. Another one after the next boot.
+    pub name: String,
+    pub device: PathBuf,
+    /// Stable across boots.
+    pub id: String,
+    pub size: Bytes,
+    pub media: Media,
+    /// Why it can never be a pool, whatever it holds.
+    pub unfit: Option<String>,
+    /// Partitions that the kernel found, or devices made from the disk (LVM, RAID).
+    pub in_use: Option<String>,
+}
+
+/// Every disk under `sys_block`. A disk that vanishes while being read is left out.
+pub fn scan(sys_block: &Path) -> io::Result<Vec<SysDisk>> {
+    let mut disks = Vec::new();
+    for entry in fs::read_dir(sys_block)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if NOT_DISKS.iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
+        if let Some(disk) = read(&entry.path(), name) {
+            disks.push(disk);
+        }
+    }
+    disks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(disks)
+}
+
+fn read(folder: &Path, name: String) -> Option<SysDisk> {
+    // Hidden devices are the single paths of an NVMe disk that has several; they have no node.
+    if attribute(folder, "hidden").as_deref() == Some("1") {
+        return None;
+    }
+    // In units of 512 bytes whatever the disk's sector size is.
+    let size = Bytes(
+        attribute(folder, "size")?
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(512)?,
+    );
+    let media = match attribute(folder, "queue/rotational").as_deref() {
+        Some("1") => Media::Hdd,
+        _ => Media::Ssd,
+    };
+    let flag = |file| attribute(folder, file).as_deref() == Some("1");
+    let unfit = if flag("removable") {
+        Some("removable".to_owned())
+    } else if flag("ro") {
+        Some("read-only".to_owned())
+    } else if size < MINIMUM {
+        Some(format!("smaller than {MINIMUM}"))
+    } else {
+        None
+    };
+    Some(SysDisk {
+        device: Path::new("/dev").join(&name),
+        id: identity(folder, &name),
+        in_use: in_use(folder, &name),
+        name,
+        size,
+        media,
+        unfit,
+    })
+}
+
+/// The worldwide id, else model and serial number, else the place where the disk is plugged in.
+fn identity(folder: &Path, name: &str) -> String {
+    let known = |file| attribute(folder, file).filter(|text| !text.is_empty());
+    if let Some(wwid) = known("wwid").or_else(|| known("device/wwid")) {
+        return printable(&wwid);
+    }
+    let serial = known("serial").or_else(|| known("device/serial"));
+    match (known("device/model"), serial) {
+        (Some(model), Some(serial)) => printable(&format!("{model}-{serial}")),
+        (None, Some(serial)) if name.starts_with("vd") => printable(&format!("virtio-{serial}")),
+        (None, Some(serial)) => printable(&format!("serial-{serial}")),
+        _ => printable(&format!("path-{}", place(folder, name))),
+    }
+}
+
+/// `0000:00:04.0`: the last PCI address on the way to the disk, with the rest of the way after it.
+fn place(folder: &Path, name: &str) -> String {
+    let Ok(way) = fs::canonicalize(folder) else {
+        return name.to_owned();
+    };
+    let parts: Vec<_> = way
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
+    let is_pci = |part: &String| {
+        part.len() == 12
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() || b":.".contains(&b))
+    };
+    match parts.iter().rposition(is_pci) {
+        // The kernel's own name, at the end, changes from boot to boot.
+        Some(at) => {
+            let end = parts.len().saturating_sub(2).max(at + 1);
+            parts[at..end].join("-")
+        }
+        None => name.to_owned(),
+    }
+}
+
+/// As udev does in `/dev/disk/by-id`: nothing but what is safe in a file name and a TOML string.
+fn printable(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join("_")
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "._-:".contains(*c))
+        .collect()
+}
+
+fn in_use(folder: &Path, name: &str) -> Option<String> {
+    let names = |path: &Path| -> Vec<String> {
+        fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    };
+    let partition = names(folder)
+        .into_iter()
+        .find(|child| child.starts_with(name) && folder.join(child).join("partition").exists());
+    if let Some(partition) = partition {
+        return Some(format!("partitions ({partition})"));
+    }
+    let holder = names(&folder.join("holders")).into_iter().next();
+    holder.map(|holder| format!("part of {holder}"))
+}
+
+fn attribute(folder: &Path, file: &str) -> Option<String> {
+    Some(
+        fs::read_to_string(folder.join(file))
+            .ok()?
+            .trim()
+            .to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sysfs(disks: &[(&str, &[(&str, &str)])]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (disk, attributes) in disks {
+            for (file, text) in *attributes {
+                let path = root.path().join(disk).join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, format!("{text}\n")).unwrap();
+            }
+        }
+        root
+    }
+
+    #[test]
+    fn tells_disks_apart() {
+        let root = sysfs(&[
+            ("loop0", &[("size", "8388608")]),
+            ("dm-0", &[("size", "8388608")]),
+            ("nvme0c0n1", &[("size", "8388608"), ("hidden", "1")]),
+            (
+                "nvme0n1",
+                &[
+                    ("size", "8388608"),
+                    ("queue/rotational", "0"),
+                    ("wwid", "eui.0025388b01234567"),
+                    ("removable", "0"),
+                ],
+            ),
+            (
+                "sda",
+                &[
+                    ("size", "8388608"),
+                    ("queue/rotational", "1"),
+                    ("device/model", "ST4000 VN008  "),
+                    ("device/serial", " ZDH1 "),
+                    ("sda1/partition", "1"),
+                ],
+            ),
+            ("sdb", &[("size", "8388608"), ("removable", "1")]),
+            ("vda", &[("size", "2048"), ("serial", "tiny")]),
+        ]);
+        let disks = scan(root.path()).unwrap();
+        let summary: Vec<_> = disks
+            .iter()
+            .map(|d| {
+                (
+                    d.name.as_str(),
+                    d.id.as_str(),
+                    d.media,
+                    d.unfit.as_deref(),
+                    d.in_use.as_deref(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            summary,
+            [
+                ("nvme0n1", "eui.0025388b01234567", Media::Ssd, None, None),
+                (
+                    "sda",
+                    "ST4000_VN008-ZDH1",
+                    Media::Hdd,
+                    None,
+                    Some("partitions (sda1)")
+                ),
+                ("sdb", "path-sdb", Media::Ssd, Some("removable"), None),
+                (
+                    "vda",
+                    "virtio-tiny",
+                    Media::Ssd,
+                    Some("smaller than 1GiB"),
+                    None
+                ),
+            ]
+        );
+        assert_eq!(disks[0].size, Bytes::gib(4));
+    }
+}

@@ -1,0 +1,237 @@
+//! A layer to a file: resumed where it was cut, and under its name only when its digest is right.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    fs::{self, File, OpenOptions},
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, SeekFrom},
+};
+
+use super::{
+    digest::Digest,
+    limits,
+    manifest::Descriptor,
+    registry::{self, Registry, RegistryError},
+};
+use crate::durable;
+
+/// A connection that breaks is made anew at once for as long as each try brings something.
+const TRIES: u32 = 32;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("layer {digest} cannot be kept: {source}")]
+    Io { digest: Digest, source: io::Error },
+    #[error("layer {digest} has {found} bytes where the manifest says {expected}")]
+    Size {
+        digest: Digest,
+        expected: u64,
+        found: u64,
+    },
+    #[error("layer {expected} came with another digest, {found}")]
+    Digest { expected: Digest, found: Digest },
+    #[error("layer {0} comes too slowly")]
+    Slow(Digest),
+}
+
+/// Where a layer is once it is here and checked.
+pub fn path(folder: &Path, digest: Digest) -> PathBuf {
+    folder.join(digest.hex())
+}
+
+/// Has the layer in `folder`. `done` rises by its bytes, also by those that were there before.
+pub async fn fetch(
+    registry: &Registry,
+    layer: &Descriptor,
+    folder: &Path,
+    done: &AtomicU64,
+) -> Result<(), BlobError> {
+    let finished = path(folder, layer.digest);
+    if fs::try_exists(&finished)
+        .await
+        .map_err(|source| io_error(layer, source))?
+    {
+        done.fetch_add(layer.size, Ordering::Relaxed);
+        return Ok(());
+    }
+    let allowed = Duration::from_secs(60 + layer.size / limits::SLOWEST_BYTES_PER_SECOND);
+    tokio::time::timeout(allowed, complete(registry, layer, folder, done))
+        .await
+        .map_err(|_| BlobError::Slow(layer.digest))??;
+    let partial = partial(folder, layer.digest);
+    durable::rename(&partial, &finished).map_err(|source| io_error(layer, source))
+}
+
+async fn complete(
+    registry: &Registry,
+    layer: &Descriptor,
+    folder: &Path,
+    done: &AtomicU64,
+) -> Result<(), BlobError> {
+    let path = partial(folder, layer.digest);
+    let mut partial = Partial::open(&path, layer, done).await?;
+    let mut tries = 0;
+    while partial.length < layer.size {
+        let before = partial.length;
+        match partial.append(registry, layer).await {
+            Ok(()) => {}
+            Err(BlobError::Registry(RegistryError::Http(why)))
+                if partial.length > before && tries < TRIES =>
+            {
+                tries += 1;
+                tracing::info!(layer = %layer.digest, have = partial.length, of = layer.size, %why, "a transfer was cut; resuming");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let found = Digest::finish(partial.hasher.clone());
+    if found != layer.digest {
+        // Resuming would only keep what is wrong.
+        drop(partial);
+        fs::remove_file(&path)
+            .await
+            .map_err(|source| io_error(layer, source))?;
+        return Err(BlobError::Digest {
+            expected: layer.digest,
+            found,
+        });
+    }
+    partial
+        .file
+        .sync_all()
+        .await
+        .map_err(|source| io_error(layer, source))
+}
+
+/// What is here of a layer.
+struct Partial<'a> {
+    file: File,
+    length: u64,
+    hasher: Sha256,
+    done: &'a AtomicU64,
+}
+
+impl<'a> Partial<'a> {
+    async fn open(path: &Path, layer: &Descriptor, done: &'a AtomicU64) -> Result<Self, BlobError> {
+        let opened = async {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)
+                .await?;
+            let mut hasher = Sha256::new();
+            let mut length = 0;
+            let mut buffer = vec![0; 256 << 10];
+            loop {
+                let read = file.read(&mut buffer).await?;
+                if read == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..read]);
+                length += read as u64;
+            }
+            Ok((file, length, hasher))
+        };
+        let (file, length, hasher) = opened.await.map_err(|source| io_error(layer, source))?;
+        done.fetch_add(length, Ordering::Relaxed);
+        let mut partial = Self {
+            file,
+            length,
+            hasher,
+            done,
+        };
+        if length > layer.size {
+            partial.restart(layer).await?;
+        }
+        Ok(partial)
+    }
+
+    /// Appends what one answer of the registry brings.
+    async fn append(&mut self, registry: &Registry, layer: &Descriptor) -> Result<(), BlobError> {
+        let (mut response, start) = registry.blob(layer.digest, self.length).await?;
+        if start != self.length {
+            // A registry that knows no ranges begins anew.
+            self.restart(layer).await?;
+            if start != 0 {
+                let why = format!("it sends from byte {start} on, unasked");
+                return Err(RegistryError::Http(why).into());
+            }
+        }
+        let received: Result<(), BlobError> = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => self.write(&chunk, layer).await?,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(BlobError::Registry(registry::http(error))),
+            }
+        };
+        // What came is worth keeping whatever happens next.
+        self.file
+            .flush()
+            .await
+            .map_err(|source| io_error(layer, source))?;
+        received?;
+        if self.length < layer.size {
+            let (expected, found) = (layer.size, self.length);
+            return Err(BlobError::Size {
+                digest: layer.digest,
+                expected,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, chunk: &[u8], layer: &Descriptor) -> Result<(), BlobError> {
+        let length = self.length + chunk.len() as u64;
+        if length > layer.size {
+            let (expected, found) = (layer.size, length);
+            return Err(BlobError::Size {
+                digest: layer.digest,
+                expected,
+                found,
+            });
+        }
+        self.file
+            .write_all(chunk)
+            .await
+            .map_err(|source| io_error(layer, source))?;
+        self.hasher.update(chunk);
+        self.length = length;
+        self.done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn restart(&mut self, layer: &Descriptor) -> Result<(), BlobError> {
+        let cleared = async {
+            self.file.set_len(0).await?;
+            self.file.seek(SeekFrom::Start(0)).await
+        };
+        cleared.await.map_err(|source| io_error(layer, source))?;
+        self.done.fetch_sub(self.length, Ordering::Relaxed);
+        self.length = 0;
+        self.hasher = Sha256::new();
+        Ok(())
+    }
+}
+
+fn partial(folder: &Path, digest: Digest) -> PathBuf {
+    folder.join(format!("{}.partial", digest.hex()))
+}
+
+fn io_error(layer: &Descriptor, source: io::Error) -> BlobError {
+    BlobError::Io {
+        digest: layer.digest,
+        source,
+    }
+}

@@ -1,0 +1,117 @@
+//! A tar stream as a file system: the last step of an image.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, BufWriter, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
+    path::Path,
+    process::Stdio,
+};
+
+use super::merged::MergedError;
+use crate::program::{self, Confinement, ProgramError};
+
+/// User and group of `mkfs.erofs`, which reads bytes that strangers chose. Nothing else on a node
+/// has this number (below what Debian gives to people, above what it gives to daemons, and far
+/// below the machines' own).
+pub const BUILDER_ID: u32 = 990;
+
+/// A large image is made in minutes; only one that exploits a flaw takes an hour of work.
+const CPU_SECONDS: u64 = 3600;
+
+/// `mkfs.erofs` holds all names in memory, 1 KiB each at most.
+const ADDRESS_SPACE: u64 = 4 << 30;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    #[error(transparent)]
+    Merged(#[from] MergedError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error("the image's file cannot be {what}: {source}")]
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+/// Writes the stream that it is given.
+pub type Stream<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), MergedError>;
+
+/// Makes a file system of a tar stream.
+pub trait Pack: Send + Sync + std::fmt::Debug {
+    /// `target` does not exist yet. Its contents are durable on return, if there is no error.
+    fn pack(&self, target: &Path, stream: Stream<'_>) -> Result<(), PackError>;
+}
+
+/// Debian's `mkfs.erofs`, from erofs-utils 1.8 or later (for `--tar`).
+#[derive(Debug)]
+pub struct MkfsErofs;
+
+impl Pack for MkfsErofs {
+    fn pack(&self, target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(target)
+            .map_err(io("made"))?;
+        chown(target, Some(BUILDER_ID), Some(BUILDER_ID)).map_err(io("given away"))?;
+        run(target, stream)?;
+        chown(target, Some(0), Some(0)).map_err(io("taken back"))?;
+        fs::set_permissions(target, Permissions::from_mode(0o400)).map_err(io("protected"))?;
+        file.sync_all().map_err(io("synced"))
+    }
+}
+
+fn run(target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
+    let confinement = Confinement {
+        id: BUILDER_ID,
+        cpu_seconds: CPU_SECONDS,
+        address_space: ADDRESS_SPACE,
+    };
+    let mut mkfs = program::command("mkfs.erofs", Some(confinement))?;
+    // Not compressed: machines start faster, and btrfs shares the blocks that `mkfs.erofs` copies.
+    // No build time and no UUID: the same image gives the same file on every node.
+    mkfs.args([
+        "--quiet",
+        "-T0",
+        "--mkfs-time",
+        "-Uclear",
+        "-b4096",
+        "--tar=f",
+    ])
+    .arg(target)
+    .stdin(Stdio::piped());
+    let mut running = program::start(mkfs)?;
+    let written = match running.take_input() {
+        Some(input) => {
+            let mut input = BufWriter::with_capacity(128 << 10, input);
+            stream(&mut input)
+        }
+        None => Err(MergedError::Write(io::ErrorKind::BrokenPipe.into())),
+    };
+    match written {
+        Ok(()) => Ok(running.finish()?),
+        // It has ended early; why, it says itself.
+        Err(MergedError::Write(error)) => {
+            running.finish()?;
+            Err(MergedError::Write(error).into())
+        }
+        Err(error) => {
+            running.kill();
+            // What it says of its own death is no news.
+            let _ = running.finish();
+            Err(error.into())
+        }
+    }
+}
+
+fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {
+    move |source| PackError::Io { what, source }
+}
+
+/// Opens what was packed, to see that it is there and whole.
+pub fn length(path: &Path) -> io::Result<u64> {
+    Ok(File::open(path)?.metadata()?.len())
+}

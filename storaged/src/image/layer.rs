@@ -1,0 +1,195 @@
+//! A layer's file, unpacked: gzip, zstd or plain tar, told by its first bytes as every other tool
+//! does, and checked by the digest of what comes out.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::{
+    BlockDecodingStrategy, FrameDecoder,
+    errors::{FrameDecoderError, ReadFrameHeaderError},
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{digest::Digest, limits};
+
+const GZIP: &[u8] = b"\x1f\x8b";
+/// RFC 8878, sections 3.1.1 and 3.1.2: a frame, and the middle of a skippable frame's magic.
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
+
+/// A zstd frame may ask for any amount of memory. Builders use 8 MiB; this is what level 22 with
+/// long matching uses.
+const ZSTD_WINDOW: u64 = 128 << 20;
+
+/// How much may still be unpacked, of all layers together; and the wish to stop.
+#[derive(Clone, Debug)]
+pub struct Allowance {
+    left: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Allowance {
+    /// For reading all layers of one image once.
+    pub fn new(stop: Arc<AtomicBool>) -> Self {
+        Self {
+            left: Arc::new(AtomicU64::new(limits::UNPACKED)),
+            stop,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn of(bytes: u64) -> Self {
+        Self {
+            left: Arc::new(AtomicU64::new(bytes)),
+            stop: Arc::default(),
+        }
+    }
+
+    fn take(&self, bytes: u64) -> io::Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the image is no longer wanted"));
+        }
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
+            .map(drop)
+            .map_err(|_| {
+                io::Error::other(format!(
+                    "the layers unpack to more than {} bytes in all",
+                    limits::UNPACKED
+                ))
+            })
+    }
+}
+
+/// The unpacked bytes of a layer.
+pub struct Unpacked {
+    stream: Box<dyn Read + Send>,
+    allowance: Allowance,
+    hasher: Sha256,
+}
+
+impl std::fmt::Debug for Unpacked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unpacked")
+            .field("allowance", &self.allowance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Unpacked {
+    pub fn open(path: &Path, allowance: Allowance) -> io::Result<Self> {
+        Self::new(
+            BufReader::with_capacity(128 << 10, File::open(path)?),
+            allowance,
+        )
+    }
+
+    fn new(mut packed: impl BufRead + Send + 'static, allowance: Allowance) -> io::Result<Self> {
+        let start = packed.fill_buf()?;
+        let stream: Box<dyn Read + Send> = if start.starts_with(GZIP) {
+            Box::new(MultiGzDecoder::new(packed))
+        } else if start.starts_with(ZSTD) || start.get(1..4) == Some(ZSTD_SKIPPABLE) {
+            Box::new(ZstdFrames::new(packed))
+        } else {
+            Box::new(packed)
+        };
+        Ok(Self {
+            stream,
+            allowance,
+            hasher: Sha256::new(),
+        })
+    }
+
+    /// Of all that was read. Equals the layer's diff id once it was read to its end.
+    pub fn digest(self) -> Digest {
+        Digest::finish(self.hasher)
+    }
+}
+
+impl Read for Unpacked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.stream.read(buffer)?;
+        self.allowance.take(length as u64)?;
+        self.hasher.update(&buffer[..length]);
+        Ok(length)
+    }
+}
+
+/// All frames of a zstd file. Builders that make layers seekable use many, and skippable ones.
+struct ZstdFrames<R> {
+    packed: R,
+    decoder: FrameDecoder,
+    inside: bool,
+}
+
+impl<R: BufRead> ZstdFrames<R> {
+    fn new(packed: R) -> Self {
+        let mut decoder = FrameDecoder::new();
+        decoder.set_max_window_size(ZSTD_WINDOW);
+        Self {
+            packed,
+            decoder,
+            inside: false,
+        }
+    }
+
+    /// False at the end of the file.
+    fn open_frame(&mut self) -> io::Result<bool> {
+        while !self.packed.fill_buf()?.is_empty() {
+            match self.decoder.init(&mut self.packed) {
+                Ok(()) => return Ok(true),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                    length,
+                    ..
+                })) => {
+                    let length = u64::from(length);
+                    if io::copy(&mut (&mut self.packed).take(length), &mut io::sink())? < length {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<R: BufRead> Read for ZstdFrames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if !self.inside {
+                self.inside = self.open_frame()?;
+                if !self.inside {
+                    return Ok(0);
+                }
+            }
+            while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
+                self.decoder
+                    .decode_blocks(&mut self.packed, BlockDecodingStrategy::UptoBlocks(1))
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
+            let length = self.decoder.read(buffer)?;
+            if length > 0 {
+                return Ok(length);
+            }
+            self.inside = !self.decoder.is_finished();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "layer_tests.rs"]
+mod tests;

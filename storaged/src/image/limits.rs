@@ -1,0 +1,48 @@
+//! How much a registry or an image may make us do. Whoever writes an image chooses all of it.
+
+use std::time::Duration;
+
+/// The OCI distribution specification has registries take at least this much; none serves more.
+pub const MANIFEST: u64 = 4 << 20;
+
+/// The largest configurations seen in the field have some hundred kilobytes (long histories).
+pub const CONFIG: u64 = 1 << 20;
+
+/// Docker's own limit is 127 (overlayfs's); more layers run nowhere.
+pub const LAYERS: usize = 128;
+
+/// All layers as the registry serves them. The largest images in use (machine learning) have 10.
+pub const COMPRESSED: u64 = 32 << 30;
+
+/// All layers unpacked, whether their files survive the merge or not: bounds the time that a
+/// decompression bomb costs. The largest images in use come to 30 to 40 GiB.
+pub const UNPACKED: u64 = 64 << 30;
+
+/// Names in all layers together: bounds memory, some 300 bytes each. Large images have 300,000.
+pub const ENTRIES: u64 = 1_000_000;
+
+/// Bytes of names, link targets and extended attributes held in memory.
+pub const METADATA: u64 = 256 << 20;
+
+/// Linux's own limits (`PATH_MAX`, `NAME_MAX`).
+pub const PATH: usize = 4096;
+pub const NAME: usize = 255;
+
+/// Folders in folders. Trees are walked recursively; none in use is a tenth as deep.
+pub const DEPTH: usize = 256;
+
+/// One tar extension header: a path, a link target and attributes.
+pub const EXTENSION: u64 = 1 << 20;
+
+/// Linux's limit on one extended attribute (`XATTR_SIZE_MAX`), and what `mkfs.erofs` takes of all
+/// of one file.
+pub const XATTRS: usize = 32 << 10;
+
+/// What a token server may answer.
+pub const TOKEN: u64 = 64 << 10;
+
+/// A registry that says nothing for so long has gone.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// Slower than this on the whole, a transfer ends, so that none holds its place for ever.
+pub const SLOWEST_BYTES_PER_SECOND: u64 = 8 << 10;

@@ -1,0 +1,36 @@
+//! Disks, pools, volumes, images and the node's own small secrets.
+//!
+//! storaged owns the data disks of a node. It turns empty disks into pools and keeps on them what
+//! the chain asks for; it never writes to a disk that holds anything else. All its state is on the
+//! pools, so that killing it at any moment loses nothing.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`disk`] | the disks that the kernel shows |
+//! | [`probe`], [`signature`] | whether a disk is empty, ours, or somebody's |
+//! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
+//! | [`inventory`], [`uevent`] | the disks and pools of this moment |
+//! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
+//! | [`volume`], [`placement`] | files that machines have as disks, and the pool each is put on |
+//! | [`secret`] | the node's own small secrets |
+//! | [`image`] | OCI images |
+//! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
+//! | [`durable`], [`program`], [`mount`] | what the above stand on |
+
+pub mod disk;
+pub mod durable;
+pub mod format;
+pub mod header;
+pub mod image;
+pub mod inventory;
+pub mod ledger;
+pub mod mount;
+pub mod placement;
+pub mod pool;
+pub mod probe;
+pub mod program;
+pub mod secret;
+pub mod service;
+pub mod signature;
+pub mod uevent;
+pub mod volume;

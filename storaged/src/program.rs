@@ -1,0 +1,185 @@
+//! Running the few programs of Debian's that storaged needs.
+
+use std::{
+    io::{self, Read},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    thread::{self, JoinHandle},
+};
+
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+
+/// The most of a program's complaint that is kept. What it says last says most.
+const MAX_COMPLAINT: usize = 2 << 10;
+
+/// Where Debian's packages put programs.
+const FOLDERS: [&str; 2] = [loam_node_api::path::BIN, "/usr/sbin"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("{0} is not in this image")]
+    Absent(String),
+    #[error("{name} could not be run")]
+    Run { name: String, source: io::Error },
+    #[error("{name} failed ({status}): {complaint}")]
+    Failed {
+        name: String,
+        status: String,
+        complaint: String,
+    },
+}
+
+/// What a program that reads strangers' bytes may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Confinement {
+    /// User and group, with no rights of their own.
+    pub id: u32,
+    pub cpu_seconds: u64,
+    pub address_space: u64,
+}
+
+/// A program with an empty environment that dies with storaged.
+///
+/// So a restarted storaged never finds its predecessor's `mkfs` still at work on a disk.
+pub fn command(name: &str, confinement: Option<Confinement>) -> Result<Command, ProgramError> {
+    let mut command = Command::new(find(name)?);
+    command
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    if let Some(confinement) = confinement {
+        command.uid(confinement.id).gid(confinement.id);
+    }
+    let before_exec = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if let Some(confinement) = confinement {
+            let limit = |n| Rlimit {
+                current: Some(n),
+                maximum: Some(n),
+            };
+            setrlimit(Resource::Cpu, limit(confinement.cpu_seconds))?;
+            setrlimit(Resource::As, limit(confinement.address_space))?;
+            setrlimit(Resource::Core, limit(0))?;
+            setrlimit(Resource::Nofile, limit(64))?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only system calls, through rustix, which
+    // neither allocates nor takes locks in them.
+    unsafe { command.pre_exec(before_exec) };
+    Ok(command)
+}
+
+/// Runs to its end.
+pub fn run(command: Command) -> Result<(), ProgramError> {
+    start(command)?.finish()
+}
+
+/// A program at work. What it complains of is read meanwhile, so that it never waits for us.
+#[derive(Debug)]
+pub struct Running {
+    name: String,
+    child: Child,
+    complaint: Option<JoinHandle<String>>,
+}
+
+pub fn start(mut command: Command) -> Result<Running, ProgramError> {
+    let name = Path::new(command.get_program())
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    match command.spawn() {
+        Ok(mut child) => {
+            let complaint = child
+                .stderr
+                .take()
+                .map(|stream| thread::spawn(|| read_end(stream)));
+            Ok(Running {
+                name,
+                child,
+                complaint,
+            })
+        }
+        Err(source) => Err(ProgramError::Run { name, source }),
+    }
+}
+
+impl Running {
+    /// Its standard input, if the command has a pipe there; closed by dropping it.
+    pub fn take_input(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    pub fn kill(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.child.kill();
+    }
+
+    pub fn finish(mut self) -> Result<(), ProgramError> {
+        drop(self.child.stdin.take());
+        let name = self.name;
+        let status = match self.child.wait() {
+            Ok(status) => status,
+            Err(source) => return Err(ProgramError::Run { name, source }),
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let complaint = self
+            .complaint
+            .and_then(|reader| reader.join().ok())
+            .unwrap_or_default();
+        Err(ProgramError::Failed {
+            name,
+            status: status.to_string(),
+            complaint,
+        })
+    }
+}
+
+fn find(name: &str) -> Result<PathBuf, ProgramError> {
+    FOLDERS
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.exists())
+        .ok_or_else(|| ProgramError::Absent(name.to_owned()))
+}
+
+/// The last of what it says, on one line. Always reads to the end, so that it never blocks.
+fn read_end(mut stream: impl Read) -> String {
+    let mut end = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(length @ 1..) = stream.read(&mut chunk) {
+        end.extend_from_slice(&chunk[..length]);
+        if end.len() > 2 * MAX_COMPLAINT {
+            end.drain(..end.len() - MAX_COMPLAINT);
+        }
+    }
+    let text = String::from_utf8_lossy(&end).into_owned();
+    let lines: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_failed_and_why() {
+        let mut ls = command("ls", None).unwrap();
+        ls.arg("/nowhere");
+        let error = run(ls).unwrap_err().to_string();
+        assert!(
+            error.starts_with("ls failed") && error.contains("/nowhere"),
+            "{error}"
+        );
+        let absent = command("mkfs.nothing", None).unwrap_err().to_string();
+        assert_eq!(absent, "mkfs.nothing is not in this image");
+    }
+}
