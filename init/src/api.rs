@@ -1,0 +1,161 @@
+//! The calls that init answers, at [`INIT_SOCKET`]: each becomes an event for the main loop.
+
+use loam_node_api::{
+    WorkloadId,
+    machine::{ConsoleChunk, Machine, MachineError, MachineSpec, Machines, Shutdown},
+    path::INIT_SOCKET,
+    status::NodeStatus,
+    transport,
+    vmm::ControlRequest,
+};
+use tarpc::context::Context;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{event::Event, machine::control};
+
+/// The most that is typed into a console at once.
+const MAX_INPUT: usize = 4 << 10;
+
+type Reply<T> = oneshot::Sender<T>;
+
+#[derive(Debug)]
+pub enum Call {
+    Start {
+        spec: Box<MachineSpec>,
+        reply: Reply<Result<(), MachineError>>,
+    },
+    Stop {
+        id: WorkloadId,
+        grace_seconds: u32,
+        reply: Reply<()>,
+    },
+    List {
+        reply: Reply<Vec<Machine>>,
+    },
+    Forget {
+        id: WorkloadId,
+        reply: Reply<Result<(), MachineError>>,
+    },
+    ReadConsole {
+        id: WorkloadId,
+        from: u64,
+        reply: Reply<Result<ConsoleChunk, MachineError>>,
+    },
+    /// Whether there is a VMM to speak to.
+    Reachable {
+        id: WorkloadId,
+        reply: Reply<Result<(), MachineError>>,
+    },
+    SetStatus {
+        status: Box<NodeStatus>,
+        reply: Reply<()>,
+    },
+}
+
+/// Serves until the node ends.
+pub async fn serve(events: mpsc::Sender<Event>) -> std::io::Result<()> {
+    transport::serve(INIT_SOCKET.as_ref(), Server { events }.serve()).await
+}
+
+#[derive(Clone, Debug)]
+struct Server {
+    events: mpsc::Sender<Event>,
+}
+
+impl Server {
+    /// None only while PID 1 is ending.
+    async fn call<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::Call(call(reply))).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn checked<T>(
+        &self,
+        call: impl FnOnce(Reply<Result<T, MachineError>>) -> Call,
+    ) -> Result<T, MachineError> {
+        self.call(call)
+            .await
+            .unwrap_or(Err(MachineError::ShuttingDown))
+    }
+}
+
+impl Machines for Server {
+    async fn machine_start(self, _: Context, spec: MachineSpec) -> Result<(), MachineError> {
+        self.checked(|reply| Call::Start {
+            spec: Box::new(spec),
+            reply,
+        })
+        .await
+    }
+
+    async fn machine_stop(
+        self,
+        _: Context,
+        id: WorkloadId,
+        grace_seconds: u32,
+    ) -> Result<(), MachineError> {
+        let done = self
+            .call(|reply| Call::Stop {
+                id,
+                grace_seconds,
+                reply,
+            })
+            .await;
+        done.ok_or(MachineError::ShuttingDown)
+    }
+
+    async fn machines(self, _: Context) -> Vec<Machine> {
+        self.call(|reply| Call::List { reply })
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn machine_forget(self, _: Context, id: WorkloadId) -> Result<(), MachineError> {
+        self.checked(|reply| Call::Forget { id, reply }).await
+    }
+
+    async fn console_read(
+        self,
+        _: Context,
+        id: WorkloadId,
+        from: u64,
+    ) -> Result<ConsoleChunk, MachineError> {
+        self.checked(|reply| Call::ReadConsole { id, from, reply })
+            .await
+    }
+
+    async fn console_write(
+        self,
+        _: Context,
+        id: WorkloadId,
+        bytes: Vec<u8>,
+    ) -> Result<(), MachineError> {
+        self.checked(|reply| Call::Reachable {
+            id: id.clone(),
+            reply,
+        })
+        .await?;
+        for part in bytes.chunks(MAX_INPUT) {
+            let request = ControlRequest::ConsoleInput {
+                bytes: part.to_vec(),
+            };
+            control::ask(&id, &request)
+                .await
+                .map_err(|error| MachineError::Launch {
+                    id: id.clone(),
+                    what: format!("{error:#}"),
+                })?;
+        }
+        Ok(())
+    }
+
+    async fn set_status(self, _: Context, status: NodeStatus) {
+        let status = Box::new(status);
+        self.call(|reply| Call::SetStatus { status, reply }).await;
+    }
+
+    async fn shutdown(self, _: Context, how: Shutdown) {
+        let _ = self.events.send(Event::Power(how)).await;
+    }
+}

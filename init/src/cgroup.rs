@@ -1,0 +1,125 @@
+//! [`Group`]: a cgroup (version 2) with its limits.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use loam_deployment::Bytes;
+use rustix::fs::{Mode, OFlags};
+
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// The groups that hold the groups of daemons and machines.
+pub const DAEMONS: &str = "daemons";
+pub const MACHINES: &str = "machines";
+
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+
+/// What a group may take. A limit that is absent does not exist.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GroupLimits {
+    pub memory_max: Option<Bytes>,
+    /// 1 to 10000; 100 is usual.
+    pub cpu_weight: Option<u32>,
+    /// Whole processors' worth of time.
+    pub cpus: Option<u32>,
+    pub tasks: Option<u32>,
+}
+
+#[derive(Debug)]
+pub struct Group {
+    path: PathBuf,
+    folder: OwnedFd,
+}
+
+/// Makes the two upper groups, and hands the controllers down to what they will hold.
+pub fn prepare() -> anyhow::Result<()> {
+    let root = Path::new(ROOT);
+    enable_controllers(root);
+    let reserve = GroupLimits {
+        cpu_weight: Some(1000),
+        ..GroupLimits::default()
+    };
+    for (name, limits) in [(DAEMONS, reserve), (MACHINES, GroupLimits::default())] {
+        let group = Group::make(name, limits)?;
+        enable_controllers(&group.path);
+    }
+    Ok(())
+}
+
+/// A kernel without one of them limits less; the node is still a node.
+fn enable_controllers(path: &Path) {
+    for controller in CONTROLLERS {
+        let file = path.join("cgroup.subtree_control");
+        if let Err(error) = fs::write(&file, format!("+{controller}")) {
+            tracing::warn!(controller, group = %path.display(), %error, "cgroup controller is off");
+        }
+    }
+}
+
+impl Group {
+    /// Makes the group `name` (a path below the root), or takes the one that is there, and sets
+    /// its limits.
+    pub fn make(name: &str, limits: GroupLimits) -> anyhow::Result<Self> {
+        let path = Path::new(ROOT).join(name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("making the cgroup {name}"));
+            }
+            _ => {}
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&path, flags, Mode::empty())
+            .with_context(|| format!("opening the cgroup {name}"))?;
+        let group = Self { path, folder };
+        group.limit(limits)?;
+        Ok(group)
+    }
+
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// Kills every process in the group (SIGKILL), also those that are being made.
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Removes the group, which must be without processes.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn limit(&self, limits: GroupLimits) -> anyhow::Result<()> {
+        let set = |file: &str, value: Option<String>| match value {
+            None => Ok(()),
+            Some(value) => fs::write(self.path.join(file), &value)
+                .with_context(|| format!("setting {file} of {} to {value}", self.path.display())),
+        };
+        // Without swap a group that is over its limit has nothing to give back; one process less
+        // of a group that belongs together would be worse than none.
+        let oom_group = limits.memory_max.map(|_| "1".to_owned());
+        set(
+            "memory.max",
+            limits.memory_max.map(|max| max.get().to_string()),
+        )?;
+        set("memory.oom.group", oom_group)?;
+        set(
+            "cpu.weight",
+            limits.cpu_weight.map(|weight| weight.to_string()),
+        )?;
+        set(
+            "cpu.max",
+            limits
+                .cpus
+                .map(|cpus| format!("{} 100000", u64::from(cpus) * 100_000)),
+        )?;
+        set("pids.max", limits.tasks.map(|tasks| tasks.to_string()))
+    }
+}

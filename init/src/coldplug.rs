@@ -1,0 +1,160 @@
+//! Loading the modules that the devices ask for.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use anyhow::Context;
+use loam_init::module::{LoadError, Loader, ModuleIndex};
+
+use crate::uevent::{self, Uevent};
+
+/// One module's name a line, loaded whatever the devices say; made with the image.
+const LIST: &str = "/etc/loam/modules";
+
+/// Deeper than any device is in `/sys/devices`; a bound for a walk of what the kernel made.
+const MAX_DEPTH: usize = 32;
+
+#[derive(Debug)]
+pub struct Coldplug {
+    loader: Loader,
+}
+
+impl Coldplug {
+    pub fn new() -> anyhow::Result<Self> {
+        let folder = modules_folder();
+        let index = ModuleIndex::read(Path::new(&folder))
+            .with_context(|| format!("reading modules.dep and modules.alias in {folder}"))?;
+        tracing::info!(folder, modules = index.len(), "module index");
+        Ok(Self {
+            loader: Loader::new(index),
+        })
+    }
+
+    /// Loads the list that the image names.
+    pub fn load_list(&mut self) {
+        let list = match fs::read_to_string(LIST) {
+            Ok(list) => list,
+            Err(error) => {
+                tracing::warn!(file = LIST, %error, "no list of modules");
+                return;
+            }
+        };
+        for name in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            self.load_named(name);
+        }
+    }
+
+    /// Loads what every device of the machine asks for, and what appears meanwhile.
+    pub fn load_all(&mut self, events: &OwnedFd) {
+        self.walk();
+        while let Ok(event) = uevent::receive(events.as_fd()) {
+            if let Some(event) = event {
+                self.device(&event);
+            }
+        }
+    }
+
+    /// A device came.
+    pub fn device(&mut self, event: &Uevent) {
+        match event {
+            Uevent::Added {
+                modalias: Some(modalias),
+                ..
+            } => self.load_for_device(modalias),
+            Uevent::Added { .. } => {}
+            Uevent::Lost => {
+                tracing::warn!("too many devices at once; looking at all again");
+                self.walk();
+            }
+        }
+    }
+
+    /// Loads by name, and says so when it cannot.
+    pub fn load_named(&mut self, name: &str) {
+        let (loaded, errors) = self.loader.load(name);
+        report(name, &loaded, errors);
+    }
+
+    fn load_for_device(&mut self, modalias: &str) {
+        let (loaded, errors) = self.loader.load(modalias);
+        // A device that this image has no driver for is no fault.
+        let errors = errors
+            .into_iter()
+            .filter(|error| !matches!(error, LoadError::Missing(_)));
+        report(modalias, &loaded, errors);
+    }
+
+    fn walk(&mut self) {
+        let mut found = Vec::new();
+        if let Err(error) = modaliases(Path::new("/sys/devices"), MAX_DEPTH, &mut found) {
+            tracing::warn!(%error, "reading /sys/devices");
+        }
+        found.sort_unstable();
+        found.dedup();
+        for modalias in found {
+            self.load_for_device(&modalias);
+        }
+    }
+}
+
+pub fn modules_folder() -> String {
+    let release = rustix::system::uname();
+    format!("/usr/lib/modules/{}", release.release().to_string_lossy())
+}
+
+fn report(asked: &str, loaded: &[String], errors: impl IntoIterator<Item = LoadError>) {
+    if !loaded.is_empty() {
+        tracing::info!(asked, modules = loaded.join(" "), "modules loaded");
+    }
+    for error in errors {
+        // ENODEV: the module looked for its hardware (kvm_intel on AMD) and found none.
+        let absent = matches!(&error, LoadError::Refused { source, .. }
+            if source.raw_os_error() == Some(libc::ENODEV));
+        if !absent {
+            tracing::warn!(asked, error = %error, "module was not loaded");
+        }
+    }
+}
+
+fn modaliases(folder: &Path, depth: usize, found: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let Ok(entry) = entry else { continue };
+        // Not following links: every device is reached once, by its place.
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if kind.is_dir() && depth > 0 {
+            // Devices go away while they are looked at.
+            let _ = modaliases(&entry.path(), depth - 1, found);
+        } else if entry.file_name() == "modalias"
+            && let Ok(text) = fs::read_to_string(entry.path())
+            && !text.trim().is_empty()
+        {
+            found.push(text.trim().to_owned());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_device_is_found_once() {
+        let root = tempfile::tempdir().unwrap();
+        let device = root.path().join("pci/virtio0");
+        fs::create_dir_all(&device).unwrap();
+        fs::write(device.join("modalias"), "virtio:d1\n").unwrap();
+        fs::write(root.path().join("modalias"), "cpu:x\n").unwrap();
+        fs::write(root.path().join("pci/modalias"), "\n").unwrap();
+        std::os::unix::fs::symlink(root.path(), device.join("loop")).unwrap();
+        let mut found = Vec::new();
+        modaliases(root.path(), MAX_DEPTH, &mut found).unwrap();
+        found.sort();
+        assert_eq!(found, ["cpu:x", "virtio:d1"]);
+    }
+}

@@ -1,0 +1,248 @@
+use super::*;
+use proptest::prelude::*;
+
+const ENDED: Input = Input::ProcessEnded(End::Exited(0));
+
+fn running() -> (Lifecycle, Instant) {
+    let now = Instant::now();
+    let mut life = Lifecycle::new();
+    assert_eq!(life.step(now, Input::Launched), None);
+    life.step(now, Input::Event(VmmEvent::Started));
+    assert_eq!(life.state(), MachineState::Booting);
+    life.step(now, Input::Event(VmmEvent::GuestStarted));
+    assert_eq!(life.state(), MachineState::Running);
+    (life, now)
+}
+
+/// The process says `last` and ends.
+fn end(life: &mut Lifecycle, now: Instant, last: VmmEvent) -> Option<Action> {
+    life.step(now, Input::Event(last));
+    assert_eq!(
+        life.step(now, ENDED),
+        None,
+        "its pipe is not yet read to the end"
+    );
+    life.step(now, Input::EventsClosed)
+}
+
+fn exit(life: &Lifecycle) -> Exit {
+    match life.state() {
+        MachineState::Exited(exit) => exit,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn powers_off_with_its_commands_status() {
+    let (mut life, now) = running();
+    life.step(now, Input::Event(VmmEvent::GuestExited { status: 3 }));
+    assert_eq!(
+        end(&mut life, now, VmmEvent::PoweredOff),
+        Some(Action::Release)
+    );
+    assert_eq!(exit(&life), Exit::PoweredOff { status: Some(3) });
+}
+
+#[test]
+fn events_may_be_read_after_the_process_was_reaped() {
+    let (mut life, now) = running();
+    assert_eq!(life.step(now, ENDED), None);
+    life.step(now, Input::Event(VmmEvent::PoweredOff));
+    assert_eq!(life.step(now, Input::EventsClosed), Some(Action::Release));
+    assert_eq!(exit(&life), Exit::PoweredOff { status: None });
+}
+
+#[test]
+fn a_guest_that_could_not_be_set_up_has_failed() {
+    let (mut life, now) = running();
+    life.step(
+        now,
+        Input::Event(VmmEvent::GuestFailed {
+            reason: "no disk web".into(),
+        }),
+    );
+    end(&mut life, now, VmmEvent::PoweredOff);
+    assert_eq!(
+        exit(&life),
+        Exit::Failed("the guest could not be set up: no disk web".into())
+    );
+}
+
+#[test]
+fn a_vmm_that_dies_silently_has_failed() {
+    let (mut life, now) = running();
+    life.step(now, Input::EventsClosed);
+    life.step(now, Input::ProcessEnded(End::Signalled(9)));
+    assert_eq!(
+        exit(&life),
+        Exit::Failed("the VMM was killed by signal 9 without saying why".into())
+    );
+}
+
+#[test]
+fn stop_is_asked_then_forced() {
+    let (mut life, now) = running();
+    let grace = Duration::from_secs(10);
+    assert_eq!(
+        life.step(now, Input::Stop { grace }),
+        Some(Action::AskToStop)
+    );
+    assert_eq!(life.state(), MachineState::Stopping);
+    assert_eq!(life.deadline(), Some(now + grace));
+    assert_eq!(life.step(now + grace / 2, Input::Tick), None);
+    assert_eq!(life.step(now + grace, Input::Tick), Some(Action::Kill));
+    assert_eq!(life.step(now + grace, Input::Tick), None);
+    life.step(now + grace, Input::EventsClosed);
+    life.step(now + grace, Input::ProcessEnded(End::Signalled(9)));
+    assert_eq!(exit(&life), Exit::Killed);
+}
+
+#[test]
+fn a_second_stop_only_shortens_the_grace() {
+    let (mut life, now) = running();
+    life.step(
+        now,
+        Input::Stop {
+            grace: Duration::from_secs(10),
+        },
+    );
+    assert_eq!(
+        life.step(
+            now,
+            Input::Stop {
+                grace: Duration::from_secs(99)
+            }
+        ),
+        None
+    );
+    assert_eq!(life.deadline(), Some(now + Duration::from_secs(10)));
+    life.step(
+        now,
+        Input::Stop {
+            grace: Duration::ZERO,
+        },
+    );
+    assert_eq!(life.step(now, Input::Tick), Some(Action::Kill));
+}
+
+#[test]
+fn a_guest_that_resets_instead_of_stopping_stays_down() {
+    let (mut life, now) = running();
+    life.step(
+        now,
+        Input::Stop {
+            grace: Duration::from_secs(10),
+        },
+    );
+    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Release));
+    assert_eq!(exit(&life), Exit::PoweredOff { status: None });
+}
+
+#[test]
+fn a_reset_starts_it_again() {
+    let (mut life, now) = running();
+    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Launch));
+    life.step(now, Input::Launched);
+    assert_eq!(life.state(), MachineState::Booting);
+    assert_eq!(life.resets(), 1);
+}
+
+#[test]
+fn a_reset_loop_slows_down_and_ends() {
+    let (mut life, mut now) = running();
+    let mut delays = Vec::new();
+    for _ in 1..MAX_QUICK_RESETS {
+        let action = end(&mut life, now, VmmEvent::Reset);
+        match life.deadline() {
+            None => assert_eq!(action, Some(Action::Launch)),
+            Some(at) => {
+                assert_eq!(action, None);
+                delays.push(at.duration_since(now).as_secs());
+                now = at;
+                assert_eq!(life.step(now, Input::Tick), Some(Action::Launch));
+            }
+        }
+        life.step(now, Input::Launched);
+    }
+    assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30, 30]);
+    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Release));
+    assert!(matches!(exit(&life), Exit::Failed(_)));
+}
+
+#[test]
+fn rare_resets_are_not_a_loop() {
+    let (mut life, mut now) = running();
+    for n in 1..50 {
+        now += HEALTHY;
+        assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Launch));
+        life.step(now, Input::Launched);
+        assert_eq!(life.resets(), n);
+    }
+}
+
+#[test]
+fn stop_between_two_processes_ends_it_at_once() {
+    let (mut life, now) = running();
+    end(&mut life, now, VmmEvent::Reset);
+    life.step(now, Input::Launched);
+    assert_eq!(end(&mut life, now, VmmEvent::Reset), None, "it waits");
+    assert_eq!(
+        life.step(now, Input::Stop { grace: HEALTHY }),
+        Some(Action::Release)
+    );
+}
+
+#[test]
+fn a_flood_of_events_gets_it_killed() {
+    let (mut life, now) = running();
+    let killed = (0..=MAX_EVENTS).find_map(|_| life.step(now, Input::Event(VmmEvent::Started)));
+    assert_eq!(killed, Some(Action::Kill));
+    assert_eq!(
+        life.step(now, Input::ProcessEnded(End::Signalled(9))),
+        Some(Action::Release)
+    );
+    assert!(matches!(exit(&life), Exit::Failed(_)));
+}
+
+fn inputs() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        Just(Input::Launched),
+        Just(Input::LaunchFailed("no".into())),
+        Just(Input::Event(VmmEvent::GuestStarted)),
+        Just(Input::Event(VmmEvent::PoweredOff)),
+        Just(Input::Event(VmmEvent::Reset)),
+        Just(Input::Event(VmmEvent::GuestExited { status: 1 })),
+        Just(Input::Broken("no".into())),
+        Just(Input::EventsClosed),
+        Just(Input::ProcessEnded(End::Exited(0))),
+        (0u64..20).prop_map(|s| Input::Stop {
+            grace: Duration::from_secs(s)
+        }),
+        Just(Input::Tick),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: an end is final, is released once, and stays.
+    #[test]
+    fn an_end_is_final(steps in prop::collection::vec((inputs(), 0u64..20), 0..60)) {
+        let mut life = Lifecycle::new();
+        let mut now = Instant::now();
+        let mut released = 0;
+        let mut last = None;
+        for (input, seconds) in steps {
+            now += Duration::from_secs(seconds);
+            let action = life.step(now, input);
+            released += u32::from(action == Some(Action::Release));
+            if let Some(before) = &last {
+                prop_assert_eq!(before, &life.state());
+                prop_assert_eq!(action, None);
+            }
+            if life.is_over() {
+                last = Some(life.state());
+                prop_assert_eq!(life.deadline(), None);
+            }
+        }
+        prop_assert_eq!(released, u32::from(life.is_over()));
+    }
+}

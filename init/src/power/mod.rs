@@ -1,0 +1,5 @@
+//! Power: the button, the watchdog, and the last steps before the node is off.
+
+pub mod button;
+pub mod end;
+pub mod watchdog;

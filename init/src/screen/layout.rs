@@ -1,0 +1,219 @@
+//! What stands where: 80 columns, 23 lines (the 24th is where the cursor rests, so that a terminal
+//! never scrolls).
+
+use std::{fmt::Display, time::Duration};
+
+use loam_deployment::Bytes;
+use loam_node_api::status::{ChainState, NodeStatus};
+
+use super::text::{clean, cut};
+
+pub const WIDTH: usize = 80;
+pub const HEIGHT: usize = 23;
+
+/// Lines that each part may take; the parts above them have a fixed size.
+const MAX_NOTICES: usize = 3;
+const MAX_WARNINGS: usize = 3;
+
+/// All that the screen shows.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub status: NodeStatus,
+    /// Name and state of each daemon.
+    pub services: Vec<(&'static str, String)>,
+    pub machines: usize,
+    pub machines_memory: Bytes,
+    pub machines_budget: Bytes,
+    pub node: super::facts::NodeFacts,
+    pub warnings: Vec<String>,
+    /// What the node does instead of its work, such as shutting down.
+    pub phase: Option<String>,
+}
+
+/// A line, and whether it changes all the time: such changes can wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    pub text: String,
+    pub restless: bool,
+}
+
+/// At most [`HEIGHT`] lines of at most [`WIDTH`] printable ASCII characters.
+pub fn lines(facts: &Facts) -> Vec<Line> {
+    let mut lines = head(facts);
+    let tail = tail(facts);
+    let room = HEIGHT.saturating_sub(lines.len() + tail.len());
+    lines.extend(workloads(facts, room));
+    lines.resize(HEIGHT - tail.len().min(HEIGHT), steady(""));
+    lines.extend(tail);
+    lines
+}
+
+fn head(facts: &Facts) -> Vec<Line> {
+    let NodeStatus {
+        node,
+        farm,
+        addresses,
+        chain,
+        ..
+    } = &facts.status;
+    let title = format!("Loam {}", env!("CARGO_PKG_VERSION"));
+    let phase = facts.phase.as_deref().map(clean).unwrap_or_default();
+    let uptime = format!("up {}", duration(facts.node.uptime));
+    let node = node.map_or_else(
+        || "none yet: its key needs a disk".to_owned(),
+        |n| n.to_string(),
+    );
+    let farm = farm.map_or_else(|| "none yet".to_owned(), |farm| farm.to_string());
+    let addresses = match addresses.as_slice() {
+        [] => "none yet".to_owned(),
+        some => join(some, " "),
+    };
+    let services: Vec<_> = facts
+        .services
+        .iter()
+        .map(|(name, state)| format!("{name} {state}"))
+        .collect();
+    vec![
+        restless(&format!("{title:<20} {phase:<38} {uptime:>19}")),
+        steady(""),
+        field("node", &node),
+        field("farm", &farm),
+        field("address", &addresses),
+        chain_line(chain),
+        restless(&format!("{:<10}{}", "memory", memory(facts))),
+        restless(&format!(
+            "{:<10}{} x, {} % busy",
+            "cpu", facts.node.cpus, facts.node.busy
+        )),
+        field("daemons", &services.join("   ")),
+        steady(""),
+    ]
+}
+
+fn chain_line(chain: &ChainState) -> Line {
+    match chain {
+        ChainState::Connecting => field("chain", "connecting"),
+        ChainState::Registering { block } => {
+            restless(&format!("{:<10}registering, block {block}", "chain"))
+        }
+        ChainState::Following { block } => {
+            restless(&format!("{:<10}following block {block}", "chain"))
+        }
+        ChainState::Silent { reason } => {
+            field("chain", &format!("no answer; what runs goes on ({reason})"))
+        }
+    }
+}
+
+fn memory(facts: &Facts) -> String {
+    let node = &facts.node;
+    format!(
+        "{} of {} MiB used; {} of {} MiB promised to {} {}",
+        mib(node.memory_used),
+        mib(node.memory_total),
+        mib(facts.machines_memory),
+        mib(facts.machines_budget),
+        facts.machines,
+        if facts.machines == 1 {
+            "machine"
+        } else {
+            "machines"
+        },
+    )
+}
+
+fn workloads(facts: &Facts, room: usize) -> Vec<Line> {
+    let workloads = &facts.status.workloads;
+    if workloads.is_empty() {
+        return vec![steady("nothing runs here yet")]
+            .into_iter()
+            .take(room)
+            .collect();
+    }
+    let fitting = if workloads.len() <= room {
+        workloads.len()
+    } else {
+        room.saturating_sub(1)
+    };
+    let mut lines: Vec<_> = workloads[..fitting]
+        .iter()
+        .map(|line| {
+            let id = cut(&line.id.to_string(), 34);
+            steady(&format!(
+                "{:<10}{:<36}{}",
+                clean(&line.kind),
+                id,
+                clean(&line.state)
+            ))
+        })
+        .collect();
+    if fitting < workloads.len() && room > 0 {
+        lines.push(steady(&format!(
+            "{:<10}and {} more",
+            "",
+            workloads.len() - fitting
+        )));
+    }
+    lines
+}
+
+fn tail(facts: &Facts) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let notices = facts.status.notices.iter().take(MAX_NOTICES);
+    lines.extend(notices.map(|notice| steady(&format!("! {}", clean(notice)))));
+    let hidden = facts.status.notices.len().saturating_sub(MAX_NOTICES);
+    if hidden > 0 {
+        lines.push(steady(&format!("! and {hidden} more")));
+    }
+    let skipped = facts.warnings.len().saturating_sub(MAX_WARNINGS);
+    let warnings = facts.warnings.iter().skip(skipped);
+    lines.extend(warnings.map(|warning| steady(&format!("  {}", clean(warning)))));
+    if !lines.is_empty() {
+        lines.insert(0, steady(""));
+    }
+    lines
+}
+
+fn field(name: &str, value: &str) -> Line {
+    steady(&format!("{name:<10}{}", clean(value)))
+}
+
+fn steady(text: &str) -> Line {
+    Line {
+        text: cut(&clean(text), WIDTH).trim_end().to_owned(),
+        restless: false,
+    }
+}
+
+fn restless(text: &str) -> Line {
+    Line {
+        restless: true,
+        ..steady(text)
+    }
+}
+
+fn join(items: &[impl Display], between: &str) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(between)
+}
+
+fn mib(bytes: Bytes) -> u64 {
+    bytes.get() / Bytes::MIB
+}
+
+/// `3 d 04:05`, in minutes: a screen need not count seconds.
+fn duration(time: Duration) -> String {
+    let minutes = time.as_secs() / 60;
+    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
+    if days > 0 {
+        format!("{days} d {hours:02}:{minutes:02}")
+    } else {
+        format!("{hours}:{minutes:02}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

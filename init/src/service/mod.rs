@@ -1,0 +1,168 @@
+//! The node's daemons: started in order, restarted with back-off, each in a cgroup of its own.
+//!
+//! [`definition`] says what they are, [`supervision`] decides (pure), this file acts.
+
+mod backoff;
+mod definition;
+mod supervision;
+
+use std::{ffi::CString, fs, io, os::fd::AsFd, path::Path, time::Instant};
+
+use loam_init::reap::End;
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal, kill_process},
+};
+
+pub use self::supervision::State;
+use self::{
+    definition::{SERVICES, Service},
+    supervision::Supervision,
+};
+use crate::{
+    cgroup::{DAEMONS, Group, GroupLimits},
+    lines::Lines,
+    log::Log,
+    spawn::{Confinement, Limits, Program, Spawn},
+};
+
+/// Sockets, and a handful for each machine's disks and interfaces.
+const OPEN_FILES: u64 = 65_536;
+
+/// Above what async runtimes and the tools that a daemon runs (`mkfs.*`) take.
+const TASKS: u32 = 512;
+
+/// Only PID 1 itself is killed later.
+const OOM_SCORE: i16 = -900;
+
+/// A record of a daemon's log.
+const MAX_LINE: usize = 16 << 10;
+
+#[derive(Debug)]
+pub struct Services {
+    supervision: Supervision,
+    log: Log,
+}
+
+impl Services {
+    pub fn new(log: Log) -> Self {
+        Self {
+            supervision: Supervision::new(&SERVICES),
+            log,
+        }
+    }
+
+    /// Starts what is due.
+    pub fn tick(&mut self, now: Instant) {
+        for service in self
+            .supervision
+            .due(now, |socket| Path::new(socket).exists())
+        {
+            match start(service, &self.log) {
+                Ok(pid) => {
+                    tracing::info!(daemon = service.name, pid = pid.as_raw_nonzero(), "started");
+                    self.supervision.started(service.name, pid, now);
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(daemon = service.name, error, "could not be started");
+                    self.supervision.not_started(service.name, now);
+                }
+            }
+        }
+    }
+
+    /// A child of PID 1 ended; whether it was one of these.
+    pub fn child_ended(&mut self, pid: Pid, end: End, now: Instant) -> bool {
+        let Some((name, delay)) = self.supervision.ended(pid, now) else {
+            return false;
+        };
+        match delay {
+            Some(delay) => {
+                let again_in_ms = delay.as_millis() as u64;
+                tracing::warn!(daemon = name, %end, again_in_ms, "daemon ended");
+            }
+            None => tracing::info!(daemon = name, %end, "daemon stopped"),
+        }
+        true
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.supervision.deadline()
+    }
+
+    pub fn waits(&self) -> bool {
+        self.supervision.waits()
+    }
+
+    pub fn states(&self) -> impl Iterator<Item = (&'static str, State)> {
+        self.supervision.states()
+    }
+
+    /// Asks all to end (SIGTERM), and starts none from now on.
+    pub fn stop(&mut self) {
+        signal(self.supervision.stop(), Signal::TERM);
+    }
+
+    pub fn kill(&self) {
+        signal(self.supervision.running(), Signal::KILL);
+    }
+
+    pub fn all_ended(&self) -> bool {
+        self.supervision.running().is_empty()
+    }
+}
+
+fn signal(pids: Vec<Pid>, signal: Signal) {
+    for pid in pids {
+        // Only PID 1 reaps, so the number still means this process.
+        if let Err(error) = kill_process(pid, signal) {
+            tracing::warn!(pid = pid.as_raw_nonzero(), %error, "could not be signalled");
+        }
+    }
+}
+
+fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
+    // Its socket means that it serves: the one of its predecessor does not.
+    if let Some(socket) = service.socket {
+        match fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    let limits = GroupLimits {
+        memory_max: Some(service.memory),
+        tasks: Some(TASKS),
+        ..GroupLimits::default()
+    };
+    let group = Group::make(&format!("{DAEMONS}/{}", service.name), limits)?;
+    // Tools that a predecessor started have nobody left to report to.
+    group.kill()?;
+    let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let program = CString::new(service.program)?;
+    let spawn = Spawn {
+        program: Program::Path(program.clone()),
+        arguments: vec![program],
+        environment: vec![c"PATH=/usr/bin:/usr/sbin".to_owned(), c"HOME=/".to_owned()],
+        stderr: stderr_end.as_fd(),
+        descriptors: Vec::new(),
+        cgroup: Some(group.folder()),
+        oom_score: OOM_SCORE,
+        limits: Limits {
+            open_files: OPEN_FILES,
+            locked_memory: u64::MAX,
+        },
+        confinement: Confinement::Daemon {
+            capabilities: service.capabilities,
+        },
+    };
+    let pid = spawn.start()?;
+    let mut lines = Lines::new(stderr, MAX_LINE)?;
+    let log = log.clone();
+    tokio::task::spawn_local(async move {
+        while let Some(line) = lines.next().await {
+            log.line(service.name, &line);
+        }
+    });
+    Ok(pid)
+}

@@ -1,0 +1,277 @@
+//! [`Supervision`]: which daemon runs, waits or is to be started, and when.
+//!
+//! Pure: it is told what happened and when, and says what to do.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Pid;
+
+use super::{backoff::Backoff, definition::Service};
+
+#[derive(Debug)]
+pub struct Supervision {
+    services: Vec<Supervised>,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Supervised {
+    service: &'static Service,
+    state: State,
+    backoff: Backoff,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// For what it needs.
+    Waiting,
+    Running {
+        pid: Pid,
+        since: Instant,
+    },
+    /// It ended, and is started again then.
+    Restarting {
+        at: Instant,
+    },
+    Stopped,
+}
+
+impl Supervision {
+    pub fn new(services: impl IntoIterator<Item = &'static Service>) -> Self {
+        let supervised = |service| Supervised {
+            service,
+            state: State::Waiting,
+            backoff: Backoff::default(),
+        };
+        Self {
+            services: services.into_iter().map(supervised).collect(),
+            stopping: false,
+        }
+    }
+
+    /// Those to start now: what they need is there (`ready` says so of a socket), and their
+    /// back-off is over.
+    pub fn due(&self, now: Instant, ready: impl Fn(&str) -> bool) -> Vec<&'static Service> {
+        let due = |supervised: &&Supervised| match supervised.state {
+            State::Waiting => true,
+            State::Restarting { at } => at <= now,
+            State::Running { .. } | State::Stopped => false,
+        };
+        let offered = |socket: &str| {
+            let from = self
+                .services
+                .iter()
+                .find(|other| other.service.socket == Some(socket));
+            from.is_none_or(|from| matches!(from.state, State::Running { .. })) && ready(socket)
+        };
+        // What a daemon needs is asked for at its first start only: those that use it reconnect.
+        let served = |supervised: &&Supervised| {
+            supervised.state != State::Waiting
+                || supervised
+                    .service
+                    .needs
+                    .iter()
+                    .all(|socket| offered(socket))
+        };
+        if self.stopping {
+            return Vec::new();
+        }
+        self.services
+            .iter()
+            .filter(due)
+            .filter(served)
+            .map(|s| s.service)
+            .collect()
+    }
+
+    pub fn started(&mut self, name: &str, pid: Pid, now: Instant) {
+        if let Some(supervised) = self.find(|s| s.service.name == name) {
+            supervised.state = State::Running { pid, since: now };
+        }
+    }
+
+    /// Its start failed: as good as an end at once.
+    pub fn not_started(&mut self, name: &str, now: Instant) {
+        if let Some(supervised) = self.find(|s| s.service.name == name) {
+            let delay = supervised.backoff.next(Duration::ZERO);
+            supervised.state = State::Restarting { at: now + delay };
+        }
+    }
+
+    /// The daemon that this process was, if it was one, and when it is started again.
+    pub fn ended(&mut self, pid: Pid, now: Instant) -> Option<(&'static str, Option<Duration>)> {
+        let stopping = self.stopping;
+        let is = |s: &Supervised| matches!(s.state, State::Running { pid: its, .. } if its == pid);
+        let supervised = self.find(is)?;
+        let State::Running { since, .. } = supervised.state else {
+            return None;
+        };
+        let name = supervised.service.name;
+        if stopping {
+            supervised.state = State::Stopped;
+            return Some((name, None));
+        }
+        let delay = supervised
+            .backoff
+            .next(now.saturating_duration_since(since));
+        supervised.state = State::Restarting { at: now + delay };
+        Some((name, Some(delay)))
+    }
+
+    /// From now on nothing is started. Returns what runs, in the reverse order of their starts.
+    pub fn stop(&mut self) -> Vec<Pid> {
+        self.stopping = true;
+        for supervised in &mut self.services {
+            if !matches!(supervised.state, State::Running { .. }) {
+                supervised.state = State::Stopped;
+            }
+        }
+        self.running().into_iter().rev().collect()
+    }
+
+    pub fn running(&self) -> Vec<Pid> {
+        let pid = |s: &Supervised| match s.state {
+            State::Running { pid, .. } => Some(pid),
+            _ => None,
+        };
+        self.services.iter().filter_map(pid).collect()
+    }
+
+    /// When a back-off is over next.
+    pub fn deadline(&self) -> Option<Instant> {
+        let at = |s: &Supervised| match s.state {
+            State::Restarting { at } => Some(at),
+            _ => None,
+        };
+        self.services.iter().filter_map(at).min()
+    }
+
+    /// Whether any waits for what it needs, which comes without an event.
+    pub fn waits(&self) -> bool {
+        !self.stopping && self.services.iter().any(|s| s.state == State::Waiting)
+    }
+
+    pub fn states(&self) -> impl Iterator<Item = (&'static str, State)> {
+        self.services.iter().map(|s| (s.service.name, s.state))
+    }
+
+    fn find(&mut self, is: impl Fn(&Supervised) -> bool) -> Option<&mut Supervised> {
+        self.services.iter_mut().find(|supervised| is(supervised))
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waiting",
+            Self::Running { .. } => "running",
+            Self::Restarting { .. } => "restarting",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::definition::SERVICES;
+
+    fn pid(number: i32) -> Pid {
+        Pid::from_raw(number).unwrap()
+    }
+
+    fn names(services: Vec<&'static Service>) -> Vec<&'static str> {
+        services.into_iter().map(|service| service.name).collect()
+    }
+
+    #[test]
+    fn noded_waits_for_both_sockets() {
+        let now = Instant::now();
+        let mut supervision = Supervision::new(&SERVICES);
+        // A socket that a killed predecessor left is not yet its daemon.
+        assert_eq!(names(supervision.due(now, |_| true)), ["storaged", "netd"]);
+        supervision.started("storaged", pid(10), now);
+        supervision.started("netd", pid(11), now);
+        assert!(
+            supervision
+                .due(now, |socket| socket.contains("storaged"))
+                .is_empty()
+        );
+        assert!(supervision.waits());
+        assert_eq!(names(supervision.due(now, |_| true)), ["noded"]);
+        supervision.started("noded", pid(12), now);
+        assert!(!supervision.waits());
+        assert!(supervision.due(now, |_| true).is_empty());
+    }
+
+    #[test]
+    fn what_ends_is_started_again_later_and_alone() {
+        let now = Instant::now();
+        let mut supervision = all_running(now);
+        let (name, delay) = supervision.ended(pid(10), now).unwrap();
+        assert_eq!(name, "storaged");
+        assert!(supervision.due(now, |_| true).is_empty());
+        let at = now + delay.unwrap();
+        assert_eq!(supervision.deadline(), Some(at));
+        assert_eq!(names(supervision.due(at, |_| false)), ["storaged"]);
+        assert_eq!(
+            supervision.ended(pid(10), now),
+            None,
+            "it is no longer that process"
+        );
+        assert_eq!(supervision.ended(pid(99), now), None);
+    }
+
+    #[test]
+    fn noded_restarts_without_waiting_for_the_others() {
+        let now = Instant::now();
+        let mut supervision = all_running(now);
+        supervision.ended(pid(10), now);
+        supervision.ended(pid(12), now);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(
+            names(supervision.due(later, |_| false)),
+            ["storaged", "noded"]
+        );
+    }
+
+    #[test]
+    fn a_start_that_fails_is_tried_again() {
+        let now = Instant::now();
+        let mut supervision = Supervision::new(&SERVICES);
+        supervision.not_started("netd", now);
+        assert_eq!(names(supervision.due(now, |_| true)), ["storaged"]);
+        assert_eq!(
+            names(supervision.due(now + Duration::from_secs(1), |_| true)),
+            ["storaged", "netd"]
+        );
+    }
+
+    #[test]
+    fn stopping_starts_nothing() {
+        let now = Instant::now();
+        let mut supervision = all_running(now);
+        supervision.ended(pid(11), now);
+        assert_eq!(supervision.stop(), [pid(12), pid(10)]);
+        assert_eq!(supervision.ended(pid(12), now), Some(("noded", None)));
+        assert!(
+            supervision
+                .due(now + Duration::from_secs(99), |_| true)
+                .is_empty()
+        );
+        assert_eq!(supervision.deadline(), None);
+        supervision.ended(pid(10), now);
+        assert!(supervision.running().is_empty());
+    }
+
+    fn all_running(now: Instant) -> Supervision {
+        let mut supervision = Supervision::new(&SERVICES);
+        supervision.started("storaged", pid(10), now);
+        supervision.started("netd", pid(11), now);
+        supervision.started("noded", pid(12), now);
+        supervision
+    }
+}
