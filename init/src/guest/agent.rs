@@ -48,7 +48,7 @@ impl Agent {
                 .write(true)
                 .custom_flags(OFlags::NONBLOCK.bits() as i32)
                 .open(&path)
-                .map_err(|error| eprintln!("loam: opening {}: {error}", path.display()))
+                .map_err(|error| say!("opening {}: {error}", path.display()))
         });
         match opened {
             Some(Ok(file)) => {
@@ -57,7 +57,7 @@ impl Agent {
                 };
             }
             Some(Err(())) => {}
-            None => eprintln!("loam: there is no port named {AGENT_PORT}; nobody hears of me"),
+            None => say!("there is no port named {AGENT_PORT}; nobody hears of me"),
         }
         Self { port: None }
     }
@@ -66,11 +66,11 @@ impl Agent {
     pub fn tell(&self, event: &GuestEvent) {
         let line = match line(event) {
             Ok(line) => line,
-            Err(error) => return eprintln!("loam: writing {event:?} as JSON: {error}"),
+            Err(error) => return say!("writing {event:?} as JSON: {error}"),
         };
         let Some(port) = &self.port else { return };
         if let Err(error) = write_all(port, line.as_bytes(), WRITE_LIMIT) {
-            eprintln!("loam: telling the VMM {event:?}: {error}");
+            say!("telling the VMM {event:?}: {error}");
         }
     }
 
@@ -81,7 +81,7 @@ impl Agent {
         };
         thread::Builder::new().name("agent".into()).spawn(move || {
             let error = read_requests(&port, &act);
-            eprintln!("loam: reading from the VMM: {error}");
+            say!("reading from the VMM: {error}");
         })?;
         Ok(())
     }
@@ -196,7 +196,7 @@ impl Lines {
             match serde_json::from_slice(&self.line) {
                 Ok(request) if !self.overlong => act(request),
                 // A newer VMM may ask what this init does not know; the rest still counts.
-                _ => eprintln!("loam: the VMM asked something unknown"),
+                _ => say!("the VMM asked something unknown"),
             }
             self.line.clear();
             self.overlong = false;

@@ -69,7 +69,7 @@ impl Disk {
         )?;
         // The disk may have grown since; a filesystem that cannot follow is still a filesystem.
         if let Err(error) = self.grow(target, filesystem) {
-            eprintln!("loam: {} stays at its size: {error:#}", target.display());
+            say!("{} stays at its size: {error:#}", target.display());
         }
         Ok(())
     }

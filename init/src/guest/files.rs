@@ -34,7 +34,7 @@ pub fn write_all(root: &Path, config: &GuestConfig) {
     for (path, mode, text) in files {
         // A machine without them is still the tenant's machine, and its log says what is missing.
         if let Err(error) = replace(&root.join(path), mode, text.as_bytes()) {
-            eprintln!("loam: /{path} stays as it is: {error}");
+            say!("/{path} stays as it is: {error}");
         }
     }
 }

@@ -11,9 +11,16 @@
 //! | [`identity`], [`command`] | as whom, what and with which environment to run; pure |
 //! | [`process`] | starts the command, reaps, ends |
 //! | [`agent`] | the line to the VMM |
+//! | [`console`] | the command's terminal, and our messages |
+
+/// Says something on the machine's console.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::console::say(format_args!($($text)*)) };
+}
 
 mod agent;
 mod command;
+mod console;
 mod disk;
 mod files;
 mod identity;
@@ -25,10 +32,10 @@ mod process;
 mod root;
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::Read,
     panic,
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     // PID 1 must not end, or the kernel panics: whatever happens, the machine is powered off.
+    panic::set_hook(Box::new(|panic| say!("{panic}")));
     let mut machine = Machine::default();
     let run = panic::AssertUnwindSafe(|| run(&mut machine));
     let event = match panic::catch_unwind(run) {
@@ -82,8 +90,8 @@ fn main() -> ExitCode {
         },
     };
     match &event {
-        GuestEvent::Failed { reason } => eprintln!("loam: {reason}"),
-        GuestEvent::Exited { status } => eprintln!("loam: the command ended with status {status}"),
+        GuestEvent::Failed { reason } => say!("{reason}"),
+        GuestEvent::Exited { status } => say!("the command ended with status {status}"),
         GuestEvent::Started => {}
     }
     if let Some(agent) = &machine.agent {
@@ -103,7 +111,7 @@ struct Machine {
 
 fn run(machine: &mut Machine) -> Result<End> {
     root::mount_early().context("mounting what the kernel offers")?;
-    let console = take_console().context("taking the console")?;
+    let console = console::find().context("looking for the console")?;
     let (happened, happenings) = mpsc::channel();
     let agent = machine.agent.insert(Agent::find());
     listen(agent, happened.clone()).context("listening to the VMM")?;
@@ -120,31 +128,10 @@ fn run(machine: &mut Machine) -> Result<End> {
     files::write_all(Path::new("/"), &config);
     disk::mount_volumes(&config.mounts)?;
 
-    let command = process::start(&config, &console)?;
+    let command = process::start(&config, console)?;
     process::reap_all(command, happened).context("watching the command")?;
     agent.tell(&GuestEvent::Started);
     attend(command, machine.happenings.insert(happenings))
-}
-
-/// The VMM announces the console only after it has seen the driver.
-const CONSOLE_LIMIT: Duration = Duration::from_secs(5);
-
-/// Makes the machine's console our own standard output, for messages; gives its path.
-fn take_console() -> Result<PathBuf> {
-    let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).ok();
-    // A machine without a virtio console is one run by hand; the kernel's console is seen there.
-    let (path, console) = ["/dev/hvc0", "/dev/console"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find_map(|path| {
-            let console = patience::until(CONSOLE_LIMIT, || open(&path))?;
-            Some((path, console))
-        })
-        .context("neither /dev/hvc0 nor /dev/console can be opened")?;
-    rustix::stdio::dup2_stdin(&console)?;
-    rustix::stdio::dup2_stdout(&console)?;
-    rustix::stdio::dup2_stderr(&console)?;
-    Ok(path)
 }
 
 fn listen(agent: &Agent, happened: Sender<Happening>) -> Result<()> {
@@ -189,7 +176,7 @@ fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
                 bail!("the command vanished without an exit status")
             }
             Err(RecvTimeoutError::Timeout) => {
-                eprintln!("loam: the command ignores SIGTERM and is killed");
+                say!("the command ignores SIGTERM and is killed");
                 process::kill_all();
                 deadline = None;
             }
@@ -211,7 +198,7 @@ fn end(machine: &Machine) -> ! {
     }
     root::leave(machine.hidden.as_ref());
     if let Err(error) = rustix::system::reboot(RebootCommand::PowerOff) {
-        eprintln!("loam: powering off: {error}");
+        say!("powering off: {error}");
     }
     // Nothing is left to do but to wait for the VMM to end the machine.
     loop {

@@ -1,7 +1,7 @@
 //! Starting the machine's command, and ending it and all that it left behind.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::unix::process::CommandExt,
     path::Path,
@@ -20,7 +20,7 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use crate::{Happening, command, files, identity::Identity};
+use crate::{Happening, command, console, files, identity::Identity};
 
 pub use rustix::process::Signal;
 
@@ -49,7 +49,7 @@ pub fn start(config: &GuestConfig, console: &Path) -> Result<Pid> {
         .get("PATH")
         .map_or(command::DEFAULT_PATH, String::as_str);
     let file = command::find_program(program, path, &working_dir, command::is_executable)?;
-    let terminal = open_console(console, &identity)?;
+    let terminal = hand_over(console, &identity)?;
 
     let mut command = Command::new(&file);
     command
@@ -88,14 +88,10 @@ fn become_user(identity: &Identity, groups: &[Gid]) -> io::Result<()> {
 }
 
 /// The console belongs to the command's user, who may open it again as /dev/stdout.
-fn open_console(console: &Path, identity: &Identity) -> Result<File> {
-    let terminal = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(console)
-        .with_context(|| format!("opening {}", console.display()))?;
+fn hand_over(path: &Path, identity: &Identity) -> Result<File> {
+    let terminal = console::open(path).with_context(|| format!("opening {}", path.display()))?;
     rustix::fs::fchown(&terminal, Some(Uid::from_raw(identity.uid)), None)
-        .with_context(|| format!("handing over {}", console.display()))?;
+        .with_context(|| format!("handing over {}", path.display()))?;
     Ok(terminal)
 }
 
