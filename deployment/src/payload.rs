@@ -11,6 +11,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+pub use crate::oci_reference::{OciReference, OciReferenceError};
 use crate::{Bytes, ContractId, FarmId, Name, NodeKey, Version};
 
 /// The only format there is. A node refuses any other.
@@ -90,18 +91,6 @@ pub enum ImageSource {
     Oci(OciReference),
     /// A whole disk with its own boot loader, kept as an OCI artifact.
     Disk(OciReference),
-}
-
-/// An OCI reference pinned to a digest: `registry/repository@sha256:<64 hex digits>`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct OciReference {
-    /// Host, with the port if there is one: `registry.example`, `10.0.2.2:5000`.
-    registry: String,
-    /// `library/debian`.
-    repository: String,
-    /// SHA-256 of the manifest (or index).
-    digest: [u8; 32],
 }
 
 /// Bytes sealed with HPKE to the node's key.
@@ -262,85 +251,4 @@ pub enum PowerPolicy {
 pub struct UpdateWindow {
     pub start_minute: u16,
     pub minutes: u16,
-}
-
-impl OciReference {
-    pub fn registry(&self) -> &str {
-        &self.registry
-    }
-
-    pub fn repository(&self) -> &str {
-        &self.repository
-    }
-
-    pub fn digest(&self) -> &[u8; 32] {
-        &self.digest
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an image; expected registry/repository@sha256:<64 hexadecimal digits>")]
-pub struct OciReferenceError(String);
-
-impl std::fmt::Display for OciReference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            registry,
-            repository,
-            digest,
-        } = self;
-        write!(f, "{registry}/{repository}@sha256:{}", hex::encode(digest))
-    }
-}
-
-impl std::str::FromStr for OciReference {
-    type Err = OciReferenceError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse_reference(text).ok_or_else(|| OciReferenceError(text.to_owned()))
-    }
-}
-
-fn parse_reference(text: &str) -> Option<OciReference> {
-    let (name, digest_text) = text.split_once("@sha256:")?;
-    let (registry, repository) = name.split_once('/')?;
-    let host_ok = !registry.is_empty()
-        && registry.len() <= 255
-        && registry
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
-    // OCI distribution specification: lower case components separated by `/`.
-    let component_ok = |c: &str| {
-        c.starts_with(|x: char| x.is_ascii_lowercase() || x.is_ascii_digit())
-            && c.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-            && !c.contains("..")
-    };
-    if !host_ok || repository.len() > 255 || !repository.split('/').all(component_ok) {
-        return None;
-    }
-    if digest_text.bytes().any(|b| b.is_ascii_uppercase()) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    hex::decode_to_slice(digest_text, &mut digest).ok()?;
-    Some(OciReference {
-        registry: registry.to_owned(),
-        repository: repository.to_owned(),
-        digest,
-    })
-}
-
-impl TryFrom<String> for OciReference {
-    type Error = OciReferenceError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<OciReference> for String {
-    fn from(reference: OciReference) -> Self {
-        reference.to_string()
-    }
 }

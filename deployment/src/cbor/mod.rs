@@ -76,14 +76,16 @@ mod fields;
 mod payload;
 mod policy;
 mod strict;
+mod values;
 mod workload;
 
 use ciborium::Value;
 
 pub use strict::{EncodingError, MAX_DEPTH};
 
-pub(crate) use fields::{ByteString, Decode, Encode, Fields, Map, Named, join};
+pub(crate) use fields::{Decode, Encode, Fields, Map, Named, join};
 pub(crate) use strict::read;
+pub(crate) use values::ByteString;
 
 use crate::{Rejection, limits, payload::Payload, validate};
 

@@ -1,9 +1,8 @@
 //! Gateways.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use super::{Result, at_most, ensure};
 use crate::{
+    host::{is_address, is_domain, is_host},
     limits,
     payload::{Gateway, GatewayHost, GatewayTls},
 };
@@ -55,41 +54,4 @@ fn is_url(text: &str) -> bool {
         .bytes()
         .all(|b| b.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&b));
     path_ok && (is_host(host) || is_address(host))
-}
-
-/// `host:port`.
-fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        let digits = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
-        is_host(host) && digits && port.parse::<u16>().is_ok()
-    })
-}
-
-/// A domain, an IPv4 address, or an IPv6 address in brackets.
-fn is_host(text: &str) -> bool {
-    match text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
-        None => text.parse::<Ipv4Addr>().is_ok() || is_domain(text),
-    }
-}
-
-/// Labels of letters, digits and inner hyphens (RFC 1123 section 2.1), in lower case. The last
-/// label is not all digits, so that no address is taken for a domain.
-fn is_domain(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last_is_name = text
-        .rsplit('.')
-        .next()
-        .is_some_and(|last| !last.bytes().all(|b| b.is_ascii_digit()));
-    text.len() <= limits::DOMAIN_BYTES && text.split('.').all(label) && last_is_name
 }
