@@ -58,6 +58,8 @@ mod tests {
     }
 
     proptest! {
+        // Each case verifies five signatures, which takes a while without optimisation.
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn holds_for_its_own_words_only(seed: [u8; 32], account: [u8; 20], flip in 0usize..512) {
             let account = Address::from(account);

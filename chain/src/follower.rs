@@ -141,3 +141,6 @@ fn pause(interval: Duration, failures: u32) -> Duration {
     // 2^20 intervals are past any limit.
     interval.saturating_mul(1 << failures.min(20)).min(longest)
 }
+
+#[cfg(test)]
+mod tests;

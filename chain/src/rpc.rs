@@ -1,37 +1,24 @@
-//! JSON-RPC endpoints over HTTP, with a limit on everything that it can make us wait for or
-//! hold: an endpoint is a stranger.
+//! JSON-RPC endpoints: strangers, whose every answer may be late, wrong, or that of another chain.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task,
-    time::Duration,
+mod bounded_http;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use alloy::{
     primitives::{Bytes, U64},
     rpc::{
         client::RpcClient,
-        json_rpc::{RequestPacket, ResponsePacket, RpcError, RpcRecv, RpcSend},
+        json_rpc::{RpcError, RpcRecv, RpcSend},
     },
-    transports::{TransportError, TransportErrorKind, TransportFut},
 };
-use reqwest::{Client, Url};
+use reqwest::Url;
 use tokio::sync::OnceCell;
 
+use self::bounded_http::BoundedHttp;
 use crate::ReadError;
-
-/// A request that took longer is as good as unanswered. Long enough for a public endpoint that is
-/// far away; a follower that waits this long is late by two blocks.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The largest honest answer is a receipt or a page of 64 contracts' records, 30 KiB in
-/// hexadecimal; code of 24 KiB takes 48 KiB. The rest is room for other implementations' extra
-/// fields, such as a block's list of transactions.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// The endpoints of one chain, asked one at a time; clones share their connections.
 #[derive(Clone, Debug)]
@@ -109,12 +96,16 @@ impl Rpc {
         };
         if let Err(RpcFailure::Read(_)) = answer {
             // Only the first of several failed requests moves on.
-            let _ = self.current.compare_exchange(
+            let moved = self.current.compare_exchange(
                 turn,
                 turn.wrapping_add(1),
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             );
+            if moved.is_ok() && self.endpoints.len() > 1 {
+                let (failed, next) = (&endpoint.name, &self.current().name);
+                tracing::warn!(method, failed, next, "asking another endpoint of the chain");
+            }
         }
         answer
     }
@@ -145,10 +136,7 @@ impl Endpoint {
         }
         // Keys for paid endpoints are part of the path or the query; logs get the host alone.
         let name = url.origin().ascii_serialization();
-        let transport = BoundedHttp {
-            client: Arc::new(Mutex::new(connect().map_err(|e| bad(e.to_string()))?)),
-            url,
-        };
+        let transport = BoundedHttp::new(url).map_err(|error| bad(error.to_string()))?;
         Ok(Self {
             client: RpcClient::new(transport, false),
             name,
@@ -203,100 +191,6 @@ impl Endpoint {
     }
 }
 
-/// `alloy`'s own HTTP transport reads an answer of any size; this one does not.
-#[derive(Clone, Debug)]
-struct BoundedHttp {
-    client: Arc<Mutex<Client>>,
-    url: Url,
-}
-
-impl BoundedHttp {
-    async fn exchange(self, request: RequestPacket) -> Result<ResponsePacket, TransportError> {
-        let body = request.serialize().map_err(TransportError::ser_err)?;
-        let client = self.client().clone();
-        let response = client
-            .post(self.url.clone())
-            .header("content-type", "application/json")
-            .body(body.get().to_owned())
-            .send()
-            .await
-            .inspect_err(|error| {
-                if error.is_connect() {
-                    self.reconnect();
-                }
-            });
-        let mut response = response.map_err(|e| TransportErrorKind::custom(e.without_url()))?;
-        let status = response.status();
-        let mut answer = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|e| TransportErrorKind::custom(e.without_url()))?
-        {
-            if answer.len() + chunk.len() > MAX_ANSWER {
-                return Err(TransportErrorKind::custom_str(&format!(
-                    "its answer is larger than {MAX_ANSWER} bytes"
-                )));
-            }
-            answer.extend_from_slice(&chunk);
-        }
-        serde_json::from_slice(&answer).map_err(|error| {
-            if status.is_success() {
-                TransportError::deser_err(error, "")
-            } else {
-                TransportErrorKind::custom_str(&format!("HTTP status {status}"))
-            }
-        })
-    }
-
-    fn client(&self) -> std::sync::MutexGuard<'_, Client> {
-        // A client is replaced whole, so a panic elsewhere leaves a whole one behind.
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The resolver reads the system's name servers once. A node that had none yet, or moved to
-    /// another network, needs a new one.
-    fn reconnect(&self) {
-        if let Ok(client) = connect() {
-            *self.client() = client;
-        }
-    }
-}
-
-impl tower::Service<RequestPacket> for BoundedHttp {
-    type Response = ResponsePacket;
-    type Error = TransportError;
-    type Future = TransportFut<'static>;
-
-    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Self::Error>> {
-        task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: RequestPacket) -> Self::Future {
-        Box::pin(self.clone().exchange(request))
-    }
-}
-
-fn connect() -> Result<Client, Box<dyn std::error::Error>> {
-    // The system of a node has no certificates of its own; these come with the program.
-    let roots = rustls::RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()?
-    .with_root_certificates(roots)
-    .with_no_client_auth();
-    Ok(Client::builder()
-        .tls_backend_preconfigured(tls)
-        .timeout(REQUEST_TIMEOUT)
-        .connect_timeout(CONNECT_TIMEOUT)
-        // An endpoint answers at its own address or not at all.
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?)
-}
-
 /// An error with its causes: `reqwest` says what happened only in the last of them.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -320,3 +214,6 @@ fn short(text: &str) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
