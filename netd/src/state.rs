@@ -217,3 +217,190 @@ fn refuse_overlap(spec: &NetworkSpec, uplink: &[IpNet]) -> Result<(), NetworkErr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use loam_deployment::payload::Publish;
+    use loam_node_api::network::Mac;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn network(ipv4: &str, nat: bool) -> NetworkSpec {
+        let ipv6 = Some("fd00:20::/64".parse().unwrap());
+        NetworkSpec {
+            ipv4: ipv4.parse().unwrap(),
+            ipv6,
+            nat,
+        }
+    }
+
+    fn id(machine: &str, network: &str) -> InterfaceId {
+        InterfaceId {
+            machine: machine.parse().unwrap(),
+            network: network.parse().unwrap(),
+        }
+    }
+
+    fn spec(addresses: &[&str], ports: &[(Protocol, u16)]) -> InterfaceSpec {
+        let publish = |&(protocol, node_port)| Publish {
+            protocol,
+            node_port,
+            machine_port: 80,
+        };
+        InterfaceSpec {
+            mac: Mac([2; 6]),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            publish: ports.iter().map(publish).collect(),
+        }
+    }
+
+    /// Two tenants with the same subnet, one machine each.
+    fn two_tenants() -> State {
+        let mut state = State::default();
+        for (tenant, port) in [("1", 8001), ("2", 8002)] {
+            let net: WorkloadId = format!("{tenant}.net").parse().unwrap();
+            let record = state
+                .admit_network(&net, network("10.20.0.0/24", true), &[])
+                .unwrap();
+            state.networks.insert(net, record);
+            let id = id(&format!("{tenant}.web"), &format!("{tenant}.net"));
+            let spec = spec(&["10.20.0.2"], &[(Protocol::Tcp, port)]);
+            let record = state.admit_interface(&id, spec).unwrap();
+            state.interfaces.insert(id, record);
+        }
+        state
+    }
+
+    #[test]
+    fn two_tenants_may_have_the_same_subnet_and_address() {
+        let state = two_tenants();
+        let transits: Vec<_> = state
+            .networks
+            .values()
+            .map(|record| record.transit)
+            .collect();
+        assert_ne!(transits[0], transits[1]);
+        let published = state.published();
+        assert_eq!(published.len(), 2);
+        assert_ne!(published[0].transit, published[1].transit);
+    }
+
+    #[test]
+    fn a_port_leads_to_one_machine() {
+        let state = two_tenants();
+        let ask = |machine: &str, ports: &[(Protocol, u16)]| {
+            state.admit_interface(&id(machine, "1.net"), spec(&["10.20.0.9"], ports))
+        };
+        let holder = "2.web".parse().unwrap();
+        assert_eq!(
+            ask("1.new", &[(Protocol::Tcp, 8002)]),
+            Err(NetworkError::PortTaken { port: 8002, holder })
+        );
+        assert!(
+            ask("1.new", &[(Protocol::Udp, 8002)]).is_ok(),
+            "another protocol"
+        );
+        // Its own port it keeps, but not twice.
+        assert!(ask("1.web", &[(Protocol::Tcp, 8001)]).is_ok());
+        assert!(ask("1.web", &[(Protocol::Tcp, 9), (Protocol::Tcp, 9)]).is_err());
+        // Ports of the node.
+        let reserved = Err(NetworkError::PortReserved(TENANT_PORT));
+        assert_eq!(ask("1.new", &[(Protocol::Tcp, TENANT_PORT)]), reserved);
+        assert_eq!(
+            ask("1.new", &[(Protocol::Udp, 68)]),
+            Err(NetworkError::PortReserved(68))
+        );
+        assert_eq!(
+            ask("1.new", &[(Protocol::Tcp, 0)]),
+            Err(NetworkError::PortReserved(0))
+        );
+    }
+
+    #[test]
+    fn addresses_are_of_the_network_and_of_one_machine() {
+        let state = two_tenants();
+        let ask =
+            |addresses: &[&str]| state.admit_interface(&id("1.new", "1.net"), spec(addresses, &[]));
+        assert!(ask(&["10.20.0.3", "fd00:20::3"]).is_ok());
+        for refused in [
+            "10.20.0.1",
+            "10.20.0.2",
+            "10.21.0.3",
+            "fd00:20::1",
+            "fd00:21::3",
+        ] {
+            let address: IpAddr = refused.parse().unwrap();
+            let error = ask(&[refused]).unwrap_err();
+            assert!(
+                matches!(error, NetworkError::AddressRefused { address: a, .. } if a == address),
+                "{refused}: {error}"
+            );
+        }
+        let unknown = state.admit_interface(&id("1.new", "1.other"), spec(&[], &[]));
+        assert_eq!(
+            unknown,
+            Err(NetworkError::NoNetwork("1.other".parse().unwrap()))
+        );
+        let mute = spec(&["fd00:20::3"], &[(Protocol::Tcp, 80)]);
+        let mute = state.admit_interface(&id("1.new", "1.net"), mute);
+        assert_eq!(mute, Err(NetworkError::NothingToPublish));
+    }
+
+    #[test]
+    fn a_subnet_does_not_hide_what_machines_need_outside() {
+        let state = two_tenants();
+        let uplink = [
+            "192.168.1.7/24".parse().unwrap(),
+            "9.9.9.9/32".parse().unwrap(),
+        ];
+        let new: WorkloadId = "3.net".parse().unwrap();
+        let ask = |ipv4, nat| state.admit_network(&new, network(ipv4, nat), &uplink);
+        assert!(ask("10.20.0.0/24", true).is_ok());
+        assert!(ask("192.168.0.0/16", true).is_err());
+        assert!(ask("192.168.1.128/25", true).is_err());
+        assert!(ask("9.0.0.0/8", true).is_err(), "the name server");
+        assert!(ask("192.168.0.0/16", false).is_ok());
+        assert!(ask("198.18.7.0/24", false).is_err(), "the node's own links");
+        // What runs is not refused when the uplink moves to the same subnet.
+        let uplink = ["10.20.0.200/24".parse().unwrap()];
+        let running: WorkloadId = "1.net".parse().unwrap();
+        let before = state.networks[&running].clone();
+        let same = state.admit_network(&running, before.spec.clone(), &uplink);
+        assert_eq!(same, Ok(before));
+    }
+
+    proptest! {
+        /// Whatever is admitted in whatever order, no port leads to two machines, no two
+        /// networks share a link, and no two machines of a network share an address.
+        #[test]
+        fn what_is_admitted_never_collides(
+            requests in prop::collection::vec((0..3u8, 0..4u8, 2..5u8, 80..84u16, any::<bool>()), 0..40)
+        ) {
+            let mut state = State::default();
+            for (net, machine, host, port, tcp) in requests {
+                let network_id: WorkloadId = format!("{net}.net").parse().unwrap();
+                let record =
+                    state.admit_network(&network_id, network("10.20.0.0/24", true), &[]).unwrap();
+                state.networks.insert(network_id, record);
+                let id = id(&format!("{net}.m{machine}"), &format!("{net}.net"));
+                let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+                let spec = spec(&[&format!("10.20.0.{host}")], &[(protocol, port)]);
+                if let Ok(record) = state.admit_interface(&id, spec) {
+                    state.interfaces.insert(id, record);
+                }
+            }
+            let mut ports: Vec<_> =
+                state.published().iter().map(|p| (p.publish.protocol, p.publish.node_port)).collect();
+            let mut transits: Vec<_> = state.networks.values().map(|r| r.transit).collect();
+            let mut addresses: Vec<_> =
+                state.interfaces.values().map(|r| (&r.id.network, &r.spec.addresses)).collect();
+            ports.sort();
+            transits.sort();
+            addresses.sort();
+            prop_assert!(ports.windows(2).all(|pair| pair[0] != pair[1]));
+            prop_assert!(transits.windows(2).all(|pair| pair[0] != pair[1]));
+            prop_assert!(addresses.windows(2).all(|pair| pair[0] != pair[1]));
+        }
+    }
+}

@@ -284,12 +284,12 @@ impl UplinkTask {
     }
 
     async fn withdraw(&mut self, index: u32) -> anyhow::Result<()> {
-        let mut held = self.view.lease.lock().await;
-        if let Some(record) = held.take() {
+        let held = self.view.lease.lock().await.take();
+        lease::withdraw(&self.view.links, index).await?;
+        self.records.remove(LEASE)?;
+        if let Some(record) = held {
             tracing::warn!(link = record.link, address = %record.lease.address, "lease lost");
         }
-        self.records.remove(LEASE)?;
-        drop(held);
-        lease::withdraw(&self.view.links, index).await
+        Ok(())
     }
 }

@@ -1,0 +1,15 @@
+//! netd on the real kernel: each test has network and mount namespaces of its own, with a host
+//! outside the node, a DHCP server, and machines that are namespaces behind taps.
+//!
+//! What must not arrive is shown by what comes after it on the same way and does arrive.
+
+mod dhcp_server;
+mod frame;
+mod host;
+mod machine;
+mod netd;
+mod restart;
+mod spoofing;
+mod tenants;
+mod uplink;
+mod world;
