@@ -70,15 +70,15 @@ pub struct TwinKeys {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    #[error("it is not a COSE_Sign object (tag 98 with 4 parts)")]
+    #[error("the deployment is not a COSE_Sign object (tag 98 with 4 parts)")]
     NotCoseSign,
-    #[error("its headers hold more, less or other than a deployment's do")]
+    #[error("the deployment's headers hold more, less or other than they may")]
     Headers,
     #[error("signature {number} is not EdDSA by a twin, or has further headers")]
     SignatureHeaders { number: usize },
     #[error("signature {number} has not 64 bytes")]
     SignatureSize { number: usize },
-    #[error("it has {0} signatures; 1 to {max} are allowed", max = limits::SIGNATURES)]
+    #[error("the deployment has {0} signatures; 1 to {max} are allowed", max = limits::SIGNATURES)]
     SignatureCount(usize),
     #[error("the chain records no usable keys for its owner")]
     NoKeys,

@@ -26,7 +26,9 @@ pub enum Rejection {
          it was changed, or signed with another key or for another chain"
     )]
     BadSignature { number: usize, owner: TwinId },
-    #[error("its signers weigh {weight}; the owner, twin {owner}, asks for {threshold}")]
+    #[error(
+        "the deployment's signers weigh {weight}; its owner, twin {owner}, asks for {threshold}"
+    )]
     TooFewSigners {
         weight: u64,
         threshold: u64,
@@ -36,22 +38,24 @@ pub enum Rejection {
     Field(#[from] FieldError),
     #[error("{path}: must be absent, as it holds its default, or is not in its only form")]
     NotCanonical { path: String },
-    #[error("it is for node {named}; this is node {node}")]
+    #[error("the deployment is for node {named}; this is node {node}")]
     WrongNode { named: NodeKey, node: NodeKey },
-    #[error("it is for farm {named}; {}", farm_of(.farm))]
+    #[error("the deployment is for farm {named}; {}", farm_of(.farm))]
     WrongFarm { named: FarmId, farm: Option<FarmId> },
     #[error("only the farmer may say how a node behaves, and twin {owner} is not this node's")]
     NotFarmer { owner: TwinId },
-    #[error("it is for contract {named}; the chain has it under contract {contract}")]
+    #[error("the deployment is for contract {named}; the chain has it under contract {contract}")]
     WrongContract {
         named: ContractId,
         contract: ContractId,
     },
-    #[error("it is version {named}; the chain records version {recorded}")]
+    #[error("the deployment is version {named}; the chain records version {recorded}")]
     WrongVersion { named: Version, recorded: Version },
-    #[error("it is version {named}, but version {running} runs already; a version must rise")]
+    #[error(
+        "the deployment is version {named}, but version {running} runs already; a version must rise"
+    )]
     NotNewer { named: Version, running: Version },
-    #[error("it was valid until {valid_until} (seconds since 1970), and now is {now}")]
+    #[error("the deployment was valid until {valid_until} (seconds since 1970), and now is {now}")]
     Expired { valid_until: u64, now: u64 },
 }
 

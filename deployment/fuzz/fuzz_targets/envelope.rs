@@ -9,9 +9,15 @@ use loam_deployment::{
 
 fuzz_target!(|bytes: &[u8]| {
     let key = SigningKey::from_bytes(&[1; 32]).verifying_key().to_bytes();
-    let keys = TwinKeys { keys: vec![(key, 1)], threshold: 1 };
+    let keys = TwinKeys {
+        keys: vec![(key, 1)],
+        threshold: 1,
+    };
     let expected = Expected {
-        chain: ChainContext { chain_id: 31337, contract: [0; 20] },
+        chain: ChainContext {
+            chain_id: 31337,
+            contract: [0; 20],
+        },
         node: NodeKey([2; 32]),
         farm: None,
         contract: ContractId(7),

@@ -6,6 +6,9 @@ use loam_deployment::{ChainContext, NodeKey, SigningKey, report};
 
 fuzz_target!(|bytes: &[u8]| {
     let node = NodeKey(SigningKey::from_bytes(&[5; 32]).verifying_key().to_bytes());
-    let chain = ChainContext { chain_id: 31337, contract: [0; 20] };
+    let chain = ChainContext {
+        chain_id: 31337,
+        contract: [0; 20],
+    };
     assert!(report::verify(bytes, &chain, &node).is_err());
 });

@@ -12,7 +12,10 @@ fuzz_target!(|text: &str| {
     match written::read("fuzz.toml", text, &lookup) {
         Ok(draft) => {
             let recipient = Recipient {
-                chain: ChainContext { chain_id: 31337, contract: [0; 20] },
+                chain: ChainContext {
+                    chain_id: 31337,
+                    contract: [0; 20],
+                },
                 node: NodeKey([2; 32]),
                 hpke_public: seal::derive_keypair(&[6; 32]).public,
                 contract: ContractId(7),

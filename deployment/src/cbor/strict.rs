@@ -8,7 +8,7 @@
 
 use ciborium::Value;
 
-/// How deep arrays, maps and tags may be nested. The deepest payload that has a meaning nests 8
+/// How deep arrays, maps and tags may be nested. The deepest payload that has a meaning nests 7
 /// deep; the limit bounds the recursion below.
 pub const MAX_DEPTH: usize = 16;
 

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     ChainContext, ContractId, FarmId, Name, NodeKey, Version,
-    payload::{Body, Payload, Target, Workload},
+    payload::{Body, Payload, Sealed, Target, Workload},
     seal::{self, SealContext, SealError, SealedField},
 };
 
@@ -68,33 +68,21 @@ impl Draft {
     /// Seals the secrets and gives the payload, ready to be signed.
     pub fn for_node(&self, recipient: &Recipient) -> Result<Payload, SealError> {
         let mut body = self.body.clone();
-        for Secret {
-            workload,
-            variable,
-            plain,
-        } in &self.secrets
-        {
+        for secret in &self.secrets {
             let context = SealContext {
                 chain: recipient.chain,
                 node: recipient.node,
                 contract: recipient.contract,
-                workload,
-                field: match variable {
+                workload: &secret.workload,
+                field: match &secret.variable {
                     Some(variable) => SealedField::Env(variable),
                     None => SealedField::Password,
                 },
             };
-            let sealed = seal::seal(plain, &recipient.hpke_public, &context)?;
-            let Body::Workload(workloads) = &mut body else {
-                continue;
-            };
-            match (workloads.get_mut(workload), variable) {
-                (Some(Workload::Machine(machine)), Some(variable)) => {
-                    machine.sealed_env.insert(variable.clone(), sealed);
-                }
-                (Some(Workload::ObjectStore(store)), None) => store.sealed_password = sealed,
-                _ => unreachable!("a secret is made together with the workload that holds it"),
-            }
+            let sealed = seal::seal(&secret.plain, &recipient.hpke_public, &context)?;
+            *secret
+                .place(&mut body)
+                .expect("a secret is made together with the workload that holds it") = sealed;
         }
         let target = Target::Node(recipient.node);
         Ok(self.payload(target, recipient.contract, recipient.version, body))
@@ -131,6 +119,20 @@ impl Draft {
             valid_until,
             description,
             body,
+        }
+    }
+}
+
+impl Secret {
+    /// Where the sealed secret goes.
+    fn place<'b>(&self, body: &'b mut Body) -> Option<&'b mut Sealed> {
+        let Body::Workload(workloads) = body else {
+            return None;
+        };
+        match (workloads.get_mut(&self.workload)?, &self.variable) {
+            (Workload::Machine(machine), Some(variable)) => machine.sealed_env.get_mut(variable),
+            (Workload::ObjectStore(store), None) => Some(&mut store.sealed_password),
+            _ => None,
         }
     }
 }
