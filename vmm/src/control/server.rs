@@ -1,0 +1,192 @@
+//! The listening end, and the main thread's event loop round it.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, ErrorKind},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::net::UnixListener,
+    },
+};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::control::{
+    Controlled,
+    connection::{Connection, Waiting},
+};
+
+/// PID 1 and a console or two. More wait in the socket's queue.
+const MOST_CLIENTS: usize = 16;
+/// Events taken at once.
+const BATCH: usize = 8;
+
+const NOTICES: u64 = 0;
+const LISTENER: u64 = 1;
+const FIRST_CLIENT: u64 = 2;
+
+#[derive(Debug)]
+pub struct Server {
+    epoll: Epoll,
+    listener: UnixListener,
+    listening: bool,
+    clients: BTreeMap<u64, Client>,
+    next_client: u64,
+}
+
+#[derive(Debug)]
+struct Client {
+    connection: Connection,
+    waits_for: EventSet,
+}
+
+impl Server {
+    /// `notices` wakes [`Server::turn`] when it is readable.
+    pub fn new(listener: UnixListener, notices: RawFd) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new()?;
+        for (fd, data) in [(notices, NOTICES), (listener.as_raw_fd(), LISTENER)] {
+            let event = EpollEvent::new(EventSet::IN, data);
+            epoll.ctl(ControlOperation::Add, fd, event)?;
+        }
+        Ok(Self {
+            epoll,
+            listener,
+            listening: true,
+            clients: BTreeMap::new(),
+            next_client: FIRST_CLIENT,
+        })
+    }
+
+    /// Waits for something to happen, and serves clients that have something to say.
+    pub fn turn(&mut self, machine: &mut dyn Controlled) -> io::Result<()> {
+        let mut events = [EpollEvent::default(); BATCH];
+        let count = match self.epoll.wait(-1, &mut events) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            count => count?,
+        };
+        for event in &events[..count] {
+            match event.data() {
+                NOTICES => {}
+                LISTENER => self.accept()?,
+                client => self.serve(client, machine)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            // Gone again, or no descriptors left: neither is a reason to end the VM.
+            Err(_) => return Ok(()),
+        };
+        let connection = Connection::new(stream)?;
+        let key = self.next_client;
+        self.next_client += 1;
+        let waits_for = EventSet::IN;
+        let event = EpollEvent::new(waits_for, key);
+        self.epoll
+            .ctl(ControlOperation::Add, connection.as_raw_fd(), event)?;
+        let client = Client {
+            connection,
+            waits_for,
+        };
+        self.clients.insert(key, client);
+        self.listen(self.clients.len() < MOST_CLIENTS)
+    }
+
+    fn serve(&mut self, key: u64, machine: &mut dyn Controlled) -> io::Result<()> {
+        let Some(client) = self.clients.get_mut(&key) else {
+            return Ok(());
+        };
+        let wanted = match client.connection.serve(machine) {
+            Waiting::Over => {
+                // Closing takes the descriptor out of the epoll set.
+                self.clients.remove(&key);
+                return self.listen(true);
+            }
+            // Answers that wait, or requests that were read already: when there is room.
+            Waiting::Writable => EventSet::OUT,
+            Waiting::Readable if client.connection.has_request() => EventSet::OUT,
+            Waiting::Readable => EventSet::IN,
+        };
+        if wanted != client.waits_for {
+            client.waits_for = wanted;
+            let fd = client.connection.as_raw_fd();
+            self.epoll
+                .ctl(ControlOperation::Modify, fd, EpollEvent::new(wanted, key))?;
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, wanted: bool) -> io::Result<()> {
+        if wanted != self.listening {
+            let operation = if wanted {
+                ControlOperation::Add
+            } else {
+                ControlOperation::Delete
+            };
+            let event = EpollEvent::new(EventSet::IN, LISTENER);
+            self.epoll
+                .ctl(operation, self.listener.as_raw_fd(), event)?;
+            self.listening = wanted;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::{linux::net::SocketAddrExt, unix::net::SocketAddr, unix::net::UnixStream},
+    };
+
+    use loam_node_api::vmm::{ControlRequest, ControlResponse};
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Machine(usize);
+
+    impl Controlled for Machine {
+        fn handle(&mut self, _request: ControlRequest) -> ControlResponse {
+            self.0 += 1;
+            ControlResponse::Done
+        }
+    }
+
+    #[test]
+    fn silent_clients_do_not_keep_others_out() {
+        let name = format!("loam-vmm-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let notices = EventFd::new(0).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let mut server = Server::new(listener, notices.as_raw_fd()).unwrap();
+        let mut machine = Machine::default();
+
+        let silent: Vec<_> = (0..2 * MOST_CLIENTS)
+            .map(|_| UnixStream::connect_addr(&address).unwrap())
+            .collect();
+        while server.clients.len() < MOST_CLIENTS {
+            server.turn(&mut machine).unwrap();
+        }
+        assert!(!server.listening);
+        drop(silent);
+        let mut client = UnixStream::connect_addr(&address).unwrap();
+        client
+            .write_all(b"{\"request\":\"pause\"}\n{\"request\":\"resume\"}\n")
+            .unwrap();
+        while machine.0 < 2 {
+            server.turn(&mut machine).unwrap();
+        }
+        let mut answer = [0; 40];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(
+            &answer,
+            b"{\"response\":\"done\"}\n{\"response\":\"done\"}\n"
+        );
+    }
+}

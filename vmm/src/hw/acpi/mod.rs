@@ -1,0 +1,4 @@
+//! ACPI: the tables that describe the machine, and its power button and switch.
+
+pub mod power;
+pub mod tables;

@@ -1,0 +1,164 @@
+//! A machine that runs: the main thread answers the control socket and waits for the end.
+
+use loam_node_api::{
+    guest::GuestRequest,
+    vmm::{ControlRequest, ControlResponse, VmState},
+};
+
+use crate::{
+    control::Controlled,
+    events::{End, EventPipe, Notice, NoticeBoard, Notices},
+    lifecycle::Lifecycle,
+    lock::Lock,
+    machine::{MachineError, assembly::Assembled, devices::Devices, system},
+    seccomp,
+    vcpu::Vcpus,
+};
+
+pub fn run(
+    assembled: Assembled,
+    notices: &Notices,
+    board: &NoticeBoard,
+    events: &mut EventPipe,
+) -> Result<End, MachineError> {
+    let Assembled {
+        devices,
+        vcpus,
+        mut server,
+        filters,
+    } = assembled;
+    let filter = filters.as_ref().map(|filters| &filters.vcpu);
+    let vcpus = Vcpus::start(vcpus, &devices.buses, notices, filter)?;
+    seccomp::apply(filters.as_ref().map(|filters| filters.main.as_ref()))?;
+
+    let mut machine = Machine {
+        devices,
+        vcpus,
+        paused: false,
+        stopping: false,
+    };
+    let end = loop {
+        server
+            .turn(&mut machine)
+            .map_err(system("cannot wait for events"))?;
+        if let Some(end) = pass_on(board, events) {
+            break end;
+        }
+    };
+    machine.halt();
+    Ok(end)
+}
+
+/// Tells the launcher what happened; returns the machine's end.
+fn pass_on(board: &NoticeBoard, events: &mut EventPipe) -> Option<End> {
+    while let Some(notice) = board.next() {
+        match notice {
+            Notice::Started => events.started(),
+            Notice::Guest(event) => events.guest(event),
+            Notice::End(end) => return Some(end),
+        }
+    }
+    None
+}
+
+struct Machine {
+    devices: Devices,
+    vcpus: Vcpus,
+    paused: bool,
+    stopping: bool,
+}
+
+impl Machine {
+    fn workers(&self) -> impl Iterator<Item = &dyn Lifecycle> {
+        let functions = self.devices.buses.pci.functions().iter();
+        functions.map(|function| function.worker() as &dyn Lifecycle)
+    }
+
+    fn state(&self) -> VmState {
+        match (self.paused, self.stopping) {
+            (true, _) => VmState::Paused,
+            (false, true) => VmState::Stopping,
+            (false, false) => VmState::Running,
+        }
+    }
+
+    fn pause(&mut self) {
+        if !self.paused {
+            self.paused = true;
+            self.vcpus.pause();
+            self.workers().for_each(Lifecycle::pause);
+        }
+    }
+
+    fn resume(&mut self) {
+        if self.paused {
+            self.paused = false;
+            self.workers().for_each(Lifecycle::resume);
+            self.vcpus.resume();
+        }
+    }
+
+    /// Asks guest init first. Who asks again doubts that it listens, and presses the button too.
+    fn stop(&mut self) {
+        // A guest that stands still cannot shut down.
+        self.resume();
+        let told = !self.stopping && self.devices.ports.agent_open() && self.tell_agent();
+        if !told {
+            self.devices.power.press_button();
+        }
+        self.stopping = true;
+    }
+
+    fn tell_agent(&self) -> bool {
+        let line = serde_json::to_vec(&GuestRequest::Stop);
+        line.is_ok_and(|mut line| {
+            line.push(b'\n');
+            self.devices.ports.tell_agent(&line)
+        })
+    }
+
+    /// To the console's driver; before there is one, to the serial port.
+    fn type_in(&self, bytes: &[u8]) -> ControlResponse {
+        let taken = if self.devices.ports.console_active() {
+            if self.devices.ports.type_in(bytes) {
+                bytes.len()
+            } else {
+                0
+            }
+        } else {
+            self.devices.uart.locked().type_in(bytes)
+        };
+        if taken == bytes.len() {
+            ControlResponse::Done
+        } else {
+            ControlResponse::Error {
+                reason: format!(
+                    "the guest does not read its console: it took {taken} of {} bytes",
+                    bytes.len()
+                ),
+            }
+        }
+    }
+
+    fn halt(&self) {
+        self.vcpus.halt();
+        self.workers().for_each(Lifecycle::halt);
+    }
+}
+
+impl Controlled for Machine {
+    fn handle(&mut self, request: ControlRequest) -> ControlResponse {
+        match request {
+            ControlRequest::State => {
+                return ControlResponse::State {
+                    state: self.state(),
+                };
+            }
+            ControlRequest::Pause => self.pause(),
+            ControlRequest::Resume => self.resume(),
+            ControlRequest::Stop => self.stop(),
+            ControlRequest::ConsoleInput { bytes } => return self.type_in(&bytes),
+        }
+        ControlResponse::Done
+    }
+}
