@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::FileExt,
+    os::unix::{fs::FileExt, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -12,6 +12,7 @@ use std::{
 use alloy::primitives::{Address, Bytes, TxKind, U64, hex};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -37,6 +38,8 @@ pub const DEV_SEEDS: [[u8; 32]; 6] = [
 /// Long enough for a machine that builds something else at the same time.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const START_POLL: Duration = Duration::from_millis(50);
+/// The file with its output, in [`LocalChainOptions::folder`].
+pub const LOG: &str = "anvil.log";
 /// How much of its output is looked at to find where it listens, and shown when it fails.
 const MOST_OUTPUT: usize = 64 << 10;
 
@@ -48,8 +51,11 @@ pub struct LocalChainOptions {
     /// A file from which the chain goes on if it exists, and to which it is written by
     /// [`LocalChain::stop`].
     pub state: Option<PathBuf>,
-    /// Where `anvil`'s output goes; else into a temporary file.
-    pub log: Option<PathBuf>,
+    /// A folder that is there, for `anvil`'s output ([`LOG`]) and its old states; else a
+    /// temporary one. A chain that is to [`keep running`](LocalChain::keep_running) needs one.
+    pub folder: Option<PathBuf>,
+    /// Keeps Ctrl-C in the terminal from reaching it.
+    pub detached: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +93,9 @@ pub enum LocalChainError {
 /// A running chain. Ends when dropped.
 #[derive(Debug)]
 pub struct LocalChain {
+    // Dropped before the folder that it writes to.
     process: Process,
+    _temporary: Option<TempDir>,
     rpc: Rpc,
     port: u16,
     contract: Address,
@@ -101,29 +109,39 @@ impl LocalChain {
     /// Starts a chain and waits until the grid's contract is on it.
     pub async fn start(options: LocalChainOptions) -> Result<Self, LocalChainError> {
         let anvil = tool::anvil()?;
-        let log = match &options.log {
-            Some(path) => File::options()
-                .create(true)
-                .truncate(true)
-                .read(true)
-                .write(true)
-                .open(path),
-            None => tempfile::tempfile(),
-        }
-        .map_err(LocalChainError::Start)?;
-        let child = Command::new(anvil)
+        let (folder, temporary) = match options.folder.clone() {
+            Some(folder) => (folder, None),
+            None => {
+                let temporary = tempfile::tempdir().map_err(LocalChainError::Start)?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
+        };
+        let log = File::options()
+            .create(true)
+            .truncate(true)
+            .read(true)
+            .write(true)
+            .open(folder.join(LOG))
+            .map_err(LocalChainError::Start)?;
+        let mut command = Command::new(anvil);
+        command
             .args(arguments(&options))
+            .arg("--cache-path")
+            .arg(&folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(LocalChainError::Start)?)
-            .stderr(log.try_clone().map_err(LocalChainError::Start)?)
-            .spawn()
-            .map_err(LocalChainError::Start)?;
+            .stderr(log.try_clone().map_err(LocalChainError::Start)?);
+        if options.detached {
+            command.process_group(0);
+        }
+        let child = command.spawn().map_err(LocalChainError::Start)?;
         let mut process = Process(Some(child));
         let port = listening(&mut process, &log).await?;
         let rpc = Rpc::new(CHAIN_ID, &[endpoint(port)])?;
         let contract = deploy(&rpc).await?;
         Ok(Self {
             process,
+            _temporary: temporary,
             rpc,
             port,
             contract,
@@ -221,6 +239,7 @@ fn endpoint(port: u16) -> String {
 
 fn arguments(options: &LocalChainOptions) -> Vec<String> {
     let mut arguments = vec![
+        "--host=127.0.0.1".to_owned(),
         format!("--port={}", options.port),
         format!("--chain-id={CHAIN_ID}"),
         // The third last block is final, instead of the 65th last.

@@ -49,8 +49,7 @@ async fn a_stopped_chain_goes_on_from_its_state() {
     let options = LocalChainOptions {
         mining: Mining::OnTransaction,
         state: Some(folder.path().join("state.json")),
-        log: Some(folder.path().join("anvil.log")),
-        port: 0,
+        ..LocalChainOptions::default()
     };
     let chain = LocalChain::start(options.clone()).await.unwrap();
     let contract = chain.contract();
@@ -74,4 +73,23 @@ async fn a_dropped_chain_is_gone() {
     assert!(std::path::Path::new(&process).exists());
     drop(chain);
     assert!(!std::path::Path::new(&process).exists());
+}
+
+#[tokio::test]
+async fn a_chain_that_is_kept_outlives_its_starter() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = LocalChainOptions {
+        folder: Some(folder.path().to_owned()),
+        detached: true,
+        ..LocalChainOptions::default()
+    };
+    let chain = LocalChain::start(options).await.unwrap();
+    let reader = loam_chain::EndpointReader::new(&chain.config()).unwrap();
+    let pid = chain.keep_running();
+    assert!(reader.latest().await.is_ok());
+
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+    assert!(reader.latest().await.is_err());
 }
