@@ -270,6 +270,11 @@ fn mistakes_are_named_with_line_and_field() {
          set (or is not UTF-8)",
     );
     said(
+        "${env:TOKEN}",
+        "a\\u0000b",
+        "hello.toml:20: machine.web.sealed_env.TOKEN: must not hold a NUL character",
+    );
+    said(
         "\"10.20.0.0/24\"",
         "\"10.20.0.1/24\"",
         "hello.toml:9: network.private.ipv4: 10.20.0.1/24 has bits behind its prefix; write \

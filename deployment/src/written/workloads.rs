@@ -99,6 +99,10 @@ fn sealed_env(
     let mut sealed = BTreeMap::new();
     for (variable, item) in item.entries()? {
         let plain = Zeroizing::new(item.string()?.into_bytes());
+        // Nobody can check it once it is sealed.
+        if plain.contains(&0) {
+            return Err(item.error("must not hold a NUL character"));
+        }
         sealed.insert(variable.clone(), placeholder(&plain));
         secrets.push(Secret {
             workload: machine.clone(),
