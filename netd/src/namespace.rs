@@ -99,7 +99,7 @@ fn mount_new(path: &Path) -> io::Result<()> {
 
 fn is_namespace(path: &Path) -> io::Result<bool> {
     match statfs(path) {
-        Ok(found) => Ok(found.f_type as i64 == NSFS),
+        Ok(found) => Ok(found.f_type == NSFS),
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(error) => Err(error.into()),
     }

@@ -18,7 +18,11 @@ pub mod lease;
 pub mod packet_socket;
 pub mod physical;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::Context;
 use election::{Action, Election, Event};
@@ -107,6 +111,8 @@ pub struct UplinkTask {
     view: UplinkView,
     records: Records,
     election: Election,
+    /// Names of the links that had a carrier when last looked at.
+    plugged: BTreeSet<String>,
     clients: BTreeMap<u32, AbortHandle>,
     events: mpsc::Sender<(u32, dhcp::Outcome)>,
     outcomes: mpsc::Receiver<(u32, dhcp::Outcome)>,
@@ -143,6 +149,7 @@ impl UplinkTask {
             view,
             records,
             election,
+            plugged: BTreeSet::new(),
             clients: BTreeMap::new(),
             events,
             outcomes,
@@ -203,6 +210,7 @@ impl UplinkTask {
                 Err(error) => tracing::warn!(link = link.name, "does not come up: {error}"),
             }
         }
+        self.log_carriers(&links);
         let ready = links
             .iter()
             .filter(|link| link.up && link.carrier && link.mac.is_some());
@@ -215,6 +223,21 @@ impl UplinkTask {
         }
         self.act(actions, None).await;
         Ok(())
+    }
+
+    fn log_carriers(&mut self, links: &[Link]) {
+        let now = links
+            .iter()
+            .filter(|link| link.carrier)
+            .map(|link| link.name.clone())
+            .collect();
+        for link in self.plugged.difference(&now) {
+            tracing::warn!(link, "no carrier");
+        }
+        for link in now.difference(&self.plugged) {
+            tracing::info!(link, "carrier");
+        }
+        self.plugged = now;
     }
 
     async fn holds_address(&self, link: u32) -> anyhow::Result<bool> {

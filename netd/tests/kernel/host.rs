@@ -120,6 +120,15 @@ impl Host {
         Ok(stream)
     }
 
+    /// Whether a TCP connection is refused, or not answered for half a second: what is dropped
+    /// can only be waited for.
+    pub fn is_not_answered(&self, address: &str) -> bool {
+        let address: SocketAddr = address.parse().unwrap();
+        let limit = Duration::from_millis(500);
+        self.run(|| TcpStream::connect_timeout(&address, limit))
+            .is_err()
+    }
+
     /// Answers every TCP connection with `greeting` and the peer's address, for ever.
     pub fn greet(&self, address: &str, greeting: &'static str) {
         let listener = self.tcp_listener(address);

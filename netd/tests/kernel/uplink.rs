@@ -129,6 +129,8 @@ fn a_pulled_cable_keeps_the_address_and_a_replugged_one_renews_it() {
         let mut netd = world.netd();
         let client = netd.client(world);
         world.outside.ip("link set out0 down");
+        netd.wait_for_log("no carrier");
+        assert_eq!(client.uplink(world).addresses, [address(NODE)]);
         world.dhcp.forget();
         world.outside.ip("link set out0 up");
         netd.wait_for_log("looking for a DHCP server");
