@@ -6,5 +6,6 @@ pub mod debian;
 pub mod image;
 pub mod oci;
 pub mod phase;
+pub mod qemu;
 pub mod registry;
 pub mod workspace;
