@@ -2,10 +2,12 @@
 //! `main.rs` is its command line; `qemu-tests` uses it as a library.
 
 pub mod cache;
+pub mod check;
 pub mod debian;
 pub mod image;
 pub mod oci;
 pub mod phase;
 pub mod qemu;
 pub mod registry;
+pub mod setup;
 pub mod workspace;

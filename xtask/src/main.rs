@@ -1,10 +1,14 @@
 //! The command line of the pipeline: `cargo xtask COMMAND`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
-use xtask::image;
+use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
+use xtask::qemu::accel::Choice;
+use xtask::qemu::{Bus, Disk, NodeConfig};
+use xtask::{check, image, setup, workspace};
 
 /// Builds Loam's image, boots it in QEMU, and tests it.
 ///
@@ -19,6 +23,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check what this machine lacks (QEMU, its firmware, anvil), and install it.
+    ///
+    /// Debian packages are installed by apt-get as root or by passwordless sudo; for another
+    /// account the command to run is printed, and nothing is changed.
+    Setup,
     /// Make the image: target/image/loam.efi (a unified kernel image) and loam.img (a USB disk).
     ///
     /// image/image.toml says what goes in. Packages come from the Debian archive that this machine's
@@ -28,6 +37,48 @@ enum Command {
         #[arg(long)]
         update_lock: bool,
     },
+    /// Boot the image in QEMU, its console in this terminal.
+    ///
+    /// Ctrl-A X switches the node off, Ctrl-A H shows more keys. The node's disks, its firmware's
+    /// settings and its logs (logs.jsonl) stay in target/run.
+    Run(Run),
+    /// Check format and lints, run the unit tests, make the image, and run the tests that boot it.
+    Test {
+        /// Run one step alone.
+        #[arg(long, value_name = "STEP", value_parser = PossibleValuesParser::new(check::KEYS))]
+        only: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// A disk (.img) or a unified kernel image (.efi) [default: the image of this workspace,
+    /// built anew where something changed].
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// The node's memory in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    memory: u32,
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    cpus: u32,
+    /// How many data disks of 16 GiB (sparse) it has.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    disks: u8,
+    /// What runs the node: software emulation (tcg), kvm, or auto, which takes kvm if a kernel
+    /// boots on it in time.
+    #[arg(long, value_name = "NAME", default_value = "tcg")]
+    accel: Choice,
+    /// The grid to join: a file like /etc/loam/grid.toml.
+    #[arg(long, value_name = "FILE")]
+    grid: Option<PathBuf>,
+    /// Let a port of 127.0.0.1 reach a port of the node. May be repeated.
+    #[arg(long, value_name = "HOST:NODE", value_parser = forward)]
+    forward: Vec<(u16, u16)>,
+}
+
+fn forward(text: &str) -> Result<(u16, u16)> {
+    let (host, node) = text.split_once(':').context("not of the form HOST:NODE")?;
+    Ok((host.parse()?, node.parse()?))
 }
 
 fn main() -> ExitCode {
@@ -42,6 +93,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
+        Command::Setup => setup::run(),
         Command::Image { update_lock: true } => image::relock::update(),
         Command::Image { update_lock: false } => {
             let image = image::build()?;
@@ -49,5 +101,41 @@ fn run(arguments: Arguments) -> Result<()> {
             println!("{}\n{}", image.uki.display(), image.disk.display());
             Ok(())
         }
+        Command::Run(run) => run.run(),
+        Command::Test { only } => check::run(only.as_deref()),
+    }
+}
+
+impl Run {
+    fn run(self) -> Result<()> {
+        let image = match self.image {
+            Some(image) => image,
+            None => image::build()?.disk,
+        };
+        let accel = self.accel.decide(&image::folder().join("stages/linux"));
+        let mut node = NodeConfig::new(workspace::target().join("run"), image)
+            .memory_mib(self.memory)
+            .cpus(self.cpus)
+            .accel(accel);
+        for number in 0..self.disks {
+            node = node.disk(Disk {
+                name: format!("data{number}"),
+                size: 16 << 30,
+                bus: Bus::Virtio,
+            });
+        }
+        for (host, port) in self.forward {
+            node = node.forward(host, port);
+        }
+        if let Some(file) = self.grid {
+            let grid = std::fs::read_to_string(&file)
+                .with_context(|| format!("reading {}", file.display()))?;
+            node = node.grid(grid);
+        }
+        let status = node.run_in_terminal()?;
+        if !status.success() {
+            bail!("QEMU ended with {status}");
+        }
+        Ok(())
     }
 }
