@@ -16,10 +16,7 @@ use rustix::{
     fs::OFlags,
 };
 
-use crate::patience;
-
-/// A machine without the port (started by hand in QEMU) still runs.
-const PORT_LIMIT: Duration = Duration::from_secs(5);
+use crate::patience::{self, DEVICE_LIMIT};
 
 /// A VMM that does not take an event for this long never will.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
@@ -40,8 +37,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// A machine without the port (started by hand in QEMU) still runs, if later.
     pub fn find() -> Self {
-        let port = patience::until(PORT_LIMIT, || device(Path::new("/sys/class/virtio-ports")));
+        let port = patience::until(DEVICE_LIMIT, || {
+            device(Path::new("/sys/class/virtio-ports"))
+        });
         let opened = port.map(|path| {
             OpenOptions::new()
                 .read(true)

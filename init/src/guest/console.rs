@@ -7,25 +7,21 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::OnceLock,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use rustix::fs::OFlags;
 
-use crate::patience;
-
-/// The VMM announces the console only after it has seen the driver.
-const LIMIT: Duration = Duration::from_secs(5);
+use crate::patience::{self, DEVICE_LIMIT};
 
 static PATH: OnceLock<PathBuf> = OnceLock::new();
 
-/// Waits for the console. A machine without a virtio console is one run by hand, and the kernel's
+/// Waits for the console, which the VMM announces only after it has seen the driver. A machine without a virtio console is one run by hand, and the kernel's
 /// own console is seen there.
 pub fn find() -> Result<&'static Path> {
     let path = ["/dev/hvc0", "/dev/console"]
         .into_iter()
-        .find(|path| patience::until(LIMIT, || open(Path::new(path)).ok()).is_some())
+        .find(|path| patience::until(DEVICE_LIMIT, || open(Path::new(path)).ok()).is_some())
         .context("neither /dev/hvc0 nor /dev/console can be opened")?;
     Ok(PATH.get_or_init(|| path.into()))
 }

@@ -121,7 +121,7 @@ fn run(machine: &mut Machine) -> Result<End> {
     let image = Disk::find(&config.image_disk).context("looking for the image")?;
     let layer = Disk::find(&config.root_disk).context("looking for the writable layer")?;
     machine.hidden = Some(root::enter(&image, &layer).context("changing to the image")?);
-    root::mount_kernel_filesystems().context("mounting what the kernel offers")?;
+    root::mount_kernel_filesystems().context("mounting the kernel's filesystems over the image")?;
     rustix::system::sethostname(config.hostname.as_bytes())
         .with_context(|| format!("naming the machine {}", config.hostname))?;
     network::set_up(&config.interfaces).context("setting the network up")?;

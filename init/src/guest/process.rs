@@ -61,12 +61,11 @@ pub fn start(config: &GuestConfig, console: &Path) -> Result<Pid> {
         .stdin(stdio(&terminal)?)
         .stdout(stdio(&terminal)?)
         .stderr(stdio(&terminal)?);
-    let child_identity = identity.clone();
-    // SAFETY: between fork and exec only system calls are made: nothing is allocated (the lists
-    // were made before), no lock is taken.
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    // SAFETY: between fork and exec only system calls are made: nothing is allocated (the list was
+    // made before), no lock is taken.
     unsafe {
-        let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-        command.pre_exec(move || become_user(&child_identity, &groups));
+        command.pre_exec(move || become_user(&identity, &groups));
     }
     let child = command
         .spawn()
