@@ -8,11 +8,13 @@
 //! | [`spawn`], [`cgroup`] | how any process is started and limited |
 //! | [`api`] | the calls that init answers |
 //! | [`screen`], [`log`], [`kernel_log`] | what people see |
+//! | [`debug`] | what tests look at and break, in images for developers |
 //! | [`power`] | button, watchdog, the end |
 
 mod api;
 mod cgroup;
 mod coldplug;
+mod debug;
 mod device;
 mod early;
 mod event;
@@ -90,14 +92,17 @@ fn boot() -> anyhow::Result<std::convert::Infallible> {
     if let Err(error) = grid::take_override(modules.as_mut()) {
         tracing::error!(error = format!("{error:#}"), "keeping the image's own grid");
     }
+    if grid::may_be_overridden() {
+        debug::serve();
+    }
     early::seal_root()?;
     cgroup::prepare()?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (how, watchdog) = LocalSet::new().block_on(&runtime, run(log, modules, devices))?;
-    power::end::end(how, watchdog)
+    let (how, watchdog) = LocalSet::new().block_on(&runtime, run(log.clone(), modules, devices))?;
+    power::end::end(how, watchdog, &log)
 }
 
 /// The node's life, until it is to be switched off or restarted.

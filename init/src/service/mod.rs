@@ -22,7 +22,7 @@ use self::{
 use crate::{
     cgroup::{DAEMONS, Group, GroupLimits},
     lines::Lines,
-    log::Log,
+    log::{Log, Source},
     spawn::{Confinement, Limits, Program, Spawn},
 };
 
@@ -135,9 +135,8 @@ fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
         tasks: Some(TASKS),
         ..GroupLimits::default()
     };
-    let group = Group::make(&format!("{DAEMONS}/{}", service.name), limits)?;
     // Tools that a predecessor started have nobody left to report to.
-    group.kill()?;
+    let group = Group::make_anew(&format!("{DAEMONS}/{}", service.name), limits)?;
     let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let program = CString::new(service.program)?;
     let spawn = Spawn {
@@ -161,7 +160,7 @@ fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
     let log = log.clone();
     tokio::task::spawn_local(async move {
         while let Some(line) = lines.next().await {
-            log.line(service.name, &line);
+            log.line(&Source::Daemon(service.name), &line);
         }
     });
     Ok(pid)

@@ -1,0 +1,119 @@
+//! The debug port of developers' images: see [`loam_node_api::debug`].
+//!
+//! A thread of its own answers it, so that nothing said there can hold up the main loop; it has no
+//! access to the main loop's state.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cgroup::DAEMONS;
+
+/// Until the port's driver has found it, and while nobody holds its other end.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest request: a path has 4 KiB at most.
+const MAX_REQUEST: u64 = 8 << 10;
+
+/// What is read of a file.
+const MAX_READ: u64 = 64 << 10;
+
+/// Answers for ever. Call it in images for developers only.
+pub fn serve() {
+    let spawned = thread::Builder::new().name("debug".into()).spawn(|| {
+        loop {
+            if let Some(port) = port()
+                && let Err(error) = converse(&port)
+            {
+                tracing::debug!(error = format!("{error:#}"), "the debug port was left");
+            }
+            thread::sleep(PAUSE);
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "there is no debug port");
+    }
+}
+
+fn port() -> Option<PathBuf> {
+    fs::read_dir("/sys/class/virtio-ports")
+        .ok()?
+        .flatten()
+        .find_map(|entry| {
+            let name = fs::read_to_string(entry.path().join("name")).ok()?;
+            (name.trim_end() == PORT).then(|| Path::new("/dev").join(entry.file_name()))
+        })
+}
+
+fn converse(port: &Path) -> anyhow::Result<()> {
+    // The kernel lets a port be opened only once, so both directions share it.
+    let port = OpenOptions::new().read(true).write(true).open(port)?;
+    let mut requests = BufReader::new(&port);
+    loop {
+        let mut line = Vec::new();
+        (&mut requests)
+            .take(MAX_REQUEST)
+            .read_until(b'\n', &mut line)?;
+        ensure!(!line.is_empty(), "nobody is there");
+        let response = serde_json::from_slice(&line)
+            .context("not a request")
+            .and_then(answer)
+            .unwrap_or_else(|error| DebugResponse::Error {
+                reason: format!("{error:#}"),
+            });
+        let mut line = serde_json::to_vec(&response)?;
+        line.push(b'\n');
+        (&port).write_all(&line)?;
+    }
+}
+
+fn answer(request: DebugRequest) -> anyhow::Result<DebugResponse> {
+    Ok(match request {
+        DebugRequest::Kill { service } => {
+            ensure!(!service.contains(['/', '.']), "{service} is no daemon");
+            let pid = main_process(&service)?;
+            kill_process(pid, Signal::KILL)?;
+            DebugResponse::Killed {
+                pid: pid.as_raw_nonzero().get(),
+            }
+        }
+        DebugRequest::List { path } => {
+            let mut names = fs::read_dir(&path)
+                .context(path)?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            names.sort();
+            DebugResponse::Names { names }
+        }
+        DebugRequest::Read { path } => {
+            let mut bytes = Vec::new();
+            File::open(&path)
+                .context(path)?
+                .take(MAX_READ)
+                .read_to_end(&mut bytes)?;
+            DebugResponse::Bytes { bytes }
+        }
+    })
+}
+
+/// The oldest process of the daemon's group: what it started comes after it.
+fn main_process(service: &str) -> anyhow::Result<Pid> {
+    let group = Path::new("/sys/fs/cgroup")
+        .join(DAEMONS)
+        .join(service)
+        .join("cgroup.procs");
+    let text = fs::read_to_string(&group).with_context(|| format!("{service} does not run"))?;
+    text.lines()
+        .filter_map(|line| line.parse().ok())
+        .min()
+        .and_then(Pid::from_raw)
+        .with_context(|| format!("{service} does not run"))
+}
