@@ -5,16 +5,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Read, Write},
+    io::{self, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use crate::oci::{Digest, Image, MANIFEST_TYPE};
+use crate::oci::{Digest, Image};
+
+mod answer;
+mod asked;
+
+use answer::Answer;
+use asked::Asked;
 
 /// Runs until dropped.
 #[derive(Debug)]
@@ -85,7 +91,12 @@ enum Times {
 impl Registry {
     /// Listens on a free port of `address`. QEMU's user network reaches loopback as 10.0.2.2.
     pub fn start(address: IpAddr) -> Result<Self> {
-        let listener = TcpListener::bind((address, 0))
+        Self::start_at(SocketAddr::new(address, 0))
+    }
+
+    /// Listens at `address`: the same image then has the same reference in every run.
+    pub fn start_at(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address)
             .with_context(|| format!("the registry cannot listen on {address}"))?;
         let address = listener
             .local_addr()
@@ -226,249 +237,11 @@ fn converse(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-/// The parts of a request's head that matter here.
-struct Asked {
-    method: String,
-    path: String,
-    /// First and last byte (RFC 9110, section 14.1.2); other forms are ignored, as it allows.
-    range: Option<(u64, Option<u64>)>,
-}
-
-impl Asked {
-    /// None: not a request.
-    fn read(input: &mut impl Read) -> io::Result<Option<Self>> {
-        let mut head = Vec::new();
-        loop {
-            let mut part = [0; 4096];
-            let count = input.read(&mut part)?;
-            head.extend(&part[..count]);
-            let mut headers = [httparse::EMPTY_HEADER; 64];
-            let mut request = httparse::Request::new(&mut headers);
-            match request.parse(&head) {
-                Ok(httparse::Status::Complete(_)) => return Ok(Self::from_head(&request)),
-                Ok(httparse::Status::Partial) if count > 0 && head.len() < 64 << 10 => {}
-                _ => return Ok(None),
-            }
-        }
-    }
-
-    fn from_head(request: &httparse::Request<'_, '_>) -> Option<Self> {
-        let range = request
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case("range"))
-            .and_then(|header| {
-                std::str::from_utf8(header.value)
-                    .ok()?
-                    .strip_prefix("bytes=")
-            })
-            .and_then(|range| {
-                let (first, last) = range.split_once('-')?;
-                let last = if last.is_empty() {
-                    None
-                } else {
-                    Some(last.parse().ok()?)
-                };
-                Some((first.parse().ok()?, last))
-            });
-        Some(Self {
-            method: request.method?.to_owned(),
-            path: request.path?.to_owned(),
-            range,
-        })
-    }
-
-    /// Repository, whether a manifest, and digest.
-    fn target(&self) -> Option<(&str, bool, Digest)> {
-        let (rest, digest) = self.path.strip_prefix("/v2/")?.rsplit_once('/')?;
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(digest.strip_prefix("sha256:")?, &mut bytes).ok()?;
-        let (repository, kind) = rest.rsplit_once('/')?;
-        let is_manifest = match kind {
-            "manifests" => true,
-            "blobs" => false,
-            _ => return None,
-        };
-        Some((repository, is_manifest, Digest(bytes)))
-    }
-}
-
-struct Answer {
-    status: u16,
-    headers: String,
-    bytes: Arc<[u8]>,
-    /// The part of `bytes` to send.
-    part: std::ops::Range<usize>,
-    fault: Option<Fault>,
-    /// [`State::clearings`] when the answer began.
-    clearings: u64,
-}
-
-impl Answer {
-    fn to(asked: &Asked, shared: &Shared) -> Self {
-        let mut state = shared.state();
-        let target = asked.target();
-        let digest = target.map(|(.., digest)| digest);
-        let mut answer = Self {
-            status: 404,
-            headers: String::new(),
-            bytes: Arc::default(),
-            part: 0..0,
-            fault: None,
-            clearings: state.clearings,
-        };
-        if !["GET", "HEAD"].contains(&asked.method.as_str()) {
-            answer.status = 405;
-        } else if asked.path == "/v2/" {
-            answer.status = 200;
-        } else if let Some((repository, is_manifest, digest)) = target {
-            if let Some(blob) = state.blobs.get(&digest)
-                && blob.repositories.contains(repository)
-                && blob.is_manifest == is_manifest
-            {
-                answer.found(digest, blob, asked.range);
-            }
-            if asked.method == "GET" {
-                answer.apply_fault(digest, &mut state);
-            }
-        }
-        state.served.push(Served {
-            method: asked.method.clone(),
-            path: asked.path.clone(),
-            digest,
-            from: asked.range.map(|(first, _)| first),
-            status: answer.status,
-        });
-        shared.changed.notify_all();
-        answer
-    }
-
-    fn found(&mut self, digest: Digest, blob: &Blob, range: Option<(u64, Option<u64>)>) {
-        let length = blob.bytes.len();
-        let media_type = if blob.is_manifest {
-            MANIFEST_TYPE
-        } else {
-            "application/octet-stream"
-        };
-        self.bytes = Arc::clone(&blob.bytes);
-        self.headers = format!(
-            "Content-Type: {media_type}\r\nDocker-Content-Digest: {digest}\r\n\
-             Accept-Ranges: bytes\r\n"
-        );
-        let Some((first, last)) = range else {
-            (self.status, self.part) = (200, 0..length);
-            return;
-        };
-        let first = usize::try_from(first).unwrap_or(usize::MAX);
-        let end = last
-            .and_then(|last| usize::try_from(last).ok()?.checked_add(1))
-            .map_or(length, |end| end.min(length));
-        if first >= end {
-            self.status = 416;
-            self.headers += &format!("Content-Range: bytes */{length}\r\n");
-        } else {
-            (self.status, self.part) = (206, first..end);
-            self.headers += &format!("Content-Range: bytes {first}-{}/{length}\r\n", end - 1);
-        }
-    }
-
-    fn apply_fault(&mut self, digest: Digest, state: &mut State) {
-        let Some((fault, times)) = state.faults.get(&digest).copied() else {
-            return;
-        };
-        if times == Times::Once {
-            state.faults.remove(&digest);
-        }
-        if let Fault::Status(status) = fault {
-            (self.status, self.part) = (status, 0..0);
-            self.headers.clear();
-        }
-        self.fault = Some(fault);
-    }
-
-    fn write(&self, asked: &Asked, output: &mut impl Write, shared: &Shared) -> io::Result<()> {
-        write!(
-            output,
-            "HTTP/1.1 {} -\r\nDocker-Distribution-Api-Version: registry/2.0\r\n\
-             Content-Length: {}\r\nConnection: close\r\n{}\r\n",
-            self.status,
-            self.part.len(),
-            self.headers
-        )?;
-        if asked.method == "HEAD" {
-            return Ok(());
-        }
-        let body = &self.bytes[self.part.clone()];
-        let before = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(body.len());
-        match self.fault {
-            None | Some(Fault::Status(_)) => output.write_all(body),
-            Some(Fault::CutAfter(count)) => output.write_all(&body[..before(count)]),
-            Some(Fault::Corrupt(position)) => {
-                let mut body = body.to_vec();
-                if let Some(byte) = body.get_mut(before(position)) {
-                    *byte ^= 1;
-                }
-                output.write_all(&body)
-            }
-            Some(Fault::Rate(rate)) => self.write_slowly(body, rate, output, shared),
-            Some(Fault::HoldAfter(count)) => {
-                output.write_all(&body[..before(count)])?;
-                if self.wait(shared, None) {
-                    output.write_all(&body[before(count)..])
-                } else {
-                    Ok(())
-                }
-            }
-        }
-    }
-
-    fn write_slowly(
-        &self,
-        body: &[u8],
-        rate: u64,
-        output: &mut impl Write,
-        shared: &Shared,
-    ) -> io::Result<()> {
-        let rate = rate.max(1);
-        let start = Instant::now();
-        let chunk = usize::try_from(rate / 10)
-            .unwrap_or(usize::MAX)
-            .clamp(1, 64 << 10);
-        let mut sent = 0;
-        for part in body.chunks(chunk) {
-            output.write_all(part)?;
-            sent += part.len();
-            let due = Duration::from_secs_f64(sent as f64 / rate as f64);
-            if self.wait(shared, Some(due.saturating_sub(start.elapsed()))) {
-                return output.write_all(&body[sent..]);
-            } else if shared.state().ending {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until faults are cleared (true), the registry ends or `limit` passes (false).
-    fn wait(&self, shared: &Shared, limit: Option<Duration>) -> bool {
-        let state = shared.state();
-        let goes_on = |state: &mut State| !state.ending && state.clearings == self.clearings;
-        let state = match limit {
-            None => shared.changed.wait_while(state, goes_on),
-            Some(limit) => shared
-                .changed
-                .wait_timeout_while(state, limit, goes_on)
-                .map(|(state, _)| state)
-                .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
-        }
-        .unwrap_or_else(PoisonError::into_inner);
-        state.clearings != self.clearings
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Entry, RunConfig, image};
+    use crate::oci::{Entry, MANIFEST_TYPE, RunConfig, image};
+    use std::io::Read;
 
     struct Fixture {
         registry: Registry,
