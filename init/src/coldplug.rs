@@ -106,6 +106,8 @@ pub fn modules_folder() -> String {
 }
 
 fn report(asked: &str, loaded: &[String], errors: impl IntoIterator<Item = LoadError>) {
+    // A processor's modalias has hundreds of features.
+    let asked = asked.get(..100).unwrap_or(asked);
     if !loaded.is_empty() {
         tracing::info!(asked, modules = loaded.join(" "), "modules loaded");
     }

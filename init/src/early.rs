@@ -85,7 +85,7 @@ pub fn set_up() -> anyhow::Result<()> {
 /// What a node can do without: told in the log, which exists by now.
 pub fn configure() {
     for (name, value) in SETTINGS {
-        if let Err(error) = fs::write(Path::new("/proc/sys").join(name), value) {
+        if let Err(error) = fs::write(Path::new("/proc/sys").join(name), format!("{value}\n")) {
             tracing::warn!(setting = name, value, %error, "kernel setting was not made");
         }
     }

@@ -9,7 +9,10 @@ use rustix::{
 use serde_json::json;
 use tokio::io::Interest;
 
-use crate::{device::AsyncDevice, log::Log};
+use crate::{
+    device::AsyncDevice,
+    log::{Log, Source},
+};
 
 /// The longest record that the kernel gives (`PRINTK_MESSAGE_MAX` in its printk).
 const MAX_RECORD: usize = 8 << 10;
@@ -28,7 +31,7 @@ pub async fn follow(log: Log) -> io::Result<()> {
         };
         let length = device.when_ready(Interest::READABLE, read).await?;
         if let Some(record) = parse(&buffer[..length]) {
-            log.line("kernel", record.as_bytes());
+            log.line(&Source::Daemon("kernel"), record.as_bytes());
         }
     }
 }

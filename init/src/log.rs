@@ -11,10 +11,13 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 use tracing_subscriber::fmt::MakeWriter;
+
+pub use self::record::Source;
 
 /// How much of the log stays in memory.
 const MAX_KEPT: usize = 512 << 10;
@@ -46,8 +49,8 @@ struct State {
 }
 
 impl Log {
-    /// A daemon's or a VMM's line: JSON of its own, or any text.
-    pub fn line(&self, source: &str, line: &[u8]) {
+    /// A line that init, the kernel, a daemon or a VMM wrote: JSON of its own, or any text.
+    pub fn line(&self, source: &Source, line: &[u8]) {
         let record = record::of_line(source, line);
         self.keep(&record.text, record.warning);
     }
@@ -57,10 +60,30 @@ impl Log {
         self.state().warnings.iter().cloned().collect()
     }
 
+    /// Writes out what still waits for the port, when the task that did so is gone.
+    pub fn finish(&self, patience: Duration) {
+        let Some(port) = port::open() else { return };
+        let until = Instant::now() + patience;
+        while let Some(part) = self.next_part() {
+            if port::write_until(&port, &part, until).is_err() {
+                return;
+            }
+        }
+        // What the port itself holds back would be lost with the power.
+        let _ = rustix::termios::tcdrain(&port);
+    }
+
     /// Writes to the log's serial port from now on, if there is one. Returns its task.
     pub fn open_port(&self) -> Option<impl Future<Output = ()> + 'static> {
         let port = port::open()?;
-        self.state().waiting.get_or_insert_default();
+        let mut state = self.state();
+        let so_far = state
+            .kept
+            .iter()
+            .flat_map(|text| text.bytes().chain([b'\n']))
+            .collect();
+        state.waiting = Some(so_far);
+        drop(state);
         let log = self.clone();
         Some(async move {
             // A port that stops working leaves the node without a log outside, no more.
@@ -149,7 +172,8 @@ pub struct Own(Log);
 
 impl io::Write for Own {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        self.0.line("init", record.trim_ascii_end());
+        self.0
+            .line(&Source::Daemon("init"), record.trim_ascii_end());
         Ok(record.len())
     }
 
@@ -167,7 +191,7 @@ mod tests {
         let log = Log::default();
         let line = "x".repeat(1000);
         for n in 0..2000 {
-            log.line("noded", format!("{n} {line}").as_bytes());
+            log.line(&Source::Daemon("noded"), format!("{n} {line}").as_bytes());
         }
         let state = log.state();
         assert!(state.kept_bytes <= MAX_KEPT);
@@ -181,7 +205,7 @@ mod tests {
         log.state().waiting = Some(VecDeque::new());
         let line = "x".repeat(1000);
         for _ in 0..1000 {
-            log.line("noded", line.as_bytes());
+            log.line(&Source::Daemon("noded"), line.as_bytes());
         }
         assert!(log.state().waiting.as_ref().unwrap().len() <= MAX_WAITING);
         assert!(log.state().dropped > 500);
@@ -195,11 +219,14 @@ mod tests {
         let log = Log::default();
         for n in [1, 2, 2, 2, 3, 4, 5] {
             log.line(
-                "netd",
+                &Source::Daemon("netd"),
                 format!(r#"{{"level":"WARN","message":"w{n}"}}"#).as_bytes(),
             );
         }
-        log.line("netd", br#"{"level":"INFO","message":"fine"}"#);
+        log.line(
+            &Source::Daemon("netd"),
+            br#"{"level":"INFO","message":"fine"}"#,
+        );
         assert_eq!(
             log.warnings(),
             ["netd: w2", "netd: w3", "netd: w4", "netd: w5"]

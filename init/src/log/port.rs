@@ -3,10 +3,12 @@
 use std::{
     io,
     os::fd::{BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use rustix::{
     fs::{Mode, OFlags},
+    io::Errno,
     termios::{ControlModes, OptionalActions, speed, tcgetattr, tcsetattr},
 };
 use tokio::io::Interest;
@@ -46,4 +48,19 @@ impl AsyncPort {
         }
         Ok(())
     }
+}
+
+/// For when there is no runtime any longer.
+pub fn write_until(port: &OwnedFd, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(port, bytes) {
+            Ok(written @ 1..) => bytes = &bytes[written..],
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

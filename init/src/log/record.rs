@@ -1,5 +1,8 @@
 //! From what a daemon wrote to a record of the log.
 
+use std::fmt;
+
+use loam_node_api::WorkloadId;
 use serde_json::{Map, Value};
 
 pub struct Record {
@@ -9,8 +12,27 @@ pub struct Record {
     pub warning: Option<String>,
 }
 
+/// Who says something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Also init itself and the kernel.
+    Daemon(&'static str),
+    /// The VMM of a machine. What it says may be a tenant's doing, so nothing of it reaches the
+    /// screen that was not meant as a warning.
+    Machine(WorkloadId),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Daemon(name) => f.write_str(name),
+            Self::Machine(id) => write!(f, "machine {id}"),
+        }
+    }
+}
+
 /// A line of JSON keeps its fields and gets `service`; any other text becomes a message.
-pub fn of_line(source: &str, line: &[u8]) -> Record {
+pub fn of_line(source: &Source, line: &[u8]) -> Record {
     let mut fields = match serde_json::from_slice(line) {
         Ok(Value::Object(fields)) => fields,
         _ => {
@@ -18,43 +40,53 @@ pub fn of_line(source: &str, line: &[u8]) -> Record {
             Map::from_iter([("message".to_owned(), Value::from(text))])
         }
     };
-    fields.insert("service".to_owned(), Value::from(source));
-    let warning = warning(source, &fields);
+    fields.insert("service".to_owned(), Value::from(source.to_string()));
+    let warning = is_warning(source, &fields).then(|| short(source, &fields));
     Record {
         text: Value::Object(fields).to_string(),
         warning,
     }
 }
 
-/// `tracing`'s JSON has the message at the top (flattened) or under `fields`. A text that is no
-/// record, such as a panic's, is worth showing.
-fn warning(source: &str, fields: &Map<String, Value>) -> Option<String> {
+fn is_warning(source: &Source, fields: &Map<String, Value>) -> bool {
     match fields.get("level").and_then(Value::as_str) {
-        None | Some("WARN" | "ERROR") => {}
-        Some(_) => return None,
+        Some(level) => matches!(level, "WARN" | "ERROR"),
+        // A daemon's text that is no record, such as a panic's, is worth showing.
+        None => matches!(source, Source::Daemon(_)),
     }
+}
+
+/// `tracing`'s JSON has the message at the top (flattened) or under `fields`, and beside it what it
+/// is about and its cause, where our daemons give them.
+fn short(source: &Source, fields: &Map<String, Value>) -> String {
     let inner = fields
         .get("fields")
         .and_then(Value::as_object)
         .unwrap_or(fields);
     let text = |name: &str| inner.get(name).and_then(Value::as_str);
-    let message = text("message").unwrap_or_default();
-    // The cause, where our daemons give one.
-    let cause = text("error").or_else(|| text("reason"));
-    Some(match cause {
-        Some(cause) => format!("{source}: {message}: {cause}"),
-        None => format!("{source}: {message}"),
-    })
+    let mut short = format!("{source}: ");
+    for about in ["machine", "daemon"].into_iter().filter_map(text) {
+        short += about;
+        short += ": ";
+    }
+    short += text("message").unwrap_or_default();
+    for cause in ["error", "reason", "end"].into_iter().filter_map(text) {
+        short += ": ";
+        short += cause;
+    }
+    short
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NODED: Source = Source::Daemon("noded");
+
     #[test]
     fn json_keeps_its_fields() {
         let line = br#"{"level":"INFO","fields":{"message":"hi","n":1},"target":"x"}"#;
-        let record = of_line("noded", line);
+        let record = of_line(&NODED, line);
         let value: Value = serde_json::from_str(&record.text).unwrap();
         assert_eq!(value["service"], "noded");
         assert_eq!(value["fields"]["n"], 1);
@@ -64,7 +96,7 @@ mod tests {
     #[test]
     fn a_daemon_cannot_speak_as_another() {
         let record = of_line(
-            "noded",
+            &NODED,
             br#"{"service":"init","message":"x","level":"ERROR"}"#,
         );
         assert!(record.text.contains(r#""service":"noded""#));
@@ -73,22 +105,24 @@ mod tests {
 
     #[test]
     fn any_bytes_become_one_line() {
-        let record = of_line("machine 1.web", b"thread main panicked\r\x1b[2J\xff");
+        let line = b"thread main panicked\r\x1b[2J\xff";
+        let record = of_line(&NODED, line);
         assert!(!record.text.contains(['\n', '\r', '\x1b']));
         assert!(
             record
                 .warning
                 .unwrap()
-                .starts_with("machine 1.web: thread main panicked")
+                .starts_with("noded: thread main panicked")
         );
+        let machine = Source::Machine("1.web".parse().unwrap());
+        assert_eq!(of_line(&machine, line).warning, None);
     }
 
     #[test]
-    fn a_warning_names_its_cause() {
-        let line = br#"{"level":"WARN","message":"no answer","error":"timed out"}"#;
-        assert_eq!(
-            of_line("noded", line).warning.unwrap(),
-            "noded: no answer: timed out"
-        );
+    fn a_warning_names_what_it_is_about_and_its_cause() {
+        let line =
+            br#"{"level":"WARN","message":"not started","machine":"1.web","error":"no tap"}"#;
+        let warning = of_line(&Source::Daemon("init"), line).warning;
+        assert_eq!(warning.unwrap(), "init: 1.web: not started: no tap");
     }
 }

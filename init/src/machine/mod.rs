@@ -83,7 +83,7 @@ impl Machines {
             Ok(record)
         });
         let record = record.map_err(|what| {
-            tracing::error!(machine = %id, reason = %what, "machine was not started");
+            tracing::error!(machine = %id, reason = %what, "not started");
             MachineError::Launch {
                 id: id.clone(),
                 what,
@@ -289,7 +289,7 @@ fn ask_to_stop(id: WorkloadId) {
     tokio::task::spawn_local(async move {
         let request = loam_node_api::vmm::ControlRequest::Stop;
         if let Err(error) = control::ask(&id, &request).await {
-            tracing::warn!(machine = %id, error = format!("{error:#}"), "asking it to stop failed");
+            tracing::info!(machine = %id, error = format!("{error:#}"), "asking it to stop failed");
         }
     });
 }

@@ -166,10 +166,8 @@ fn attach(name: &str) -> anyhow::Result<OwnedFd> {
     }
     // TUNSETIFF makes what does not exist; such a tap goes away as `tun` is closed.
     // SAFETY: TUNGETIFF filled in the flags.
-    ensure!(
-        unsafe { request.ifr_ifru.ifru_flags } & IFF_PERSIST != 0,
-        "there is no such tap"
-    );
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    ensure!(flags & IFF_PERSIST != 0, "there is no such tap");
     Ok(tun)
 }
 

@@ -7,7 +7,11 @@ use loam_node_api::WorkloadId;
 use tokio::sync::mpsc;
 
 use super::lifecycle::Input;
-use crate::{event::Event, lines::Lines, log::Log};
+use crate::{
+    event::Event,
+    lines::Lines,
+    log::{Log, Source},
+};
 
 /// The longest event carries a reason for the tenant; guest init's own lines are 4 KiB at most.
 const MAX_EVENT: usize = 8 << 10;
@@ -32,11 +36,7 @@ impl Voice {
     pub fn listen(self, events: OwnedFd, stderr: OwnedFd) -> anyhow::Result<()> {
         let events = Lines::new(events, MAX_EVENT).context("listening to its events")?;
         let stderr = Lines::new(stderr, MAX_LOG_LINE).context("listening to its log")?;
-        tokio::task::spawn_local(log_lines(
-            format!("machine {}", self.id),
-            self.log.clone(),
-            stderr,
-        ));
+        tokio::task::spawn_local(log_lines(self.id.clone(), self.log.clone(), stderr));
         tokio::task::spawn_local(self.forward(events));
         Ok(())
     }
@@ -69,12 +69,13 @@ impl Voice {
     }
 }
 
-async fn log_lines(source: String, log: Log, mut stderr: Lines) {
+async fn log_lines(id: WorkloadId, log: Log, mut stderr: Lines) {
+    let source = Source::Machine(id);
     let mut left = MAX_LOG_LINES;
     while let Some(line) = stderr.next().await {
         match left {
             0 => tokio::time::sleep(SLOW).await,
-            1 => tracing::warn!(source, "it says too much; no more of it is kept"),
+            1 => log.line(&source, b"(it says too much; no more of it is kept)"),
             _ => log.line(&source, &line),
         }
         left = left.saturating_sub(1);

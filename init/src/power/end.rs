@@ -1,6 +1,6 @@
 //! The last steps, when machines and daemons have ended: pools, then power.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use loam_init::reap;
 use loam_node_api::{machine::Shutdown, path::POOLS};
@@ -11,11 +11,15 @@ use rustix::{
 };
 
 use super::watchdog::Watchdog;
+use crate::log::Log;
+
+/// Time that a slow serial port gets for the end of the log.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whatever still runs ends, pools are written out and unmounted, and the node is off or restarts.
 ///
 /// The watchdog stays armed for a restart: if that gets stuck, it happens all the same.
-pub fn end(how: Shutdown, watchdog: Option<Watchdog>) -> ! {
+pub fn end(how: Shutdown, watchdog: Option<Watchdog>, log: &Log) -> ! {
     kill_all();
     rustix::fs::sync();
     for pool in pools() {
@@ -25,6 +29,7 @@ pub fn end(how: Shutdown, watchdog: Option<Watchdog>) -> ! {
         }
     }
     rustix::fs::sync();
+    log.finish(LOG_PATIENCE);
     if let Some(watchdog) = watchdog {
         watchdog.pet();
         if how == Shutdown::PowerOff {

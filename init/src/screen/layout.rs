@@ -74,7 +74,7 @@ fn head(facts: &Facts) -> Vec<Line> {
         .map(|(name, state)| format!("{name} {state}"))
         .collect();
     vec![
-        restless(&format!("{title:<20} {phase:<38} {uptime:>19}")),
+        restless(&format!("{title:<20} {phase:<38} {uptime:>20}")),
         steady(""),
         field("node", &node),
         field("farm", &farm),

@@ -81,6 +81,7 @@ impl<'a> Prepared<'a> {
 
     fn steps(&self) -> Result<std::convert::Infallible, (Step, c_int)> {
         reset_signals()?;
+        self.join_cgroup()?;
         self.set_oom_score()?;
         self.place_descriptors()?;
         if let Confinement::Machine { empty, .. } = &self.spawn.confinement {
@@ -97,29 +98,28 @@ impl<'a> Prepared<'a> {
             }
         }
         // SAFETY: plain integers.
-        check(
-            Step::Privileges,
-            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into(),
-        )?;
+        let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        check(Step::Privileges, set.into())?;
         Err(self.execute())
     }
 
-    fn set_oom_score(&self) -> Outcome {
-        let text = self.oom_score.as_bytes();
-        // SAFETY: the path ends with NUL, the text is readable for its length.
-        unsafe {
-            let file = libc::open(
-                c"/proc/self/oom_score_adj".as_ptr(),
-                libc::O_WRONLY | libc::O_CLOEXEC,
-            );
-            check(Step::OomScore, file.into())?;
-            check(
-                Step::OomScore,
-                libc::write(file, text.as_ptr().cast(), text.len()) as c_long,
-            )?;
-            libc::close(file);
+    /// Not by CLONE_INTO_CGROUP: Linux 6.12 compares that group's count of kills (`cgroup.kill`)
+    /// with the one of the parent's group, so that after one kill every such child is killed.
+    fn join_cgroup(&self) -> Outcome {
+        match &self.spawn.cgroup {
+            Some(group) => write_file(Step::Cgroup, group.as_raw_fd(), c"cgroup.procs", b"0"),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn set_oom_score(&self) -> Outcome {
+        let path = c"/proc/self/oom_score_adj";
+        write_file(
+            Step::OomScore,
+            libc::AT_FDCWD,
+            path,
+            self.oom_score.as_bytes(),
+        )
     }
 
     /// Moves every source to the number that is its place, and closes all others.
@@ -138,10 +138,8 @@ impl<'a> Prepared<'a> {
                 0
             };
             // SAFETY: plain integers.
-            check(
-                Step::Descriptors,
-                unsafe { libc::dup3(parked, target, flags) }.into(),
-            )?;
+            let placed = unsafe { libc::dup3(parked, target, flags) };
+            check(Step::Descriptors, placed.into())?;
         }
         let failure = self.failure as u32;
         for (first, last) in [(self.count as u32, failure - 1), (failure + 1, u32::MAX)] {
@@ -164,10 +162,8 @@ impl<'a> Prepared<'a> {
                 rlim_max: value,
             };
             // SAFETY: `limit` is a valid rlimit for the time of the call.
-            check(
-                Step::Limits,
-                unsafe { libc::setrlimit(resource, &limit) }.into(),
-            )?;
+            let set = unsafe { libc::setrlimit(resource, &limit) };
+            check(Step::Limits, set.into())?;
         }
         Ok(())
     }
@@ -191,6 +187,20 @@ impl<'a> Prepared<'a> {
         }
         (Step::Execute, errno())
     }
+}
+
+fn write_file(step: Step, folder: RawFd, path: &CStr, text: &[u8]) -> Outcome {
+    // SAFETY: the path ends with NUL, the text is readable for its length.
+    unsafe {
+        let file = libc::openat(folder, path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        check(step, file.into())?;
+        check(
+            step,
+            libc::write(file, text.as_ptr().cast(), text.len()) as c_long,
+        )?;
+        libc::close(file);
+    }
+    Ok(())
 }
 
 /// Handlers go by `execve`, but ignored signals (Rust ignores SIGPIPE) and the mask would stay.

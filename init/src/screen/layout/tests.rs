@@ -73,6 +73,7 @@ machine   12.web                              running
 
 
 
+
 ! disk QEMU_1 holds a partition table; it is not used
   noded: daemon ended
 ";
