@@ -59,7 +59,7 @@ impl Default for GsiAllocator {
 }
 
 impl GsiAllocator {
-    pub fn next(&mut self) -> Gsi {
+    pub fn allocate(&mut self) -> Gsi {
         let gsi = Gsi(self.0);
         self.0 += 1;
         gsi
@@ -178,7 +178,7 @@ impl Platform for Kvm {
 }
 
 #[cfg(test)]
-pub mod recorded {
+pub(crate) mod recorded {
     //! A platform that remembers what it was asked.
 
     use super::*;
@@ -188,6 +188,7 @@ pub mod recorded {
         pub lines: Mutex<BTreeMap<Gsi, bool>>,
         pub routes: Mutex<BTreeMap<Gsi, Message>>,
         pub doorbells: Mutex<Vec<u64>>,
+        pub interrupts: Mutex<BTreeMap<Gsi, EventFd>>,
     }
 
     impl Platform for Recorded {
@@ -196,7 +197,8 @@ pub mod recorded {
             Ok(())
         }
 
-        fn connect_interrupt(&self, _gsi: Gsi, _event: &EventFd) -> io::Result<()> {
+        fn connect_interrupt(&self, gsi: Gsi, event: &EventFd) -> io::Result<()> {
+            self.interrupts.locked().insert(gsi, event.try_clone()?);
             Ok(())
         }
 

@@ -39,6 +39,8 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
+    // Keys of hash maps.
+    libc::SYS_getrandom,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_gettimeofday,
@@ -52,6 +54,8 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_rseq,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
+    // The allocator's, when a thread first needs an arena.
+    libc::SYS_sched_getaffinity,
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
     libc::SYS_sigaltstack,
@@ -77,7 +81,6 @@ const DEVICE: &[libc::c_long] = &[
     libc::SYS_epoll_wait,
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
-    libc::SYS_getrandom,
     libc::SYS_preadv,
     libc::SYS_pwritev,
     libc::SYS_writev,

@@ -128,7 +128,7 @@ impl io::Write for RingWriter {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use std::{fs::File, os::unix::fs::FileExt};
 
     use super::*;

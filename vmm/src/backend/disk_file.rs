@@ -36,7 +36,7 @@ impl DiskFile {
     /// Where `len` bytes from `sector` on begin, if they are whole sectors of the disk.
     pub fn range(&self, sector: u64, len: u64) -> Option<u64> {
         let end = sector.checked_add(len / SECTOR)?;
-        (len.is_multiple_of(SECTOR) && end <= self.sectors).then_some(sector * SECTOR)
+        (len.is_multiple_of(SECTOR) && end <= self.sectors).then(|| sector * SECTOR)
     }
 
     pub fn read(&self, position: u64, target: Iovecs<'_>) -> io::Result<()> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 thread_local! {
     /// `immediate_exit` of the CPU that this thread runs.
@@ -22,7 +22,9 @@ thread_local! {
 
 /// To be called once, before CPU threads start.
 pub fn install() -> io::Result<()> {
-    register_signal_handler(SIGRTMIN(), handle).map_err(Into::into)
+    // The launcher may block signals for itself, and the mask is inherited through exec.
+    unblock_signal(SIGRTMIN()).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(register_signal_handler(SIGRTMIN(), handle)?)
 }
 
 extern "C" fn handle(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    os::unix::thread::JoinHandleExt,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -166,14 +165,6 @@ impl Vcpus {
             kick::kick(thread);
         }
         self.gate.wait_until_empty();
-    }
-
-    /// Thread ids, for messages.
-    pub fn ids(&self) -> Vec<u64> {
-        self.threads
-            .iter()
-            .map(|thread| thread.as_pthread_t() as u64)
-            .collect()
     }
 }
 

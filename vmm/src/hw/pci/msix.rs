@@ -84,7 +84,7 @@ impl Msix {
         let vectors = (0..vectors)
             .map(|_| {
                 let vector = Vector {
-                    gsi: gsis.next(),
+                    gsi: gsis.allocate(),
                     event: EventFd::new(EFD_NONBLOCK)?,
                     entry: masked_entry(),
                     pending: false,

@@ -1,6 +1,6 @@
 //! virtio-blk (virtio 1.2, 5.2): a disk on a file.
 
-use std::io;
+use std::{cell::Cell, io};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
@@ -34,6 +34,7 @@ const MOST_DISCARD_RANGES: u32 = 1;
 const MOST_DISCARD_SECTORS: u32 = (1 << 30) / SECTOR as u32;
 /// Requests served before orders are looked at again.
 const BUDGET: usize = 64;
+const MOST_COMPLAINTS: u32 = 8;
 
 /// `struct virtio_blk_req` before the data.
 const HEADER_LEN: usize = 16;
@@ -58,6 +59,7 @@ pub struct Block {
     serial: [u8; SERIAL_LEN],
     /// The driver never flushes, so each write must be on the disk before it is answered.
     write_through: bool,
+    complaints: Cell<u32>,
     queue: Option<Virtqueue>,
     chain: Chain,
 }
@@ -93,6 +95,7 @@ impl Block {
             read_only,
             serial: padded,
             write_through: true,
+            complaints: Cell::new(0),
             queue: None,
             chain: Chain::default(),
         }
@@ -140,12 +143,25 @@ impl Block {
             Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
             Err(Refusal::Impossible) => (VIRTIO_BLK_S_IOERR, 0),
             Err(Refusal::Failed(error)) => {
-                tracing::debug!(%error, kind = request.kind, sector = request.sector, "disk request failed");
+                self.complain(&error, &request);
                 (VIRTIO_BLK_S_IOERR, 0)
             }
         };
         segments::write(memory, &chain.writable, request.data_in, &[status as u8]);
         Ok(written + 1)
+    }
+
+    /// The node's storage fails, or is full: worth a word, but a guest that tries again and again
+    /// must not flood the log.
+    fn complain(&self, error: &io::Error, request: &Request<'_>) {
+        let complaints = self.complaints.get();
+        if complaints < MOST_COMPLAINTS {
+            self.complaints.set(complaints + 1);
+            let serial = String::from_utf8_lossy(&self.serial);
+            let serial = serial.trim_end_matches('\0');
+            let Request { kind, sector, .. } = request;
+            tracing::warn!(serial, kind, sector, %error, "disk request failed; the guest was told");
+        }
     }
 
     fn perform(&self, request: &Request<'_>) -> Outcome {
@@ -317,3 +333,6 @@ impl Block {
         Ok(Progress::More)
     }
 }
+
+#[cfg(test)]
+mod tests;

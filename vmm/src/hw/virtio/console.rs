@@ -326,3 +326,6 @@ impl VirtioDevice for Console {
         let _ = poll.listen(0, false);
     }
 }
+
+#[cfg(test)]
+mod tests;

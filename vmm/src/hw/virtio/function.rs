@@ -395,3 +395,6 @@ pub fn notifier(
     let msix = Msix::new(Arc::clone(platform), gsis, vectors(description))?;
     Ok(Arc::new(Notifier::new(Arc::new(msix), description.queues)))
 }
+
+#[cfg(test)]
+mod tests;

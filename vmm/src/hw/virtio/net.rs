@@ -259,3 +259,6 @@ impl VirtioDevice for Net {
         let _ = poll.listen(0, false);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,7 +163,7 @@ impl Virtqueue {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use loam_deployment::Bytes as Size;
     use proptest::prelude::*;
     use virtio_bindings::virtio_ring::{
@@ -348,10 +348,7 @@ pub mod tests {
                 available: 0x2001,
                 ..good
             },
-            QueueSetup {
-                used: u64::MAX & !3,
-                ..good
-            },
+            QueueSetup { used: !3, ..good },
             QueueSetup {
                 descriptors: 0x1008,
                 ..good
@@ -372,7 +369,7 @@ pub mod tests {
                 .into_iter()
                 .zip(near)
                 .map(|((address, len, flags, next), near)| {
-                    if near { (address % (1 << 20), len % 4096 & !15, flags, next) } else { (address, len, flags, next) }
+                    if near { (address % (1 << 20), (len % 4096) & !15, flags, next) } else { (address, len, flags, next) }
                 })
                 .collect();
             if let Ok(Some(chain)) = pop(&descriptors) {
