@@ -1,1 +1,133 @@
+use loam_deployment::payload::Filesystem;
 
+use super::*;
+use crate::pool::testing::pool;
+
+fn key(name: &str) -> VolumeKey {
+    VolumeKey::Data(format!("7.{name}").parse().unwrap())
+}
+
+fn spec(size: Bytes, media: Media) -> VolumeSpec {
+    VolumeSpec {
+        size,
+        media,
+        filesystem: Filesystem::Raw,
+    }
+}
+
+struct Pools {
+    _folders: Vec<tempfile::TempDir>,
+    pools: Vec<Arc<Pool>>,
+}
+
+fn pools(media: &[Media]) -> Pools {
+    let _folders: Vec<_> = media.iter().map(|_| tempfile::tempdir().unwrap()).collect();
+    let pools = media
+        .iter()
+        .zip(&_folders)
+        .map(|(m, f)| Arc::new(pool(f.path(), *m)))
+        .collect();
+    Pools { _folders, pools }
+}
+
+#[test]
+fn goes_where_the_media_is_and_stays_there() {
+    let Pools { pools, .. } = &pools(&[Media::Hdd, Media::Ssd]);
+    let made = ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Ssd)).unwrap();
+    assert!(made.path.starts_with(pools[1].root()));
+    // The same again, and without a wish, is the same volume.
+    assert_eq!(
+        ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Ssd)).unwrap(),
+        made
+    );
+    let any = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Any)).unwrap();
+    assert_eq!(any.path, made.path);
+    assert_eq!(list(pools), [any]);
+
+    let error = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Hdd)).unwrap_err();
+    assert!(matches!(error, StorageError::Changed { .. }), "{error}");
+    let error = ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap_err();
+    assert!(matches!(error, StorageError::Shrink { .. }), "{error}");
+    let ext4 = VolumeSpec {
+        filesystem: Filesystem::Ext4,
+        ..spec(Bytes::mib(2), Media::Any)
+    };
+    let error = ensure(pools, &key("a"), &ext4).unwrap_err();
+    assert!(matches!(error, StorageError::Changed { .. }), "{error}");
+}
+
+#[test]
+fn a_full_disk_is_an_error_on_that_workload_alone() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd]);
+    let free = pools[0].with_ledger(|ledger| ledger.free_for_volumes());
+    let most = Bytes(free.get() / 4096 * 4096);
+    let over = Bytes(most.get() + 4096);
+    let error = ensure(pools, &key("a"), &spec(over, Media::Any)).unwrap_err();
+    assert_eq!(error, StorageError::NoSpace { wanted: over, free });
+    let error = ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Hdd)).unwrap_err();
+    assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
+
+    ensure(
+        pools,
+        &key("a"),
+        &spec(Bytes(most.get() - (1 << 20)), Media::Any),
+    )
+    .unwrap();
+    ensure(pools, &key("b"), &spec(Bytes::mib(2), Media::Any)).unwrap_err();
+    ensure(pools, &key("b"), &spec(Bytes::mib(1), Media::Any)).unwrap();
+    // Growing is measured too, and what failed is not counted.
+    ensure(pools, &key("b"), &spec(Bytes::mib(9), Media::Any)).unwrap_err();
+    delete(pools, &key("a")).unwrap();
+    delete(pools, &key("a")).unwrap();
+    ensure(pools, &key("b"), &spec(Bytes::mib(9), Media::Any)).unwrap();
+    assert_eq!(pools[0].describe().reserved, Bytes::mib(9));
+}
+
+#[test]
+fn promises_are_kept_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = pool(folder.path(), Media::Ssd);
+    let uuid = first.uuid();
+    ensure(
+        &[Arc::new(first)],
+        &key("a"),
+        &spec(Bytes::mib(64), Media::Any),
+    )
+    .unwrap();
+    let again = Pool::open(folder.path().to_owned(), uuid, Media::Ssd).unwrap();
+    assert_eq!(again.describe().reserved, Bytes::mib(64));
+}
+
+#[test]
+fn of_two_volumes_of_one_key_the_older_counts_and_both_are_deleted() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let older = pools[0]
+        .volumes()
+        .create(&key("a"), &spec(Bytes::mib(1), Media::Any))
+        .unwrap();
+    let record = older.path.with_extension("json");
+    let text = std::fs::read_to_string(&record).unwrap();
+    let start = text.find("\"created\":").unwrap();
+    std::fs::write(&record, format!("{}\"created\":1}}", &text[..start])).unwrap();
+    let reopened = Pool::open(pools[0].root().to_owned(), pools[0].uuid(), Media::Ssd).unwrap();
+    pools[1]
+        .volumes()
+        .create(&key("a"), &spec(Bytes::mib(1), Media::Any))
+        .unwrap();
+
+    let both = [pools[1].clone(), Arc::new(reopened)];
+    assert_eq!(list(&both).len(), 1);
+    assert!(list(&both)[0].path.starts_with(pools[0].root()));
+    delete(&both, &key("a")).unwrap();
+    assert!(list(&both).is_empty());
+}
+
+#[test]
+fn refuses_what_no_disk_can_be() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd]);
+    for size in [0, 1, 513] {
+        ensure(pools, &key("a"), &spec(Bytes(size), Media::Any)).unwrap_err();
+    }
+    let error = ensure(&[], &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap_err();
+    assert_eq!(error, StorageError::NoPool);
+}

@@ -1,1 +1,265 @@
+use std::process::{Command, Stdio};
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::header::TAIL;
+
+const SIZE: u64 = 1 << 30;
+
+fn disk() -> tempfile::NamedTempFile {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(SIZE).unwrap();
+    disk
+}
+
+fn look(disk: &tempfile::NamedTempFile) -> Finding {
+    probe(disk.as_file(), SIZE).unwrap()
+}
+
+fn write(disk: &tempfile::NamedTempFile, at: u64, bytes: &[u8]) {
+    disk.as_file().write_all_at(bytes, at).unwrap();
+}
+
+/// Runs a program of the machine's on the disk; the test fails if the machine lacks it.
+fn run(program: &str, arguments: &[&str], disk: &tempfile::NamedTempFile, package: &str) {
+    let status = Command::new(program)
+        .args(arguments)
+        .arg(disk.path())
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let status = status.unwrap_or_else(|_| panic!("install {package}: this test runs {program}"));
+    assert!(status.success(), "{program} failed");
+}
+
+/// A btrfs superblock as far as we read it.
+fn superblock(disk: &tempfile::NamedTempFile, header: &Header, magic: &[u8; 8]) {
+    let mut block = [0; 4096];
+    block[0x20..0x30].copy_from_slice(header.uuid.as_bytes());
+    block[0x40..0x48].copy_from_slice(magic);
+    block[0x70..0x78].copy_from_slice(&header.filesystem_size.to_le_bytes());
+    block[0x12b..0x12f].copy_from_slice(b"loam");
+    write(disk, SUPERBLOCK, &block);
+}
+
+fn ours(state: State) -> (tempfile::NamedTempFile, Header) {
+    let disk = disk();
+    let header = Header {
+        state,
+        ..Header::for_disk(SIZE)
+    };
+    header.write(disk.as_file()).unwrap();
+    (disk, header)
+}
+
+#[test]
+fn zeroes_are_empty() {
+    assert_eq!(look(&disk()), Finding::Empty);
+}
+
+#[test]
+fn real_file_systems_are_foreign() {
+    let cases: [(&str, &[&str], &str, &str); 3] = [
+        (
+            "mkfs.ext4",
+            &["-q", "-F"],
+            "e2fsprogs",
+            "an ext2, ext3 or ext4 file system",
+        ),
+        (
+            "mkfs.ext2",
+            &["-q", "-F", "-b", "1024"],
+            "e2fsprogs",
+            "an ext2, ext3 or ext4 file system",
+        ),
+        ("mkswap", &[], "util-linux", "swap space"),
+    ];
+    for (program, arguments, package, name) in cases {
+        let disk = disk();
+        run(program, arguments, &disk, package);
+        assert_eq!(look(&disk), Finding::Foreign(name.to_owned()), "{program}");
+    }
+}
+
+#[test]
+fn an_ext_file_system_with_a_wiped_beginning_is_still_foreign() {
+    for arguments in [&["-q", "-F", "-b", "4096"], &["-q", "-F", "-b", "1024"]] {
+        let disk = disk();
+        run("mkfs.ext4", arguments, &disk, "e2fsprogs");
+        write(&disk, 0, &vec![0; EDGE as usize]);
+        assert_eq!(
+            look(&disk),
+            Finding::Foreign("a copy of an ext superblock".to_owned())
+        );
+    }
+}
+
+/// A GPT as `sfdisk` and everyone else writes it (UEFI 2.10, section 5.3): protective MBR, header
+/// in the second sector, a copy in the last.
+fn partition(disk: &tempfile::NamedTempFile) {
+    write(
+        disk,
+        0x1be,
+        &[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0],
+    );
+    write(disk, 0x1fe, b"\x55\xaa");
+    write(disk, 512, b"EFI PART\x00\x00\x01\x00");
+    write(disk, 1024, &[0xaf, 0x3d, 0xc6, 0x0f]);
+    write(disk, SIZE - 512, b"EFI PART\x00\x00\x01\x00");
+}
+
+#[test]
+fn partition_tables_are_foreign_even_with_a_wiped_beginning() {
+    let disk = disk();
+    partition(&disk);
+    assert_eq!(
+        look(&disk),
+        Finding::Foreign("a GPT partition table".to_owned())
+    );
+    write(&disk, 0, &vec![0; EDGE as usize]);
+    assert_eq!(
+        look(&disk),
+        Finding::Foreign("a backup GPT partition table".to_owned())
+    );
+
+    let disk = self::disk();
+    write(&disk, 0x1fe, b"\x55\xaa");
+    let mbr = "an MBR partition table or a boot sector".to_owned();
+    assert_eq!(look(&disk), Finding::Foreign(mbr));
+}
+
+#[test]
+fn marks_at_the_end_and_in_the_middle_are_found() {
+    let raid = || "part of a Linux RAID".to_owned();
+    let zfs = || "part of a ZFS pool".to_owned();
+    let cases: [(u64, &[u8], String); 7] = [
+        (SIZE - 8192, b"\xfc\x4e\x2b\xa9", raid()),
+        (SIZE - 65536, b"\xfc\x4e\x2b\xa9", raid()),
+        (
+            4096,
+            b"\xfc\x4e\x2b\xa9",
+            "part of a Linux RAID (1.2)".to_owned(),
+        ),
+        (
+            (128 << 10) + 5 * 1024,
+            b"\x0c\xb1\xba\x00\x00\x00\x00\x00",
+            zfs(),
+        ),
+        (
+            SIZE - (128 << 10),
+            b"\x00\x00\x00\x00\x00\xba\xb1\x0c",
+            zfs(),
+        ),
+        (
+            (64 << 20) + 0x40,
+            b"_BHRfS_M",
+            "a btrfs file system (second superblock)".to_owned(),
+        ),
+        (
+            SIZE - 1024,
+            b"Intel Raid ISM Cfg Sig. 1.3",
+            "part of an Intel RAID".to_owned(),
+        ),
+    ];
+    for (at, magic, name) in cases {
+        let disk = disk();
+        write(&disk, at, magic);
+        assert_eq!(look(&disk), Finding::Foreign(name));
+    }
+}
+
+#[test]
+fn a_disk_cut_while_being_made_a_pool_is_ours() {
+    let (disk, header) = ours(State::Formatting);
+    assert_eq!(look(&disk), Finding::HalfMade(header));
+    // Trees, but no superblock yet; then the temporary one; then the final one.
+    write(&disk, 5 << 20, b"a tree");
+    assert_eq!(look(&disk), Finding::HalfMade(header));
+    superblock(&disk, &header, b"!BHRfS_M");
+    assert_eq!(look(&disk), Finding::HalfMade(header));
+    superblock(&disk, &header, b"_BHRfS_M");
+    assert_eq!(look(&disk), Finding::HalfMade(header));
+}
+
+#[test]
+fn a_half_made_disk_that_another_took_is_foreign() {
+    let (taken, _) = ours(State::Formatting);
+    partition(&taken);
+    assert!(matches!(look(&taken), Finding::Foreign(what) if what.contains("GPT")));
+
+    let (taken, _) = ours(State::Formatting);
+    run("mkfs.ext4", &["-q", "-F"], &taken, "e2fsprogs");
+    assert!(matches!(look(&taken), Finding::Foreign(what) if what.contains("ext4")));
+
+    let (taken, _) = ours(State::Formatting);
+    superblock(&taken, &Header::for_disk(SIZE), b"_BHRfS_M");
+    assert!(matches!(look(&taken), Finding::Foreign(what) if what.contains("btrfs")));
+
+    let (taken, _) = ours(State::Formatting);
+    write(&taken, SUPERBLOCK + 7, b"x");
+    assert!(matches!(look(&taken), Finding::Foreign(_)));
+}
+
+#[test]
+fn a_pool_is_ours_until_another_takes_the_disk() {
+    let (disk, header) = ours(State::Pool);
+    superblock(&disk, &header, b"_BHRfS_M");
+    write(&disk, 5 << 20, b"data");
+    assert_eq!(look(&disk), Finding::Pool(header));
+
+    // Partitions leave btrfs's superblock as it was.
+    write(&disk, 512, b"EFI PART");
+    assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("GPT")));
+    write(&disk, 512, &[0; 8]);
+
+    write(&disk, SIZE - 512, b"EFI PART");
+    assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("backup GPT")));
+    write(&disk, SIZE - 512, &[0; 8]);
+    assert_eq!(look(&disk), Finding::Pool(header));
+
+    // Its data may still be rescued: never formatted again by itself.
+    write(&disk, 0, &vec![0; EDGE as usize]);
+    assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("superblock is gone")));
+}
+
+#[test]
+fn a_pool_whose_disk_grew_is_still_ours() {
+    let (disk, header) = ours(State::Pool);
+    superblock(&disk, &header, b"_BHRfS_M");
+    disk.as_file().set_len(2 * SIZE).unwrap();
+    assert_eq!(
+        probe(disk.as_file(), 2 * SIZE).unwrap(),
+        Finding::Pool(header)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// The rule itself, whatever the table of signatures knows.
+    #[test]
+    fn one_byte_at_either_end_is_enough(at in 0..EDGE, from_end: bool, byte in 1u8..) {
+        let disk = disk();
+        let at = if from_end { SIZE - 1 - at } else { at };
+        write(&disk, at, &[byte]);
+        prop_assert!(matches!(look(&disk), Finding::Foreign(_)));
+    }
+
+    /// No byte in what btrfs leaves alone is overlooked on a disk of ours either.
+    #[test]
+    fn a_pool_with_a_stray_byte_is_foreign(place in 0u64..3, offset: u64, byte in 1u8..) {
+        let (disk, header) = ours(State::Pool);
+        superblock(&disk, &header, b"_BHRfS_M");
+        let after_super = SUPERBLOCK + SUPERBLOCK_LENGTH;
+        let at = match place {
+            0 => offset % SUPERBLOCK,
+            1 => after_super + offset % (FIRST_BLOCK - after_super),
+            _ => SIZE - 1 - offset % (TAIL - LENGTH as u64),
+        };
+        write(&disk, at, &[byte]);
+        prop_assert!(matches!(look(&disk), Finding::Foreign(_)));
+    }
+}

@@ -1,1 +1,118 @@
+use loam_deployment::payload::Media;
+use loam_node_api::WorkloadId;
 
+use super::*;
+
+fn key(text: &str) -> VolumeKey {
+    VolumeKey::Data(text.parse::<WorkloadId>().unwrap())
+}
+
+fn raw(size: u64) -> VolumeSpec {
+    VolumeSpec {
+        size: Bytes(size),
+        media: Media::Any,
+        filesystem: Filesystem::Raw,
+    }
+}
+
+fn open(folder: &tempfile::TempDir) -> Volumes {
+    Volumes::open(folder.path().to_owned()).unwrap()
+}
+
+#[test]
+fn found_again_with_its_data_and_grown() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = open(&folder)
+        .create(&key("12.data"), &raw(1 << 20))
+        .unwrap();
+    assert_eq!(made.path, folder.path().join("data-12.data.raw"));
+    fs::write(&made.path, b"kept").unwrap();
+
+    let volumes = open(&folder);
+    assert_eq!(volumes.list().len(), 1);
+    let grown = volumes.change(&key("12.data"), &raw(8 << 20)).unwrap();
+    assert_eq!(fs::metadata(&grown.path).unwrap().len(), 8 << 20);
+    assert!(fs::read(&grown.path).unwrap().starts_with(b"kept"));
+    assert!(
+        grown.used < Bytes(1 << 20),
+        "sparse, but {} are used",
+        grown.used
+    );
+
+    let volumes = open(&folder);
+    assert_eq!(volumes.get(&key("12.data")).unwrap().spec, raw(8 << 20));
+    volumes.delete(&key("12.data")).unwrap();
+    volumes.delete(&key("12.data")).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_ext4_volume_holds_a_file_system_of_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = VolumeSpec {
+        filesystem: Filesystem::Ext4,
+        ..raw(64 << 20)
+    };
+    let made = open(&folder)
+        .create(&key("1.db"), &spec)
+        .unwrap_or_else(|error| {
+            panic!("{error}; this test runs mkfs.ext4 of the package e2fsprogs")
+        });
+    let bytes = fs::read(made.path).unwrap();
+    assert_eq!(bytes[0x438..0x43a], [0x53, 0xef]);
+    let blocks = u32::from_le_bytes(bytes[0x404..0x408].try_into().unwrap());
+    let block = 1024u64 << u32::from_le_bytes(bytes[0x418..0x41c].try_into().unwrap());
+    assert_eq!(u64::from(blocks) * block, 64 << 20);
+}
+
+#[test]
+fn cut_at_any_moment_it_is_whole_or_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = open(&folder).create(&key("1.a"), &raw(1 << 20)).unwrap();
+    let record = made.path.with_extension("json");
+    let json = fs::read(&record).unwrap();
+
+    // Cut before the record was written, or after it was removed.
+    fs::remove_file(&record).unwrap();
+    assert!(open(&folder).list().is_empty());
+    assert!(!made.path.exists());
+
+    // A record without data is not mended in silence.
+    fs::write(&record, json).unwrap();
+    let volumes = open(&folder);
+    assert_eq!(volumes.list().len(), 1);
+    assert!(!volumes.has_data(&key("1.a")));
+
+    // What cannot be read is not removed.
+    fs::write(&record, b"{").unwrap();
+    fs::write(&made.path, b"perhaps precious").unwrap();
+    assert!(open(&folder).list().is_empty());
+    assert!(made.path.exists());
+}
+
+#[test]
+fn a_failed_making_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // Too small for any ext4.
+    let spec = VolumeSpec {
+        filesystem: Filesystem::Ext4,
+        ..raw(1024)
+    };
+    open(&folder).create(&key("1.a"), &spec).unwrap_err();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn names_of_root_layers_are_safe_and_distinct() {
+    let root = |image: &str| VolumeKey::Root {
+        machine: "3.web".parse().unwrap(),
+        image: image.to_owned(),
+    };
+    let names = ["a/../../b", "a/../../c", ""].map(|image| file_name(&root(image)));
+    assert!(
+        names
+            .iter()
+            .all(|name| !name.contains('/') && name.starts_with("root-3.web-"))
+    );
+    assert!(names[0] != names[1] && names[1] != names[2]);
+}

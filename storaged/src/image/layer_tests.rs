@@ -1,1 +1,61 @@
+use std::io::Write;
 
+use flate2::{Compression, write::GzEncoder};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+use super::*;
+use crate::image::testing::unpacked;
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    compress_to_vec(bytes, CompressionLevel::Fastest)
+}
+
+#[test]
+fn unpacks_every_kind_in_several_parts() {
+    let data: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+    let (one, two) = data.split_at(123_457);
+    assert_eq!(unpacked(&data).unwrap(), data);
+    assert_eq!(unpacked(&gzip(&data)).unwrap(), data);
+    assert_eq!(unpacked(&[gzip(one), gzip(two)].concat()).unwrap(), data);
+    assert_eq!(unpacked(&zstd(&data)).unwrap(), data);
+    let skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc".to_vec();
+    let frames = [&skippable, &zstd(one), &skippable, &zstd(two), &skippable].map(Vec::clone);
+    assert_eq!(unpacked(&frames.concat()).unwrap(), data);
+}
+
+#[test]
+fn a_bomb_is_stopped_where_the_allowance_ends() {
+    // The helper allows 1 MiB.
+    let zeroes = vec![0; 64 << 20];
+    for bomb in [gzip(&zeroes), zstd(&zeroes)] {
+        assert!(bomb.len() < 1 << 20);
+        let error = unpacked(&bomb).unwrap_err().to_string();
+        assert!(error.contains("unpack to more than"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_cut_or_damaged_is_an_error() {
+    let data: Vec<u8> = (0..10_000u32).flat_map(u32::to_le_bytes).collect();
+    for whole in [gzip(&data), zstd(&data)] {
+        unpacked(&whole[..whole.len() / 2]).unwrap_err();
+    }
+    unpacked(b"\x50\x2a\x4d\x18\xff\x00\x00\x00abc").unwrap_err();
+    // A frame that asks for a window of terabytes.
+    unpacked(b"\x28\xb5\x2f\xfd\x00\xff\x00\x00\x00").unwrap_err();
+}
+
+#[test]
+fn stops_when_it_is_no_longer_wanted() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut layer = Unpacked::new(&b"plain"[..], Allowance::new(stop.clone())).unwrap();
+    layer.read_exact(&mut [0; 2]).unwrap();
+    stop.store(true, Ordering::Relaxed);
+    layer.read_exact(&mut [0; 2]).unwrap_err();
+}

@@ -141,11 +141,12 @@ impl<'a> Merged<'a> {
                 continue;
             };
             left -= 1;
-            self.write_header(out, name, *inode, None)?;
-            let copied = copy(&mut layer.data(), out)?;
-            if copied != entry.size {
+            if !matches!(self.tree.inode(*inode).content, Content::File { size, .. } if size == entry.size)
+            {
                 return Err(MergedError::Changed);
             }
+            self.write_header(out, name, *inode, None)?;
+            let copied = copy(&mut layer.data(), out)?;
             pad(out, copied)?;
         }
         Ok(())
@@ -160,6 +161,7 @@ impl<'a> Merged<'a> {
     ) -> Result<(), MergedError> {
         let inode = self.tree.inode(inode);
         let mut header = tar::Header::new_ustar();
+        header.set_size(0);
         let (kind, link): (tar::EntryType, &[u8]) = match (&inode.content, hard_link) {
             (_, Some(target)) => (tar::EntryType::Link, target),
             (Content::Folder, _) => (tar::EntryType::Directory, b""),

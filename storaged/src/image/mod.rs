@@ -29,3 +29,8 @@ pub mod registry;
 pub mod store;
 pub mod tarball;
 pub mod tree;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod testing_registry;

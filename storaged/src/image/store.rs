@@ -14,7 +14,11 @@ use std::{
 use loam_deployment::{Bytes, payload::OciReference};
 use loam_node_api::storage::{ImageConfig, ImageState, ImageStatus, StorageError};
 use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    task::AbortHandle,
+};
 use uuid::Uuid;
 
 use super::{
@@ -47,6 +51,8 @@ struct Shared {
     reach: Reach,
     building: Arc<Semaphore>,
     known: Mutex<Known>,
+    /// Rises when a fetch ends, however it ended.
+    ended: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +95,7 @@ impl Images {
             reach,
             building: Arc::new(Semaphore::new(1)),
             known: Mutex::default(),
+            ended: watch::Sender::default(),
         }))
     }
 
@@ -112,6 +119,11 @@ impl Images {
         let status = status(&image);
         known.images.insert(digest, image);
         status
+    }
+
+    /// Hears of each fetch that ends.
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.0.ended.subscribe()
     }
 
     pub fn list(&self) -> Vec<ImageStatus> {
@@ -179,6 +191,7 @@ impl Images {
         let task = Handle::current().spawn(async move {
             let result = fetch.run().await;
             images.finish(&reference, number, result);
+            images.0.ended.send_modify(|count| *count += 1);
         });
         let task = task.abort_handle();
         Image {

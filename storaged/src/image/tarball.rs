@@ -123,7 +123,7 @@ impl<R: Read> Tarball<R> {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
-            let size = header.entry_size().map_err(damaged)?;
+            let size = field(&header.as_old().size, header.entry_size())?;
             match header.entry_type().as_byte() {
                 b'x' => extensions.read_pax(&self.extension(size)?)?,
                 // Defaults for the whole archive: only comments in practice.
@@ -246,9 +246,9 @@ impl<R: Read> Tarball<R> {
             _ => 0,
         };
         let attributes = Attributes {
-            mode: header.mode().map_err(damaged)? & 0o7777,
-            uid: id(extensions.uid, header.uid()).map_err(refuse)?,
-            gid: id(extensions.gid, header.gid()).map_err(refuse)?,
+            mode: field(&header.as_old().mode, header.mode())? & 0o7777,
+            uid: id(extensions.uid, field(&header.as_old().uid, header.uid())?).map_err(refuse)?,
+            gid: id(extensions.gid, field(&header.as_old().gid, header.gid())?).map_err(refuse)?,
             // Before 1970, which only a damaged clock writes, counts as 1970.
             modified: extensions
                 .modified
@@ -401,12 +401,17 @@ fn symlink(target: Vec<u8>) -> Result<Vec<u8>, String> {
     Ok(target)
 }
 
-fn id(extension: Option<u64>, header: io::Result<u64>) -> Result<u32, String> {
-    let id = match extension {
-        Some(id) => id,
-        None => header.map_err(|error| error.to_string())?,
-    };
+fn id(extension: Option<u64>, header: u64) -> Result<u32, String> {
+    let id = extension.unwrap_or(header);
     u32::try_from(id).map_err(|_| format!("its owner {id} is no user or group number"))
+}
+
+/// Some archivers leave a number out that they take for 0.
+fn field<T: Default>(bytes: &[u8], value: io::Result<T>) -> Result<T, TarError> {
+    if bytes.iter().all(|b| matches!(b, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    value.map_err(damaged)
 }
 
 fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {

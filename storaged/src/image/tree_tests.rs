@@ -1,1 +1,229 @@
+use proptest::prelude::*;
 
+use crate::image::testing::{Layer, contents, merge, stream};
+
+fn merged(layers: &[Layer]) -> Vec<String> {
+    let tars: Vec<_> = layers.iter().map(|layer| layer.clone().tar()).collect();
+    contents(&stream(&tars))
+        .into_iter()
+        .map(|(name, what)| format!("{name} {what}"))
+        .collect()
+}
+
+fn refused(layers: &[Layer]) -> String {
+    let tars: Vec<_> = layers.iter().map(|layer| layer.clone().tar()).collect();
+    merge(&tars).unwrap_err().to_string()
+}
+
+fn layer() -> Layer {
+    Layer::default()
+}
+
+#[test]
+fn upper_layers_hide_and_replace() {
+    let lower = layer()
+        .folder("etc/")
+        .file("etc/a", b"1")
+        .file("etc/b", b"1")
+        .file("keep", b"1");
+    let upper = layer()
+        .file("etc/a", b"2")
+        .file("etc/.wh.b", b"")
+        .file("new", b"2");
+    assert_eq!(
+        merged(&[lower, upper]),
+        ["etc folder", "etc/a file:2", "keep file:1", "new file:2"]
+    );
+}
+
+#[test]
+fn a_whiteout_spares_its_own_layer_in_any_order() {
+    let lower = layer()
+        .folder("d/")
+        .file("d/old", b"")
+        .folder("d/sub/")
+        .file("d/sub/old", b"");
+    for upper in [
+        layer().file(".wh.d", b"").folder("d/").file("d/new", b"n"),
+        layer().folder("d/").file("d/new", b"n").file(".wh.d", b""),
+        layer()
+            .folder("d/")
+            .file("d/.wh..wh..opq", b"")
+            .file("d/new", b"n"),
+        layer().file("d/new", b"n").file("d/.wh..wh..opq", b""),
+    ] {
+        assert_eq!(
+            merged(&[lower.clone(), upper]),
+            ["d folder", "d/new file:n"]
+        );
+    }
+    let gone = layer().file(".wh.d", b"");
+    assert_eq!(merged(&[lower.clone(), gone]), Vec::<String>::new());
+    let nothing = layer()
+        .file(".wh.absent", b"")
+        .file("x/y/.wh.z", b"")
+        .file(".wh..wh.plnk", b"");
+    assert_eq!(merged(&[lower, nothing]).len(), 4);
+}
+
+#[test]
+fn opaque_at_the_root_hides_all_below() {
+    let lower = layer().file("a", b"").folder("d/").file("d/b", b"");
+    assert_eq!(
+        merged(&[lower, layer().file(".wh..wh..opq", b"").file("c", b"")]),
+        ["c file:"]
+    );
+}
+
+#[test]
+fn a_file_over_a_folder_and_back() {
+    let folder = layer().folder("x/").file("x/a", b"");
+    let file = layer().file("x", b"f");
+    assert_eq!(merged(&[folder.clone(), file.clone()]), ["x file:f"]);
+    assert_eq!(merged(&[file, folder]), ["x folder", "x/a file:"]);
+}
+
+#[test]
+fn hard_links_keep_the_data_when_one_name_goes() {
+    let lower = layer().file("a", b"data").hard_link("b", "a");
+    assert_eq!(
+        merged(std::slice::from_ref(&lower)),
+        ["a file:data", "b link to a"]
+    );
+    assert_eq!(
+        merged(&[lower.clone(), layer().file(".wh.a", b"")]),
+        ["b file:data"]
+    );
+    assert_eq!(
+        merged(&[lower.clone(), layer().file("a", b"new")]),
+        ["a file:new", "b file:data"]
+    );
+    // Across layers.
+    let across = layer()
+        .hard_link("c", "b")
+        .file(".wh.a", b"")
+        .file(".wh.b", b"");
+    assert_eq!(merged(&[lower, across]), ["c file:data"]);
+
+    assert!(refused(&[layer().hard_link("a", "a")]).contains("not there"));
+    assert!(refused(&[layer().folder("d/").hard_link("a", "d")]).contains("is a folder"));
+}
+
+#[test]
+fn folders_that_are_symbolic_links_are_followed_inside_the_image() {
+    let lower = layer()
+        .folder("usr/")
+        .folder("usr/lib/")
+        .symlink("lib", "usr/lib");
+    let upper = layer().file("lib/x.so", b"x");
+    assert_eq!(
+        merged(&[lower.clone(), upper]),
+        [
+            "lib symlink to usr/lib",
+            "usr folder",
+            "usr/lib folder",
+            "usr/lib/x.so file:x"
+        ]
+    );
+    // As far up as it may climb, it stays inside.
+    let out = layer()
+        .symlink("out", "../../../../etc")
+        .file("out/passwd", b"x");
+    assert_eq!(
+        merged(&[out]),
+        [
+            "etc folder",
+            "etc/passwd file:x",
+            "out symlink to ../../../../etc"
+        ]
+    );
+    // A folder in the place of the link replaces it.
+    let replaced = layer().folder("lib/").file("lib/y.so", b"y");
+    assert!(merged(&[lower, replaced]).contains(&"lib/y.so file:y".to_owned()));
+
+    let round = layer().symlink("a", "b").symlink("b", "a").file("a/x", b"");
+    assert!(refused(&[round]).contains("too many"));
+    assert!(refused(&[layer().file("f", b"").file("f/x", b"")]).contains("it is no folder"));
+}
+
+#[test]
+fn limits_hold() {
+    assert!(refused(&[layer().file(".", b"")]).contains("root"));
+    assert!(refused(&[layer().file(".wh..", b"")]).contains("hides nothing"));
+    // Each name is short enough; where the link leads, the second goes on from the first's depth.
+    let deep = "d/".repeat(150);
+    let through = format!("link/{deep}x");
+    let climbing = layer()
+        .pax(&[("path", deep.as_bytes())])
+        .folder("x")
+        .pax(&[("linkpath", deep.as_bytes())])
+        .symlink("link", "x")
+        .pax(&[("path", through.as_bytes())])
+        .file("x", b"");
+    assert!(refused(&[climbing]).contains("too deep"));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    File(String),
+    Folder(String),
+    Symlink(String, String),
+    HardLink(String, String),
+    Whiteout(String),
+    Opaque(String),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = || {
+        prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4)
+            .prop_map(|parts| parts.join("/"))
+    };
+    prop_oneof![
+        name().prop_map(Step::File),
+        name().prop_map(Step::Folder),
+        (name(), name()).prop_map(|(a, b)| Step::Symlink(a, b)),
+        (name(), name()).prop_map(|(a, b)| Step::HardLink(a, b)),
+        name().prop_map(Step::Whiteout),
+        name().prop_map(Step::Opaque),
+    ]
+}
+
+fn write(layer: Layer, step: &Step) -> Layer {
+    match step {
+        Step::File(name) => layer.file(name, name.as_bytes()),
+        Step::Folder(name) => layer.folder(name),
+        Step::Symlink(name, target) => layer.symlink(name, target),
+        Step::HardLink(name, target) => layer.hard_link(name, target),
+        Step::Whiteout(name) => {
+            let (folder, last) = name.rsplit_once('/').unwrap_or((".", name));
+            layer.file(&format!("{folder}/.wh.{last}"), b"")
+        }
+        Step::Opaque(name) => layer.file(&format!("{name}/.wh..wh..opq"), b""),
+    }
+}
+
+proptest! {
+    /// Any layers that are accepted give a stream that reads back: each name once, each in a folder
+    /// that came before, links only to files that came before; and merging that stream alone
+    /// changes nothing.
+    #[test]
+    fn what_is_merged_is_whole(layers in prop::collection::vec(prop::collection::vec(step(), 0..12), 1..4)) {
+        let tars: Vec<Vec<u8>> = layers
+            .iter()
+            .map(|steps| steps.iter().fold(Layer::default(), write).tar())
+            .collect();
+        prop_assume!(merge(&tars).is_ok());
+        let merged = stream(&tars);
+        let found = contents(&merged);
+        for (name, what) in &found {
+            if let Some((folder, _)) = name.rsplit_once('/') {
+                prop_assert_eq!(found.get(folder).map(String::as_str), Some("folder"));
+            }
+            if let Some(target) = what.strip_prefix("link to ") {
+                prop_assert!(!found[target].starts_with("link") && found[target] != "folder");
+            }
+            prop_assert!(!name.contains(".wh."));
+        }
+        prop_assert_eq!(contents(&stream(&[merged])), found);
+    }
+}

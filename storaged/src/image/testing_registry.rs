@@ -1,0 +1,237 @@
+//! A registry beside the test, which can be as bad as one likes.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use loam_deployment::payload::OciReference;
+
+use super::digest::Digest;
+
+#[derive(Debug, Default)]
+pub struct Behaviour {
+    /// Ends the connection after so many bytes of a blob's answer, so often.
+    pub cut: Option<(usize, u32)>,
+    pub no_ranges: bool,
+    /// Wants `Bearer <this>`.
+    pub token: Option<&'static str>,
+    /// What blobs are replaced by.
+    pub swapped: HashMap<Digest, Vec<u8>>,
+    pub down: bool,
+    /// Holds back every layer until set to false.
+    pub hold: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blobs: HashMap<Digest, Vec<u8>>,
+    manifests: HashMap<Digest, Vec<u8>>,
+    behaviour: Behaviour,
+    requests: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TestRegistry {
+    state: Arc<Mutex<State>>,
+    pub address: SocketAddr,
+}
+
+impl TestRegistry {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let registry = Self {
+            state: Arc::default(),
+            address,
+        };
+        let serving = registry.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let serving = serving.clone();
+                thread::spawn(move || serving.serve(stream));
+            }
+        });
+        registry
+    }
+
+    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.state.lock().unwrap().behaviour);
+    }
+
+    /// `GET /v2/...` lines so far, with the range asked for.
+    pub fn requests(&self) -> Vec<String> {
+        self.state.lock().unwrap().requests.clone()
+    }
+
+    pub fn blob(&self, bytes: Vec<u8>) -> Digest {
+        let digest = Digest::of(&bytes);
+        self.state.lock().unwrap().blobs.insert(digest, bytes);
+        digest
+    }
+
+    pub fn manifest(&self, text: String) -> OciReference {
+        let digest = Digest::of(text.as_bytes());
+        self.state
+            .lock()
+            .unwrap()
+            .manifests
+            .insert(digest, text.into_bytes());
+        format!("{}/test/image@{digest}", self.address)
+            .parse()
+            .unwrap()
+    }
+
+    /// An image of these tar archives, each compressed by gzip.
+    pub fn image(&self, layers: &[Vec<u8>]) -> OciReference {
+        let packed: Vec<_> = layers.iter().map(|tar| gzip(tar)).collect();
+        let diff_ids: Vec<_> = layers.iter().map(|tar| Digest::of(tar)).collect();
+        self.image_of(&packed, &diff_ids)
+    }
+
+    pub fn image_of(&self, packed: &[Vec<u8>], diff_ids: &[Digest]) -> OciReference {
+        let quoted: Vec<_> = diff_ids
+            .iter()
+            .map(|digest| format!("\"{digest}\""))
+            .collect();
+        let config = format!(
+            r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["/bin/hello"]}},
+                "rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+            quoted.join(",")
+        );
+        let size = config.len();
+        let config = self.blob(config.into_bytes());
+        let layers: Vec<_> = packed
+            .iter()
+            .map(|bytes| {
+                let digest = self.blob(bytes.clone());
+                format!(
+                    r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{digest}","size":{}}}"#,
+                    bytes.len()
+                )
+            })
+            .collect();
+        self.manifest(format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":{size}}},"layers":[{}]}}"#,
+            layers.join(",")
+        ))
+    }
+
+    fn serve(&self, stream: TcpStream) {
+        let mut input = BufReader::new(stream.try_clone().unwrap());
+        // One request a connection keeps cuts simple.
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if input.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if line == "\r\n" {
+                break;
+            }
+            lines.push(line.trim().to_owned());
+        }
+        let _ = self.answer(&lines, stream);
+    }
+
+    fn answer(&self, lines: &[String], mut out: TcpStream) -> std::io::Result<()> {
+        let path = lines[0].split(' ').nth(1).unwrap_or_default().to_owned();
+        let header = |name: &str| {
+            lines.iter().find_map(|line| {
+                let (key, value) = line.split_once(": ")?;
+                key.eq_ignore_ascii_case(name).then(|| value.to_owned())
+            })
+        };
+        let range = header("range");
+        while path.contains("/blobs/") && self.state.lock().unwrap().behaviour.hold {
+            thread::yield_now();
+        }
+        let mut state = self.state.lock().unwrap();
+        state.requests.push(
+            format!("{path} {}", range.clone().unwrap_or_default())
+                .trim()
+                .to_owned(),
+        );
+        if state.behaviour.down {
+            return out
+                .write_all(b"HTTP/1.1 503 Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+        if let Some(token) = state.behaviour.token {
+            if path.starts_with("/token") {
+                let body = format!("{{\"token\":\"{token}\"}}");
+                return respond(&mut out, "200 OK", "", body.as_bytes(), usize::MAX);
+            }
+            if header("authorization") != Some(format!("Bearer {token}")) {
+                let challenge = format!(
+                    "www-authenticate: Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:test/image:pull\"\r\n",
+                    self.address
+                );
+                return respond(&mut out, "401 Unauthorized", &challenge, b"", usize::MAX);
+            }
+        }
+        let digest: Option<Digest> = path.rsplit('/').next().and_then(|text| text.parse().ok());
+        let Some(digest) = digest else {
+            return respond(&mut out, "404 Not Found", "", b"", usize::MAX);
+        };
+        if path.contains("/manifests/") {
+            return match state.manifests.get(&digest) {
+                Some(bytes) => respond(&mut out, "200 OK", "", &bytes.clone(), usize::MAX),
+                None => respond(&mut out, "404 Not Found", "", b"", usize::MAX),
+            };
+        }
+        let swapped = state.behaviour.swapped.get(&digest).cloned();
+        let Some(bytes) = swapped.or_else(|| state.blobs.get(&digest).cloned()) else {
+            return respond(&mut out, "404 Not Found", "", b"", usize::MAX);
+        };
+        let cut = match &mut state.behaviour.cut {
+            // The configuration is too small to be cut.
+            Some((at, times)) if *times > 0 && bytes.len() > *at => {
+                *times -= 1;
+                *at
+            }
+            _ => usize::MAX,
+        };
+        let no_ranges = state.behaviour.no_ranges;
+        drop(state);
+        let from: Option<usize> = range
+            .filter(|_| !no_ranges)
+            .and_then(|text| text.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        match from {
+            Some(from) => {
+                let last = bytes.len() - 1;
+                let extra = format!("content-range: bytes {from}-{last}/{}\r\n", bytes.len());
+                respond(&mut out, "206 Partial Content", &extra, &bytes[from..], cut)
+            }
+            None => respond(&mut out, "200 OK", "", &bytes, cut),
+        }
+    }
+}
+
+fn respond(
+    out: &mut TcpStream,
+    status: &str,
+    headers: &str,
+    body: &[u8],
+    cut: usize,
+) -> std::io::Result<()> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    out.write_all(head.as_bytes())?;
+    out.write_all(&body[..length.min(cut)])?;
+    out.shutdown(std::net::Shutdown::Write)?;
+    // Closing with something unread would throw away what the client has not read yet.
+    std::io::copy(&mut out.take(1), &mut std::io::sink())?;
+    Ok(())
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
