@@ -90,6 +90,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
 /// Builds what has changed of the image, and runs the tests that boot it.
 fn qemu_tests() -> Result<()> {
     let image = image::build()?;
+    let programs = image::daemons::build(&["loam", "hello"])?;
     let mut tests = workspace::cargo();
     // Two nodes at once are what two cores carry in emulation.
     tests
@@ -102,7 +103,9 @@ fn qemu_tests() -> Result<()> {
             "--test-threads",
             "2",
         ])
-        .env("LOAM_IMAGE", &image.disk);
+        .env("LOAM_IMAGE", &image.disk)
+        .env("LOAM_HELLO", programs.join("hello"))
+        .env("LOAM_CLI", programs.join("loam"));
     succeed(&mut tests)
 }
 

@@ -10,4 +10,5 @@ pub mod phase;
 pub mod qemu;
 pub mod registry;
 pub mod setup;
+pub mod up;
 pub mod workspace;

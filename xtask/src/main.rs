@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use xtask::qemu::accel::Choice;
 use xtask::qemu::{Bus, Disk, NodeConfig};
-use xtask::{check, image, setup, workspace};
+use xtask::{check, image, setup, up, workspace};
 
 /// Builds Loam's image, boots it in QEMU, and tests it.
 ///
@@ -42,6 +42,20 @@ enum Command {
     /// Ctrl-A X switches the node off, Ctrl-A H shows more keys. The node's disks, its firmware's
     /// settings and its logs (logs.jsonl) stay in target/run.
     Run(Run),
+    /// The demo: a chain, a node in QEMU, and a web server in a machine on that node.
+    ///
+    /// Installs what this machine lacks, builds what has changed, and ends everything on Ctrl-C.
+    /// What the demo writes (keys, configuration, consoles) is in target/up.
+    Up {
+        /// Leave it running in the background; `cargo xtask down` ends it.
+        #[arg(long)]
+        keep: bool,
+        /// Hold a demo for `up --keep`.
+        #[arg(long, hide = true)]
+        hold: bool,
+    },
+    /// End a demo that `up --keep` left running.
+    Down,
     /// Check format and lints, run the unit tests, make the image, and run the tests that boot it.
     Test {
         /// Run one step alone.
@@ -102,6 +116,9 @@ fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Command::Run(run) => run.run(),
+        Command::Up { hold: true, .. } => up::hold(),
+        Command::Up { keep, .. } => up::run(keep),
+        Command::Down => up::down(),
         Command::Test { only } => check::run(only.as_deref()),
     }
 }
