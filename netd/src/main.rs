@@ -31,6 +31,15 @@
 //! `/run/loam/netns`), links, rules, the leased address. What the kernel cannot hold is in small
 //! records in `/run/loam/netd`, which live exactly as long. See [`record`].
 //!
+//! # What it needs
+//!
+//! Capabilities `NET_ADMIN`, `NET_RAW` and `SYS_ADMIN` (for `setns` and bind mounts), `/dev/net/tun`,
+//! `/proc`, `/sys`, a tmpfs at `/run` that init sees too. On a kernel that has these as modules, and
+//! no `modprobe` for the kernel to call, they are loaded before netd is started, with what
+//! `modules.dep` and `modules.softdep` say they need: `tun`, `veth`, `bridge`, `nf_tables`,
+//! `nft_meta_bridge`, `nft_ct`, `nft_nat`, `nft_chain_nat`, `nft_masq`, `nft_fib_inet`,
+//! `nf_conntrack_netlink`.
+//!
 //! | module | what |
 //! |---|---|
 //! | [`service`] | the calls, and recovery at the start |

@@ -14,6 +14,8 @@ pub enum Event {
     Leased(u32),
     /// The lease ended or was refused; the link's client looks for another.
     Lost(u32),
+    /// The kernel has the lease's address no more, whatever the link's client believes.
+    Gone(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,14 @@ impl Election {
                 if self.holder == Some(link) {
                     self.holder = None;
                     actions.push(Action::Withdraw(link));
+                }
+            }
+            Event::Gone(link) => {
+                if self.holder == Some(link) {
+                    self.holder = None;
+                    actions.push(Action::Withdraw(link));
+                    // Its client would ask again only when half of the lease is over.
+                    self.clients.remove(&link);
                 }
             }
         }
@@ -156,6 +166,12 @@ mod tests {
         let mut election = Election::default();
         election.adopt(2);
         election.on(ready(&[2, 3]));
-        assert_eq!(election.on(Event::Lost(2)), [Withdraw(2), Start(3)]);
+        // Its client never had a lease to lose; the kernel ends the address.
+        assert_eq!(
+            election.on(Event::Gone(2)),
+            [Withdraw(2), Start(2), Start(3)]
+        );
+        assert_eq!(election.on(Event::Gone(2)), []);
+        assert_eq!(election.on(Event::Leased(2)), [Apply(2), Stop(3)]);
     }
 }

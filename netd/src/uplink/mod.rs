@@ -219,7 +219,7 @@ impl UplinkTask {
         if let Some(holder) = self.election.holder()
             && !self.holds_address(holder).await?
         {
-            actions.extend(self.election.on(Event::Lost(holder)));
+            actions.extend(self.election.on(Event::Gone(holder)));
         }
         self.act(actions, None).await;
         Ok(())
@@ -295,14 +295,14 @@ impl UplinkTask {
             link: link.name.clone(),
             lease,
         };
+        let before = held.replace(record.clone());
         // First the record: an address without it would not be adopted.
         self.records.write(LEASE, &record)?;
         lease::apply(&self.view.links, index, &record.lease).await?;
-        if held.as_ref() != Some(&record) {
-            tracing::info!(link = link.name, address = %record.lease.address,
+        if before.as_ref() != Some(&record) {
+            tracing::info!(link = record.link, address = %record.lease.address,
                 router = ?record.lease.router, dns = ?record.lease.dns, "leased");
         }
-        *held = Some(record);
         Ok(())
     }
 

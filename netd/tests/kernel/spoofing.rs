@@ -101,6 +101,14 @@ fn nobody_takes_anothers_place_in_the_neighbour_tables() {
             world.outside.greet("192.0.2.1:7000", "world");
             assert_eq!(victim.host.ask("192.0.2.1:7000").0, "world");
             let gateway = neighbour(victim, "10.20.0.1");
+            // A victim that believes every reply at once.
+            victim.host.run(|| {
+                for (setting, value) in
+                    [("conf/eth0/arp_accept", "1"), ("neigh/eth0/locktime", "0")]
+                {
+                    std::fs::write(format!("/proc/sys/net/ipv4/{setting}"), value).unwrap();
+                }
+            });
 
             liar.send_frame(&frame::arp_reply(own_mac, GATEWAY));
             let lie = |kind: u8, message: Vec<u8>| {

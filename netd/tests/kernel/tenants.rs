@@ -220,6 +220,20 @@ fn machines_of_one_network_talk_and_ipv6_leaves_translated() {
 }
 
 #[test]
+fn thousands_of_ports_are_one_transaction() {
+    World::enter(|world| {
+        let netd = world.netd();
+        let client = netd.client(world);
+        client.network(world, "1.net", subnet(true)).unwrap();
+        let ports: Vec<_> = (20_000..24_000).map(|port| (Tcp, port, 80)).collect();
+        let spec = machine(&["10.20.0.2"], &ports);
+        let inside = Machine::start(&client.interface(world, "1.web", "1.net", spec).unwrap());
+        inside.host.greet("0.0.0.0:80", "inside");
+        assert_eq!(world.outside.ask(&format!("{NODE}:23999")).0, "inside");
+    });
+}
+
+#[test]
 fn a_port_that_moves_takes_its_peers_along() {
     World::enter(|world| {
         let netd = world.netd();

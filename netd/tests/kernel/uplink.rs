@@ -124,6 +124,17 @@ fn a_restarted_netd_adopts_the_lease_of_a_silent_server() {
 }
 
 #[test]
+fn an_address_that_someone_removed_comes_back() {
+    World::enter(|world| {
+        let mut netd = world.netd();
+        world.node.ip(&format!("addr del {NODE}/24 dev up0"));
+        netd.wait_for_log("lease lost");
+        netd.wait_for_log("leased");
+        assert_eq!(netd.client(world).uplink(world).addresses, [address(NODE)]);
+    });
+}
+
+#[test]
 fn a_pulled_cable_keeps_the_address_and_a_replugged_one_renews_it() {
     World::enter(|world| {
         let mut netd = world.netd();
