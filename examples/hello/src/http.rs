@@ -126,11 +126,12 @@ pub fn write_head(
         503 => "Service Unavailable",
         _ => "",
     };
-    write!(
-        output,
+    // In one piece: the output is a socket, and each write may become a packet of its own.
+    let head = format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\n\
          Content-Length: {length}\r\nConnection: close\r\n\r\n"
-    )
+    );
+    output.write_all(head.as_bytes())
 }
 
 /// Writes a whole answer of plain text.

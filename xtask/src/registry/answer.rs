@@ -103,14 +103,14 @@ impl Answer {
     }
 
     pub fn write(&self, asked: &Asked, output: &mut impl Write, shared: &Shared) -> io::Result<()> {
-        write!(
-            output,
+        let head = format!(
             "HTTP/1.1 {} -\r\nDocker-Distribution-Api-Version: registry/2.0\r\n\
              Content-Length: {}\r\nConnection: close\r\n{}\r\n",
             self.status,
             self.part.len(),
             self.headers
-        )?;
+        );
+        output.write_all(head.as_bytes())?;
         if asked.method == "HEAD" {
             return Ok(());
         }
