@@ -69,19 +69,38 @@ impl FromStr for Choice {
 /// `/dev/kvm` may be there and yet interpret every instruction, so only a boot tells. Without a
 /// root file system the kernel panics once it is up, and `panic=-1` turns that into QEMU's end.
 fn kvm_boots(linux: &Path) -> bool {
-    if File::options().read(true).write(true).open("/dev/kvm").is_err() || !linux.exists() {
+    if File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+        || !linux.exists()
+    {
         return false;
     }
     let mut qemu = Command::new(PROGRAM);
     qemu.args(Accel::Kvm.arguments())
-        .args(["-machine", "q35", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"])
+        .args([
+            "-machine",
+            "q35",
+            "-m",
+            "256",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
         .args(["-append", "panic=-1", "-kernel"])
         .arg(linux)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let Ok(process) = Process::start(qemu, Vec::new()) else { return false };
-    process.wait(PROBE_LIMIT).is_some_and(|status| status.success())
+    let Ok(process) = Process::start(qemu, Vec::new()) else {
+        return false;
+    };
+    process
+        .wait(PROBE_LIMIT)
+        .is_some_and(|status| status.success())
 }
 
 #[cfg(test)]

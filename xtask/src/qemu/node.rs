@@ -128,9 +128,14 @@ impl NodeConfig {
         let (logs, logs_end) = UnixStream::pair()?;
         let (monitor, monitor_end) = UnixStream::pair()?;
         let mut handed = Vec::new();
-        for (name, end) in [("console", console_end), ("logs", logs_end), ("monitor", monitor_end)] {
+        for (name, end) in [
+            ("console", console_end),
+            ("logs", logs_end),
+            ("monitor", monitor_end),
+        ] {
             let end = OwnedFd::from(end);
-            qemu.arg("-chardev").arg(format!("socket,id={name},fd={}", end.as_raw_fd()));
+            qemu.arg("-chardev")
+                .arg(format!("socket,id={name},fd={}", end.as_raw_fd()));
             handed.push(end);
         }
         qemu.args(["-serial", "chardev:console", "-serial", "chardev:logs"])
@@ -138,17 +143,26 @@ impl NodeConfig {
         let complaints_file = self.folder.join("qemu.log");
         let complaints = File::create(&complaints_file)
             .with_context(|| format!("making {}", complaints_file.display()))?;
-        qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints);
+        qemu.stdin(Stdio::null())
+            .stdout(complaints.try_clone()?)
+            .stderr(complaints);
 
         let process = Process::start(qemu, handed)
             .with_context(|| format!("starting {PROGRAM}; `cargo xtask setup` installs it"))?;
-        let transcript = Transcript::record(console.try_clone()?, &self.folder.join("console.log"))?;
+        let transcript =
+            Transcript::record(console.try_clone()?, &self.folder.join("console.log"))?;
         let logs = Transcript::record(logs, &self.folder.join("logs.jsonl"))?;
         let qmp = Qmp::new(monitor).map_err(|error| {
             let said = read_lossy(&complaints_file);
             error.context(format!("QEMU did not start: {}", said.trim()))
         })?;
-        Ok(Node { process, console, transcript, logs, qmp })
+        Ok(Node {
+            process,
+            console,
+            transcript,
+            logs,
+            qmp,
+        })
     }
 
     /// Runs the node with its console on our terminal until QEMU ends.
@@ -157,7 +171,8 @@ impl NodeConfig {
         let mut qemu = self.command()?;
         qemu.args(["-serial", "mon:stdio", "-serial"])
             .arg(prefixed("file:", &logs)?);
-        qemu.status().with_context(|| format!("starting {PROGRAM}; `cargo xtask setup` installs it"))
+        qemu.status()
+            .with_context(|| format!("starting {PROGRAM}; `cargo xtask setup` installs it"))
     }
 
     /// QEMU with everything but serial ports and monitor.
@@ -169,10 +184,18 @@ impl NodeConfig {
         let mut qemu = Command::new(PROGRAM);
         qemu.args(self.accel.arguments())
             .args(["-machine", "q35", "-nodefaults", "-display", "none"])
-            .args(["-m", &format!("{}M", self.memory_mib), "-smp", &self.cpus.to_string()])
+            .args([
+                "-m",
+                &format!("{}M", self.memory_mib),
+                "-smp",
+                &self.cpus.to_string(),
+            ])
             .args(["-device", "virtio-rng-pci"])
             .arg("-drive")
-            .arg(prefixed("if=pflash,unit=0,format=raw,readonly=on,file=", firmware.code)?)
+            .arg(prefixed(
+                "if=pflash,unit=0,format=raw,readonly=on,file=",
+                firmware.code,
+            )?)
             .arg("-drive")
             .arg(prefixed("if=pflash,unit=1,format=raw,file=", &variables)?);
         self.add_boot(&mut qemu)?;
@@ -181,7 +204,8 @@ impl NodeConfig {
         if let Some(grid) = &self.grid {
             let file = self.folder.join("grid.toml");
             fs::write(&file, grid).with_context(|| format!("writing {}", file.display()))?;
-            qemu.arg("-fw_cfg").arg(prefixed("name=opt/loam/grid.toml,file=", &file)?);
+            qemu.arg("-fw_cfg")
+                .arg(prefixed("name=opt/loam/grid.toml,file=", &file)?);
         }
         qemu.args(&self.more);
         Ok(qemu)
@@ -189,14 +213,24 @@ impl NodeConfig {
 
     fn add_boot(&self, qemu: &mut Command) -> Result<()> {
         if !self.image.exists() {
-            bail!("no image at {}: `cargo xtask image` makes it", self.image.display());
+            bail!(
+                "no image at {}: `cargo xtask image` makes it",
+                self.image.display()
+            );
         }
-        if self.image.extension().is_some_and(|extension| extension == "efi") {
+        if self
+            .image
+            .extension()
+            .is_some_and(|extension| extension == "efi")
+        {
             qemu.arg("-kernel").arg(&self.image);
             return Ok(());
         }
         qemu.arg("-drive")
-            .arg(prefixed("if=none,id=boot,format=raw,readonly=on,file=", &self.image)?)
+            .arg(prefixed(
+                "if=none,id=boot,format=raw,readonly=on,file=",
+                &self.image,
+            )?)
             .args(["-device", "qemu-xhci"])
             .args(["-device", "usb-storage,drive=boot,bootindex=0"]);
         Ok(())
@@ -231,7 +265,12 @@ impl NodeConfig {
         for (host, node) in &self.forwards {
             uplink.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{node}"));
         }
-        qemu.args(["-netdev", &uplink, "-device", "virtio-net-pci,netdev=uplink"]);
+        qemu.args([
+            "-netdev",
+            &uplink,
+            "-device",
+            "virtio-net-pci,netdev=uplink",
+        ]);
     }
 }
 
@@ -258,18 +297,23 @@ impl Node {
 
     /// Types on the console.
     pub fn type_text(&mut self, text: &str) -> Result<()> {
-        self.console.write_all(text.as_bytes()).context("writing to the node's console")
+        self.console
+            .write_all(text.as_bytes())
+            .context("writing to the node's console")
     }
 
     /// Lets a free port of 127.0.0.1 reach TCP port `port` of the node, from now on; returns it.
     pub fn forward(&mut self, port: u16) -> Result<u16> {
-        let refused = self.qmp.monitor(&format!("hostfwd_add uplink tcp:127.0.0.1:0-:{port}"))?;
+        let refused = self
+            .qmp
+            .monitor(&format!("hostfwd_add uplink tcp:127.0.0.1:0-:{port}"))?;
         if !refused.trim().is_empty() {
             bail!("QEMU cannot forward to port {port}: {}", refused.trim());
         }
         let connections = self.qmp.monitor("info usernet")?;
-        forwarded(&connections, port)
-            .with_context(|| format!("QEMU does not say how it forwards to port {port}:\n{connections}"))
+        forwarded(&connections, port).with_context(|| {
+            format!("QEMU does not say how it forwards to port {port}:\n{connections}")
+        })
     }
 
     /// Presses the power button, which asks the node to shut down.
@@ -284,7 +328,9 @@ impl Node {
 
     /// Pulls or plugs in the uplink's cable.
     pub fn set_link(&mut self, up: bool) -> Result<()> {
-        self.qmp.execute("set_link", json!({ "name": "uplink", "up": up })).map(|_| ())
+        self.qmp
+            .execute("set_link", json!({ "name": "uplink", "up": up }))
+            .map(|_| ())
     }
 
     /// Waits for the node to switch itself off.
@@ -292,7 +338,10 @@ impl Node {
         match self.process.wait(limit) {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("QEMU ended with {status}"),
-            None => bail!("the node is still on; its console:\n{}", self.transcript.tail(20)),
+            None => bail!(
+                "the node is still on; its console:\n{}",
+                self.transcript.tail(20)
+            ),
         }
     }
 
@@ -353,7 +402,9 @@ mod tests {
     #[test]
     fn says_that_the_image_is_missing() {
         let folder = tempfile::tempdir().unwrap();
-        let error = NodeConfig::new(folder.path(), "/no/image.img").start().unwrap_err();
+        let error = NodeConfig::new(folder.path(), "/no/image.img")
+            .start()
+            .unwrap_err();
         let said = format!("{error:#}");
         assert!(said.contains("cargo xtask"), "{said}");
     }

@@ -66,7 +66,11 @@ impl Process {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         let mut exit = self.lock();
         while exit.is_none() {
-            exit = self.exit.1.wait(exit).unwrap_or_else(PoisonError::into_inner);
+            exit = self
+                .exit
+                .1
+                .wait(exit)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -19,7 +19,9 @@ impl Qmp {
     /// Greets QEMU at the other end of `socket`.
     pub fn new(socket: UnixStream) -> Result<Self> {
         socket.set_read_timeout(Some(PATIENCE))?;
-        let mut qmp = Self { lines: BufReader::new(socket) };
+        let mut qmp = Self {
+            lines: BufReader::new(socket),
+        };
         let greeting = qmp.read()?;
         if greeting.get("QMP").is_none() {
             bail!("QEMU's greeting is {greeting}");
@@ -32,9 +34,14 @@ impl Qmp {
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
-        self.lines.get_mut().write_all(line.as_bytes()).context("writing to QEMU")?;
+        self.lines
+            .get_mut()
+            .write_all(line.as_bytes())
+            .context("writing to QEMU")?;
         loop {
-            let mut answer = self.read().with_context(|| format!("QEMU's answer to {command}"))?;
+            let mut answer = self
+                .read()
+                .with_context(|| format!("QEMU's answer to {command}"))?;
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refused {command}: {error}");
             }
@@ -53,7 +60,12 @@ impl Qmp {
 
     fn read(&mut self) -> Result<Value> {
         let mut line = String::new();
-        if self.lines.read_line(&mut line).context("reading from QEMU")? == 0 {
+        if self
+            .lines
+            .read_line(&mut line)
+            .context("reading from QEMU")?
+            == 0
+        {
             bail!("QEMU has ended");
         }
         serde_json::from_str(&line).with_context(|| format!("QEMU said {line:?}"))
@@ -73,7 +85,12 @@ mod tests {
         .unwrap();
         let mut qmp = Qmp::new(ours).unwrap();
         assert_eq!(qmp.monitor("info usernet").unwrap(), "text");
-        assert!(qmp.execute("quit", json!({})).unwrap_err().to_string().contains("no"));
+        assert!(
+            qmp.execute("quit", json!({}))
+                .unwrap_err()
+                .to_string()
+                .contains("no")
+        );
         drop(qemu);
         assert!(qmp.execute("quit", json!({})).is_err());
     }

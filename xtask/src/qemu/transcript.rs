@@ -26,27 +26,37 @@ struct Heard {
 impl Transcript {
     /// Reads `source` to its end in a thread of its own, keeping the raw bytes in `copy`.
     pub fn record(mut source: impl Read + Send + 'static, copy: &Path) -> Result<Self> {
-        let mut copy =
-            File::create(copy).with_context(|| format!("making {}", copy.display()))?;
-        let transcript = Self { shared: Arc::default() };
+        let mut copy = File::create(copy).with_context(|| format!("making {}", copy.display()))?;
+        let transcript = Self {
+            shared: Arc::default(),
+        };
         let writer = transcript.clone();
-        thread::Builder::new().name("transcript".into()).spawn(move || {
-            let mut strip = StripBytes::new();
-            let mut buffer = [0; 4096];
-            loop {
-                let length = match source.read(&mut buffer) {
-                    Ok(0) | Err(_) => break,
-                    Ok(length) => length,
-                };
-                // The copy is for people who look afterwards; a full disk must not stop a test.
-                let _ = copy.write_all(&buffer[..length]);
-                let plain: Vec<u8> = strip.strip_next(&buffer[..length]).flatten().copied().collect();
-                writer.heard().text.push_str(&String::from_utf8_lossy(&plain));
+        thread::Builder::new()
+            .name("transcript".into())
+            .spawn(move || {
+                let mut strip = StripBytes::new();
+                let mut buffer = [0; 4096];
+                loop {
+                    let length = match source.read(&mut buffer) {
+                        Ok(0) | Err(_) => break,
+                        Ok(length) => length,
+                    };
+                    // The copy is for people who look afterwards; a full disk must not stop a test.
+                    let _ = copy.write_all(&buffer[..length]);
+                    let plain: Vec<u8> = strip
+                        .strip_next(&buffer[..length])
+                        .flatten()
+                        .copied()
+                        .collect();
+                    writer
+                        .heard()
+                        .text
+                        .push_str(&String::from_utf8_lossy(&plain));
+                    writer.shared.1.notify_all();
+                }
+                writer.heard().ended = true;
                 writer.shared.1.notify_all();
-            }
-            writer.heard().ended = true;
-            writer.shared.1.notify_all();
-        })?;
+            })?;
         Ok(transcript)
     }
 
@@ -66,7 +76,11 @@ impl Transcript {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if heard.ended || left.is_zero() {
-                let why = if heard.ended { "it ended" } else { "the time is over" };
+                let why = if heard.ended {
+                    "it ended"
+                } else {
+                    "the time is over"
+                };
                 let last = tail(&heard.text, 20);
                 bail!("waited for {pattern:?} and {why}; the last lines are:\n{last}");
             }
@@ -100,7 +114,10 @@ impl Transcript {
 }
 
 fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let all: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
@@ -124,8 +141,14 @@ mod tests {
         port.write_all(b"\ntwo again").unwrap();
         assert!(transcript.wait_after(mark, "two", LONG).unwrap() > mark);
         drop(port);
-        let error = transcript.wait_after(mark, "never", LONG).unwrap_err().to_string();
-        assert!(error.contains("it ended") && error.contains("two again"), "{error}");
+        let error = transcript
+            .wait_after(mark, "never", LONG)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("it ended") && error.contains("two again"),
+            "{error}"
+        );
         assert!(std::fs::read(&copy).unwrap().starts_with(b"one\x1b[1m"));
     }
 }
