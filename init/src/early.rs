@@ -16,7 +16,8 @@ use rustix::{
 
 use crate::machine;
 
-/// What is mounted before the first daemon, in this order. `/pools` holds mount points only.
+/// What is mounted before the first daemon, in this order. `/pools` holds mount points only;
+/// the tools that storaged runs as nobody must get through it.
 const MOUNTS: [(&str, &str, MountFlags, &str); 9] = [
     ("proc", "/proc", SEALED, ""),
     ("sysfs", "/sys", SEALED, ""),
@@ -25,7 +26,7 @@ const MOUNTS: [(&str, &str, MountFlags, &str); 9] = [
     ("tmpfs", "/dev/shm", SEALED, "mode=1777,size=16m"),
     ("tmpfs", "/run", SEALED, "mode=0755,size=64m"),
     ("tmpfs", "/tmp", SEALED, "mode=1777,size=10%"),
-    ("tmpfs", POOLS, SEALED, "mode=0700,size=1m"),
+    ("tmpfs", POOLS, SEALED, "mode=0711,size=1m"),
     ("cgroup2", crate::cgroup::ROOT, SEALED, ""),
 ];
 
