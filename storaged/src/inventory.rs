@@ -23,6 +23,7 @@ use crate::{
     probe::{self, Finding},
     secret,
     uevent::Uevents,
+    whereabouts,
 };
 
 /// Disks that spin up, or hang off a bus that is slow to be searched, come seconds after the first
@@ -135,15 +136,16 @@ impl Inventory {
             }
         });
         if came > 0 {
-            self.share_secrets();
+            self.share();
         }
         self.note_bad_pools();
         Ok(came + gone)
     }
 
-    /// A pool that has just come gets what it lacks.
-    fn share_secrets(&self) {
+    /// A pool that has just come gets what it lacks of what every pool has.
+    fn share(&self) {
         let pools = self.pools();
+        whereabouts::share(&pools);
         for pool in &pools {
             if let Err(error) = secret::replicate(&pools, pool) {
                 tracing::error!(pool = %pool.uuid(), %error, "cannot copy the node's secrets to this pool");

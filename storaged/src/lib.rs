@@ -11,7 +11,7 @@
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
 //! | [`inventory`], [`uevent`] | the disks and pools of this moment |
 //! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
-//! | [`volume`], [`placement`] | files that machines have as disks, and the pool each is put on |
+//! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
@@ -34,3 +34,4 @@ pub mod service;
 pub mod signature;
 pub mod uevent;
 pub mod volume;
+pub mod whereabouts;

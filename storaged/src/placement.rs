@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loam_deployment::{Bytes, payload::Media};
 use loam_node_api::storage::{StorageError, Volume, VolumeKey, VolumeSpec};
 
-use crate::pool::Pool;
+use crate::{pool::Pool, whereabouts};
 
 /// A sector of a virtio disk: a volume is a whole number of them.
 const SECTOR: u64 = 512;
@@ -60,7 +60,7 @@ pub fn delete(pools: &[Arc<Pool>], key: &VolumeKey) -> Result<(), StorageError> 
             tracing::info!(%key, pool = %pool.uuid(), "deleted a volume");
         }
     }
-    Ok(())
+    whereabouts::forget(pools, key).map_err(|error| failed(key, &error))
 }
 
 /// Where the volume is. Should a disk that was away have come back after its volume was made anew
@@ -126,6 +126,12 @@ fn create(pools: &[Arc<Pool>], key: &VolumeKey, spec: &VolumeSpec) -> Result<Vol
     if pools.is_empty() {
         return Err(StorageError::NoPool);
     }
+    if let Some(pool) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
+        return Err(StorageError::Io(format!(
+            "{key} is on pool {pool}, whose disk is missing; attach the disk, or delete the volume \
+             to have a new, empty one"
+        )));
+    }
     let free = |pool: &Arc<Pool>| pool.with_ledger(|ledger| ledger.free_for_volumes());
     let Some(pool) = pools.iter().filter(fits).max_by_key(|pool| free(pool)) else {
         return Err(StorageError::NoSpace {
@@ -141,6 +147,7 @@ fn create(pools: &[Arc<Pool>], key: &VolumeKey, spec: &VolumeSpec) -> Result<Vol
     let made = pool.volumes().create(key, spec);
     match made {
         Ok(volume) => {
+            whereabouts::note(pools, key, pool.uuid());
             tracing::info!(%key, size = %spec.size, pool = %pool.uuid(), "made a volume");
             Ok(volume)
         }

@@ -123,6 +123,23 @@ fn of_two_volumes_of_one_key_the_older_counts_and_both_are_deleted() {
 }
 
 #[test]
+fn a_volume_whose_disk_is_missing_is_not_made_anew() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd, Media::Hdd]);
+    let wish = spec(Bytes::mib(1), Media::Ssd);
+    ensure(&pools[..2], &key("a"), &wish).unwrap();
+    // The third comes later, and hears of it too.
+    whereabouts::share(pools);
+    for rest in [&pools[1..2], &pools[2..]] {
+        let error = ensure(rest, &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap_err();
+        assert!(error.to_string().contains("disk is missing"), "{error}");
+    }
+    ensure(pools, &key("a"), &wish).unwrap();
+    // Whoever gives the data up may have a new one.
+    delete(&pools[1..], &key("a")).unwrap();
+    ensure(&pools[1..], &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap();
+}
+
+#[test]
 fn refuses_what_no_disk_can_be() {
     let Pools { pools, .. } = &pools(&[Media::Ssd]);
     for size in [0, 1, 513] {

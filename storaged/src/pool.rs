@@ -5,6 +5,7 @@
 //! | `pool.json` | the mark: format and UUID; a file system without it is not used |
 //! | `volumes/<name>.raw` | a volume's data, sparse; not copied on write |
 //! | `volumes/<name>.json` | what the volume is; while it is absent, the volume is not there |
+//! | `elsewhere/<name>.json` | which other pool has a volume |
 //! | `images/<digest>.erofs` | an image's read-only root |
 //! | `images/<digest>.json` | what the image says about how to run it; as for volumes |
 //! | `images/fetch/<digest>/` | what is here of an image that is being fetched |
@@ -54,7 +55,7 @@ impl Pool {
         for entry in fs::read_dir(&build)? {
             fs::remove_file(entry?.path())?;
         }
-        for folder in ["", "volumes", "images", "secrets"] {
+        for folder in ["", "volumes", "elsewhere", "images", "secrets"] {
             durable::remove_unfinished(&root.join(folder))?;
         }
         let volumes = Volumes::open(root.join("volumes"))?;
@@ -89,6 +90,10 @@ impl Pool {
 
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    pub fn elsewhere(&self) -> PathBuf {
+        self.root.join("elsewhere")
     }
 
     pub fn secrets(&self) -> PathBuf {
@@ -150,6 +155,7 @@ fn make_folders(root: &Path) -> io::Result<()> {
     fs::set_permissions(root, Permissions::from_mode(0o711))?;
     for (folder, mode) in [
         ("volumes", 0o700),
+        ("elsewhere", 0o700),
         ("images", 0o711),
         ("images/fetch", 0o700),
         ("images/build", 0o700),

@@ -192,7 +192,7 @@ impl Volumes {
 }
 
 /// Unique to the key, and safe whatever an image is called.
-fn file_name(key: &VolumeKey) -> String {
+pub fn file_name(key: &VolumeKey) -> String {
     match key {
         VolumeKey::Data(id) => format!("data-{id}"),
         VolumeKey::Root { machine, image } => {

@@ -1,7 +1,7 @@
 //! A tar stream as a file system: the last step of an image.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, OpenOptions, Permissions},
     io::{self, BufWriter, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
     path::Path,
@@ -109,9 +109,4 @@ fn run(target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
 
 fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {
     move |source| PackError::Io { what, source }
-}
-
-/// Opens what was packed, to see that it is there and whole.
-pub fn length(path: &Path) -> io::Result<u64> {
-    Ok(File::open(path)?.metadata()?.len())
 }

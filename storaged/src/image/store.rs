@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{
     address::Reach,
     digest::Digest,
-    erofs::{self, Pack},
+    erofs::Pack,
     fetch::{self, Fetch, FetchError, Progress},
 };
 use crate::{durable, ledger::Full, pool::Pool};
@@ -316,7 +316,7 @@ impl Kept {
         unfinished: &Path,
         config: ImageConfig,
     ) -> io::Result<Self> {
-        let size = Bytes(erofs::length(unfinished)?);
+        let size = Bytes(fs::metadata(unfinished)?.len());
         let digest = hex::encode(reference.digest());
         let kept = Self {
             pool: pool.clone(),
@@ -392,7 +392,7 @@ fn open(pool: &Arc<Pool>, path: &Path) -> io::Result<(OciReference, Kept)> {
     let record: Record = serde_json::from_slice(&fs::read(path.with_extension("json"))?)?;
     let digest = hex::encode(record.reference.digest());
     let named = path.file_stem().is_some_and(|stem| stem == digest.as_str());
-    if !named || erofs::length(path)? != record.size.get() {
+    if !named || fs::metadata(path)?.len() != record.size.get() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "its record is of another file",
