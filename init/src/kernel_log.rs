@@ -43,13 +43,13 @@ fn parse(record: &[u8]) -> Option<String> {
     let mut numbers = prefix.split(',').map(|number| number.parse::<u64>());
     let priority = numbers.next()?.ok()?;
     let microseconds = numbers.nth(1)?.ok()?;
+    let message = text.lines().next().unwrap_or_default();
     // linux/kern_levels.h. What the kernel warns of on every boot is not what a farmer should look
-    // at: its errors are.
+    // at; its errors are, but for those of KVM, which guests cause as they like.
     let level = match priority & 7 {
-        0..=3 => "ERROR",
+        0..=3 if !message.starts_with("kvm") => "ERROR",
         _ => "INFO",
     };
-    let message = text.lines().next().unwrap_or_default();
     Some(json!({ "level": level, "uptime_us": microseconds, "message": message }).to_string())
 }
 
@@ -65,6 +65,11 @@ mod tests {
         assert_eq!(record["message"], "NET: Registered PF_INET6");
         assert_eq!(record["uptime_us"], 5_140_900);
         assert!(parse(b"3,1,2,-;I/O error").unwrap().contains("ERROR"));
+        assert!(
+            parse(b"3,1,2,-;kvm: vcpu0, unhandled wrmsr")
+                .unwrap()
+                .contains("INFO")
+        );
         assert_eq!(parse(b"nonsense"), None);
         assert_eq!(parse(b"x,y;z"), None);
     }

@@ -25,8 +25,9 @@ const MAX_KEPT: usize = 512 << 10;
 /// What may wait for a slow serial port. More is dropped, and how much is said.
 const MAX_WAITING: usize = 256 << 10;
 
-/// Warnings that the node's screen shows.
+/// Warnings that the node's screen shows, and how long.
 const MAX_WARNINGS: usize = 4;
+const WARNING_AGE: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug, Default)]
 pub struct Log(Arc<Shared>);
@@ -42,7 +43,7 @@ struct Shared {
 struct State {
     kept: VecDeque<String>,
     kept_bytes: usize,
-    warnings: VecDeque<String>,
+    warnings: VecDeque<(Instant, String)>,
     /// None: no port.
     waiting: Option<VecDeque<u8>>,
     dropped: u64,
@@ -56,8 +57,11 @@ impl Log {
     }
 
     /// The last warnings and errors, oldest first.
-    pub fn warnings(&self) -> Vec<String> {
-        self.state().warnings.iter().cloned().collect()
+    pub fn warnings(&self, now: Instant) -> Vec<String> {
+        let recent = |said: Instant| now.saturating_duration_since(said) < WARNING_AGE;
+        let state = self.state();
+        let warnings = state.warnings.iter().filter(|(said, _)| recent(*said));
+        warnings.map(|(_, warning)| warning.clone()).collect()
     }
 
     /// Writes out what still waits for the port, when the task that did so is gone.
@@ -130,10 +134,10 @@ impl Log {
         {
             state.kept_bytes -= oldest.len();
         }
-        if let Some(warning) = warning
-            && state.warnings.back() != Some(&warning)
-        {
-            state.warnings.push_back(warning);
+        if let Some(warning) = warning {
+            // Said again, it is the newest once.
+            state.warnings.retain(|(_, before)| *before != warning);
+            state.warnings.push_back((Instant::now(), warning));
             if state.warnings.len() > MAX_WARNINGS {
                 state.warnings.pop_front();
             }
@@ -215,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn warnings_are_the_last_and_not_repeated() {
+    fn warnings_are_the_last_not_repeated_and_grow_old() {
         let log = Log::default();
         for n in [1, 2, 2, 2, 3, 4, 5] {
             log.line(
@@ -227,9 +231,11 @@ mod tests {
             &Source::Daemon("netd"),
             br#"{"level":"INFO","message":"fine"}"#,
         );
+        let now = Instant::now();
         assert_eq!(
-            log.warnings(),
+            log.warnings(now),
             ["netd: w2", "netd: w3", "netd: w4", "netd: w5"]
         );
+        assert!(log.warnings(now + WARNING_AGE).is_empty());
     }
 }

@@ -240,8 +240,8 @@ impl Node {
             machines,
             machines_memory,
             machines_budget: self.machines.budget().total(),
-            node: self.observer.look(),
-            warnings: self.log.warnings(),
+            node: self.observer.look(now),
+            warnings: self.log.warnings(now),
             phase: match self.phase {
                 Phase::Up => None,
                 Phase::StoppingMachines { .. } => Some("going down: stopping machines".to_owned()),

@@ -31,8 +31,9 @@ use crate::spawn::{Confinement, Limits, Program, Spawn};
 pub const EMPTY: &str = "/run/loam/empty";
 
 /// The guest's console is `hvc0`. Until that is there, the early console shows why a kernel does
-/// not come up; the kernel ends it as `hvc0` registers. A guest that panics resets itself.
-const COMMAND_LINE: &str = "earlyprintk=ttyS0,115200 console=hvc0 quiet panic=1";
+/// not come up; the kernel ends it as `hvc0` registers. `quiet` stands first, so that the early
+/// console heeds it too. A guest that panics resets itself.
+const COMMAND_LINE: &str = "quiet earlycon=uart8250,io,0x3f8,115200 console=hvc0 panic=1";
 
 /// Files, event counters and the connections of the control socket.
 const OPEN_FILES: u64 = 1024;

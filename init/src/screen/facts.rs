@@ -1,6 +1,9 @@
 //! [`NodeFacts`]: processor and memory of the node, from `/proc`.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use loam_deployment::Bytes;
 
@@ -14,10 +17,15 @@ pub struct NodeFacts {
     pub memory_used: Bytes,
 }
 
+/// The load over a shorter time than this says nothing.
+const INTERVAL: Duration = Duration::from_secs(2);
+
 /// Reads the facts again and again; the load is what happened in between.
 #[derive(Debug, Default)]
 pub struct Observer {
     last: Times,
+    looked: Option<Instant>,
+    facts: NodeFacts,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +35,16 @@ struct Times {
 }
 
 impl Observer {
-    pub fn look(&mut self) -> NodeFacts {
+    pub fn look(&mut self, now: Instant) -> NodeFacts {
+        let fresh = |looked| now.saturating_duration_since(looked) < INTERVAL;
+        if !self.looked.is_some_and(fresh) {
+            self.looked = Some(now);
+            self.facts = self.read();
+        }
+        self.facts
+    }
+
+    fn read(&mut self) -> NodeFacts {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let stat = read("/proc/stat");
         let times = times(&stat);
@@ -117,7 +134,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_a_processor() {
-        let facts = Observer::default().look();
+        let facts = Observer::default().look(Instant::now());
         assert!(facts.cpus > 0);
         assert!(facts.memory_total > facts.memory_used);
     }
