@@ -27,6 +27,8 @@ impl Phase {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         } else {
+            // A log shows what was going on when it ends early.
+            eprintln!("· {name}");
             ProgressBar::hidden()
         };
         Self {

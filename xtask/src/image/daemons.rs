@@ -1,6 +1,8 @@
 //! Our own programs, built static: the image has no C library of ours to share.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,18 +12,25 @@ use crate::workspace;
 /// glibc, linked in: Rust's own standard library is built for it, and no musl is needed.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// What runs beside a node: the command line and the demo's server. Built in one go with the
+/// daemons, as cargo chooses other features, and so builds all again, for another set of packages.
+const BESIDE: [&str; 2] = ["loam", "hello"];
+
+/// Where the binaries are once [`build`] has made them.
+pub fn folder() -> PathBuf {
+    workspace::target().join(TARGET).join("release")
+}
+
 /// Builds the packages in release and returns the folder with their binaries.
 pub fn build(packages: &[&str]) -> Result<PathBuf> {
+    build_telling(packages, |_| {})
+}
+
+/// The same; `progress` hears what cargo is busy with.
+pub fn build_telling(packages: &[&str], progress: impl Fn(&str)) -> Result<PathBuf> {
     let mut cargo = workspace::cargo();
-    cargo.args([
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "--target",
-        TARGET,
-    ]);
-    for package in packages {
+    cargo.args(["build", "--release", "--locked", "--target", TARGET]);
+    for package in packages.iter().chain(&BESIDE) {
         cargo.args(["-p", package]);
     }
     // These would replace the flags below, or be added to them.
@@ -29,13 +38,44 @@ pub fn build(packages: &[&str]) -> Result<PathBuf> {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags());
-    let status = cargo.status().context("running cargo")?;
+    cargo.stderr(Stdio::piped());
+    let mut child = cargo.spawn().context("running cargo")?;
+    let mut complaints = String::new();
+    for line in child
+        .stderr
+        .take()
+        .into_iter()
+        .flat_map(|out| BufReader::new(out).lines())
+    {
+        let line = line.context("reading what cargo says")?;
+        if is_progress(&line) {
+            progress(line.trim());
+        } else {
+            complaints.push_str(&line);
+            complaints.push('\n');
+        }
+    }
     ensure!(
-        status.success(),
-        "building {} failed; `cargo build -p PACKAGE` shows the same errors faster",
+        child.wait()?.success(),
+        "building {} failed:\n{complaints}",
         packages.join(", ")
     );
-    Ok(workspace::target().join(TARGET).join("release"))
+    Ok(folder())
+}
+
+/// Cargo's own lines, such as `   Compiling serde v1.0.2`: a verb set to the right.
+fn is_progress(line: &str) -> bool {
+    let verb = line.trim_start().split(' ').next().unwrap_or_default();
+    let verbs = [
+        "Compiling",
+        "Downloading",
+        "Downloaded",
+        "Updating",
+        "Locking",
+        "Blocking",
+        "Finished",
+    ];
+    line.starts_with(' ') && verbs.contains(&verb)
 }
 
 /// The bytes of a binary, once it is known to be static.
@@ -70,5 +110,25 @@ fn cargo_home() -> Option<PathBuf> {
     match std::env::var_os("CARGO_HOME") {
         Some(home) => Some(PathBuf::from(home)),
         None => std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_progress_from_complaints() {
+        assert!(is_progress("   Compiling serde v1.0.2"));
+        assert!(!is_progress("error[E0308]: mismatched types"));
+        assert!(!is_progress("  --> src/main.rs:1:1"));
+    }
+
+    #[test]
+    fn refuses_a_program_that_needs_a_loader() {
+        let own = std::env::current_exe().unwrap();
+        let name = own.file_name().unwrap().to_str().unwrap();
+        let error = read_static(own.parent().unwrap(), name).unwrap_err();
+        assert!(error.to_string().contains("not static"), "{error}");
     }
 }

@@ -85,8 +85,8 @@ impl Builder {
         let linux = phase::run("kernel", |_| remark(self.linux(node, "linux")?))?;
         let modules = phase::run("kernel modules", |_| remark(self.node_modules(node)?))?;
         let programs = phase::run("Debian's programs", |_| remark(self.programs()?))?;
-        let binaries = phase::run("our programs", |_| {
-            Ok::<_, anyhow::Error>((self.build_ours()?, String::new()))
+        let binaries = phase::run("our programs", |phase| {
+            Ok::<_, anyhow::Error>((self.build_ours(phase)?, String::new()))
         })?;
         let guest_modules = phase::run("guest's modules", |_| remark(self.guest_modules()?))?;
         let guest_init = self.guest_init(&binaries)?;
@@ -182,7 +182,7 @@ impl Builder {
         })
     }
 
-    fn build_ours(&self) -> Result<PathBuf> {
+    fn build_ours(&self, phase: &phase::Phase) -> Result<PathBuf> {
         let mut packages: Vec<&str> = self
             .spec
             .ours
@@ -191,7 +191,7 @@ impl Builder {
             .collect();
         packages.sort_unstable();
         packages.dedup();
-        daemons::build(&packages)
+        daemons::build_telling(&packages, |line| phase.note(line))
     }
 
     fn our_program(&self, ours: &spec::Ours, bytes: Vec<u8>) -> Result<Kept> {
