@@ -90,7 +90,7 @@ pub fn run(only: Option<&str>) -> Result<()> {
 /// Builds what has changed of the image, and runs the tests that boot it.
 fn qemu_tests() -> Result<()> {
     let image = image::build()?;
-    let programs = image::daemons::build(&["loam", "hello"])?;
+    let programs = image::daemons::folder();
     let mut tests = workspace::cargo();
     // Two nodes at once are what two cores carry in emulation.
     tests

@@ -94,10 +94,7 @@ fn bring_up() -> Result<Demo> {
     interrupt::install()?;
     setup::run()?;
     let image = image::build()?;
-    let tools = phase::run("command line, demo's server", |_| {
-        let folder = image::daemons::build(&["loam", "hello"])?;
-        Ok::<_, anyhow::Error>((folder, String::new()))
-    })?;
+    let tools = image::daemons::folder();
     match fs::remove_dir_all(folder()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => fs::create_dir_all(folder())?,
