@@ -24,6 +24,9 @@ use crate::durable;
 /// A connection that breaks is made anew at once for as long as each try brings something.
 const TRIES: u32 = 32;
 
+/// What a power cut may cost of a transfer.
+const SYNC_EVERY: u64 = 32 << 20;
+
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     #[error(transparent)]
@@ -207,6 +210,12 @@ impl<'a> Partial<'a> {
             .await
             .map_err(|source| io_error(layer, source))?;
         self.hasher.update(chunk);
+        if length / SYNC_EVERY > self.length / SYNC_EVERY {
+            self.file
+                .sync_data()
+                .await
+                .map_err(|source| io_error(layer, source))?;
+        }
         self.length = length;
         self.done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok(())

@@ -19,6 +19,7 @@ use super::{
     blob::{self, BlobError},
     digest::Digest,
     erofs::{Pack, PackError},
+    kept::{Kept, SpaceClaim},
     layer::{Allowance, Unpacked},
     manifest::{Config, Descriptor, Document, Manifest, ManifestError},
     merged::Merged,
@@ -26,12 +27,7 @@ use super::{
     tarball::{TarError, Tarball},
     tree::{LayerIndex, Tree, TreeError},
 };
-use crate::{
-    durable,
-    image::store::{Kept, SpaceClaim},
-    ledger::Full,
-    pool::Pool,
-};
+use crate::{durable, ledger::Full, pool::Pool};
 
 /// Layers fetched at a time: hides the distance to the registry, leaves room for others.
 const CONNECTIONS: usize = 3;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    pax,
     tarball::{Attributes, TarError, Tarball},
     tree::{Content, LayerIndex, Node, Tree},
 };
@@ -214,33 +215,19 @@ fn pax_records(name: &[u8], link: &[u8], attributes: &Attributes) -> Vec<u8> {
     const HELD: usize = 100;
     let mut records = Vec::new();
     if name.len() > HELD {
-        pax_record(&mut records, b"path", name);
+        pax::write_record(&mut records, b"path", name);
     }
     if link.len() > HELD {
-        pax_record(&mut records, b"linkpath", link);
+        pax::write_record(&mut records, b"linkpath", link);
     }
     for (key, value) in &attributes.xattrs {
-        pax_record(
+        pax::write_record(
             &mut records,
             &[b"SCHILY.xattr.", key.as_slice()].concat(),
             value,
         );
     }
     records
-}
-
-/// `<length> <key>=<value>\n`, where the length counts its own digits.
-fn pax_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    records.extend_from_slice(format!("{length} ").as_bytes());
-    records.extend_from_slice(key);
-    records.push(b'=');
-    records.extend_from_slice(value);
-    records.push(b'\n');
 }
 
 /// As much as fits; a PAX record has the whole.

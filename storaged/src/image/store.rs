@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,9 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loam_deployment::{Bytes, payload::OciReference};
-use loam_node_api::storage::{ImageConfig, ImageState, ImageStatus, StorageError};
-use serde::{Deserialize, Serialize};
+use loam_deployment::payload::OciReference;
+use loam_node_api::storage::{ImageState, ImageStatus, StorageError};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -26,8 +24,9 @@ use super::{
     digest::Digest,
     erofs::Pack,
     fetch::{self, Fetch, FetchError, Progress},
+    kept::{self, Kept},
 };
-use crate::{durable, ledger::Full, pool::Pool};
+use crate::pool::Pool;
 
 /// After a failure: 5 s, then twice as long each time, up to 5 minutes.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -220,7 +219,7 @@ impl Images {
         };
         let state = match result {
             Ok(kept) => {
-                tracing::info!(image = %reference, size = %kept.size, "image is ready");
+                tracing::info!(image = %reference, size = %kept.size(), "image is ready");
                 State::Ready(kept)
             }
             Err(error) => {
@@ -250,13 +249,13 @@ impl Images {
         let pools = (self.0.pools)();
         let present: BTreeSet<Uuid> = pools.iter().map(|pool| pool.uuid()).collect();
         known.images.retain(|_, image| match &image.state {
-            State::Ready(kept) => present.contains(&kept.pool.uuid()),
+            State::Ready(kept) => present.contains(&kept.pool().uuid()),
             _ => true,
         });
         known.pools.retain(|uuid| present.contains(uuid));
         for pool in &pools {
             if known.pools.insert(pool.uuid()) {
-                for (reference, kept) in find(pool) {
+                for (reference, kept) in kept::find(pool) {
                     let digest = Digest::new(*reference.digest());
                     known.images.entry(digest).or_insert(Image {
                         reference,
@@ -277,7 +276,7 @@ fn status(image: &Image) -> ImageStatus {
     let state = match &image.state {
         State::Ready(kept) => ImageState::Ready {
             path: kept.path(),
-            config: kept.config.clone(),
+            config: kept.config().clone(),
         },
         State::Fetching { progress, .. } => {
             let (done, total) = fetch::shown(progress);
@@ -291,122 +290,6 @@ fn status(image: &Image) -> ImageStatus {
     }
 }
 
-/// An image on a pool, with the space that it is promised.
-#[derive(Debug)]
-pub struct Kept {
-    pool: Arc<Pool>,
-    digest: String,
-    size: Bytes,
-    config: ImageConfig,
-}
-
-/// What `<digest>.json` says.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    reference: OciReference,
-    size: Bytes,
-    config: ImageConfig,
-}
-
-impl Kept {
-    /// Takes over a finished, synced file. Durable when it returns.
-    pub fn create(
-        pool: &Arc<Pool>,
-        reference: &OciReference,
-        unfinished: &Path,
-        config: ImageConfig,
-    ) -> io::Result<Self> {
-        let size = Bytes(fs::metadata(unfinished)?.len());
-        let digest = hex::encode(reference.digest());
-        let kept = Self {
-            pool: pool.clone(),
-            digest,
-            size,
-            config,
-        };
-        durable::rename(unfinished, &kept.path())?;
-        let record = Record {
-            reference: reference.clone(),
-            size,
-            config: kept.config.clone(),
-        };
-        durable::write(&kept.record(), &serde_json::to_vec(&record)?)?;
-        pool.with_ledger(|ledger| ledger.record_image(size));
-        Ok(kept)
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        durable::remove(&self.record())?;
-        durable::remove(&self.path())?;
-        self.pool
-            .with_ledger(|ledger| ledger.release_image(self.size));
-        Ok(())
-    }
-
-    fn path(&self) -> PathBuf {
-        self.pool.images().join(format!("{}.erofs", self.digest))
-    }
-
-    fn record(&self) -> PathBuf {
-        self.pool.images().join(format!("{}.json", self.digest))
-    }
-}
-
-/// The images on a pool that has just come. Half-written ones are removed.
-fn find(pool: &Arc<Pool>) -> Vec<(OciReference, Kept)> {
-    let mut found = Vec::new();
-    let names = match fs::read_dir(pool.images()) {
-        Ok(entries) => entries
-            .flatten()
-            .map(|entry| entry.path())
-            .collect::<Vec<_>>(),
-        Err(error) => {
-            tracing::error!(pool = %pool.uuid(), %error, "cannot list this pool's images");
-            return found;
-        }
-    };
-    for path in names
-        .iter()
-        .filter(|path| path.extension().is_some_and(|end| end == "erofs"))
-    {
-        match open(pool, path) {
-            Ok(image) => {
-                pool.with_ledger(|ledger| ledger.record_image(image.1.size));
-                found.push(image);
-            }
-            // It can be fetched again.
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "removing an image that is not whole");
-                for path in [path.with_extension("json"), path.clone()] {
-                    if let Err(error) = durable::remove(&path) {
-                        tracing::error!(path = %path.display(), %error, "cannot remove it");
-                    }
-                }
-            }
-        }
-    }
-    found
-}
-
-fn open(pool: &Arc<Pool>, path: &Path) -> io::Result<(OciReference, Kept)> {
-    let record: Record = serde_json::from_slice(&fs::read(path.with_extension("json"))?)?;
-    let digest = hex::encode(record.reference.digest());
-    let named = path.file_stem().is_some_and(|stem| stem == digest.as_str());
-    if !named || fs::metadata(path)?.len() != record.size.get() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "its record is of another file",
-        ));
-    }
-    let kept = Kept {
-        pool: pool.clone(),
-        digest,
-        size: record.size,
-        config: record.config,
-    };
-    Ok((record.reference, kept))
-}
-
 fn remove_fetches(pool: &Pool, used: &BTreeSet<Digest>) -> io::Result<()> {
     for entry in fs::read_dir(pool.images().join("fetch"))? {
         let entry = entry?;
@@ -416,31 +299,6 @@ fn remove_fetches(pool: &Pool, used: &BTreeSet<Digest>) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Space promised to an image for as long as this lives.
-#[derive(Debug)]
-pub struct SpaceClaim {
-    pool: Arc<Pool>,
-    bytes: Bytes,
-}
-
-impl SpaceClaim {
-    pub fn new(pool: &Arc<Pool>, bytes: u64) -> Result<Self, Full> {
-        let bytes = Bytes(bytes);
-        pool.with_ledger(|ledger| ledger.promise_image(bytes))?;
-        Ok(Self {
-            pool: pool.clone(),
-            bytes,
-        })
-    }
-}
-
-impl Drop for SpaceClaim {
-    fn drop(&mut self) {
-        self.pool
-            .with_ledger(|ledger| ledger.release_image(self.bytes));
-    }
 }
 
 #[cfg(test)]

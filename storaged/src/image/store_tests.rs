@@ -1,4 +1,7 @@
-use std::io::Write;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use loam_deployment::payload::Media;
 
@@ -6,6 +9,7 @@ use super::*;
 use crate::{
     image::{
         erofs::{PackError, Stream},
+        kept::SpaceClaim,
         testing::{Layer, contents},
         testing_registry::{TestRegistry, gzip},
     },

@@ -202,17 +202,34 @@ fn write(layer: Layer, step: &Step) -> Layer {
     }
 }
 
+/// The layers, without the steps that are refused after those before them.
+fn accepted(layers: &[Vec<Step>]) -> Vec<Vec<u8>> {
+    let mut tars: Vec<Vec<u8>> = Vec::new();
+    for steps in layers {
+        let mut layer = Layer::default();
+        tars.push(layer.clone().tar());
+        for step in steps {
+            let longer = write(layer.clone(), step);
+            let last = tars.pop().unwrap();
+            tars.push(longer.clone().tar());
+            if merge(&tars).is_ok() {
+                layer = longer;
+            } else {
+                tars.pop();
+                tars.push(last);
+            }
+        }
+    }
+    tars
+}
+
 proptest! {
     /// Any layers that are accepted give a stream that reads back: each name once, each in a folder
     /// that came before, links only to files that came before; and merging that stream alone
     /// changes nothing.
     #[test]
     fn what_is_merged_is_whole(layers in prop::collection::vec(prop::collection::vec(step(), 0..12), 1..4)) {
-        let tars: Vec<Vec<u8>> = layers
-            .iter()
-            .map(|steps| steps.iter().fold(Layer::default(), write).tar())
-            .collect();
-        prop_assume!(merge(&tars).is_ok());
+        let tars = accepted(&layers);
         let merged = stream(&tars);
         let found = contents(&merged);
         for (name, what) in &found {
