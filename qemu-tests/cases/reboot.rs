@@ -1,0 +1,35 @@
+//! Power goes while a machine runs; machine and data come back by themselves.
+
+use anyhow::ensure;
+use loam_deployment::Version;
+use qemu_tests::{
+    grid::Grid,
+    node::{Node, NodeOptions},
+    wait::wait_for,
+};
+
+use crate::{Hello, count};
+
+#[test]
+fn after_a_power_cut_machine_and_data_come_back() -> anyhow::Result<()> {
+    let grid = Grid::start()?;
+    let mut node = Node::boot(&grid, NodeOptions::default())?;
+    let key = node.record()?.key;
+    let alice = grid.tenant("alice")?;
+    let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
+    contract.wait_running(Version(1))?;
+    let web = node.forward(8080)?;
+    // Each answer says that the count was on the volume before it was given.
+    let acknowledged = count(web)?.max(count(web)?);
+
+    node.cut_power();
+    node.switch_on()?;
+    let web = node.forward(8080)?;
+    let after = wait_for("the machine to answer again", || Ok(count(web).ok()))?;
+    ensure!(
+        after == acknowledged + 1,
+        "{acknowledged} was acknowledged, then came {after}"
+    );
+    node.wait_logged(&key.to_string())?;
+    Ok(())
+}

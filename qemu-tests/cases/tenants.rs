@@ -1,0 +1,87 @@
+//! Two tenants on one node: neither reaches the other's network, nor lies about its address.
+
+use anyhow::ensure;
+use loam_deployment::Version;
+use qemu_tests::{
+    grid::Grid,
+    http,
+    node::{Node, NodeOptions},
+    wait::wait_for,
+};
+
+use crate::{Hello, count};
+
+#[test]
+fn tenants_are_apart_and_cannot_lie_about_their_address() -> anyhow::Result<()> {
+    let grid = Grid::start()?;
+    let mut node = Node::boot(&grid, NodeOptions::default())?;
+    let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
+    // A second machine of Alice's, to hear what the first one sends.
+    let first = Hello::default().toml(&grid);
+    let image = grid.hello_reference();
+    let toml = format!(
+        r#"{first}
+            [machine.ear]
+            image = "{image}"
+            cpus = 1
+            memory = "160MiB"
+            root = "64MiB"
+            networks = ["private=10.20.0.3"]
+            publish = ["tcp:8082:80"]
+        "#
+    );
+    let hers = alice.deploy(&node, &toml)?;
+    let theirs = Hello {
+        port: 8081,
+        subnet: "10.30.0",
+        ..Hello::default()
+    };
+    let his = bob.deploy(&node, &theirs.toml(&grid))?;
+    hers.wait_running(Version(1))?;
+    his.wait_running(Version(1))?;
+    let (web, ear, other) = (
+        node.forward(8080)?,
+        node.forward(8082)?,
+        node.forward(8081)?,
+    );
+    ensure!(count(web)? == 1 && count(other)? == 1);
+
+    let connect = |to: &str| http::get_text(web, &format!("/connect?to={to}"));
+    // Her own machine is reached, so a failure below means what it says.
+    ensure!(
+        connect("10.20.0.3:80")?.starts_with("ok"),
+        "{}",
+        connect("10.20.0.3:80")?
+    );
+    for closed in [
+        "10.30.0.2:80",
+        "10.30.0.1:80",
+        "10.0.2.15:9650",
+        "10.20.0.1:9650",
+    ] {
+        let answer = connect(closed)?;
+        ensure!(
+            answer.starts_with("failed"),
+            "{closed} was reached: {answer}"
+        );
+    }
+
+    let spoof =
+        |source: &str| http::post(web, &format!("/spoof?src={source}&dst=10.20.0.3&port=80"));
+    let heard = || http::get_text(ear, "/datagrams");
+    ensure!(
+        spoof("10.20.0.9")?.starts_with("ok"),
+        "the forged packet was not even sent"
+    );
+    ensure!(spoof("10.20.0.2")?.starts_with("ok"));
+    // Sent after the forged one, on the same path: once it is here, the other will not come.
+    wait_for("an honest packet", || {
+        Ok(heard()?.contains("10.20.0.2").then_some(()))
+    })?;
+    ensure!(
+        !heard()?.contains("10.20.0.9"),
+        "a forged address passed: {}",
+        heard()?
+    );
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! A grid of a case's own: a chain, a farmer with a farm, and a registry with the demo's image.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::Context;
+use loam_chain::{
+    AccountKey, EndpointReader, GridConfig, GridReader,
+    local::{LocalChain, LocalChainOptions},
+    writer::{GridWriter, WriterOptions},
+};
+use loam_deployment::{ChainContext, FarmId};
+use tokio::runtime::Runtime;
+use xtask::{
+    oci::{self, Image},
+    registry::Registry,
+};
+
+use crate::tenant::Tenant;
+
+/// How the host looks from inside QEMU's user network.
+const HOST_IN_QEMU: &str = "10.0.2.2";
+
+#[derive(Debug)]
+pub struct Grid {
+    pub(crate) runtime: Runtime,
+    chain: LocalChain,
+    pub(crate) reader: EndpointReader,
+    pub registry: Registry,
+    pub hello: Image,
+    pub farmer: Tenant,
+    pub farm: FarmId,
+}
+
+impl Grid {
+    pub fn start() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let chain = runtime.block_on(LocalChain::start(LocalChainOptions::default()))?;
+        let reader = EndpointReader::new(&chain.config())?;
+        let registry = Registry::start(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
+        let hello = std::env::var_os("LOAM_HELLO")
+            .context("LOAM_HELLO does not name the demo's binary; run `cargo xtask test`")?;
+        let hello = oci::hello_image(hello.as_ref())?;
+        registry.add("hello", &hello);
+        let farmer = Tenant::register(&runtime, &chain.config(), [0xfa; 32])?;
+        let farm = runtime.block_on(farmer.writer.create_farm("test farm"))?.0;
+        Ok(Self {
+            runtime,
+            chain,
+            reader,
+            registry,
+            hello,
+            farmer,
+            farm,
+        })
+    }
+
+    /// Someone new with a twin; the same name gives the same keys.
+    pub fn tenant(&self, name: &str) -> anyhow::Result<Tenant> {
+        let mut seed = [0; 32];
+        for (byte, letter) in seed.iter_mut().zip(name.bytes()) {
+            *byte = letter;
+        }
+        Tenant::register(&self.runtime, &self.chain.config(), seed)
+    }
+
+    pub fn config(&self) -> GridConfig {
+        self.chain.config()
+    }
+
+    pub fn context(&self) -> ChainContext {
+        let config = self.config();
+        ChainContext {
+            chain_id: config.chain_id,
+            contract: config.contract.into_array(),
+        }
+    }
+
+    /// `grid.toml` for a node in QEMU.
+    pub(crate) fn node_config(&self) -> anyhow::Result<String> {
+        let mut config = self.config();
+        config.endpoints = vec![format!("http://{HOST_IN_QEMU}:{}", self.chain.port())];
+        config.farm = Some(self.farm);
+        Ok(toml::to_string(&config)?)
+    }
+
+    /// The demo's image as a deployment names it.
+    pub fn hello_reference(&self) -> String {
+        let registry = format!("{HOST_IN_QEMU}:{}", self.registry.address().port());
+        self.hello.reference(&registry, "hello")
+    }
+
+    /// A key that is no node's.
+    pub fn farmer_key(&self) -> loam_deployment::NodeKey {
+        loam_deployment::NodeKey(self.farmer.signing.verifying_key().to_bytes())
+    }
+
+    /// Stops the chain from answering, until [`Grid::wake_chain`].
+    pub fn silence_chain(&self) -> anyhow::Result<()> {
+        self.signal_chain(rustix_signal::STOP)
+    }
+
+    pub fn wake_chain(&self) -> anyhow::Result<()> {
+        self.signal_chain(rustix_signal::CONT)
+    }
+
+    fn signal_chain(&self, signal: i32) -> anyhow::Result<()> {
+        let status = std::process::Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(self.chain.pid().to_string())
+            .status()?;
+        anyhow::ensure!(status.success(), "anvil cannot be signalled");
+        Ok(())
+    }
+
+    pub(crate) fn latest_nodes(&self) -> anyhow::Result<Vec<loam_chain::NodeRecord>> {
+        self.runtime.block_on(async {
+            let latest = self.reader.latest().await?;
+            Ok(self.reader.nodes(latest).await?)
+        })
+    }
+}
+
+/// Numbers of signal(7) on x86-64.
+mod rustix_signal {
+    pub const STOP: i32 = 19;
+    pub const CONT: i32 = 18;
+}
+
+/// A funded account is not needed: the local chain has no gas price.
+pub(crate) fn writer(config: &GridConfig, seed: &[u8; 32]) -> anyhow::Result<GridWriter> {
+    let key = AccountKey::from_seed(seed)?;
+    Ok(GridWriter::new(config, key, WriterOptions::default())?)
+}

@@ -1,0 +1,267 @@
+//! A node in QEMU, in the hands of a case.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use loam_chain::NodeRecord;
+use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
+use tempfile::TempDir;
+use xtask::qemu::{Bus, Disk, Node as Machine, NodeConfig};
+
+use crate::{grid::Grid, wait::wait_for};
+
+/// Lines of a console shown when a case fails.
+const LAST_LINES: usize = 80;
+
+/// A debug request is answered at once, but the node may be busy with all else.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+
+static NODES: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    pub memory_mib: u32,
+    /// Empty disks of this many bytes each.
+    pub disks: Vec<u64>,
+    /// Disks that hold something already, copied for the node.
+    pub full_disks: Vec<PathBuf>,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            memory_mib: 2048,
+            disks: vec![4 << 30, 4 << 30],
+            full_disks: Vec::new(),
+        }
+    }
+}
+
+/// A node that was booted, and is on the chain of its grid.
+#[derive(Debug)]
+pub struct Node<'a> {
+    /// The node must not outlive its chain.
+    _grid: &'a Grid,
+    config: NodeConfig,
+    /// None while its power is cut.
+    machine: Option<Machine>,
+    folder: TempDir,
+    record: Option<NodeRecord>,
+    number: u32,
+}
+
+impl<'a> Node<'a> {
+    /// Boots a new node, and waits until it is registered.
+    pub fn boot(grid: &'a Grid, options: NodeOptions) -> anyhow::Result<Self> {
+        let image = std::env::var_os("LOAM_IMAGE")
+            .context("LOAM_IMAGE does not name the image; run `cargo xtask test`")?;
+        let known = grid.latest_nodes()?;
+        let folder = tempfile::tempdir()?;
+        let socket = folder.path().join("debug.sock");
+        let mut config = NodeConfig::new(folder.path().join("node"), image)
+            .memory_mib(options.memory_mib)
+            .cpus(1)
+            .grid(grid.node_config()?)
+            .arguments([
+                "-device".to_owned(),
+                "virtio-serial-pci".to_owned(),
+                "-chardev".to_owned(),
+                format!(
+                    "socket,id=debug,path={},server=on,wait=off",
+                    socket.display()
+                ),
+                "-device".to_owned(),
+                format!("virtserialport,chardev=debug,name={PORT}"),
+            ]);
+        std::fs::create_dir_all(config.folder())?;
+        for (index, source) in options.full_disks.iter().enumerate() {
+            let size = std::fs::metadata(source)?.len();
+            let disk = Disk {
+                name: format!("full{index}"),
+                size,
+                bus: Bus::Virtio,
+            };
+            std::fs::copy(source, config.disk_file(&disk))?;
+            config = config.disk(disk);
+        }
+        for (index, size) in options.disks.iter().enumerate() {
+            config = config.disk(Disk {
+                name: format!("empty{index}"),
+                size: *size,
+                bus: Bus::Virtio,
+            });
+        }
+        let machine = config.start()?;
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        let mut node = Self {
+            _grid: grid,
+            config,
+            machine: Some(machine),
+            folder,
+            record: None,
+            number,
+        };
+        node.record = Some(wait_for("the node to register", || {
+            node.check_alive()?;
+            let nodes = grid.latest_nodes()?;
+            Ok(nodes
+                .into_iter()
+                .find(|new| known.iter().all(|old| old.key != new.key)))
+        })?);
+        Ok(node)
+    }
+
+    /// The node's record on the chain, as it was when it registered.
+    pub fn record(&self) -> anyhow::Result<&NodeRecord> {
+        self.record.as_ref().context("the node is not registered")
+    }
+
+    /// The address on this machine that leads to TCP port `port` of the node, from now on.
+    pub fn forward(&mut self, port: u16) -> anyhow::Result<SocketAddr> {
+        let host = self.machine()?.forward(port)?;
+        Ok((Ipv4Addr::LOCALHOST, host).into())
+    }
+
+    /// Pulls the power plug.
+    pub fn cut_power(&mut self) {
+        if let Some(machine) = self.machine.take() {
+            machine.kill();
+        }
+    }
+
+    /// Switches it on again, with the disks as they are.
+    pub fn switch_on(&mut self) -> anyhow::Result<()> {
+        self.machine = Some(self.config.start()?);
+        Ok(())
+    }
+
+    /// Waits for a line or a part of one in the daemons' log, also if it is there already.
+    pub fn wait_logged(&self, pattern: &str) -> anyhow::Result<()> {
+        wait_for(&format!("`{pattern}` in the log"), || {
+            self.check_alive()?;
+            Ok(self.logs()?.contains(pattern).then_some(()))
+        })
+    }
+
+    /// All that the daemons have logged since it was switched on.
+    pub fn logs(&self) -> anyhow::Result<String> {
+        Ok(self.running()?.logs().text())
+    }
+
+    /// All that its screen has shown since it was switched on.
+    pub fn console(&self) -> anyhow::Result<String> {
+        Ok(self.running()?.console().text())
+    }
+
+    /// The bytes of one of its disks, by number: the full ones first.
+    pub fn disk(&self, name: &str) -> PathBuf {
+        let disk = Disk {
+            name: name.to_owned(),
+            size: 0,
+            bus: Bus::Virtio,
+        };
+        self.config.disk_file(&disk)
+    }
+
+    /// `kill -9` of a daemon; waits until init has started another.
+    pub fn kill_daemon(&self, service: &str) -> anyhow::Result<()> {
+        let killed = match self.debug(&DebugRequest::Kill {
+            service: service.to_owned(),
+        })? {
+            DebugResponse::Killed { pid } => pid,
+            other => bail!("killing {service}: {other:?}"),
+        };
+        let procs = format!("/sys/fs/cgroup/daemons/{service}/cgroup.procs");
+        wait_for(&format!("another {service}"), || {
+            let pids = self.read(&procs).unwrap_or_default();
+            let pids = String::from_utf8_lossy(&pids);
+            let other = pids.lines().any(|pid| pid != killed.to_string());
+            Ok(other.then_some(()))
+        })
+    }
+
+    /// The names in a folder of the node; none if there is no such folder.
+    pub fn list(&self, path: &str) -> anyhow::Result<Vec<String>> {
+        match self.debug(&DebugRequest::List {
+            path: path.to_owned(),
+        })? {
+            DebugResponse::Names { names } => Ok(names),
+            DebugResponse::Error { reason } if reason.contains("No such file") => Ok(Vec::new()),
+            other => bail!("listing {path}: {other:?}"),
+        }
+    }
+
+    /// A file of the node, 64 KiB at most.
+    pub fn read(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        match self.debug(&DebugRequest::Read {
+            path: path.to_owned(),
+        })? {
+            DebugResponse::Bytes { bytes } => Ok(bytes),
+            other => bail!("reading {path}: {other:?}"),
+        }
+    }
+
+    fn debug(&self, request: &DebugRequest) -> anyhow::Result<DebugResponse> {
+        let socket = self.folder.path().join("debug.sock");
+        let mut stream = UnixStream::connect(&socket).context("the node's debug port")?;
+        stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        let mut answer = String::new();
+        BufReader::new(stream)
+            .read_line(&mut answer)
+            .context("no answer by the debug port")?;
+        serde_json::from_str(&answer).with_context(|| format!("the debug port said {answer:?}"))
+    }
+
+    fn running(&self) -> anyhow::Result<&Machine> {
+        self.machine.as_ref().context("the node's power is cut")
+    }
+
+    fn machine(&mut self) -> anyhow::Result<&mut Machine> {
+        self.machine.as_mut().context("the node's power is cut")
+    }
+
+    fn check_alive(&self) -> anyhow::Result<()> {
+        if self.running()?.wait_off(Duration::ZERO).is_ok() {
+            bail!(
+                "QEMU ended; see {}",
+                self.config.folder().join("qemu.log").display()
+            );
+        }
+        Ok(())
+    }
+
+    fn show(&self, machine: &Machine) {
+        let number = self.number;
+        eprintln!(
+            "── log of node {number}\n{}",
+            machine.logs().tail(LAST_LINES)
+        );
+        eprintln!(
+            "── screen of node {number}\n{}\n──",
+            machine.console().tail(LAST_LINES)
+        );
+    }
+
+    /// Where its files are, for a look after a failure.
+    pub fn folder(&self) -> &Path {
+        self.config.folder()
+    }
+}
+
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        if let (true, Some(machine)) = (std::thread::panicking(), &self.machine) {
+            self.show(machine);
+        }
+    }
+}
