@@ -4,7 +4,6 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -61,34 +60,7 @@ fn enable_controllers(path: &Path) {
     }
 }
 
-/// Killed processes leave their group when they have exited, reaped or not; that takes as long as
-/// freeing their memory.
-const KILL_PATIENCE: Duration = Duration::from_millis(500);
-const KILL_POLL: Duration = Duration::from_millis(5);
-
 impl Group {
-    /// As [`Group::make`], but of a group that is there nothing stays: its processes are killed
-    /// and it is removed.
-    ///
-    /// A group that was ever killed must not be joined by `CLONE_INTO_CGROUP` again: Linux 6.12
-    /// compares how often the *parent's* group was killed with how often the child's was
-    /// (`kill_seq` in kernel/cgroup/cgroup.c), and kills the child when they differ.
-    pub fn make_anew(name: &str, limits: GroupLimits) -> anyhow::Result<Self> {
-        let old = Path::new(ROOT).join(name);
-        if old.exists() {
-            fs::write(old.join("cgroup.kill"), "1")?;
-            let asked = Instant::now();
-            // Busy while the killed are still being reaped; PID 1, which is we, takes part in that.
-            while let Err(error) = fs::remove_dir(&old) {
-                if asked.elapsed() > KILL_PATIENCE {
-                    return Err(error).with_context(|| format!("removing the cgroup {name}"));
-                }
-                std::thread::sleep(KILL_POLL);
-            }
-        }
-        Self::make(name, limits)
-    }
-
     /// Makes the group `name` (a path below the root), or takes the one that is there, and sets
     /// its limits.
     pub fn make(name: &str, limits: GroupLimits) -> anyhow::Result<Self> {

@@ -145,7 +145,7 @@ impl Seat {
             cpus: Some(spec.cpus + 1),
             tasks: Some(spec.cpus + OTHER_THREADS),
         };
-        let group = Group::make_anew(&format!("{MACHINES}/{}", spec.id), limits)?;
+        let group = Group::make(&format!("{MACHINES}/{}", spec.id), limits)?;
         let folder = control::folder(&spec.id);
         // What a predecessor of this name left is nobody's: its record is gone.
         let _ = fs::remove_dir_all(&folder);

@@ -135,8 +135,9 @@ fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
         tasks: Some(TASKS),
         ..GroupLimits::default()
     };
+    let group = Group::make(&format!("{DAEMONS}/{}", service.name), limits)?;
     // Tools that a predecessor started have nobody left to report to.
-    let group = Group::make_anew(&format!("{DAEMONS}/{}", service.name), limits)?;
+    group.kill()?;
     let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let program = CString::new(service.program)?;
     let spawn = Spawn {
