@@ -39,8 +39,10 @@ impl LocalGrid {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let chain_folder = folder.join("chain");
+        fs::create_dir(&chain_folder)?;
         let options = LocalChainOptions {
-            folder: Some(folder.join("chain")),
+            folder: Some(chain_folder),
             ..Default::default()
         };
         let chain = runtime.block_on(LocalChain::start(options))?;
