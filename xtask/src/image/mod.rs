@@ -78,6 +78,9 @@ struct Builder {
 
 impl Builder {
     fn build(&self) -> Result<Image> {
+        for debian in &self.spec.debian {
+            self.lock.get(&debian.package)?;
+        }
         phase::run("packages", |phase| self.packages(phase))?;
         let node = self.lock.get(&self.spec.kernel.package)?;
         let release = kernel::release(node)?;
