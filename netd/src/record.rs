@@ -30,6 +30,13 @@ impl Records {
         fs::rename(next, self.path(name))
     }
 
+    /// Replaces a file that others read, beside the records.
+    pub fn publish(&self, file: &str, text: &str) -> io::Result<()> {
+        let next = self.folder.join(format!("{file}.next"));
+        fs::write(&next, text)?;
+        fs::rename(next, self.folder.join(file))
+    }
+
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -20,7 +20,7 @@ pub mod physical;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
@@ -120,6 +120,10 @@ pub struct UplinkTask {
 
 /// The name of the one record.
 const LEASE: &str = "lease";
+
+/// Where the node's other daemons find their name servers: `/etc/resolv.conf` of the image is a
+/// link to it (resolv.conf(5)).
+const RESOLV_CONF: &str = "resolv.conf";
 
 impl UplinkTask {
     /// Adopts the lease that a predecessor left, if the kernel still has its address.
@@ -298,6 +302,8 @@ impl UplinkTask {
         let before = held.replace(record.clone());
         // First the record: an address without it would not be adopted.
         self.records.write(LEASE, &record)?;
+        self.records
+            .publish(RESOLV_CONF, &resolv_conf(&record.lease.dns))?;
         lease::apply(&self.view.links, index, &record.lease).await?;
         if before.as_ref() != Some(&record) {
             tracing::info!(link = record.link, address = %record.lease.address,
@@ -315,4 +321,11 @@ impl UplinkTask {
         }
         Ok(())
     }
+}
+
+fn resolv_conf(servers: &[Ipv4Addr]) -> String {
+    servers
+        .iter()
+        .map(|server| format!("nameserver {server}\n"))
+        .collect()
 }

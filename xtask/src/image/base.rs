@@ -23,6 +23,8 @@ pub fn tree(spec: &Spec) -> Result<Tree> {
         tree.folder(folder);
     }
     tree.symlink("usr/sbin", "bin");
+    // The node learns its name servers by DHCP; netd writes them down.
+    tree.symlink("etc/resolv.conf", "/run/loam/netd/resolv.conf");
     tree.file("etc/os-release", DATA, os_release().into_bytes());
     if let Some(grid) = &spec.grid {
         tree.file(
