@@ -11,9 +11,6 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-/// Docker's images are named by a host that serves none.
-const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Anything but this node itself and addresses that only mean something on one link.
@@ -55,25 +52,11 @@ impl Reach {
 /// `https://host/v2/`; `http` for a registry named by its address, which can have no certificate.
 /// What comes from there is checked by its digest either way.
 pub fn base(registry: &str) -> Option<Url> {
-    let registry = if registry == DOCKER.0 {
-        DOCKER.1
-    } else {
-        registry
-    };
     let url = Url::parse(&format!("https://{registry}/v2/")).ok()?;
     if ip(url.host_str()?).is_some() {
         return Url::parse(&format!("http://{registry}/v2/")).ok();
     }
     Some(url)
-}
-
-/// Docker's own images are in `library/`, which people leave out.
-pub fn repository(registry: &str, repository: &str) -> String {
-    if registry == DOCKER.0 && !repository.contains('/') {
-        format!("library/{repository}")
-    } else {
-        repository.to_owned()
-    }
 }
 
 fn ip(host: &str) -> Option<IpAddr> {
@@ -124,13 +107,7 @@ mod tests {
         );
         assert_eq!(base("10.0.2.2:5000").unwrap(), "http://10.0.2.2:5000/v2/");
         assert_eq!(base("[fd00::1]:5000").unwrap(), "http://[fd00::1]:5000/v2/");
-        assert_eq!(
-            base("docker.io").unwrap(),
-            "https://registry-1.docker.io/v2/"
-        );
         assert_eq!(base("[nonsense"), None);
-        assert_eq!(repository("docker.io", "debian"), "library/debian");
-        assert_eq!(repository("registry.example", "debian"), "debian");
     }
 
     #[test]

@@ -59,10 +59,9 @@ pub struct Registry {
 impl Registry {
     pub fn new(image: &OciReference, reach: Reach) -> Result<Self, RegistryError> {
         let refuse = || RegistryError::Address(image.registry().to_owned());
-        let repository = address::repository(image.registry(), image.repository());
         let base = address::base(image.registry())
             .filter(|url| reach.allows_url(url))
-            .and_then(|url| url.join(&format!("{repository}/")).ok())
+            .and_then(|url| url.join(&format!("{}/", image.repository())).ok())
             .ok_or_else(refuse)?;
         let client = client(reach).map_err(http)?;
         Ok(Self {
