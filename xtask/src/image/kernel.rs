@@ -121,17 +121,24 @@ pub fn node_modules(catalog: &Catalog, release: &str, kernel: &spec::Kernel) -> 
 
 /// A guest's modules, and `/loam/modules`: their absolute paths in the order to load them, so that
 /// its init needs to know nothing of dependencies.
-pub fn guest_modules(catalog: &Catalog, release: &str, names: &[String]) -> Result<Tree> {
+pub fn guest_modules(catalog: &Catalog, release: &str, guest: &spec::Guest) -> Result<Tree> {
     let mut tree = Tree::default();
-    let mut list = String::new();
-    for name in catalog.in_load_order(names)? {
-        let module = catalog
-            .get(&name)
-            .context("an ordered module is in the catalog")?;
-        let path = format!("usr/lib/modules/{release}/{}", module.path);
-        writeln!(list, "/{path}")?;
-        tree.file(&path, DATA, module.elf()?);
+    let always = std::iter::once(("loam/modules".to_owned(), &guest.modules));
+    let some = guest
+        .filesystems
+        .iter()
+        .map(|(filesystem, names)| (format!("loam/modules.{filesystem}"), names));
+    for (file, names) in always.chain(some) {
+        let mut list = String::new();
+        for name in catalog.in_load_order(names)? {
+            let module = catalog
+                .get(&name)
+                .context("an ordered module is in the catalog")?;
+            let path = format!("usr/lib/modules/{release}/{}", module.path);
+            writeln!(list, "/{path}")?;
+            tree.file(&path, DATA, module.elf()?);
+        }
+        tree.file(&file, DATA, list.into_bytes());
     }
-    tree.file("loam/modules", DATA, list.into_bytes());
     Ok(tree)
 }

@@ -213,11 +213,11 @@ impl Builder {
         let key = Key::new(include_str!("kernel.rs"))
             .with(include_str!("module.rs"))
             .with(&package.sha256)
-            .with(format!("{:?}", self.spec.guest.modules));
+            .with(format!("{:?}", self.spec.guest));
         self.stages.archive("guest-modules", &key, LEVEL_ONCE, || {
             let release = kernel::release(package)?;
             let catalog = kernel::catalog(&lock::verified(package)?, release)?;
-            kernel::guest_modules(&catalog, release, &self.spec.guest.modules)
+            kernel::guest_modules(&catalog, release, &self.spec.guest)
         })
     }
 

@@ -48,7 +48,11 @@ pub struct Guest {
     pub package: String,
     /// A binary of the package `loam-init`.
     pub init: String,
+    /// Loaded in every machine.
     pub modules: Vec<String>,
+    /// Loaded where a volume has this file system; one that is built in needs no entry.
+    #[serde(default)]
+    pub filesystems: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
