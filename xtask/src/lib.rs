@@ -1,6 +1,7 @@
 //! The pipeline: from a fresh clone to an image, and from an image to a running node.
 //! `main.rs` is its command line; `qemu-tests` uses it as a library.
 
+pub mod bench;
 pub mod cache;
 pub mod check;
 pub mod debian;

@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use xtask::qemu::accel::Choice;
 use xtask::qemu::{Bus, Disk, NodeConfig};
-use xtask::{check, image, setup, up, workspace};
+use xtask::{bench, check, image, setup, up, workspace};
 
 /// Builds Loam's image, boots it in QEMU, and tests it.
 ///
@@ -56,6 +56,8 @@ enum Command {
     },
     /// End a demo that `up --keep` left running.
     Down,
+    /// Measure what docs/promises.md states: sizes, memory, and times as ratios to a bare kernel.
+    Bench,
     /// Check format and lints, run the unit tests, make the image, and run the tests that boot it.
     Test {
         /// Run one step alone.
@@ -119,6 +121,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Up { hold: true, .. } => up::hold(),
         Command::Up { keep, .. } => up::run(keep),
         Command::Down => up::down(),
+        Command::Bench => bench::run(),
         Command::Test { only } => check::run(only.as_deref()),
     }
 }

@@ -2,10 +2,10 @@
 //! and a machine on the node that answers `curl`.
 
 mod background;
-mod grid;
+pub(crate) mod grid;
 mod interrupt;
 mod table;
-mod tool;
+pub(crate) mod tool;
 
 use std::{
     fs,
@@ -31,10 +31,10 @@ use crate::{
 
 /// What the demo's machine publishes, and the node's port for tenants.
 const WEB_PORT: u16 = 8080;
-const TENANT_PORT: u16 = 9650;
+pub(crate) const TENANT_PORT: u16 = 9650;
 
 /// How this machine looks from inside QEMU's user network.
-const HOST_IN_QEMU: &str = "10.0.2.2";
+pub(crate) const HOST_IN_QEMU: &str = "10.0.2.2";
 
 /// Far above what a loaded machine with two cores needs in software emulation.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -76,8 +76,8 @@ struct Demo {
 
 /// What `loam deploy --json` answers.
 #[derive(Debug, Deserialize)]
-struct Deployed {
-    contract: u64,
+pub(crate) struct Deployed {
+    pub(crate) contract: u64,
     node: String,
     workloads: Vec<Workload>,
 }
@@ -143,7 +143,7 @@ fn start_node(image: &Path, grid: &LocalGrid) -> Result<Node> {
 }
 
 /// Waits until the node is on the chain; gives its key.
-fn registered(node: &mut Node, grid: &LocalGrid) -> Result<String> {
+pub(crate) fn registered(node: &mut Node, grid: &LocalGrid) -> Result<String> {
     #[derive(Deserialize)]
     struct Listed {
         node: String,
@@ -179,7 +179,7 @@ fn last_message(line: &str) -> Option<String> {
     value.get("message")?.as_str().map(str::to_owned)
 }
 
-fn deploy(tenant: &Loam, image: &str) -> Result<Deployed> {
+pub(crate) fn deploy(tenant: &Loam, image: &str) -> Result<Deployed> {
     phase::run("hello.toml runs", |phase: &Phase| {
         let file = workspace::root().join("examples/hello.toml");
         let file = file.to_str().context("the workspace's path is not UTF-8")?;

@@ -1,0 +1,109 @@
+//! The bench's tables: every time beside its ratio to the rival's.
+
+use std::time::Duration;
+
+use tabled::{
+    builder::Builder,
+    settings::{Alignment, Style, object::Columns},
+};
+
+use super::memory::Daemon;
+use crate::image::sizes::mebibytes;
+
+/// Something that was reached, and when.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub what: &'static str,
+    pub at: Duration,
+}
+
+impl Row {
+    pub fn new(what: &'static str, at: Duration) -> Self {
+        Self { what, at }
+    }
+}
+
+/// Rows in the order in which they were reached, counted from `start`.
+pub fn times(from: &str, start: Duration, mut rows: Vec<Row>, rival: Duration) -> String {
+    rows.sort_by_key(|row| row.at);
+    let mut builder = Builder::default();
+    builder.push_record([from, "at", "took", "at / bare boot"]);
+    let mut before = start;
+    for row in rows {
+        let at = row.at.saturating_sub(start);
+        let took = row.at.saturating_sub(before);
+        before = row.at;
+        builder.push_record([
+            row.what.to_owned(),
+            format!("{:.2} s", at.as_secs_f64()),
+            format!("{:.2} s", took.as_secs_f64()),
+            ratio(at.as_secs_f64(), rival.as_secs_f64()),
+        ]);
+    }
+    finish(builder)
+}
+
+pub fn memory(daemons: &[Daemon], node_kib: u64, bare_kib: u64) -> String {
+    let mut builder = Builder::default();
+    builder.push_record(["daemon, idle", "with its program", "allocated"]);
+    let mut push = |name: &str, proportional: u64, anonymous: u64| {
+        builder.push_record([
+            name.to_owned(),
+            mebibytes(proportional << 10),
+            mebibytes(anonymous << 10),
+        ]);
+    };
+    for daemon in daemons {
+        push(daemon.name, daemon.proportional_kib, daemon.anonymous_kib);
+    }
+    let sum = |part: fn(&Daemon) -> u64| daemons.iter().map(part).sum();
+    push(
+        "all",
+        sum(|daemon| daemon.proportional_kib),
+        sum(|daemon| daemon.anonymous_kib),
+    );
+    let table = finish(builder);
+    let ratio = ratio(node_kib as f64, bare_kib as f64);
+    format!(
+        "{table}\nin use on the whole node: {}; on the bare kernel: {}; ratio {ratio}",
+        mebibytes(node_kib << 10),
+        mebibytes(bare_kib << 10),
+    )
+}
+
+fn ratio(ours: f64, rival: f64) -> String {
+    format!("{:.2}", ours / rival)
+}
+
+fn finish(builder: Builder) -> String {
+    let mut table = builder.build();
+    table
+        .with(Style::rounded())
+        .modify(Columns::new(1..), Alignment::right());
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_in_the_order_of_time() {
+        let seconds = Duration::from_secs;
+        let rows = vec![
+            Row::new("late", seconds(16)),
+            Row::new("early", seconds(12)),
+        ];
+        let table = times("since ten", seconds(10), rows, seconds(4));
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(
+            lines[3].contains("early") && lines[3].contains("2.00 s │"),
+            "{table}"
+        );
+        assert!(
+            lines[4].contains("late") && lines[4].contains("4.00 s"),
+            "{table}"
+        );
+        assert!(lines[4].contains("1.50"), "{table}");
+    }
+}
