@@ -1,7 +1,9 @@
 //! The rules of the node's own namespace.
 
-use ipnet::IpNet;
-use loam_deployment::payload::Publish;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use loam_deployment::payload::{Protocol, Publish};
 use loam_node_api::path::TENANT_PORT;
 
 use super::{
@@ -13,6 +15,23 @@ use crate::{
     name::TRANSIT_PREFIX,
     transit::{RANGE_V4, RANGE_V6, Transit},
 };
+
+/// TCP and UDP port of DNS.
+const NAME_SERVICE: u16 = 53;
+
+/// Addresses that mean something in somebody's own network only (RFC 1918, RFC 6598, RFC 3927).
+const PRIVATE_V4: [Ipv4Net; 5] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+    Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
+];
+/// The same of IPv6 (RFC 4193, RFC 4291).
+const PRIVATE_V6: [Ipv6Net; 2] = [
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+];
 
 /// A published port of the node, and the network whose machine answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +97,8 @@ fn input(tenants: &str) -> Vec<Rule> {
 }
 
 fn forward(tenants: &str) -> Vec<Rule> {
-    vec![
+    let outward = || Rule::new().input(tenants).output_not(tenants);
+    let mut rules = vec![
         Rule::new().invalid().drop(),
         Rule::new().established().accept(),
         // By a published port only, from wherever: the world or another network.
@@ -86,9 +106,22 @@ fn forward(tenants: &str) -> Vec<Rule> {
             .output(tenants)
             .destination_was_translated()
             .accept(),
-        // Whether a network may reach the world at all is decided in its own namespace.
-        Rule::new().input(tenants).output_not(tenants).accept(),
-    ]
+    ];
+    // The world is not what stands beside the node: the farmer's own machines are left alone, but
+    // for a name server, which is most often his router.
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        rules.push(
+            outward()
+                .protocol(protocol)
+                .destination_port(NAME_SERVICE)
+                .accept(),
+        );
+    }
+    rules.extend(PRIVATE_V4.map(|net| outward().ipv4().destination_in(IpNet::V4(net)).drop()));
+    rules.extend(PRIVATE_V6.map(|net| outward().ipv6().destination_in(IpNet::V6(net)).drop()));
+    // Whether a network may reach the world at all is decided in its own namespace.
+    rules.push(outward().accept());
+    rules
 }
 
 fn publish(published: &[Published]) -> Vec<Rule> {

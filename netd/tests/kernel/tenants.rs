@@ -92,6 +92,33 @@ fn no_network_reaches_another_by_inner_addresses() {
 }
 
 #[test]
+fn tenants_reach_the_world_and_not_the_farmers_own_machines() {
+    World::enter(|world| {
+        let netd = world.netd();
+        let (first, _second) = two_tenants(world, &netd.client(world));
+        world.outside.ip("addr add 192.168.7.1/24 dev out0");
+        world.node.ip("route add 192.168.7.0/24 dev up0");
+        world.outside.greet("0.0.0.0:80", "outside");
+        let router = world.outside.udp("0.0.0.0:53");
+        // The node itself reaches both.
+        assert_eq!(world.node.ask("192.0.2.1:80").0, "outside");
+        assert_eq!(world.node.ask("192.168.7.1:80").0, "outside");
+        assert_eq!(first.host.ask("192.0.2.1:80").0, "outside");
+        assert!(
+            first.host.is_not_answered("192.168.7.1:80"),
+            "a tenant reached the farmer's own machine"
+        );
+        // Names are asked of the router.
+        first
+            .host
+            .udp("0.0.0.0:0")
+            .send_to(b"name", ("192.168.7.1", 53))
+            .unwrap();
+        assert_eq!(receive(&router).0, "name");
+    });
+}
+
+#[test]
 fn tenants_reach_nothing_of_the_node_but_the_gateways_echo() {
     World::enter(|world| {
         let netd = world.netd();
@@ -191,7 +218,7 @@ fn without_nat_there_is_no_way_out_but_published_ports_answer() {
 #[test]
 fn machines_of_one_network_talk_and_ipv6_leaves_translated() {
     World::enter(|world| {
-        world.outside.ip("addr add fd00:9::1/64 dev out0 nodad");
+        world.outside.ip("addr add 2001:db8:9::1/64 dev out0 nodad");
         let mut netd = world.netd();
         let client = netd.client(world);
         let mut spec = subnet(true);
@@ -213,8 +240,8 @@ fn machines_of_one_network_talk_and_ipv6_leaves_translated() {
 
         // The node learns its IPv6 from a router's advertisement, though it forwards.
         let node = crate::uplink::wait_for_v6(world, &client);
-        world.outside.greet("[fd00:9::1]:7000", "world");
-        assert_eq!(first.host.ask("[fd00:9::1]:7000"), ("world".into(), node));
+        world.outside.greet("[2001:db8:9::1]:7000", "world");
+        assert_eq!(first.host.ask("[2001:db8:9::1]:7000"), ("world".into(), node));
         let _ = &mut netd;
     });
 }

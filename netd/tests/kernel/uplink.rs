@@ -150,7 +150,7 @@ fn a_pulled_cable_keeps_the_address_and_a_replugged_one_renews_it() {
     });
 }
 
-/// Sends one router advertisement for `fd00:9::/64` onto the uplink.
+/// Sends one router advertisement for `2001:db8:9::/64` onto the uplink.
 pub fn advertise(world: &World) {
     use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sockopt};
     world.outside.run(|| {
@@ -159,7 +159,7 @@ pub fn advertise(world: &World) {
         sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
         let index = rustix::net::netdevice::name_to_index(&socket, "out0").unwrap();
         let to = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
-        let message = frame::router_advertisement("fd00:9::".parse().unwrap());
+        let message = frame::router_advertisement("2001:db8:9::".parse().unwrap());
         // Refused as long as the outside has no link-local address yet.
         let _ = rustix::net::sendto(&socket, &message, SendFlags::empty(), &to);
     });
