@@ -16,7 +16,7 @@ pub struct Package {
     present: fn() -> bool,
 }
 
-const PACKAGES: [Package; 4] = [
+const PACKAGES: [Package; 5] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -26,6 +26,11 @@ const PACKAGES: [Package; 4] = [
         name: "ovmf",
         why: "is QEMU's UEFI firmware, which starts the image as a real machine's does",
         present: || firmware::find().is_ok(),
+    },
+    Package {
+        name: "iproute2",
+        why: "lays the networks of netd's tests",
+        present: || in_path("ip"),
     },
     Package {
         name: "nodejs",
