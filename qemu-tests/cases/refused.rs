@@ -54,10 +54,10 @@ fn what_is_refused_changes_nothing() -> anyhow::Result<()> {
         payload.target = Target::Node(grid.farmer_key());
         signed(&grid, &alice, &payload)
     })?;
-    expect(&contract.wait_rejected(version)?, "it is for node")?;
+    expect(&contract.wait_rejected(version)?, "is for node")?;
 
     let version = contract.update_bytes(|_| Ok(first.clone()))?;
-    expect(&contract.wait_rejected(version)?, "it is version 1")?;
+    expect(&contract.wait_rejected(version)?, "version 1")?;
 
     let version = contract.update_bytes(|recipient| {
         let mut value: coset::cbor::Value =

@@ -46,20 +46,24 @@ fn tenants_are_apart_and_cannot_lie_about_their_address() -> anyhow::Result<()> 
     );
     ensure!(count(web)? == 1 && count(other)? == 1);
 
-    let connect = |to: &str| http::get_text(web, &format!("/connect?to={to}"));
-    // Her own machine is reached, so a failure below means what it says.
-    ensure!(
-        connect("10.20.0.3:80")?.starts_with("ok"),
-        "{}",
-        connect("10.20.0.3:80")?
-    );
-    for closed in [
-        "10.30.0.2:80",
-        "10.30.0.1:80",
-        "10.0.2.15:9650",
-        "10.20.0.1:9650",
+    // Alice's own machine is reached, so a failure below means what it says.
+    let connect = |from, to: &str| http::get_text(from, &format!("/connect?to={to}"));
+    let own = connect(web, "10.20.0.3:80")?;
+    ensure!(own.starts_with("ok"), "{own}");
+    // Bob's machine, its gateway, the node, and both ends of both networks' links to the node.
+    for (from, closed) in [
+        (web, "10.30.0.2:80"),
+        (web, "10.30.0.1:80"),
+        (web, "10.0.2.15:9650"),
+        (web, "10.20.0.1:9650"),
+        (other, "10.20.0.2:80"),
+        (other, "10.20.0.3:80"),
+        (other, "198.18.0.2:9650"),
+        (other, "198.18.0.3:80"),
+        (other, "198.18.0.4:9650"),
+        (other, "198.18.0.5:80"),
     ] {
-        let answer = connect(closed)?;
+        let answer = connect(from, closed)?;
         ensure!(
             answer.starts_with("failed"),
             "{closed} was reached: {answer}"
