@@ -162,6 +162,7 @@ impl Agent {
         }
         .reports(self.identity.node, now());
         self.screen.reports.clone_from(&reports);
+        self.screen.desired = desired;
         outlets.reports.send_replace(reports);
         Ok(outcome)
     }

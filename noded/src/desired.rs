@@ -59,6 +59,24 @@ impl Desired {
             .collect()
     }
 
+    /// `machine`, `volume` or `network`; empty for what is none of the contract's.
+    pub fn kind(&self, contract: ContractId, name: &Name) -> &'static str {
+        match self.contracts.get(&contract) {
+            Some(Contract::Run(w) | Contract::Suspended(w)) => {
+                if w.machines.contains_key(name) {
+                    "machine"
+                } else if w.volumes.contains_key(name) {
+                    "volume"
+                } else if w.networks.contains_key(name) {
+                    "network"
+                } else {
+                    ""
+                }
+            }
+            Some(Contract::Keep) | None => "",
+        }
+    }
+
     /// Every contract that says what it wants, with whether its machines shall run.
     pub fn stated(&self) -> impl Iterator<Item = (ContractId, &Workloads, bool)> {
         self.contracts

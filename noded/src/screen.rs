@@ -8,7 +8,7 @@ use loam_node_api::{
     storage::{Disk, DiskState},
 };
 
-use crate::report::verdict_word;
+use crate::{desired::Desired, report::verdict_word};
 
 #[derive(Debug, Default)]
 pub struct Screen {
@@ -18,6 +18,8 @@ pub struct Screen {
     pub chain: ChainState,
     pub disks: Vec<Disk>,
     pub reports: Vec<Report>,
+    /// What the reports are about.
+    pub desired: Desired,
     /// What keeps noded from working, if anything does.
     pub trouble: Option<String>,
 }
@@ -29,7 +31,11 @@ impl Screen {
             farm: self.farm.map(|farm| farm.0),
             addresses: self.uplink.addresses.iter().map(|net| net.addr()).collect(),
             chain: self.chain.clone(),
-            workloads: self.reports.iter().flat_map(lines).collect(),
+            workloads: self
+                .reports
+                .iter()
+                .flat_map(|r| lines(r, &self.desired))
+                .collect(),
             notices: self.notices(),
         }
     }
@@ -66,7 +72,8 @@ impl Screen {
     }
 }
 
-fn lines(report: &Report) -> impl Iterator<Item = WorkloadLine> {
+/// Each workload with what is said of it.
+fn lines<'a>(report: &'a Report, desired: &'a Desired) -> impl Iterator<Item = WorkloadLine> + 'a {
     report.workloads.iter().map(|(name, workload)| {
         let mut state = workload.state.as_str().to_owned();
         if !workload.detail.is_empty() {
@@ -74,12 +81,7 @@ fn lines(report: &Report) -> impl Iterator<Item = WorkloadLine> {
         }
         WorkloadLine {
             id: WorkloadId::new(report.contract, name.clone()),
-            kind: match (workload.used, workload.addresses.is_empty()) {
-                (Some(_), _) => "volume",
-                (None, false) => "machine",
-                (None, true) => "",
-            }
-            .into(),
+            kind: desired.kind(report.contract, name).into(),
             state,
         }
     })
