@@ -241,7 +241,10 @@ fn machines_of_one_network_talk_and_ipv6_leaves_translated() {
         // The node learns its IPv6 from a router's advertisement, though it forwards.
         let node = crate::uplink::wait_for_v6(world, &client);
         world.outside.greet("[2001:db8:9::1]:7000", "world");
-        assert_eq!(first.host.ask("[2001:db8:9::1]:7000"), ("world".into(), node));
+        assert_eq!(
+            first.host.ask("[2001:db8:9::1]:7000"),
+            ("world".into(), node)
+        );
         let _ = &mut netd;
     });
 }

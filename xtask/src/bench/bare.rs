@@ -14,8 +14,18 @@ use crate::image::{
 /// Far above what the boot of a kernel takes on a loaded machine in software emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Boots it once, and gives what its init says.
-pub fn boot(folder: &Path, init: &Path) -> Result<Probed> {
+/// One boot may meet a busy moment; the median of three seldom does.
+const BOOTS: usize = 3;
+
+/// Boots it a few times, and gives the median by time of what its init says.
+pub fn measure(folder: &Path, init: &Path) -> Result<Probed> {
+    let boots = (0..BOOTS).map(|number| boot(&folder.join(number.to_string()), init));
+    let mut boots = boots.collect::<Result<Vec<_>>>()?;
+    boots.sort_by(|a, b| a.uptime_seconds.total_cmp(&b.uptime_seconds));
+    Ok(boots.swap_remove(BOOTS / 2))
+}
+
+fn boot(folder: &Path, init: &Path) -> Result<Probed> {
     fs::create_dir_all(folder)?;
     // Its name tells [`crate::qemu::NodeConfig`] that the firmware starts it directly: a kernel is
     // an EFI program too.

@@ -49,6 +49,7 @@ pub fn run() -> Result<()> {
     setup::run()?;
     let image = image::build()?;
     println!("{}", image::sizes::table(&image.parts));
+    println!("{}", table::sizes(&image)?);
 
     let folder = workspace::target().join("bench");
     match fs::remove_dir_all(&folder) {
@@ -57,7 +58,7 @@ pub fn run() -> Result<()> {
     }
     let probe = probe::build(&folder)?;
     let bare = phase::run("bare kernel, empty init", |_| {
-        let probed = bare::boot(&folder.join("bare"), &probe)?;
+        let probed = bare::measure(&folder.join("bare"), &probe)?;
         let remark = format!("{:.2} s from kernel to init", probed.uptime_seconds);
         Ok::<_, anyhow::Error>((probed, remark))
     })?;

@@ -1,14 +1,15 @@
 //! The bench's tables: every time beside its ratio to the rival's.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
+use anyhow::{Context, Result};
 use tabled::{
     builder::Builder,
     settings::{Alignment, Style, object::Columns},
 };
 
 use super::memory::Daemon;
-use crate::image::sizes::mebibytes;
+use crate::image::{self, Image, sizes::mebibytes};
 
 /// Something that was reached, and when.
 #[derive(Clone, Debug)]
@@ -43,6 +44,23 @@ pub fn times(from: &str, start: Duration, mut rows: Vec<Row>, rival: Duration) -
     finish(builder)
 }
 
+/// The files that are booted, beside the kernel that is in them.
+pub fn sizes(image: &Image) -> Result<String> {
+    let size = |file: &Path| {
+        let metadata = fs::metadata(file).with_context(|| file.display().to_string())?;
+        Ok::<_, anyhow::Error>(metadata.len())
+    };
+    let kernel = size(&image::folder().join("stages/linux"))?;
+    let whole = size(&image.uki)?;
+    Ok(format!(
+        "the image: {}; its kernel: {}; ratio {}",
+        mebibytes(whole),
+        mebibytes(kernel),
+        ratio(whole as f64, kernel as f64),
+    ))
+}
+
+/// What the node's memory holds while nothing happens, beside the bare kernel's.
 pub fn memory(daemons: &[Daemon], node_kib: u64, bare_kib: u64) -> String {
     let mut builder = Builder::default();
     builder.push_record(["daemon, idle", "with its program", "allocated"]);
@@ -57,17 +75,16 @@ pub fn memory(daemons: &[Daemon], node_kib: u64, bare_kib: u64) -> String {
         push(daemon.name, daemon.proportional_kib, daemon.anonymous_kib);
     }
     let sum = |part: fn(&Daemon) -> u64| daemons.iter().map(part).sum();
-    push(
-        "all",
-        sum(|daemon| daemon.proportional_kib),
-        sum(|daemon| daemon.anonymous_kib),
-    );
+    let all = sum(|daemon| daemon.proportional_kib);
+    push("all", all, sum(|daemon| daemon.anonymous_kib));
     let table = finish(builder);
-    let ratio = ratio(node_kib as f64, bare_kib as f64);
     format!(
-        "{table}\nin use on the whole node: {}; on the bare kernel: {}; ratio {ratio}",
-        mebibytes(node_kib << 10),
+        "{table}\nin use on the bare kernel: {}; by the daemons: ratio {}; on the whole node: {}, \
+         ratio {}",
         mebibytes(bare_kib << 10),
+        ratio(all as f64, bare_kib as f64),
+        mebibytes(node_kib << 10),
+        ratio(node_kib as f64, bare_kib as f64),
     )
 }
 
