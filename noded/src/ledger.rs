@@ -76,7 +76,8 @@ impl Ledger {
                 .map(|entry| (entry.version, entry.verdict.clone()));
             let standing = before.and_then(|entry| entry.standing);
             let (standing, verdict) = match standing {
-                Some((admitted, stands)) if stands == hash => {
+                // The same bytes under a higher number are a replay, which verification refuses.
+                Some((admitted, stands)) if stands == hash && admitted.version == version => {
                     (Some((admitted, stands)), Verdict::Accepted)
                 }
                 standing => {

@@ -125,6 +125,17 @@ fn a_version_that_went_back_is_refused() {
 }
 
 #[test]
+fn the_standing_bytes_published_again_as_a_new_version_are_refused() {
+    let mut f = Fixture::new();
+    let mut first = published(&f.identity, 1, Bytes::gib(1), &key(5));
+    f.update(std::slice::from_ref(&first));
+    let before = f.ledger.desired();
+    first.record.deployment.version = Version(2);
+    assert_eq!(f.update(&[first]).rejected.len(), 1);
+    assert_eq!(f.ledger.desired(), before);
+}
+
+#[test]
 fn after_a_restart_a_refused_deployment_freezes_its_contract() {
     let mut f = Fixture::new();
     let forged = published(&f.identity, 2, Bytes::gib(2), &key(6));
