@@ -149,7 +149,7 @@ impl Agent {
         let held = self.backoff.held(Instant::now());
         let plan = plan::plan(&desired, &actual, &held);
         let outcome = apply::apply(daemons, &plan.steps, &mut actual, uplink).await?;
-        self.hold_failed_starts(&plan, &outcome);
+        self.note_starts(&plan, &outcome);
         if outcome.done > 0 || !outcome.failed.is_empty() {
             actual = daemons.actual().await?;
         }
@@ -221,16 +221,21 @@ impl Agent {
         self.alive = alive;
     }
 
-    /// So does a machine that could not even be started.
-    fn hold_failed_starts(&mut self, plan: &Plan, outcome: &Outcome) {
+    /// So does a machine that could not even be started. One that was started counts as alive from
+    /// now on, so that an end before the next look is seen too.
+    fn note_starts(&mut self, plan: &Plan, outcome: &Outcome) {
         for step in &plan.steps {
-            if let Step::MachineStart(start) = step
-                && outcome
-                    .refused
-                    .contains(&Resource::Machine(start.id.clone()))
-            {
+            let Step::MachineStart(start) = step else {
+                continue;
+            };
+            let machine = Resource::Machine(start.id.clone());
+            if outcome.refused.contains(&machine) {
                 self.backoff
                     .failed(&start.id, Duration::ZERO, Instant::now());
+            } else if !outcome.failed.contains_key(&machine)
+                && !outcome.waiting.contains_key(&machine)
+            {
+                self.alive.insert(start.id.clone(), Duration::ZERO);
             }
         }
     }

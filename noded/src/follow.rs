@@ -98,12 +98,10 @@ async fn look(
         return Ok(view);
     }
     let view = Rc::new(read(reader, node, farm, block, last).await?);
-    info!(
-        block = block.number,
-        revision,
-        contracts = view.contracts.len(),
-        "read the chain"
-    );
+    if last.as_ref().is_none_or(|(_, seen, _)| *seen != revision) {
+        let contracts = view.contracts.len();
+        info!(block = block.number, revision, contracts, "read the chain");
+    }
     *last = Some((view.clone(), revision, Instant::now()));
     Ok(view)
 }
