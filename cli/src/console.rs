@@ -37,14 +37,11 @@ struct Target {
 }
 
 pub async fn logs(args: Logs, config: &Config, output: Output) -> anyhow::Result<()> {
-    if output.json {
-        bail!("a console is bytes as the machine wrote them, not JSON; leave out --json");
-    }
     let session = Session::open(config)?;
     let target = target(&session, args.contract, args.machine).await?;
     let mut channel = connect(&session, &target).await?;
     channel.send(&target.console(args.follow)).await?;
-    pour(&mut channel).await
+    pour(&mut channel, output).await
 }
 
 pub async fn console(args: Console, config: &Config, output: Output) -> anyhow::Result<()> {
@@ -65,7 +62,7 @@ pub async fn console(args: Console, config: &Config, output: Output) -> anyhow::
     let raw = RawTerminal::enter()?;
     reading.send(&target.console(true)).await?;
     let result = tokio::select! {
-        result = pour(&mut reading) => result,
+        result = pour(&mut reading, output) => result,
         result = type_in(&mut typing, &target) => result,
     };
     drop(raw);
@@ -172,11 +169,21 @@ async fn converse(
     }
 }
 
-/// Console bytes go to standard output as they are: that is what a console is.
-async fn pour(channel: &mut Channel<TcpStream>) -> anyhow::Result<()> {
+/// Console bytes go to standard output as they are: that is what a console is. As JSON, each piece
+/// is an object a line, with the position of its first byte.
+async fn pour(channel: &mut Channel<TcpStream>, output: Output) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     loop {
         match channel.receive().await? {
+            TenantResponse::Output { start, bytes } if output.json => {
+                let text = String::from_utf8_lossy(&bytes);
+                writeln!(
+                    out,
+                    "{}",
+                    serde_json::json!({ "start": start, "text": text })
+                )?;
+                out.flush()?;
+            }
             TenantResponse::Output { bytes, .. } => {
                 out.write_all(&bytes)?;
                 out.flush()?;

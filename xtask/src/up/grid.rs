@@ -58,6 +58,8 @@ impl LocalGrid {
             user.ask::<Key>(&["key", "new"])?;
             user.ask::<Key>(&["key", "register"])?;
         }
+        // Will sign the demo's releases, once the grid keeps releases.
+        with_key("release").ask::<Key>(&["key", "new"])?;
         let farm: Farm = farmer.ask(&["farm", "create", "demo"])?;
         Ok(Self {
             chain,
