@@ -1,10 +1,9 @@
 //! The node's debug port, by which the bench reads its files.
 
 use std::{
-    ffi::OsString,
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::Path,
     time::Duration,
 };
 
@@ -14,23 +13,32 @@ use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
 /// A request is answered at once, but the node may be busy with all else.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-#[derive(Clone, Debug)]
+/// One connection for the node's whole life. When one ends the node closes the port, and its kernel
+/// throws away what has arrived by then: the first request of the next connection.
+#[derive(Debug)]
 pub struct DebugPort {
-    pub socket: PathBuf,
+    stream: UnixStream,
+}
+
+/// What QEMU needs so that the node has the port, and we its other end at `socket`.
+pub fn arguments(socket: &Path) -> [String; 6] {
+    let socket = socket.display();
+    [
+        "-device".into(),
+        "virtio-serial-pci".into(),
+        "-chardev".into(),
+        format!("socket,id=debug,path={socket},server=on,wait=off"),
+        "-device".into(),
+        format!("virtserialport,chardev=debug,name={PORT}"),
+    ]
 }
 
 impl DebugPort {
-    /// What QEMU needs so that the node has it.
-    pub fn arguments(&self) -> Vec<OsString> {
-        let socket = self.socket.display();
-        vec![
-            "-device".into(),
-            "virtio-serial-pci".into(),
-            "-chardev".into(),
-            format!("socket,id=debug,path={socket},server=on,wait=off").into(),
-            "-device".into(),
-            format!("virtserialport,chardev=debug,name={PORT}").into(),
-        ]
+    /// To be called while the node boots, so that it finds us there when it opens the port.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).context("the node's debug port")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { stream })
     }
 
     /// The first 64 KiB of a file.
@@ -45,13 +53,12 @@ impl DebugPort {
     }
 
     fn ask(&self, request: &DebugRequest) -> Result<DebugResponse> {
-        let mut stream = UnixStream::connect(&self.socket).context("the node's debug port")?;
-        stream.set_read_timeout(Some(PATIENCE))?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        stream.write_all(&line)?;
+        (&self.stream).write_all(&line)?;
         let mut answer = String::new();
-        BufReader::new(stream)
+        // Nothing comes behind the answer that the buffer could swallow.
+        BufReader::new(&self.stream)
             .read_line(&mut answer)
             .context("no answer by the debug port")?;
         serde_json::from_str(&answer).with_context(|| format!("the debug port said {answer:?}"))

@@ -103,13 +103,12 @@ struct Bench {
 impl Bench {
     fn start(folder: &Path, image: &Path) -> Result<Self> {
         let grid = LocalGrid::start(folder, &image::daemons::folder().join("loam"))?;
-        let port = DebugPort {
-            socket: folder.join("debug.sock"),
-        };
+        let socket = folder.join("debug.sock");
         let node = machine(&folder.join("node"), image)
             .grid(grid.node_config()?)
-            .arguments(port.arguments())
+            .arguments(debug_port::arguments(&socket))
             .start()?;
+        let port = DebugPort::connect(&socket)?;
         Ok(Self { node, port, grid })
     }
 
