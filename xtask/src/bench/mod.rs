@@ -9,6 +9,7 @@ mod debug_port;
 mod memory;
 mod node_log;
 mod probe;
+mod promise;
 mod table;
 
 use std::{
@@ -77,7 +78,11 @@ pub fn run() -> Result<()> {
     println!("{}", table::memory(&daemons, used, bare.used_kib()));
     println!("{}", bench.boot_times(rival)?);
     println!("{}", bench.deployment_times(&key, &probe, rival)?);
-    Ok(())
+
+    let image = fs::metadata(&image.uki)?.len();
+    promise::check("the image", image, promise::IMAGE)?;
+    let idle: u64 = daemons.iter().map(|daemon| daemon.proportional_kib).sum();
+    promise::check("the idle daemons' memory", idle << 10, promise::DAEMONS)
 }
 
 /// The virtual machine of the node, and of its rival.
