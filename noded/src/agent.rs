@@ -62,6 +62,8 @@ pub struct Agent {
     backoff: Backoff,
     /// Machines seen running with their age, to tell a fresh end from one that was seen before.
     alive: BTreeMap<WorkloadId, Duration>,
+    /// No machine is on its way up or down.
+    settled: bool,
     screen: Screen,
 }
 
@@ -73,6 +75,7 @@ impl Agent {
             ledger: Ledger::default(),
             backoff: Backoff::default(),
             alive: BTreeMap::new(),
+            settled: true,
             screen,
         }
     }
@@ -87,7 +90,9 @@ impl Agent {
             let view = views.borrow_and_update().clone();
             self.screen.chain = state.borrow().clone();
             let pause = match self.round(view.as_deref(), &outlets).await {
-                Ok(outcome) if outcome.waiting.is_empty() && outcome.done == 0 => CALM,
+                Ok(outcome) if outcome.waiting.is_empty() && outcome.done == 0 && self.settled => {
+                    CALM
+                }
                 Ok(_) => BUSY,
                 Err(error) => {
                     warn!(%error, "this round was given up; nothing is removed for it");
@@ -218,6 +223,12 @@ impl Agent {
                 alive.insert(id.clone(), Duration::from_secs(machine.age_seconds));
             }
         }
+        self.settled = actual.machines.values().all(|machine| {
+            !matches!(
+                machine.state,
+                MachineState::Booting | MachineState::Stopping
+            )
+        });
         self.alive = alive;
     }
 

@@ -27,7 +27,7 @@ use crate::{agent::Offer, follow::View, identity::Identity, report::says_the_sam
 
 /// Between two transactions of one kind: a machine that starts and ends all the time must not
 /// turn into a transaction each time.
-const PAUSE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_secs(1);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(10);
 /// A node that was silent for longer may be taken for gone.

@@ -1,6 +1,7 @@
 //! A node in QEMU, in the hands of a case.
 
 use std::{
+    cell::RefCell,
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
@@ -53,6 +54,7 @@ pub struct Node<'a> {
     /// None while its power is cut.
     machine: Option<Machine>,
     folder: TempDir,
+    debug_port: RefCell<Option<BufReader<UnixStream>>>,
     record: Option<NodeRecord>,
     number: u32,
 }
@@ -105,9 +107,11 @@ impl<'a> Node<'a> {
             config,
             machine: Some(machine),
             folder,
+            debug_port: RefCell::default(),
             record: None,
             number,
         };
+        node.connect_debug_port()?;
         node.record = Some(wait_for("the node to register", || {
             node.check_alive()?;
             let nodes = grid.latest_nodes()?;
@@ -131,6 +135,7 @@ impl<'a> Node<'a> {
 
     /// Pulls the power plug.
     pub fn cut_power(&mut self) {
+        self.debug_port.replace(None);
         if let Some(machine) = self.machine.take() {
             machine.kill();
         }
@@ -139,7 +144,7 @@ impl<'a> Node<'a> {
     /// Switches it on again, with the disks as they are.
     pub fn switch_on(&mut self) -> anyhow::Result<()> {
         self.machine = Some(self.config.start()?);
-        Ok(())
+        self.connect_debug_port()
     }
 
     /// Waits for a line or a part of one in the daemons' log, also if it is there already.
@@ -209,17 +214,25 @@ impl<'a> Node<'a> {
     }
 
     fn debug(&self, request: &DebugRequest) -> anyhow::Result<DebugResponse> {
-        let socket = self.folder.path().join("debug.sock");
-        let mut stream = UnixStream::connect(&socket).context("the node's debug port")?;
-        stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+        let mut held = self.debug_port.borrow_mut();
+        let port = held.as_mut().context("the node's power is cut")?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        stream.write_all(&line)?;
+        port.get_mut().write_all(&line)?;
         let mut answer = String::new();
-        BufReader::new(stream)
-            .read_line(&mut answer)
+        port.read_line(&mut answer)
             .context("no answer by the debug port")?;
         serde_json::from_str(&answer).with_context(|| format!("the debug port said {answer:?}"))
+    }
+
+    /// One connection for as long as the node is on: between two, the node would see the end of
+    /// the first and drop what comes meanwhile.
+    fn connect_debug_port(&self) -> anyhow::Result<()> {
+        let socket = self.folder.path().join("debug.sock");
+        let stream = UnixStream::connect(&socket).context("the node's debug port")?;
+        stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+        self.debug_port.replace(Some(BufReader::new(stream)));
+        Ok(())
     }
 
     fn running(&self) -> anyhow::Result<&Machine> {
