@@ -3,9 +3,11 @@
 mod cancel;
 mod daemons;
 mod foreign_disk;
+mod full_disk;
 mod hello;
 mod reboot;
 mod refused;
+mod shutdown;
 mod silence;
 mod tenants;
 mod update;

@@ -16,7 +16,10 @@ use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
 use tempfile::TempDir;
 use xtask::qemu::{Bus, Disk, Node as Machine, NodeConfig};
 
-use crate::{grid::Grid, wait::wait_for};
+use crate::{
+    grid::Grid,
+    wait::{LIMIT, wait_for},
+};
 
 /// Lines of a console shown when a case fails.
 const LAST_LINES: usize = 80;
@@ -139,6 +142,15 @@ impl<'a> Node<'a> {
         if let Some(machine) = self.machine.take() {
             machine.kill();
         }
+    }
+
+    /// Presses the power button, and waits until the node is off; gives what it logged.
+    pub fn press_power_button_and_wait(&mut self) -> anyhow::Result<String> {
+        self.machine()?.press_power_button()?;
+        self.running()?.wait_off(LIMIT)?;
+        let logs = self.logs()?;
+        self.cut_power();
+        Ok(logs)
     }
 
     /// Switches it on again, with the disks as they are.

@@ -1,0 +1,56 @@
+//! A volume that does not fit is the error of its own workload, and nobody else's.
+
+use anyhow::{Context, ensure};
+use loam_deployment::{Version, report::State};
+use qemu_tests::{
+    grid::Grid,
+    node::{Node, NodeOptions},
+    wait::wait_for,
+};
+
+use crate::{Hello, count};
+
+#[test]
+fn a_full_disk_is_an_error_of_that_workload_alone() -> anyhow::Result<()> {
+    let grid = Grid::start()?;
+    let mut node = Node::boot(&grid, NodeOptions::default())?;
+    let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
+    let hers = alice.deploy(&node, &Hello::default().toml(&grid))?;
+    hers.wait_running(Version(1))?;
+    let web = node.forward(8080)?;
+    ensure!(count(web)? == 1);
+
+    let his = bob.deploy(
+        &node,
+        r#"
+        kind = "workload"
+        [volume.huge]
+        size = "1TiB"
+        encrypted = false
+        [volume.small]
+        size = "64MiB"
+        encrypted = false
+        "#,
+    )?;
+    let report = wait_for("both volumes to be decided", || {
+        Ok(his.report()?.filter(|report| {
+            let states: Vec<_> = report.workloads.values().map(|w| w.state).collect();
+            states.len() == 2 && !states.contains(&State::Pending)
+        }))
+    })?;
+    let workload = |name: &str| {
+        let name = name.parse().expect("a name");
+        report
+            .workloads
+            .get(&name)
+            .context("a workload without report")
+    };
+    let huge = workload("huge")?;
+    ensure!(
+        huge.state == State::Failed && huge.detail.contains("1TiB"),
+        "{huge:?}"
+    );
+    ensure!(workload("small")?.state == State::Running, "{report:?}");
+    ensure!(count(web)? == 2, "another tenant's machine was disturbed");
+    Ok(())
+}
