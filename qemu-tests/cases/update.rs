@@ -26,7 +26,9 @@ fn a_new_version_replaces_the_machine_and_keeps_its_data() -> anyhow::Result<()>
         greeting: "two",
         ..Hello::default()
     };
-    let version = contract.update(&second.toml(&grid))?;
+    // With two processors, too.
+    let toml = second.toml(&grid).replace("cpus = 1", "cpus = 2");
+    let version = contract.update(&toml)?;
     contract.wait_running(version)?;
     let page = wait_for("the new version to answer", || {
         Ok(http::get_text(web, "/")
