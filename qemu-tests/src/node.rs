@@ -1,10 +1,7 @@
 //! A node in QEMU, in the hands of a case.
 
 use std::{
-    cell::RefCell,
-    io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -12,9 +9,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use loam_chain::NodeRecord;
-use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
+use loam_node_api::debug::{DebugRequest, DebugResponse};
 use tempfile::TempDir;
-use xtask::qemu::{Bus, Disk, Node as Machine, NodeConfig};
+use xtask::qemu::{Bus, DebugPort, Disk, Node as Machine, NodeConfig, debug_port};
 
 use crate::{
     grid::Grid,
@@ -23,9 +20,6 @@ use crate::{
 
 /// Lines of a console shown when a case fails.
 const LAST_LINES: usize = 80;
-
-/// A debug request is answered at once, but the node may be busy with all else.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 static NODES: AtomicU32 = AtomicU32::new(0);
 
@@ -57,7 +51,7 @@ pub struct Node<'a> {
     /// None while its power is cut.
     machine: Option<Machine>,
     folder: TempDir,
-    debug_port: RefCell<Option<BufReader<UnixStream>>>,
+    debug_port: Option<DebugPort>,
     record: Option<NodeRecord>,
     number: u32,
 }
@@ -74,17 +68,7 @@ impl<'a> Node<'a> {
             .memory_mib(options.memory_mib)
             .cpus(1)
             .grid(grid.node_config()?)
-            .arguments([
-                "-device".to_owned(),
-                "virtio-serial-pci".to_owned(),
-                "-chardev".to_owned(),
-                format!(
-                    "socket,id=debug,path={},server=on,wait=off",
-                    socket.display()
-                ),
-                "-device".to_owned(),
-                format!("virtserialport,chardev=debug,name={PORT}"),
-            ]);
+            .arguments(debug_port::arguments(&socket));
         std::fs::create_dir_all(config.folder())?;
         for (index, source) in options.full_disks.iter().enumerate() {
             let size = std::fs::metadata(source)?.len();
@@ -110,7 +94,7 @@ impl<'a> Node<'a> {
             config,
             machine: Some(machine),
             folder,
-            debug_port: RefCell::default(),
+            debug_port: None,
             record: None,
             number,
         };
@@ -138,7 +122,7 @@ impl<'a> Node<'a> {
 
     /// Pulls the power plug.
     pub fn cut_power(&mut self) {
-        self.debug_port.replace(None);
+        self.debug_port = None;
         if let Some(machine) = self.machine.take() {
             machine.kill();
         }
@@ -226,24 +210,12 @@ impl<'a> Node<'a> {
     }
 
     fn debug(&self, request: &DebugRequest) -> anyhow::Result<DebugResponse> {
-        let mut held = self.debug_port.borrow_mut();
-        let port = held.as_mut().context("the node's power is cut")?;
-        let mut line = serde_json::to_vec(request)?;
-        line.push(b'\n');
-        port.get_mut().write_all(&line)?;
-        let mut answer = String::new();
-        port.read_line(&mut answer)
-            .context("no answer by the debug port")?;
-        serde_json::from_str(&answer).with_context(|| format!("the debug port said {answer:?}"))
+        let port = self.debug_port.as_ref();
+        port.context("the node's power is cut")?.ask(request)
     }
 
-    /// One connection for as long as the node is on: between two, the node would see the end of
-    /// the first and drop what comes meanwhile.
-    fn connect_debug_port(&self) -> anyhow::Result<()> {
-        let socket = self.folder.path().join("debug.sock");
-        let stream = UnixStream::connect(&socket).context("the node's debug port")?;
-        stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
-        self.debug_port.replace(Some(BufReader::new(stream)));
+    fn connect_debug_port(&mut self) -> anyhow::Result<()> {
+        self.debug_port = Some(DebugPort::connect(&self.folder.path().join("debug.sock"))?);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::debug_port::DebugPort;
+use crate::qemu::DebugPort;
 
 #[derive(Clone, Debug)]
 pub struct Daemon {

@@ -5,7 +5,6 @@
 //! firmware counts for neither. Seconds tell of this machine and its load; a ratio tells of Loam.
 
 mod bare;
-mod debug_port;
 mod memory;
 mod node_log;
 mod probe;
@@ -24,14 +23,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use self::{
-    debug_port::DebugPort,
     node_log::{first, last},
     probe::Probed,
     table::Row,
 };
 use crate::{
     image, oci, phase,
-    qemu::{Bus, Disk, Node, NodeConfig},
+    qemu::{Bus, DebugPort, Disk, Node, NodeConfig, debug_port},
     registry::Registry,
     setup,
     up::{self, grid::LocalGrid, tool::Loam},

@@ -2,6 +2,7 @@
 //! farmer's would, with its console, its logs and its power button in our hands.
 
 pub mod accel;
+pub mod debug_port;
 pub mod firmware;
 pub mod node;
 pub mod process;
@@ -9,6 +10,7 @@ pub mod qmp;
 pub mod transcript;
 
 pub use accel::Accel;
+pub use debug_port::DebugPort;
 pub use node::{Bus, Disk, Node, NodeConfig};
 pub use transcript::Transcript;
 

@@ -1,4 +1,4 @@
-//! The node's debug port, by which the bench reads its files.
+//! The node's debug port, by which tests and the bench look into a node of a developer's image.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -52,7 +52,7 @@ impl DebugPort {
         }
     }
 
-    fn ask(&self, request: &DebugRequest) -> Result<DebugResponse> {
+    pub fn ask(&self, request: &DebugRequest) -> Result<DebugResponse> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         (&self.stream).write_all(&line)?;
