@@ -44,11 +44,7 @@ impl Session {
     }
 
     pub fn chain(&self) -> ChainContext {
-        let chain = self.grid.chain();
-        ChainContext {
-            chain_id: chain.chain_id,
-            contract: chain.contract.into_array(),
-        }
+        self.grid.chain().context()
     }
 
     pub async fn latest(&self) -> anyhow::Result<BlockRef> {

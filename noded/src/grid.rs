@@ -36,10 +36,7 @@ impl Grid {
     }
 
     pub fn context(&self) -> ChainContext {
-        ChainContext {
-            chain_id: self.config.chain_id,
-            contract: self.config.contract.into_array(),
-        }
+        self.config.context()
     }
 
     /// Names the grid: what the data on this node's disks was made for.

@@ -12,13 +12,11 @@ use loam_deployment::{ChainContext, FarmId};
 use tokio::runtime::Runtime;
 use xtask::{
     oci::{self, Image},
+    qemu,
     registry::Registry,
 };
 
 use crate::tenant::Tenant;
-
-/// How the host looks from inside QEMU's user network.
-const HOST_IN_QEMU: &str = "10.0.2.2";
 
 #[derive(Debug)]
 pub struct Grid {
@@ -71,24 +69,17 @@ impl Grid {
     }
 
     pub fn context(&self) -> ChainContext {
-        let config = self.config();
-        ChainContext {
-            chain_id: config.chain_id,
-            contract: config.contract.into_array(),
-        }
+        self.config().context()
     }
 
     /// `grid.toml` for a node in QEMU.
     pub(crate) fn node_config(&self) -> anyhow::Result<String> {
-        let mut config = self.config();
-        config.endpoints = vec![format!("http://{HOST_IN_QEMU}:{}", self.chain.port())];
-        config.farm = Some(self.farm);
-        Ok(toml::to_string(&config)?)
+        qemu::grid_toml(&self.chain, self.farm)
     }
 
     /// The demo's image as a deployment names it.
     pub fn hello_reference(&self) -> String {
-        let registry = format!("{HOST_IN_QEMU}:{}", self.registry.address().port());
+        let registry = format!("{}:{}", qemu::HOST, self.registry.address().port());
         self.hello.reference(&registry, "hello")
     }
 

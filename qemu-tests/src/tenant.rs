@@ -54,10 +54,7 @@ impl Tenant {
             signing,
             writer,
             reader: EndpointReader::new(config)?,
-            chain: ChainContext {
-                chain_id: config.chain_id,
-                contract: config.contract.into_array(),
-            },
+            chain: config.context(),
         })
     }
 

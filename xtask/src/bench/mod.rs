@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     image, oci, phase,
-    qemu::{Bus, DebugPort, Disk, Node, NodeConfig, debug_port},
+    qemu::{self, Bus, DebugPort, Disk, Node, NodeConfig, debug_port},
     registry::Registry,
     setup,
     up::{self, grid::LocalGrid, tool::Loam},
@@ -171,7 +171,7 @@ impl Bench {
         let registry = Registry::start(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
         let image = oci::hello_image(probe)?;
         registry.add("hello", &image);
-        let seen = format!("{}:{}", up::HOST_IN_QEMU, registry.address().port());
+        let seen = format!("{}:{}", qemu::HOST, registry.address().port());
         let deployed = up::deploy(&self.grid.tenant, &image.reference(&seen, "hello"))?;
         let guest = guest_probed(&self.grid.tenant, deployed.contract)?;
         // The report that the tenant saw is logged once the node knows that it is in a block.

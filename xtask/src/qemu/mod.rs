@@ -9,6 +9,10 @@ pub mod process;
 pub mod qmp;
 pub mod transcript;
 
+use anyhow::Result;
+use loam_chain::{GridConfig, local::LocalChain};
+use loam_deployment::FarmId;
+
 pub use accel::Accel;
 pub use debug_port::DebugPort;
 pub use node::{Bus, Disk, Node, NodeConfig};
@@ -16,3 +20,16 @@ pub use transcript::Transcript;
 
 /// QEMU's own name for the machine we emulate.
 pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// How this machine looks from inside QEMU's user network.
+pub const HOST: &str = "10.0.2.2";
+
+/// `grid.toml` for a node that joins a chain of this machine.
+pub fn grid_toml(chain: &LocalChain, farm: FarmId) -> Result<String> {
+    let config = GridConfig {
+        endpoints: vec![format!("http://{HOST}:{}", chain.port())],
+        farm: Some(farm),
+        ..chain.config()
+    };
+    Ok(toml::to_string(&config)?)
+}

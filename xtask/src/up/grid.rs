@@ -8,10 +8,12 @@ use std::{
 
 use anyhow::Result;
 use loam_chain::local::{LocalChain, LocalChainOptions};
+use loam_deployment::FarmId;
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 
-use super::{HOST_IN_QEMU, tool::Loam};
+use super::tool::Loam;
+use crate::qemu;
 
 #[derive(Debug)]
 pub struct LocalGrid {
@@ -72,10 +74,7 @@ impl LocalGrid {
 
     /// `grid.toml` for a node in QEMU.
     pub fn node_config(&self) -> Result<String> {
-        let mut config = self.chain.config();
-        config.endpoints = vec![format!("http://{HOST_IN_QEMU}:{}", self.chain.port())];
-        config.farm = Some(loam_deployment::FarmId(self.farm));
-        Ok(toml::to_string(&config)?)
+        qemu::grid_toml(&self.chain, FarmId(self.farm))
     }
 
     /// Tells `loam` where port 9650 of the node is reached from here.

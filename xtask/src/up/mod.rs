@@ -24,7 +24,7 @@ use self::{grid::LocalGrid, tool::Loam};
 use crate::{
     image, oci,
     phase::{self, Phase},
-    qemu::{Bus, Disk, Node, NodeConfig},
+    qemu::{self, Bus, Disk, Node, NodeConfig},
     registry::Registry,
     setup, workspace,
 };
@@ -32,9 +32,6 @@ use crate::{
 /// What the demo's machine publishes, and the node's port for tenants.
 const WEB_PORT: u16 = 8080;
 pub(crate) const TENANT_PORT: u16 = 9650;
-
-/// How this machine looks from inside QEMU's user network.
-pub(crate) const HOST_IN_QEMU: &str = "10.0.2.2";
 
 /// Far above what a loaded machine with two cores needs in software emulation.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -113,7 +110,7 @@ fn bring_up() -> Result<Demo> {
     let registry = Registry::start(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
     let hello = oci::hello_image(&tools.join("hello"))?;
     registry.add("hello", &hello);
-    let registry_seen = format!("{HOST_IN_QEMU}:{}", registry.address().port());
+    let registry_seen = format!("{}:{}", qemu::HOST, registry.address().port());
     let deployed = deploy(&grid.tenant, &hello.reference(&registry_seen, "hello"));
     let deployed = explain(deployed, &node)?;
     let url = format!("http://127.0.0.1:{web}/");
