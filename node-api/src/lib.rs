@@ -7,17 +7,21 @@
 //! | [`storage`] | `storaged` | disks, pools, volumes, images, the node's own small secrets |
 //! | [`network`] | `netd` | links, uplink, tenants' networks, taps, published ports |
 //! | [`machine`] | `init` | machine processes and their consoles, power |
+//! | [`clock`] | `clockd` | what is known about the time |
 //! | [`status`] | `init` | what the node's own screen shows |
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
+//! | [`page`] | | how long lists are told, and when to look again |
 //! | [`tenant`] | `noded` | what a tenant may ask the node directly, over the network |
 
+pub mod clock;
 pub mod debug;
 pub mod guest;
 pub mod id;
 pub mod machine;
 pub mod network;
+pub mod page;
 pub mod path;
 pub mod status;
 pub mod storage;

@@ -7,17 +7,32 @@ use std::path::PathBuf;
 use loam_deployment::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{WorkloadId, guest::GuestConfig, network::Mac, status::NodeStatus};
+use crate::{
+    WorkloadId,
+    guest::GuestConfig,
+    network::Mac,
+    page::{Page, Revision},
+    status::NodeStatus,
+};
 
 #[tarpc::service]
 pub trait Machines {
-    /// Starts the machine process. A machine of this id that runs, or whose exit is not yet
-    /// forgotten, is an error.
+    /// Returns once something that [`Machines::machines`] shows differs from revision `seen`, other
+    /// than ages and console positions, at the latest after [`crate::page::LONGEST_WAIT`]; with the
+    /// revision of now.
+    async fn changes(seen: Revision) -> Revision;
+
+    /// Whether [`Machines::machine_start`] would take this machine if the one of the same id that
+    /// runs now had ended: its values, and the memory budget. Changes nothing.
+    async fn machine_check(spec: MachineSpec) -> Result<(), MachineError>;
+    /// Starts the machine process. A machine of this id that runs is an error; one that ended is
+    /// replaced, and what it wrote to its console stays before what the new one writes.
     async fn machine_start(spec: MachineSpec) -> Result<(), MachineError>;
     /// Asks the guest to shut down and ends it by force after `grace_seconds`. Returns at once;
     /// absent is success.
     async fn machine_stop(id: WorkloadId, grace_seconds: u32) -> Result<(), MachineError>;
-    async fn machines() -> Vec<Machine>;
+    /// In the order of their ids, from the first one behind `after` on.
+    async fn machines(after: Option<WorkloadId>) -> Page<Machine>;
     /// Drops the record and the console of a machine that ended. Absent is success.
     async fn machine_forget(id: WorkloadId) -> Result<(), MachineError>;
 

@@ -12,14 +12,22 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loam_deployment::payload::Publish;
 use serde::{Deserialize, Serialize};
 
-use crate::WorkloadId;
+use crate::{
+    WorkloadId,
+    page::{Page, Revision},
+};
 
 #[tarpc::service]
 pub trait NetworkService {
+    /// Returns once something that this trait shows differs from revision `seen`, at the latest after
+    /// [`crate::page::LONGEST_WAIT`]; with the revision of now.
+    async fn changes(seen: Revision) -> Revision;
+
     async fn uplink() -> Uplink;
 
     async fn network_ensure(id: WorkloadId, spec: NetworkSpec) -> Result<(), NetworkError>;
-    async fn networks() -> Vec<Network>;
+    /// In the order of their ids, from the first one behind `after` on.
+    async fn networks(after: Option<WorkloadId>) -> Page<Network>;
     /// Removes the bridge and all that hangs on it. Absent is success.
     async fn network_delete(id: WorkloadId) -> Result<(), NetworkError>;
 
@@ -28,7 +36,8 @@ pub trait NetworkService {
         id: InterfaceId,
         spec: InterfaceSpec,
     ) -> Result<Interface, NetworkError>;
-    async fn interfaces() -> Vec<Interface>;
+    /// In the order of their ids, from the first one behind `after` on.
+    async fn interfaces(after: Option<InterfaceId>) -> Page<Interface>;
     async fn interface_delete(id: InterfaceId) -> Result<(), NetworkError>;
 }
 

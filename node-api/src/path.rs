@@ -5,6 +5,10 @@ pub const RUN: &str = "/run/loam";
 pub const INIT_SOCKET: &str = "/run/loam/init.sock";
 pub const STORAGED_SOCKET: &str = "/run/loam/storaged.sock";
 pub const NETD_SOCKET: &str = "/run/loam/netd.sock";
+pub const CLOCKD_SOCKET: &str = "/run/loam/clockd.sock";
+
+/// What is known about the time (see [`crate::clock`]): written by clockd alone, read by all.
+pub const CLOCK: &str = "/run/loam/clock.json";
 
 /// One folder a machine, with its control socket (`control.sock`). Made and removed by init.
 pub const MACHINES: &str = "/run/loam/machines";

@@ -1,41 +1,75 @@
 //! What `storaged` offers: disks, pools, volumes, images, the node's own small secrets.
 //!
 //! Every call is idempotent, and returns at once: what takes long (a pull) goes on in the daemon
-//! and shows in the state of a later call.
+//! and shows in the state of a later call. Lists come in pages (see [`crate::page`]), and
+//! [`Storage::changes`] says when to look again.
 
 use std::{fmt, path::PathBuf};
 
 use loam_deployment::{
-    Bytes,
+    Bytes, NodeKey, Version,
     payload::{Filesystem, Media, OciReference},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::WorkloadId;
+use crate::{
+    WorkloadId,
+    page::{Page, Revision},
+};
 
 #[tarpc::service]
 pub trait Storage {
+    /// Returns once something that the lists of this trait show differs from revision `seen`, at
+    /// the latest after [`crate::page::LONGEST_WAIT`]; with the revision of now. How far a fetch is
+    /// does not count as a change, its end does.
+    async fn changes(seen: Revision) -> Revision;
+
     /// Every disk that the kernel shows, used or not.
     async fn disks() -> Vec<Disk>;
     async fn pools() -> Vec<Pool>;
 
-    /// Makes the volume exist with this size; grows it if it is smaller. Never shrinks.
-    async fn volume_ensure(key: VolumeKey, spec: VolumeSpec) -> Result<Volume, StorageError>;
-    async fn volumes() -> Vec<Volume>;
-    /// Removes the volume and its data. Absent is success.
-    async fn volume_delete(key: VolumeKey) -> Result<(), StorageError>;
+    /// Makes the volume exist with this size; grows it if it is smaller. Never shrinks. Notes
+    /// `version` as the newest deployment that named the volume, if it is newer than the one noted.
+    async fn volume_ensure(
+        key: VolumeKey,
+        spec: VolumeSpec,
+        version: Version,
+    ) -> Result<Volume, StorageError>;
+    /// In the order of their keys, from the first one behind `after` on.
+    async fn volumes(after: Option<VolumeKey>) -> Page<Volume>;
+    /// Removes the volume and its data. Absent is success. A volume is never removed because
+    /// nothing names it: the caller says what allows it, and what the record of the volume
+    /// contradicts is refused.
+    async fn volume_delete(key: VolumeKey, why: Deletion) -> Result<(), StorageError>;
 
     /// Starts to fetch the image unless it is here or being fetched, and says how far it is.
     /// A failed fetch starts again, no sooner than its back-off allows.
     async fn image_ensure(image: OciReference) -> ImageStatus;
-    async fn images() -> Vec<ImageStatus>;
-    /// Removes every image that is not named, and ends the fetches of those.
-    async fn images_retain(used: Vec<OciReference>) -> Result<(), StorageError>;
+    /// Attempts by their references, and each digest that is ready under one of its references; in
+    /// the order of the references, from the first one behind `after` on.
+    async fn images(after: Option<OciReference>) -> Page<ImageStatus>;
+    /// What a ready image says about how to run it.
+    async fn image_config(image: OciReference) -> Result<ImageConfig, StorageError>;
+    /// Ends the attempt of this reference; removes a ready image by its digest. Absent is success.
+    async fn image_delete(image: OciReference) -> Result<(), StorageError>;
+
+    /// Says who this node is, so that the marks on its pools name it to another node.
+    async fn node_is(node: NodeKey) -> Result<(), StorageError>;
 
     /// Small secrets of the node itself (its identity), kept on a pool. At most 4 KiB each.
     async fn secret_load(name: String) -> Result<Option<Vec<u8>>, StorageError>;
     /// Durable before it returns.
     async fn secret_store(name: String, secret: Vec<u8>) -> Result<(), StorageError>;
+}
+
+/// What allows a volume to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deletion {
+    /// A verified deployment of this version, newer than any that named the volume, does not.
+    Unnamed { by: Version },
+    /// The chain has the contract's record, and its state is cancelled.
+    Cancelled,
 }
 
 /// What a volume is for; its file's name on the pool.
@@ -72,6 +106,8 @@ pub struct Volume {
     pub path: PathBuf,
     /// Space that its data takes now.
     pub used: Bytes,
+    /// The newest deployment that named it.
+    pub version: Version,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,9 +127,10 @@ pub struct Disk {
 pub enum DiskState {
     /// Holds the pool with this file system UUID.
     Pool(String),
-    /// Holds something that is not ours; never written. The text says what was found.
+    /// Holds something that is not ours; never written. The text says what was found: for a pool of
+    /// another node that node's key, for a copy of a pool in use that pool.
     Foreign(String),
-    /// Could not be read or made a pool; the text says why.
+    /// Could not be read or made a pool, or has not answered for a while; the text says why.
     Failed(String),
     /// Not fit for a pool: removable, read-only or too small. The text says which.
     Unfit(String),
@@ -128,7 +165,6 @@ pub enum ImageState {
     Ready {
         /// The read-only EROFS file to hand to a machine as its disk.
         path: PathBuf,
-        config: ImageConfig,
     },
     /// Tried again on a later [`Storage::image_ensure`].
     Failed(String),
@@ -164,6 +200,17 @@ pub enum StorageError {
         has: String,
         wanted: String,
     },
+    #[error("image {0} is not here")]
+    NoImage(OciReference),
+    #[error("{key} was named by version {named} of its deployment, so version {by} cannot drop it")]
+    StillNamed {
+        key: VolumeKey,
+        named: Version,
+        by: Version,
+    },
+    /// The disk that it would be on does not answer.
+    #[error("pool {0} does not answer; its disk hangs")]
+    Hangs(String),
     #[error("{0}")]
     Io(String),
 }

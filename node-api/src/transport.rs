@@ -11,7 +11,8 @@ use tarpc::{
 };
 use tokio::net::UnixStream;
 
-/// The largest message: a console chunk or a list of a full node's workloads fits many times.
+/// The largest message: a full page (see [`crate::page`]), an image's configuration or a console
+/// chunk fits.
 const MAX_FRAME: usize = 4 << 20;
 
 type Wire<In, Out> = Transport<UnixStream, In, Out, Json<In, Out>>;
