@@ -13,6 +13,7 @@
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
 //! | [`page`] | | how long lists are told, and when to look again |
+//! | `tls` | | how certificates are judged while the time is not known |
 //! | [`tenant`] | `noded` | what a tenant may ask the node directly, over the network |
 
 pub mod clock;
@@ -26,6 +27,8 @@ pub mod path;
 pub mod status;
 pub mod storage;
 pub mod tenant;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod transport;
 pub mod vmm;
 
