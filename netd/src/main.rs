@@ -70,6 +70,7 @@ use anyhow::Context;
 use clap::Parser;
 use loam_node_api::{
     network::NetworkService,
+    page::Changes,
     path::{NETD_SOCKET, RUN},
     transport,
 };
@@ -113,12 +114,13 @@ async fn main() -> anyhow::Result<()> {
     sysctl::prepare_node().context("settings of the node's namespace")?;
     let links = Links::here().context("netlink")?;
     links.set_up(LOOPBACK).await.context("loopback")?;
-    let uplink = UplinkTask::new(Records::open(&folder)?, physical)
+    let changes = Changes::new();
+    let uplink = UplinkTask::new(Records::open(&folder)?, physical, changes.clone())
         .await
         .context("uplink")?;
     let networks = Networks::new(links, run.join("netns"));
     // Rules first, then links: the node is never without.
-    let service = Service::recover(networks, &folder, uplink.view()).await?;
+    let service = Service::recover(networks, &folder, uplink.view(), changes).await?;
 
     let serving = transport::serve(NETD_SOCKET.as_ref(), service.serve());
     let serving = async {

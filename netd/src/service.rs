@@ -1,6 +1,6 @@
 //! What others ask of netd, one request at a time.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Bound, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
@@ -11,6 +11,7 @@ use loam_node_api::{
         Interface, InterfaceId, InterfaceSpec, Network, NetworkError, NetworkService, NetworkSpec,
         Uplink,
     },
+    page::{Changes, Page, Revision},
 };
 use tarpc::context::Context;
 use tokio::sync::Mutex;
@@ -28,6 +29,7 @@ pub struct Service {
     // One change at a time: each reads the whole state and writes rules made from it.
     tenants: Arc<Mutex<Tenants>>,
     uplink: UplinkView,
+    changes: Changes,
 }
 
 /// Tenants' networks and interfaces: the state, its records, the kernel.
@@ -45,6 +47,7 @@ impl Service {
         kernel: Networks,
         folder: &Path,
         uplink: UplinkView,
+        changes: Changes,
     ) -> anyhow::Result<Self> {
         let mut tenants = Tenants {
             state: State::default(),
@@ -56,13 +59,18 @@ impl Service {
         Ok(Self {
             tenants: Arc::new(Mutex::new(tenants)),
             uplink,
+            changes,
         })
     }
 }
 
 impl NetworkService for Service {
+    async fn changes(self, _: Context, seen: Revision) -> Revision {
+        self.changes.since(seen).await
+    }
+
     async fn uplink(self, _: Context) -> Uplink {
-        self.uplink.read().await
+        self.uplink.read()
     }
 
     async fn network_ensure(
@@ -71,37 +79,35 @@ impl NetworkService for Service {
         id: WorkloadId,
         spec: NetworkSpec,
     ) -> Result<(), NetworkError> {
-        let uplink = self.uplink.read().await;
+        let uplink = self.uplink.read();
         let outside = uplink
             .addresses
             .into_iter()
             .chain(uplink.dns.into_iter().map(IpNet::from));
         let outside: Vec<IpNet> = outside.collect();
-        self.tenants
-            .lock()
-            .await
-            .network_ensure(&id, spec, &outside)
-            .await
+        let mut tenants = self.tenants.lock().await;
+        let outcome = tenants.network_ensure(&id, spec, &outside).await;
+        self.changes.note();
+        outcome
     }
 
-    async fn networks(self, _: Context) -> Vec<Network> {
+    async fn networks(self, _: Context, after: Option<WorkloadId>) -> Page<Network> {
         let tenants = self.tenants.lock().await;
-        let made = tenants.state.networks.values().filter(|record| record.made);
-        made.map(|record| Network {
+        let behind = tenants.state.networks.range(behind(after));
+        let made = behind
+            .map(|(_, record)| record)
+            .filter(|record| record.made);
+        Page::of(made.map(|record| Network {
             id: record.id.clone(),
             spec: record.spec.clone(),
             bridge: name::bridge(&record.id),
-        })
-        .collect()
+        }))
     }
 
     async fn network_delete(self, _: Context, id: WorkloadId) -> Result<(), NetworkError> {
-        self.tenants
-            .lock()
-            .await
-            .network_delete(&id)
-            .await
-            .map_err(kernel_error)
+        let outcome = self.tenants.lock().await.network_delete(&id).await;
+        self.changes.note();
+        outcome.map_err(kernel_error)
     }
 
     async fn interface_ensure(
@@ -110,27 +116,31 @@ impl NetworkService for Service {
         id: InterfaceId,
         spec: InterfaceSpec,
     ) -> Result<Interface, NetworkError> {
-        self.tenants.lock().await.interface_ensure(&id, spec).await
+        let outcome = self.tenants.lock().await.interface_ensure(&id, spec).await;
+        self.changes.note();
+        outcome
     }
 
-    async fn interfaces(self, _: Context) -> Vec<Interface> {
+    async fn interfaces(self, _: Context, after: Option<InterfaceId>) -> Page<Interface> {
         let tenants = self.tenants.lock().await;
-        let made = tenants
-            .state
-            .interfaces
-            .values()
+        let behind = tenants.state.interfaces.range(behind(after));
+        let made = behind
+            .map(|(_, record)| record)
             .filter(|record| record.made);
-        made.map(|record| tenants.describe(record)).collect()
+        Page::of(made.map(|record| tenants.describe(record)))
     }
 
     async fn interface_delete(self, _: Context, id: InterfaceId) -> Result<(), NetworkError> {
-        self.tenants
-            .lock()
-            .await
-            .interface_delete(&id)
-            .await
-            .map_err(kernel_error)
+        let outcome = self.tenants.lock().await.interface_delete(&id).await;
+        self.changes.note();
+        outcome.map_err(kernel_error)
     }
+}
+
+/// The keys behind `after`; all when none is named.
+fn behind<K>(after: Option<K>) -> (Bound<K>, Bound<K>) {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    (from, Bound::Unbounded)
 }
 
 impl Tenants {

@@ -21,7 +21,6 @@ pub mod physical;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
 };
 
 use anyhow::Context;
@@ -29,12 +28,12 @@ use election::{Action, Election, Event};
 use futures::StreamExt;
 use ipnet::IpNet;
 use lease::{Lease, LeaseRecord};
-use loam_node_api::network::Uplink;
+use loam_node_api::{network::Uplink, page::Changes};
 use netlink_packet_route::address::AddressScope;
 use physical::Physical;
 use rtnetlink::MulticastGroup;
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{mpsc, watch},
     task::AbortHandle,
 };
 
@@ -44,28 +43,29 @@ use crate::{
     sysctl,
 };
 
-/// What the uplink is now, asked of the kernel each time.
+/// What the uplink was when last looked at: after each notice of the kernel.
 #[derive(Clone, Debug)]
-pub struct UplinkView {
-    links: Arc<Links>,
-    physical: Physical,
-    lease: Arc<Mutex<Option<LeaseRecord>>>,
-}
+pub struct UplinkView(watch::Receiver<Uplink>);
 
 impl UplinkView {
-    /// Empty when the kernel does not answer: then nothing else works either.
-    pub async fn read(&self) -> Uplink {
-        self.try_read().await.unwrap_or_else(|error| {
-            tracing::error!("the uplink cannot be read: {error:#}");
-            Uplink::default()
-        })
+    /// Asks nobody, so that no caller waits for the kernel or a DHCP server.
+    pub fn read(&self) -> Uplink {
+        self.0.borrow().clone()
     }
+}
 
-    async fn try_read(&self) -> anyhow::Result<Uplink> {
-        let lease = self.lease.lock().await.clone();
+/// Asks the kernel.
+#[derive(Debug)]
+struct Kernel {
+    links: Links,
+    physical: Physical,
+}
+
+impl Kernel {
+    async fn uplink(&self, lease: Option<&LeaseRecord>) -> anyhow::Result<Uplink> {
         let mut first = Uplink::default();
         for link in self.links.all().await? {
-            let leased = lease.as_ref().filter(|record| record.link == link.name);
+            let leased = lease.filter(|record| record.link == link.name);
             if !self.physical.is(&link) || !(link.up && link.carrier || leased.is_some()) {
                 continue;
             }
@@ -108,7 +108,10 @@ impl UplinkView {
 /// Watches the links and runs the DHCP clients. Owns the lease.
 #[derive(Debug)]
 pub struct UplinkTask {
-    view: UplinkView,
+    kernel: Kernel,
+    lease: Option<LeaseRecord>,
+    shown: watch::Sender<Uplink>,
+    changes: Changes,
     records: Records,
     election: Election,
     /// Names of the links that had a carrier when last looked at.
@@ -127,30 +130,34 @@ const RESOLV_CONF: &str = "resolv.conf";
 
 impl UplinkTask {
     /// Adopts the lease that a predecessor left, if the kernel still has its address.
-    pub async fn new(records: Records, physical: Physical) -> anyhow::Result<Self> {
-        let links = Arc::new(Links::here()?);
+    pub async fn new(
+        records: Records,
+        physical: Physical,
+        changes: Changes,
+    ) -> anyhow::Result<Self> {
+        let links = Links::here()?;
         let record = records.read::<LeaseRecord>(LEASE).unwrap_or_else(|error| {
             tracing::warn!("the record of the lease is of no use: {error}");
             None
         });
         let (events, outcomes) = mpsc::channel(16);
-        let lease = Arc::new(Mutex::new(None));
-        let view = UplinkView {
-            links,
-            physical,
-            lease,
-        };
+        let kernel = Kernel { links, physical };
+        let mut lease = None;
         let mut election = Election::default();
         if let Some(record) = record
-            && let Some(link) = view.links.find(&record.link).await?
-            && lease::is_present(&view.links, link.index, &record.lease).await?
+            && let Some(link) = kernel.links.find(&record.link).await?
+            && lease::is_present(&kernel.links, link.index, &record.lease).await?
         {
             tracing::info!(link = record.link, address = %record.lease.address, "adopted the lease");
             election.adopt(link.index);
-            *view.lease.lock().await = Some(record);
+            lease = Some(record);
         }
+        let shown = kernel.uplink(lease.as_ref()).await?;
         Ok(Self {
-            view,
+            kernel,
+            lease,
+            shown: watch::Sender::new(shown),
+            changes,
             records,
             election,
             plugged: BTreeSet::new(),
@@ -161,17 +168,22 @@ impl UplinkTask {
     }
 
     pub fn view(&self) -> UplinkView {
-        self.view.clone()
+        UplinkView(self.shown.subscribe())
     }
 
     /// Runs until the kernel's notices end, which is an error.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
         let (connection, _handle, mut notices) =
             rtnetlink::new_multicast_connection(&groups).context("notices about links")?;
         let connection = tokio::spawn(connection);
         // After the subscription, so that nothing falls between.
         self.look_at_links().await?;
+        self.show().await;
         loop {
             tokio::select! {
                 notice = notices.next() => {
@@ -194,20 +206,39 @@ impl UplinkTask {
                     }
                 }
             }
+            self.show().await;
+        }
+    }
+
+    /// Tells those who ask what the uplink is now.
+    async fn show(&self) {
+        // Empty when the kernel does not answer: then nothing else works either.
+        let now = self.kernel.uplink(self.lease.as_ref()).await;
+        let now = now.unwrap_or_else(|error| {
+            tracing::error!("the uplink cannot be read: {error:#}");
+            Uplink::default()
+        });
+        let changed = self.shown.send_if_modified(|shown| {
+            let differs = *shown != now;
+            *shown = now;
+            differs
+        });
+        if changed {
+            self.changes.note();
         }
     }
 
     async fn look_at_links(&mut self) -> anyhow::Result<()> {
-        let links: Vec<Link> = self.view.links.all().await.context("list of links")?;
+        let links: Vec<Link> = self.kernel.links.all().await.context("list of links")?;
         let links: Vec<_> = links
             .into_iter()
-            .filter(|l| self.view.physical.is(l))
+            .filter(|l| self.kernel.physical.is(l))
             .collect();
         for link in links.iter().filter(|link| !link.up) {
             // A link that refuses is no reason to leave the others.
             let up = async {
                 sysctl::prepare_uplink(&link.name)?;
-                self.view.links.set_up(link.index).await
+                self.kernel.links.set_up(link.index).await
             };
             match up.await {
                 Ok(()) => tracing::info!(link = link.name, "up"),
@@ -245,8 +276,8 @@ impl UplinkTask {
     }
 
     async fn holds_address(&self, link: u32) -> anyhow::Result<bool> {
-        match self.view.lease.lock().await.as_ref() {
-            Some(record) => Ok(lease::is_present(&self.view.links, link, &record.lease).await?),
+        match &self.lease {
+            Some(record) => Ok(lease::is_present(&self.kernel.links, link, &record.lease).await?),
             None => Ok(false),
         }
     }
@@ -274,7 +305,7 @@ impl UplinkTask {
     }
 
     async fn start(&mut self, index: u32) -> anyhow::Result<()> {
-        let links = self.view.links.all().await?;
+        let links = self.kernel.links.all().await?;
         let Some(link) = links.into_iter().find(|link| link.index == index) else {
             return Ok(());
         };
@@ -290,21 +321,20 @@ impl UplinkTask {
     }
 
     async fn apply(&mut self, index: u32, lease: Lease) -> anyhow::Result<()> {
-        let links = self.view.links.all().await?;
+        let links = self.kernel.links.all().await?;
         let Some(link) = links.into_iter().find(|link| link.index == index) else {
             return Ok(());
         };
-        let mut held = self.view.lease.lock().await;
         let record = LeaseRecord {
             link: link.name.clone(),
             lease,
         };
-        let before = held.replace(record.clone());
+        let before = self.lease.replace(record.clone());
         // First the record: an address without it would not be adopted.
         self.records.write(LEASE, &record)?;
         self.records
             .publish(RESOLV_CONF, &resolv_conf(&record.lease.dns))?;
-        lease::apply(&self.view.links, index, &record.lease).await?;
+        lease::apply(&self.kernel.links, index, &record.lease).await?;
         if before.as_ref() != Some(&record) {
             tracing::info!(link = record.link, address = %record.lease.address,
                 router = ?record.lease.router, dns = ?record.lease.dns, "leased");
@@ -313,8 +343,8 @@ impl UplinkTask {
     }
 
     async fn withdraw(&mut self, index: u32) -> anyhow::Result<()> {
-        let held = self.view.lease.lock().await.take();
-        lease::withdraw(&self.view.links, index).await?;
+        let held = self.lease.take();
+        lease::withdraw(&self.kernel.links, index).await?;
         self.records.remove(LEASE)?;
         if let Some(record) = held {
             tracing::warn!(link = record.link, address = %record.lease.address, "lease lost");

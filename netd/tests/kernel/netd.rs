@@ -113,7 +113,9 @@ impl Client {
     }
 
     pub fn networks(&self, world: &World) -> Vec<loam_node_api::network::Network> {
-        world.wait(self.0.networks(patient())).unwrap()
+        let page = world.wait(self.0.networks(patient(), None)).unwrap();
+        assert!(!page.more);
+        page.items
     }
 
     pub fn delete_network(&self, world: &World, id: &str) {
@@ -137,7 +139,9 @@ impl Client {
     }
 
     pub fn interfaces(&self, world: &World) -> Vec<Interface> {
-        world.wait(self.0.interfaces(patient())).unwrap()
+        let page = world.wait(self.0.interfaces(patient(), None)).unwrap();
+        assert!(!page.more);
+        page.items
     }
 
     pub fn delete_interface(&self, world: &World, machine: &str, network: &str) {
