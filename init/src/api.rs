@@ -3,6 +3,7 @@
 use loam_node_api::{
     WorkloadId,
     machine::{ConsoleChunk, Machine, MachineError, MachineSpec, Machines, Shutdown},
+    page::{Changes, Page, Revision},
     path::INIT_SOCKET,
     status::NodeStatus,
     transport,
@@ -29,8 +30,13 @@ pub enum Call {
         grace_seconds: u32,
         reply: Reply<()>,
     },
+    Check {
+        spec: Box<MachineSpec>,
+        reply: Reply<Result<(), MachineError>>,
+    },
     List {
-        reply: Reply<Vec<Machine>>,
+        after: Option<WorkloadId>,
+        reply: Reply<Page<Machine>>,
     },
     Forget {
         id: WorkloadId,
@@ -52,14 +58,15 @@ pub enum Call {
     },
 }
 
-/// Serves until the node ends.
-pub async fn serve(events: mpsc::Sender<Event>) -> std::io::Result<()> {
-    transport::serve(INIT_SOCKET.as_ref(), Server { events }.serve()).await
+/// Serves until the node ends. `changes` is raised by the main loop.
+pub async fn serve(events: mpsc::Sender<Event>, changes: Changes) -> std::io::Result<()> {
+    transport::serve(INIT_SOCKET.as_ref(), Server { events, changes }.serve()).await
 }
 
 #[derive(Clone, Debug)]
 struct Server {
     events: mpsc::Sender<Event>,
+    changes: Changes,
 }
 
 impl Server {
@@ -81,6 +88,18 @@ impl Server {
 }
 
 impl Machines for Server {
+    async fn changes(self, _: Context, seen: Revision) -> Revision {
+        self.changes.since(seen).await
+    }
+
+    async fn machine_check(self, _: Context, spec: MachineSpec) -> Result<(), MachineError> {
+        self.checked(|reply| Call::Check {
+            spec: Box::new(spec),
+            reply,
+        })
+        .await
+    }
+
     async fn machine_start(self, _: Context, spec: MachineSpec) -> Result<(), MachineError> {
         self.checked(|reply| Call::Start {
             spec: Box::new(spec),
@@ -105,10 +124,10 @@ impl Machines for Server {
         done.ok_or(MachineError::ShuttingDown)
     }
 
-    async fn machines(self, _: Context) -> Vec<Machine> {
-        self.call(|reply| Call::List { reply })
+    async fn machines(self, _: Context, after: Option<WorkloadId>) -> Page<Machine> {
+        self.call(|reply| Call::List { after, reply })
             .await
-            .unwrap_or_default()
+            .unwrap_or_else(|| Page::of([]))
     }
 
     async fn machine_forget(self, _: Context, id: WorkloadId) -> Result<(), MachineError> {

@@ -34,7 +34,7 @@ mod uevent;
 use std::{future::Future, os::fd::OwnedFd, process::ExitCode};
 
 use anyhow::{Context, bail};
-use loam_node_api::machine::Shutdown;
+use loam_node_api::{machine::Shutdown, page::Changes};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -119,9 +119,10 @@ async fn run(
     tokio::task::spawn_local(kernel_log::follow(log.clone()));
     let budget = MemoryBudget::new(facts::available_memory());
     tracing::info!(mib = budget.total().get() >> 20, "memory for machines");
+    let changes = Changes::new();
     let mut node = Node {
         services: Services::new(log.clone()),
-        machines: Machines::new(budget, sender.clone(), log.clone()),
+        machines: Machines::new(budget, sender.clone(), log.clone(), changes.clone()),
         screen: Screen::open(),
         watchdog: arm_watchdog(modules.as_mut()),
         modules,
@@ -135,7 +136,7 @@ async fn run(
     node.buttons.listen(&sender);
 
     let devices = Uevents::new(devices).context("listening for devices")?;
-    let served = api::serve(sender.clone());
+    let served = api::serve(sender.clone(), changes);
     let ended = tokio::select! {
         how = node.run(&mut events, &mut children) => Ok(how),
         // Each of these goes on as long as the node; without one the node is better restarted.

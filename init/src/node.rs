@@ -155,8 +155,11 @@ impl Node {
                     .stop(&id, Duration::from_secs(grace_seconds.into()), now);
                 let _ = reply.send(());
             }
-            Call::List { reply } => {
-                let _ = reply.send(self.machines.list(now));
+            Call::Check { spec, reply } => {
+                let _ = reply.send(self.machines.check(&spec));
+            }
+            Call::List { after, reply } => {
+                let _ = reply.send(self.machines.list(after.as_ref(), now));
             }
             Call::Forget { id, reply } => {
                 let _ = reply.send(self.machines.forget(&id));

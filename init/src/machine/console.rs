@@ -1,4 +1,5 @@
-//! [`ConsoleRing`]: the memory in which a VMM keeps what its guest last wrote.
+//! [`ConsoleRing`]: the memory in which a VMM keeps what its guest last wrote, and [`ConsoleTail`],
+//! which is what stays of it when the machine has ended.
 //!
 //! The VMM belongs to whoever took it over, so nothing in the ring is believed: any position is
 //! possible, and may change at any time.
@@ -16,7 +17,7 @@ use loam_node_api::{
 };
 use rustix::{
     fs::{MemfdFlags, SealFlags},
-    io::pread,
+    io::{pread, pwrite},
 };
 
 /// The most that one read returns (see [`ConsoleChunk`]).
@@ -28,11 +29,81 @@ const SLACK: u64 = 16 << 10;
 
 const KEPT: u64 = RING as u64 - SLACK;
 
+/// How much of a console outlives its machine.
+pub const MAX_TAIL: usize = 64 << 10;
+
 #[derive(Debug)]
 pub struct ConsoleRing(OwnedFd);
 
+/// The end of a console that nobody writes to any longer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsoleTail {
+    /// Position of the first of `bytes`.
+    start: u64,
+    /// At most [`MAX_TAIL`].
+    bytes: Vec<u8>,
+}
+
+/// What there is of a machine's console.
+#[derive(Debug)]
+pub enum Console {
+    Ring(ConsoleRing),
+    Tail(ConsoleTail),
+}
+
+impl Console {
+    /// Position after the last byte that was ever written.
+    pub fn position(&self) -> u64 {
+        match self {
+            Self::Ring(ring) => ring.position(),
+            Self::Tail(tail) => tail.position(),
+        }
+    }
+
+    /// The output from `from` on, or from the oldest that is kept.
+    pub fn read(&self, from: u64) -> io::Result<ConsoleChunk> {
+        match self {
+            Self::Ring(ring) => ring.read(from),
+            Self::Tail(tail) => Ok(tail.read(from)),
+        }
+    }
+
+    /// Gives the ring's memory back when its machine has ended.
+    pub fn shrink(&mut self) {
+        if let Self::Ring(_) = self {
+            *self = Self::Tail(self.tail());
+        }
+    }
+
+    /// What a console of the same machine goes on from. What cannot be read is lost.
+    pub fn tail(&self) -> ConsoleTail {
+        match self {
+            Self::Ring(ring) => ring.tail().unwrap_or_else(|error| {
+                tracing::error!(%error, "the end of a console was lost");
+                ConsoleTail::default()
+            }),
+            Self::Tail(tail) => tail.clone(),
+        }
+    }
+}
+
+impl ConsoleTail {
+    fn position(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    fn read(&self, from: u64) -> ConsoleChunk {
+        let start = from.clamp(self.start, self.position());
+        ConsoleChunk {
+            start,
+            bytes: self.bytes[(start - self.start) as usize..].to_vec(),
+        }
+    }
+}
+
 impl ConsoleRing {
-    pub fn make(id: &WorkloadId) -> io::Result<Self> {
+    /// A ring that goes on from `before`: an empty tail for a new machine.
+    pub fn make(id: &WorkloadId, before: &ConsoleTail) -> io::Result<Self> {
         let name = CString::new(format!("console {id}"))?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
         let file = rustix::fs::memfd_create(&name, flags)?;
@@ -40,7 +111,35 @@ impl ConsoleRing {
         // A VMM that could shrink the file would make our reads fail.
         let seals = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)?;
-        Ok(Self(file))
+        let ring = Self(file);
+        ring.go_on_from(before)?;
+        Ok(ring)
+    }
+
+    fn go_on_from(&self, before: &ConsoleTail) -> io::Result<()> {
+        let first = (RING as u64 - before.start % RING as u64) as usize;
+        let (head, rest) = before.bytes.split_at(first.min(before.bytes.len()));
+        self.put(head, RING_OFFSET as u64 + before.start % RING as u64)?;
+        self.put(rest, RING_OFFSET as u64)?;
+        self.put(&before.position().to_le_bytes(), 0)
+    }
+
+    fn put(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = pwrite(&self.0, bytes, offset)?;
+            bytes = &bytes[written..];
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    /// The last [`MAX_TAIL`] bytes.
+    fn tail(&self) -> io::Result<ConsoleTail> {
+        let chunk = self.read(self.position().saturating_sub(MAX_TAIL as u64))?;
+        Ok(ConsoleTail {
+            start: chunk.start,
+            bytes: chunk.bytes,
+        })
     }
 
     /// Position after the last byte that was ever written.
@@ -108,17 +207,16 @@ fn oldest(position: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rustix::io::pwrite;
 
     fn ring() -> ConsoleRing {
-        ConsoleRing::make(&"1.web".parse().unwrap()).unwrap()
+        ConsoleRing::make(&"1.web".parse().unwrap(), &ConsoleTail::default()).unwrap()
     }
 
     /// Writes as the VMM does: bytes first, then the position.
     fn write(ring: &ConsoleRing, bytes: &[u8]) {
         let position = ring.position();
         for (n, byte) in bytes.iter().enumerate() {
-            let offset = (position + n as u64) % RING as u64 + RING_OFFSET as u64;
+            let offset = position.wrapping_add(n as u64) % RING as u64 + RING_OFFSET as u64;
             pwrite(&ring.0, &[*byte], offset).unwrap();
         }
         set_position(ring, position + bytes.len() as u64);
@@ -189,8 +287,54 @@ mod tests {
         assert!(rustix::fs::ftruncate(&ring.0, 2 * SIZE as u64).is_err());
     }
 
+    #[test]
+    fn a_tail_is_read_as_its_ring_was() {
+        let ring = ring();
+        set_position(&ring, RING as u64 - 3);
+        write(&ring, b"abcdef");
+        let position = ring.position();
+        let mut console = Console::Ring(ring);
+        console.shrink();
+        assert!(matches!(console, Console::Tail(_)));
+        assert_eq!(console.position(), position);
+        assert_eq!(console.read(position - 6).unwrap().bytes, b"abcdef");
+        assert_eq!(console.read(position - 2).unwrap().bytes, b"ef");
+        assert_eq!(console.read(u64::MAX).unwrap().start, position);
+        let all = console.read(0).unwrap();
+        assert_eq!(all.start, position - MAX_TAIL as u64);
+        assert_eq!(all.bytes.len(), MAX_TAIL);
+    }
+
+    #[test]
+    fn a_new_ring_goes_on_from_an_old_ones_tail() {
+        for position in [0, 10, RING as u64 - 3, 7 * RING as u64 + 5] {
+            let old = ring();
+            set_position(&old, position);
+            write(&old, b"old ");
+            let new = ConsoleRing::make(&"1.web".parse().unwrap(), &old.tail().unwrap()).unwrap();
+            assert_eq!(new.position(), position + 4);
+            write(&new, b"new");
+            let chunk = new.read(position).unwrap();
+            assert_eq!(
+                (chunk.start, chunk.bytes.as_slice()),
+                (position, &b"old new"[..])
+            );
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Also of a ring of which the VMM says nonsense.
+        #[test]
+        fn any_tail_can_be_gone_on_from(position: u64) {
+            let old = ring();
+            set_position(&old, position);
+            let tail = old.tail().unwrap();
+            prop_assert_eq!(tail.position(), position);
+            let new = ConsoleRing::make(&"1.web".parse().unwrap(), &tail).unwrap();
+            prop_assert_eq!(new.position(), position);
+        }
+
         #[test]
         fn any_position_is_read_without_harm(position: u64, from: u64) {
             let ring = ring();

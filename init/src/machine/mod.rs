@@ -23,7 +23,8 @@ mod resource;
 mod voice;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     time::{Duration, Instant},
 };
 
@@ -31,13 +32,15 @@ use loam_deployment::Bytes;
 use loam_init::reap::End;
 use loam_node_api::{
     WorkloadId,
-    machine::{ConsoleChunk, Machine, MachineError, MachineSpec},
+    machine::{ConsoleChunk, Machine, MachineError, MachineSpec, MachineState},
+    page::{Changes, Page},
 };
 use rustix::process::Pid;
 use tokio::sync::mpsc;
 
 pub use self::launch::EMPTY;
 use self::{
+    console::ConsoleTail,
     lifecycle::{Action, Input},
     memory::MemoryBudget,
     record::Record,
@@ -55,29 +58,51 @@ pub struct Machines {
     budget: MemoryBudget,
     events: mpsc::Sender<Event>,
     log: Log,
+    changes: Changes,
     shutting_down: bool,
 }
 
 impl Machines {
-    pub fn new(budget: MemoryBudget, events: mpsc::Sender<Event>, log: Log) -> Self {
+    /// `changes` is told when what [`Machines::list`] shows is different.
+    pub fn new(
+        budget: MemoryBudget,
+        events: mpsc::Sender<Event>,
+        log: Log,
+        changes: Changes,
+    ) -> Self {
         Self {
             records: BTreeMap::new(),
             budget,
             events,
             log,
+            changes,
             shutting_down: false,
         }
     }
 
+    /// Whether [`Machines::start`] would take it if the machine of this id had ended.
+    pub fn check(&self, spec: &MachineSpec) -> Result<(), MachineError> {
+        if self.shutting_down {
+            return Err(MachineError::ShuttingDown);
+        }
+        self.admit(spec).map(drop).map_err(|what| {
+            let id = spec.id.clone();
+            MachineError::Launch { id, what }
+        })
+    }
+
+    /// Starts a machine, in the place of the one of this id that has ended.
     pub fn start(&mut self, spec: MachineSpec, now: Instant) -> Result<(), MachineError> {
         if self.shutting_down {
             return Err(MachineError::ShuttingDown);
         }
-        if self.records.contains_key(&spec.id) {
-            return Err(MachineError::Exists(spec.id));
-        }
         let id = spec.id.clone();
-        let record = self.admit(spec).and_then(|mut record| {
+        let before = match self.records.get(&id) {
+            Some(record) if !record.life.is_over() => return Err(MachineError::Exists(id)),
+            Some(record) => record.console.tail(),
+            None => ConsoleTail::default(),
+        };
+        let record = self.make(spec, &before).and_then(|mut record| {
             self.launch(&mut record, now)
                 .map_err(|error| format!("{error:#}"))?;
             Ok(record)
@@ -94,6 +119,7 @@ impl Machines {
             "machine started"
         );
         self.records.insert(id, record);
+        self.changes.note();
         Ok(())
     }
 
@@ -121,18 +147,21 @@ impl Machines {
         self.records.values().all(|record| record.life.is_over())
     }
 
-    pub fn list(&self, now: Instant) -> Vec<Machine> {
-        self.records
-            .values()
-            .map(|record| record.describe(now))
-            .collect()
+    /// In the order of their ids, from the first one behind `after` on.
+    pub fn list(&self, after: Option<&WorkloadId>, now: Instant) -> Page<Machine> {
+        let behind = (
+            after.map_or(Bound::Unbounded, Bound::Excluded),
+            Bound::Unbounded,
+        );
+        let records = self.records.range::<WorkloadId, _>(behind);
+        Page::of(records.map(|(_, record)| record.describe(now)))
     }
 
     /// How many run, and their memory with all that comes with it.
     pub fn load(&self) -> (usize, Bytes) {
         let memory = self
             .running()
-            .map(|memory| memory::cost(memory).get())
+            .map(|record| memory::cost(record.spec.memory).get())
             .sum();
         (self.running().count(), Bytes(memory))
     }
@@ -145,7 +174,9 @@ impl Machines {
         match self.records.get(id) {
             Some(record) if !record.life.is_over() => Err(MachineError::Runs(id.clone())),
             _ => {
-                self.records.remove(id);
+                if self.records.remove(id).is_some() {
+                    self.changes.note();
+                }
                 Ok(())
             }
         }
@@ -223,20 +254,27 @@ impl Machines {
         }
     }
 
-    fn running(&self) -> impl Iterator<Item = Bytes> {
+    fn running(&self) -> impl Iterator<Item = &Record> {
         self.records
             .values()
             .filter(|record| !record.life.is_over())
-            .map(|r| r.spec.memory)
     }
 
-    fn admit(&self, spec: MachineSpec) -> Result<Record, String> {
-        let guest_config = request::check(&spec)?;
-        self.budget.admit(self.running(), spec.memory)?;
-        let taken = |user: &u32| self.records.values().any(|record| record.user == *user);
-        let user = (FIRST_USER..FIRST_USER + USERS).find(|user| !taken(user));
+    /// The guest's configuration and the user of a machine that fits beside the others that run.
+    fn admit(&self, spec: &MachineSpec) -> Result<(Vec<u8>, u32), String> {
+        let guest_config = request::check(spec)?;
+        let others = || self.running().filter(|record| record.spec.id != spec.id);
+        let memory = others().map(|record| record.spec.memory);
+        self.budget.admit(memory, spec.memory)?;
+        let taken: BTreeSet<_> = others().map(|record| record.user).collect();
+        let user = (FIRST_USER..FIRST_USER + USERS).find(|user| !taken.contains(user));
         let user = user.ok_or("the node has no user left for it")?;
-        Record::new(spec, guest_config, user).map_err(|error| format!("{error:#}"))
+        Ok((guest_config, user))
+    }
+
+    fn make(&self, spec: MachineSpec, before: &ConsoleTail) -> Result<Record, String> {
+        let (guest_config, user) = self.admit(&spec)?;
+        Record::new(spec, guest_config, user, before).map_err(|error| format!("{error:#}"))
     }
 
     fn launch(&self, record: &mut Record, now: Instant) -> anyhow::Result<()> {
@@ -261,7 +299,7 @@ impl Machines {
         let Some(mut record) = self.records.remove(id) else {
             return;
         };
-        let was_over = record.life.is_over();
+        let before = record.shown();
         let mut next = record.life.step(now, input);
         while let Some(action) = next.take() {
             match action {
@@ -277,8 +315,12 @@ impl Machines {
                 }
             }
         }
-        if record.life.is_over() && !was_over {
-            tracing::info!(machine = %id, state = ?record.life.state(), "machine ended");
+        let after = record.shown();
+        if after != before {
+            self.changes.note();
+            if matches!(after.0, MachineState::Exited(_)) {
+                tracing::info!(machine = %id, state = ?after.0, "machine ended");
+            }
         }
         self.records.insert(id.clone(), record);
     }

@@ -7,11 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use loam_node_api::machine::{Machine, MachineSpec};
+use loam_node_api::machine::{Machine, MachineSpec, MachineState};
 use rustix::process::Pid;
 
 use super::{
-    console::ConsoleRing,
+    console::{Console, ConsoleRing, ConsoleTail},
     control,
     launch::{Launch, Launched},
     lifecycle::{Input, Lifecycle},
@@ -27,7 +27,7 @@ const OTHER_THREADS: u32 = 64;
 pub struct Record {
     pub spec: MachineSpec,
     pub life: Lifecycle,
-    pub console: ConsoleRing,
+    pub console: Console,
     /// User and group of the VMM.
     pub user: u32,
     /// Present while a process is to be waited for.
@@ -50,12 +50,18 @@ struct Seat {
 }
 
 impl Record {
-    pub fn new(spec: MachineSpec, guest_config: Vec<u8>, user: u32) -> anyhow::Result<Self> {
-        let console = ConsoleRing::make(&spec.id).context("making its console")?;
+    /// `before` is the console's end of the machine that it replaces.
+    pub fn new(
+        spec: MachineSpec,
+        guest_config: Vec<u8>,
+        user: u32,
+        before: &ConsoleTail,
+    ) -> anyhow::Result<Self> {
+        let console = ConsoleRing::make(&spec.id, before).context("making its console")?;
         Ok(Self {
             spec,
             life: Lifecycle::new(),
-            console,
+            console: Console::Ring(console),
             user,
             pid: None,
             launches: 0,
@@ -77,10 +83,13 @@ impl Record {
             None => Seat::make(&self.spec)?,
         };
         let seat = self.seat.insert(seat);
+        let Console::Ring(console) = &self.console else {
+            bail!("it has ended");
+        };
         let launch = Launch {
             spec: &self.spec,
             guest_config: &self.guest_config,
-            console: &self.console,
+            console,
             control: &seat.control,
             cgroup: seat.group.folder(),
             user: self.user,
@@ -112,6 +121,11 @@ impl Record {
         }
     }
 
+    /// What a list shows of it, but for what only grows.
+    pub fn shown(&self) -> (MachineState, u32) {
+        (self.life.state(), self.life.resets())
+    }
+
     pub fn kill(&self) {
         let Some(seat) = &self.seat else { return };
         if let Err(error) = seat.group.kill() {
@@ -119,8 +133,9 @@ impl Record {
         }
     }
 
-    /// Gives back cgroup, socket and disks.
+    /// Gives back cgroup, socket, disks and most of the console.
     pub fn release(&mut self) {
+        self.console.shrink();
         self.disks.clear();
         let Some(seat) = self.seat.take() else { return };
         let id = &self.spec.id;
