@@ -7,7 +7,7 @@
 use std::{fmt, path::PathBuf};
 
 use loam_deployment::{
-    Bytes, NodeKey, Version,
+    Bytes, ContractId, NodeKey, Version,
     payload::{Filesystem, Media, OciReference},
 };
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,15 @@ pub enum VolumeKey {
     Data(WorkloadId),
     /// The writable layer of a machine over one image; another image means another layer.
     Root { machine: WorkloadId, image: String },
+}
+
+impl VolumeKey {
+    pub fn contract(&self) -> ContractId {
+        match self {
+            Self::Data(id) => id.contract,
+            Self::Root { machine, .. } => machine.contract,
+        }
+    }
 }
 
 impl fmt::Display for VolumeKey {

@@ -1,20 +1,78 @@
 //! The actual state: what the daemons say is there.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
-use loam_deployment::payload::OciReference;
+use loam_deployment::{ContractId, payload::OciReference};
 use loam_node_api::{
     WorkloadId,
     machine::Machine,
     network::{Interface, InterfaceId, Network},
-    storage::{ImageState, Volume, VolumeKey},
+    storage::{ImageState, ImageStatus, Volume, VolumeKey},
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
-    pub images: BTreeMap<OciReference, ImageState>,
+    pub images: Images,
     pub volumes: BTreeMap<VolumeKey, Volume>,
     pub networks: BTreeMap<WorkloadId, Network>,
     pub interfaces: BTreeMap<InterfaceId, Interface>,
     pub machines: BTreeMap<WorkloadId, Machine>,
+}
+
+/// What is ready belongs to its digest, whoever named it; an attempt to fetch belongs to the
+/// reference that asked for it, so that no tenant's registry stands for another's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Images {
+    pub ready: BTreeMap<[u8; 32], ReadyImage>,
+    /// Under way or failed.
+    pub attempts: BTreeMap<OciReference, ImageState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyImage {
+    /// One of the names under which storaged has it.
+    pub reference: OciReference,
+    /// The read-only EROFS file to hand to a machine as its disk.
+    pub path: PathBuf,
+}
+
+impl Images {
+    pub fn ready(&self, image: &OciReference) -> Option<&ReadyImage> {
+        self.ready.get(image.digest())
+    }
+
+    /// Takes in what storaged says of a reference.
+    pub fn note(&mut self, ImageStatus { image, state }: ImageStatus) {
+        match state {
+            ImageState::Ready { path } => {
+                self.attempts.remove(&image);
+                let ready = ReadyImage {
+                    reference: image.clone(),
+                    path,
+                };
+                self.ready.insert(*image.digest(), ready);
+            }
+            state @ (ImageState::Fetching { .. } | ImageState::Failed(_)) => {
+                self.attempts.insert(image, state);
+            }
+        }
+    }
+}
+
+impl Actual {
+    /// Every contract that has something on this node.
+    pub fn contracts(&self) -> BTreeSet<ContractId> {
+        let volumes = self.volumes.keys().map(VolumeKey::contract);
+        let networks = self.networks.keys().map(|id| id.contract);
+        let interfaces = self.interfaces.keys().map(|id| id.machine.contract);
+        let machines = self.machines.keys().map(|id| id.contract);
+        volumes
+            .chain(networks)
+            .chain(interfaces)
+            .chain(machines)
+            .collect()
+    }
 }

@@ -99,7 +99,7 @@ impl Judge<'_> {
         payload: &Payload,
         asked: &BTreeMap<Name, Workload>,
     ) -> Result<Workloads, Refusal> {
-        let mut workloads = Workloads::default();
+        let mut workloads = Workloads::none(payload.version);
         for (name, workload) in asked {
             let not_offered = |field: &str, what| Refusal::NotOffered {
                 path: if field.is_empty() {

@@ -1,13 +1,13 @@
 //! The loop: look, plan, apply, report; again when the chain or the node changed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use loam_chain::Capacity;
-use loam_deployment::{Bytes, ChainContext, payload::Media, report::Report};
+use loam_deployment::{Bytes, ChainContext, ContractId, payload::Media, report::Report};
 use loam_node_api::{
     WorkloadId,
     machine::MachineState,
@@ -44,6 +44,8 @@ const BUSY: Duration = Duration::from_millis(500);
 pub struct Outlets {
     pub access: watch::Sender<Access>,
     pub reports: watch::Sender<Vec<Report>>,
+    /// Whose things are on this node.
+    pub present: watch::Sender<BTreeSet<ContractId>>,
     /// What the node offers, and where tenants reach it.
     pub offer: watch::Sender<Option<Offer>>,
 }
@@ -131,10 +133,19 @@ impl Agent {
             *offer = new;
             modified
         });
+        let actual = daemons.actual().await?;
+        outlets.present.send_if_modified(|present| {
+            let now = actual.contracts();
+            let modified = *present != now;
+            *present = now;
+            modified
+        });
         let mut outcome = Outcome::default();
         // Without a whole view of the chain there is nothing to want, and so nothing to remove.
         if let Some(view) = view {
-            outcome = self.reconcile(view, &daemons, &uplink, outlets).await?;
+            outcome = self
+                .reconcile(view, &daemons, actual, &uplink, outlets)
+                .await?;
         }
         self.show(&daemons, uplink, disks).await?;
         Ok(outcome)
@@ -144,12 +155,12 @@ impl Agent {
         &mut self,
         view: &View,
         daemons: &Daemons,
+        mut actual: Actual,
         uplink: &Uplink,
         outlets: &Outlets,
     ) -> Result<Outcome, DaemonError> {
-        let mut actual = daemons.actual().await?;
         self.judge(view, &actual, outlets);
-        let desired = self.ledger.desired();
+        let desired = self.ledger.desired(&view.cancelled);
         self.watch_ends(&actual);
         let held = self.backoff.held(Instant::now());
         let plan = plan::plan(&desired, &actual, &held);
@@ -194,7 +205,7 @@ impl Agent {
             warn!(%contract, %version, %reason, "rejected");
         }
         for contract in gone {
-            info!(%contract, "ended on the chain");
+            info!(%contract, "listed no more");
         }
         let access = view.contracts.iter().map(|contract| {
             let owner = &contract.owner;

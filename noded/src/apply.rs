@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loam_deployment::payload::{Filesystem, OciReference};
+use loam_deployment::payload::Filesystem;
 use loam_node_api::{
     guest::{GuestConfig, GuestInterface, GuestMount},
-    machine::{Boot, MachineDisk, MachineInterface, MachineSpec, MachineState},
+    machine::{Boot, MachineDisk, MachineInterface, MachineSpec},
     network::Uplink,
     storage::{ImageConfig, ImageState, VolumeKey},
 };
@@ -117,17 +117,7 @@ async fn carry_out(
             {
                 return Ok(Err(error.to_string()));
             }
-            let ended = machines
-                .machines(deadline())
-                .await
-                .map_err(call("init"))?
-                .into_iter()
-                .find(|machine| machine.id == *id)
-                .is_none_or(|machine| matches!(machine.state, MachineState::Exited(_)));
-            if !ended {
-                return Ok(Ok(Progress::UnderWay("stopping".into())));
-            }
-            Ok(())
+            return Ok(Ok(Progress::UnderWay("stopping".into())));
         }
         Step::MachineForget(id) => machines
             .machine_forget(deadline(), id.clone())
@@ -144,8 +134,8 @@ async fn carry_out(
             .await
             .map_err(call("netd"))?
             .map_err(|error| error.to_string()),
-        Step::VolumeDelete(key) => storage
-            .volume_delete(deadline(), key.clone())
+        Step::VolumeDelete(key, why) => storage
+            .volume_delete(deadline(), key.clone(), *why)
             .await
             .map_err(call("storaged"))?
             .map_err(|error| error.to_string()),
@@ -154,7 +144,7 @@ async fn carry_out(
                 .image_ensure(deadline(), image.clone())
                 .await
                 .map_err(call("storaged"))?;
-            actual.images.insert(image.clone(), status.state.clone());
+            actual.images.note(status.clone());
             match status.state {
                 ImageState::Ready { .. } => Ok(()),
                 ImageState::Fetching { .. } => {
@@ -163,8 +153,8 @@ async fn carry_out(
                 ImageState::Failed(reason) => Err(reason),
             }
         }
-        Step::VolumeEnsure(key, spec) => storage
-            .volume_ensure(deadline(), key.clone(), spec.clone())
+        Step::VolumeEnsure(key, spec, version) => storage
+            .volume_ensure(deadline(), key.clone(), spec.clone(), *version)
             .await
             .map_err(call("storaged"))?
             .map(|volume| {
@@ -184,16 +174,23 @@ async fn carry_out(
                 actual.interfaces.insert(id.clone(), interface);
             })
             .map_err(|error| error.to_string()),
-        Step::MachineStart(plan) => match spec(plan, actual, uplink) {
-            Ok(spec) => machines
-                .machine_start(deadline(), spec)
+        Step::MachineStart(plan) => {
+            let image = storage
+                .image_config(deadline(), plan.content.image.clone())
                 .await
-                .map_err(call("init"))?
-                .map_err(|error| error.to_string()),
-            Err(missing) => Err(missing),
-        },
-        Step::ImagesRetain(images) => storage
-            .images_retain(deadline(), images.clone())
+                .map_err(call("storaged"))?
+                .map_err(|error| error.to_string());
+            match image.and_then(|image| spec(plan, &image, actual, uplink)) {
+                Ok(spec) => machines
+                    .machine_start(deadline(), spec)
+                    .await
+                    .map_err(call("init"))?
+                    .map_err(|error| error.to_string()),
+                Err(missing) => Err(missing),
+            }
+        }
+        Step::ImageDelete(image) => storage
+            .image_delete(deadline(), image.clone())
             .await
             .map_err(call("storaged"))?
             .map_err(|error| error.to_string()),
@@ -216,12 +213,17 @@ pub fn fetching(state: &ImageState) -> String {
 }
 
 /// Turns a planned machine into what init starts, now that all it needs is there.
-fn spec(plan: &MachinePlan, actual: &Actual, uplink: &Uplink) -> Result<MachineSpec, String> {
+fn spec(
+    plan: &MachinePlan,
+    image_config: &ImageConfig,
+    actual: &Actual,
+    uplink: &Uplink,
+) -> Result<MachineSpec, String> {
     let content = &plan.content;
-    let (image_path, image_config) = match actual.images.get(&content.image) {
-        Some(ImageState::Ready { path, config }) => (path.clone(), config),
-        _ => return Err(missing_image(&content.image)),
-    };
+    let image = actual
+        .images
+        .ready(&content.image)
+        .ok_or_else(|| format!("image {} is not there", content.image))?;
     let volume_path = |key: &VolumeKey| {
         let volume = actual
             .volumes
@@ -231,7 +233,7 @@ fn spec(plan: &MachinePlan, actual: &Actual, uplink: &Uplink) -> Result<MachineS
     };
     let mut disks = vec![
         MachineDisk {
-            path: image_path,
+            path: image.path.clone(),
             read_only: true,
             serial: IMAGE_SERIAL.into(),
         },
@@ -298,10 +300,6 @@ fn spec(plan: &MachinePlan, actual: &Actual, uplink: &Uplink) -> Result<MachineS
         disks,
         interfaces,
     })
-}
-
-fn missing_image(image: &OciReference) -> String {
-    format!("image {image} is not there")
 }
 
 /// What the deployment says, else the image's entry point with its arguments.

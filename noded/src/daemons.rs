@@ -4,18 +4,22 @@
 //! at once, and a daemon that is away is an error of this round only.
 
 use std::{
+    collections::BTreeMap,
     io,
     time::{Duration, Instant},
 };
 
 use loam_node_api::{
-    machine::MachinesClient, network::NetworkServiceClient, path, storage::StorageClient, transport,
+    machine::MachinesClient, network::NetworkServiceClient, page::Page, path,
+    storage::StorageClient, transport,
 };
 use tarpc::{client, context};
 use thiserror::Error;
 
 use crate::actual::Actual;
 
+/// Far above what fits a node: 1,024 contracts with 64 machines on 16 networks each.
+const MOST_PAGES: usize = 4096;
 /// Making a large file system takes the longest.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -31,6 +35,10 @@ pub enum DaemonError {
         daemon: &'static str,
         source: client::RpcError,
     },
+    #[error("{daemon} told a list in no order")]
+    Unordered { daemon: &'static str },
+    #[error("{daemon} told a list without an end")]
+    Endless { daemon: &'static str },
 }
 
 /// Clients of one round.
@@ -73,39 +81,71 @@ impl Daemons {
 
     /// What is there. All or nothing: a plan made from half a picture would remove the other half.
     pub async fn actual(&self) -> Result<Actual, DaemonError> {
-        let images = self
-            .storage
-            .images(deadline())
-            .await
-            .map_err(call("storaged"))?;
-        let volumes = self
-            .storage
-            .volumes(deadline())
-            .await
-            .map_err(call("storaged"))?;
-        let networks = self
-            .network
-            .networks(deadline())
-            .await
-            .map_err(call("netd"))?;
-        let interfaces = self
-            .network
-            .interfaces(deadline())
-            .await
-            .map_err(call("netd"))?;
-        let machines = self
-            .machines
-            .machines(deadline())
-            .await
-            .map_err(call("init"))?;
-        Ok(Actual {
-            images: images.into_iter().map(|i| (i.image, i.state)).collect(),
-            volumes: volumes.into_iter().map(|v| (v.key.clone(), v)).collect(),
-            networks: networks.into_iter().map(|n| (n.id.clone(), n)).collect(),
-            interfaces: interfaces.into_iter().map(|i| (i.id.clone(), i)).collect(),
-            machines: machines.into_iter().map(|m| (m.id.clone(), m)).collect(),
-        })
+        let images = whole(
+            "storaged",
+            async |after| self.storage.images(deadline(), after).await,
+            |status| status.image.clone(),
+        );
+        let mut actual = Actual::default();
+        for status in images.await?.into_values() {
+            actual.images.note(status);
+        }
+        actual.volumes = whole(
+            "storaged",
+            async |after| self.storage.volumes(deadline(), after).await,
+            |volume| volume.key.clone(),
+        )
+        .await?;
+        actual.networks = whole(
+            "netd",
+            async |after| self.network.networks(deadline(), after).await,
+            |network| network.id.clone(),
+        )
+        .await?;
+        actual.interfaces = whole(
+            "netd",
+            async |after| self.network.interfaces(deadline(), after).await,
+            |interface| interface.id.clone(),
+        )
+        .await?;
+        actual.machines = whole(
+            "init",
+            async |after| self.machines.machines(deadline(), after).await,
+            |machine| machine.id.clone(),
+        )
+        .await?;
+        Ok(actual)
     }
+}
+
+/// Reads a list to its end, page by page.
+async fn whole<K: Ord + Clone, T>(
+    daemon: &'static str,
+    page: impl AsyncFn(Option<K>) -> Result<Page<T>, client::RpcError>,
+    key: impl Fn(&T) -> K,
+) -> Result<BTreeMap<K, T>, DaemonError> {
+    let mut list = BTreeMap::new();
+    for _ in 0..MOST_PAGES {
+        let after = list
+            .last_key_value()
+            .map(|(last, _): (&K, &T)| last.clone());
+        let Page { items, more } = page(after.clone()).await.map_err(call(daemon))?;
+        let empty = items.is_empty();
+        for item in items {
+            let key = key(&item);
+            if list.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return Err(DaemonError::Unordered { daemon });
+            }
+            list.insert(key, item);
+        }
+        if !more {
+            return Ok(list);
+        }
+        if empty {
+            break;
+        }
+    }
+    Err(DaemonError::Endless { daemon })
 }
 
 pub fn deadline() -> context::Context {

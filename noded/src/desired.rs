@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use loam_deployment::{
-    Bytes, ContractId, Name,
+    Bytes, ContractId, Name, Version,
     payload::{NetworkAttachment, OciReference, Publish, Restart, Volume},
 };
 use loam_node_api::network::NetworkSpec;
@@ -13,6 +13,9 @@ use loam_node_api::network::NetworkSpec;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     pub contracts: BTreeMap<ContractId, Contract>,
+    /// The chain has their records, and their state is cancelled. What belongs to a contract that
+    /// stands neither here nor in `contracts` stays as it is: absence proves nothing.
+    pub cancelled: BTreeSet<ContractId>,
 }
 
 /// What one contract asks for.
@@ -25,8 +28,10 @@ pub enum Contract {
     Keep,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workloads {
+    /// Of the deployment that says so.
+    pub version: Version,
     pub machines: BTreeMap<Name, Machine>,
     pub volumes: BTreeMap<Name, Volume>,
     pub networks: BTreeMap<Name, NetworkSpec>,
@@ -47,6 +52,17 @@ pub struct Machine {
     pub networks: Vec<NetworkAttachment>,
     pub publish: Vec<Publish>,
     pub restart: Restart,
+}
+
+impl Workloads {
+    pub fn none(version: Version) -> Self {
+        Self {
+            version,
+            machines: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            networks: BTreeMap::new(),
+        }
+    }
 }
 
 impl Desired {

@@ -1,7 +1,7 @@
 //! Small desired states for tests.
 
 use loam_deployment::{
-    Bytes, Name,
+    Bytes, Name, Version,
     payload::{
         Filesystem, Media, NetworkAttachment, OciReference, Protocol, Publish, Restart, Volume,
     },
@@ -66,6 +66,7 @@ pub fn network() -> NetworkSpec {
 pub fn workloads(machines: &[&str], networks: &[&str], volumes: &[&str]) -> Workloads {
     let name = |text: &&str| text.parse::<Name>().unwrap();
     Workloads {
+        version: Version(1),
         machines: machines
             .iter()
             .enumerate()

@@ -4,17 +4,17 @@
 //! has been read whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use loam_chain::{
-    BlockRef, GridReader, NodeRecord, ReadError,
+    BlockRef, ContractState, GridReader, NodeRecord, ReadError,
     follower::{Follower, FollowerOptions},
 };
-use loam_deployment::{FarmId, NodeKey, envelope::Farm};
+use loam_deployment::{ContractId, FarmId, NodeKey, envelope::Farm};
 use loam_node_api::status::ChainState;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -32,23 +32,37 @@ pub struct View {
     pub node: Option<NodeRecord>,
     pub farm: Option<Farm>,
     pub contracts: Vec<Published>,
+    /// Of the contracts that have things on this node: those whose own record says cancelled. A
+    /// contract that is merely not listed is not among them.
+    pub cancelled: BTreeSet<ContractId>,
 }
 
-/// Reads for ever. `views` holds the newest whole view.
+/// Reads for ever. `views` holds the newest whole view; `present` names the contracts that have
+/// things on this node.
 pub async fn follow(
     reader: Arc<dyn GridReader>,
     node: NodeKey,
     farm: FarmId,
+    mut present: watch::Receiver<BTreeSet<ContractId>>,
     views: watch::Sender<Option<Rc<View>>>,
     state: watch::Sender<ChainState>,
 ) {
     let mut follower = Follower::new(reader.clone(), FollowerOptions::default());
-    let mut last: Option<(Rc<View>, u64, Instant)> = None;
+    let mut looker = Looker::new(reader, node, farm);
     loop {
-        let result = match follower.next().await {
-            Ok(block) => look(&*reader, node, farm, block, &mut last)
-                .await
-                .map_err(Into::into),
+        let block = tokio::select! {
+            next = follower.next() => next,
+            // The sender lives as long as the process.
+            Ok(()) = present.changed() => match follower.seen() {
+                Some(block) => Ok(block),
+                None => continue,
+            },
+        };
+        let result = match block {
+            Ok(block) => {
+                let holders = present.borrow_and_update().clone();
+                looker.look(block, &holders).await.map_err(Into::into)
+            }
             Err(error) => Err(error),
         };
         match result {
@@ -78,82 +92,152 @@ pub async fn follow(
     }
 }
 
-async fn look(
-    reader: &dyn GridReader,
+/// Reads views, and what it has read it does not ask for again.
+struct Looker {
+    reader: Arc<dyn GridReader>,
     node: NodeKey,
     farm: FarmId,
-    block: BlockRef,
-    last: &mut Option<(Rc<View>, u64, Instant)>,
-) -> Result<Rc<View>, ReadError> {
-    let revision = reader.node_revision(node, block).await?;
-    if let Some((view, seen, read)) = last
-        && *seen == revision
-        && read.elapsed() < REREAD
-    {
-        let view = Rc::new(View {
-            block,
-            ..View::clone(view)
-        });
-        *last = Some((view.clone(), *seen, *read));
-        return Ok(view);
-    }
-    let view = Rc::new(read(reader, node, farm, block, last).await?);
-    if last.as_ref().is_none_or(|(_, seen, _)| *seen != revision) {
-        let contracts = view.contracts.len();
-        info!(block = block.number, revision, contracts, "read the chain");
-    }
-    *last = Some((view.clone(), revision, Instant::now()));
-    Ok(view)
+    last: Option<Last>,
 }
 
-async fn read(
-    reader: &dyn GridReader,
-    node: NodeKey,
-    farm: FarmId,
-    block: BlockRef,
-    last: &Option<(Rc<View>, u64, Instant)>,
-) -> Result<View, ReadError> {
-    let record = reader.node(node, block).await?;
-    let farm = reader.farm(farm, block).await?.map(|farm| Farm {
-        id: farm.id,
-        twin: farm.twin,
-    });
-    // Stored bytes never change under a hash, so they are fetched once.
-    let known: BTreeMap<_, _> = last
-        .iter()
-        .flat_map(|(view, ..)| &view.contracts)
-        .map(|contract| (contract.record.deployment.hash, &contract.bytes))
-        .collect();
-    let mut owners = BTreeMap::new();
-    let mut contracts = Vec::new();
-    for contract in reader.contracts_of_node(node, block).await? {
-        let bytes = match known.get(&contract.deployment.hash) {
-            Some(bytes) => (*bytes).clone(),
-            None => reader.deployment(&contract, block).await?,
-        };
-        if !owners.contains_key(&contract.twin)
-            && let Some(owner) = reader.twin(contract.twin, block).await?
-        {
-            owners.insert(contract.twin, owner);
-        }
-        let Some(owner) = owners.get(&contract.twin).cloned() else {
-            // A contract is always made by a twin; this answer is no answer.
-            return Err(ReadError::Wrong {
-                endpoint: "chain".into(),
-                method: "twin",
-                reason: format!("contract {} belongs to an unknown twin", contract.id),
-            });
-        };
-        contracts.push(Published {
-            record: contract,
-            bytes,
-            owner,
-        });
-    }
-    Ok(View {
-        block,
-        node: record,
-        farm,
-        contracts,
-    })
+struct Last {
+    view: Rc<View>,
+    revision: u64,
+    read: Instant,
+    /// Not listed and yet not cancelled, by the record as of this revision.
+    unlisted: BTreeSet<ContractId>,
 }
+
+impl Looker {
+    fn new(reader: Arc<dyn GridReader>, node: NodeKey, farm: FarmId) -> Self {
+        Self {
+            reader,
+            node,
+            farm,
+            last: None,
+        }
+    }
+
+    async fn look(
+        &mut self,
+        block: BlockRef,
+        present: &BTreeSet<ContractId>,
+    ) -> Result<Rc<View>, ReadError> {
+        let revision = self.reader.node_revision(self.node, block).await?;
+        let (mut view, read, mut unlisted) = match &self.last {
+            Some(last) if last.revision == revision && last.read.elapsed() < REREAD => {
+                let view = View {
+                    block,
+                    ..View::clone(&last.view)
+                };
+                (view, last.read, last.unlisted.clone())
+            }
+            _ => (self.read(block).await?, Instant::now(), BTreeSet::new()),
+        };
+        self.find_cancelled(&mut view, present, &mut unlisted)
+            .await?;
+        if self
+            .last
+            .as_ref()
+            .is_none_or(|last| last.revision != revision)
+        {
+            let contracts = view.contracts.len();
+            info!(block = block.number, revision, contracts, "read the chain");
+        }
+        let view = Rc::new(view);
+        self.last = Some(Last {
+            view: view.clone(),
+            revision,
+            read,
+            unlisted,
+        });
+        Ok(view)
+    }
+
+    /// Asks for the record of each contract that has things here and is not listed. What is cancelled
+    /// once stays so.
+    async fn find_cancelled(
+        &self,
+        view: &mut View,
+        present: &BTreeSet<ContractId>,
+        unlisted: &mut BTreeSet<ContractId>,
+    ) -> Result<(), ReadError> {
+        let listed: BTreeSet<_> = view.contracts.iter().map(|c| c.record.id).collect();
+        view.cancelled.retain(|id| present.contains(id));
+        for id in present.difference(&listed) {
+            if view.cancelled.contains(id) || unlisted.contains(id) {
+                continue;
+            }
+            let record = self.reader.contract(*id, view.block).await?;
+            let why = match record {
+                Some(record) if record.node != self.node => "its record names another node",
+                Some(record) if record.state == ContractState::Cancelled => {
+                    view.cancelled.insert(*id);
+                    continue;
+                }
+                Some(_) => "its record says that it lives",
+                None => "the chain has no record of it",
+            };
+            warn!(contract = %id, why, "not listed for this node; what it has here stays");
+            unlisted.insert(*id);
+        }
+        Ok(())
+    }
+
+    async fn read(&self, block: BlockRef) -> Result<View, ReadError> {
+        let reader = &*self.reader;
+        let (node, farm) = (self.node, self.farm);
+        let record = reader.node(node, block).await?;
+        let farm = reader.farm(farm, block).await?.map(|farm| Farm {
+            id: farm.id,
+            twin: farm.twin,
+        });
+        // Stored bytes never change under a hash, so they are fetched once.
+        let known: BTreeMap<_, _> = self
+            .last
+            .iter()
+            .flat_map(|last| &last.view.contracts)
+            .map(|contract| (contract.record.deployment.hash, &contract.bytes))
+            .collect();
+        let mut owners = BTreeMap::new();
+        let mut contracts = Vec::new();
+        for contract in reader.contracts_of_node(node, block).await? {
+            let bytes = match known.get(&contract.deployment.hash) {
+                Some(bytes) => (*bytes).clone(),
+                None => reader.deployment(&contract, block).await?,
+            };
+            if !owners.contains_key(&contract.twin)
+                && let Some(owner) = reader.twin(contract.twin, block).await?
+            {
+                owners.insert(contract.twin, owner);
+            }
+            let Some(owner) = owners.get(&contract.twin).cloned() else {
+                // A contract is always made by a twin; this answer is no answer.
+                return Err(ReadError::Wrong {
+                    endpoint: "chain".into(),
+                    method: "twin",
+                    reason: format!("contract {} belongs to an unknown twin", contract.id),
+                });
+            };
+            contracts.push(Published {
+                record: contract,
+                bytes,
+                owner,
+            });
+        }
+        Ok(View {
+            block,
+            node: record,
+            farm,
+            contracts,
+            cancelled: self
+                .last
+                .as_ref()
+                .map(|last| last.view.cancelled.clone())
+                .unwrap_or_default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -96,6 +96,15 @@ impl Identity {
         Self::checked(&seed).map_err(IdentityError::Damaged)
     }
 
+    /// Lets the pools of this node carry its name.
+    pub async fn tell(&self, storage: &StorageClient) -> Result<(), IdentityError> {
+        storage
+            .node_is(deadline(), self.node)
+            .await
+            .map_err(call("storaged"))??;
+        Ok(())
+    }
+
     fn checked(seed: &[u8]) -> anyhow::Result<Self> {
         ensure!(seed.len() == 32, "the seed has {} bytes", seed.len());
         let seed = seed.try_into().context("32 bytes")?;

@@ -4,7 +4,7 @@
 //! refused is left as it is found ([`Contract::Keep`]); while noded lives, the version before goes
 //! on as desired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use loam_chain::{B256, ContractRecord, ContractState, TwinRecord};
 use loam_deployment::{
@@ -16,7 +16,7 @@ use loam_deployment::{
 
 use crate::{
     admit::{Admitted, AdmittedBody, Judge},
-    desired::{Contract, Desired},
+    desired::{Contract, Desired, Workloads},
 };
 
 /// A contract as the chain has it, with the bytes of its deployment and its owner.
@@ -127,43 +127,33 @@ impl Ledger {
         changes
     }
 
-    pub fn desired(&self) -> Desired {
-        let contracts = self.entries.iter().map(|(id, entry)| {
-            let contract = match (&entry.standing, entry.state) {
-                (
-                    Some((
-                        Admitted {
-                            body: AdmittedBody::Workloads(workloads),
-                            ..
-                        },
-                        _,
-                    )),
-                    state,
-                ) => {
-                    match state {
-                        ContractState::Created => Contract::Run(workloads.clone()),
-                        ContractState::Suspended => Contract::Suspended(workloads.clone()),
-                        // Not listed for a node; were one, then its things go.
-                        ContractState::Cancelled => Contract::Run(Default::default()),
-                    }
-                }
-                (
-                    Some((
-                        Admitted {
-                            body: AdmittedBody::Policy(_),
-                            ..
-                        },
-                        _,
-                    )),
-                    _,
-                ) => Contract::Run(Default::default()),
-                (None, _) => Contract::Keep,
+    /// `cancelled` are contracts whose record says so, and that are listed no more.
+    pub fn desired(&self, cancelled: &BTreeSet<ContractId>) -> Desired {
+        let mut desired = Desired {
+            contracts: BTreeMap::new(),
+            cancelled: cancelled.clone(),
+        };
+        for (id, entry) in &self.entries {
+            let workloads = match &entry.standing {
+                Some((admitted, _)) => match &admitted.body {
+                    AdmittedBody::Workloads(workloads) => Some(workloads.clone()),
+                    AdmittedBody::Policy(_) => Some(Workloads::none(admitted.version)),
+                },
+                None => None,
             };
-            (*id, contract)
-        });
-        Desired {
-            contracts: contracts.collect(),
+            let contract = match (entry.state, workloads) {
+                // Not listed for a node; were one, then its things go.
+                (ContractState::Cancelled, _) => {
+                    desired.cancelled.insert(*id);
+                    continue;
+                }
+                (_, None) => Contract::Keep,
+                (ContractState::Created, Some(workloads)) => Contract::Run(workloads),
+                (ContractState::Suspended, Some(workloads)) => Contract::Suspended(workloads),
+            };
+            desired.contracts.insert(*id, contract);
         }
+        desired
     }
 
     /// The farmer's word about this node; of several the one in the newest contract.

@@ -77,6 +77,7 @@ async fn run() -> anyhow::Result<()> {
     let (chain_state, state) = watch::channel(ChainState::Connecting);
     let (access, allowed) = watch::channel(Default::default());
     let (reports, said) = watch::channel(Vec::new());
+    let (present, holders) = watch::channel(Default::default());
     let (offer, offered) = watch::channel(None);
     let announcer = Announcer {
         identity: identity.clone(),
@@ -88,8 +89,8 @@ async fn run() -> anyhow::Result<()> {
     let agent = Agent::new(identity.clone(), grid.context(), screen);
     // Whichever of these ends takes the process with it, and init starts it anew.
     tokio::select! {
-        () = follow::follow(reader, identity.node, grid.farm, views, chain_state) => {}
-        () = agent.run(seen.clone(), state, Outlets { access, reports, offer }) => {}
+        () = follow::follow(reader, identity.node, grid.farm, holders, views, chain_state) => {}
+        () = agent.run(seen.clone(), state, Outlets { access, reports, present, offer }) => {}
         () = announcer.clone().register(seen, offered) => {}
         () = announcer.report(said) => {}
         result = tenant::serve(private, allowed) => result?,
@@ -121,7 +122,13 @@ async fn identity(grid: &Grid, screen: &mut Screen) -> Identity {
 }
 
 async fn load(grid: &Grid) -> Result<Identity, IdentityError> {
-    Identity::load(&daemons::storage().await?, &grid.name()).await
+    let storage = daemons::storage().await?;
+    let identity = Identity::load(&storage, &grid.name()).await?;
+    // A disk that cannot be marked now is no reason to stay away from the others.
+    if let Err(error) = identity.tell(&storage).await {
+        warn!(%error, "the pools do not carry this node's name yet");
+    }
+    Ok(identity)
 }
 
 async fn show(screen: &mut Screen) -> Result<(), daemons::DaemonError> {

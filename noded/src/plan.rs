@@ -11,21 +11,21 @@ use std::{
 
 use ipnet::IpNet;
 use loam_deployment::{
-    ContractId, Name,
+    ContractId, Name, Version,
     payload::{Filesystem, Media, OciReference, Restart},
 };
 use loam_node_api::{
     WorkloadId,
     machine::{Exit, MachineState},
     network::{InterfaceId, InterfaceSpec, Mac},
-    storage::{ImageState, VolumeKey, VolumeSpec},
+    storage::{Deletion, VolumeKey, VolumeSpec},
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
     actual::Actual,
     address,
-    desired::{Desired, Machine, Workloads},
+    desired::{Contract, Desired, Machine, Workloads},
     step::{MachineContent, MachinePlan, PlannedDisk, PlannedInterface, PlannedMount, Step},
 };
 
@@ -39,23 +39,32 @@ pub struct Plan {
 /// Machines in `held` ended a short while ago and wait out their back-off before a new start.
 pub fn plan(desired: &Desired, actual: &Actual, held: &BTreeSet<WorkloadId>) -> Plan {
     let target = Target::of(desired, actual);
-    let kept = desired.kept();
+    let kept = kept(desired, actual);
     let mut plan = Plan {
         problems: target.problems.clone(),
         ..Plan::default()
     };
-    remove(&target, actual, &kept, held, &mut plan.steps);
+    remove(desired, &target, actual, &kept, held, &mut plan.steps);
     make(&target, actual, &mut plan.steps);
     start(&target, actual, held, &mut plan.steps);
-    retain_images(&target, actual, &kept, &mut plan.steps);
+    drop_images(&target, actual, &kept, &mut plan.steps);
     plan
+}
+
+/// Whose things are left as they are: nothing is known of what they shall be.
+fn kept(desired: &Desired, actual: &Actual) -> BTreeSet<ContractId> {
+    let mut kept = desired.kept();
+    let known =
+        |id: &ContractId| desired.contracts.contains_key(id) || desired.cancelled.contains(id);
+    kept.extend(actual.contracts().into_iter().filter(|id| !known(id)));
+    kept
 }
 
 /// The desired state in the daemons' terms.
 #[derive(Debug, Default)]
 struct Target {
     images: BTreeSet<OciReference>,
-    volumes: BTreeMap<VolumeKey, VolumeSpec>,
+    volumes: BTreeMap<VolumeKey, (VolumeSpec, Version)>,
     networks: BTreeMap<WorkloadId, loam_node_api::network::NetworkSpec>,
     interfaces: BTreeMap<InterfaceId, InterfaceSpec>,
     machines: BTreeMap<WorkloadId, (MachineContent, Restart)>,
@@ -69,11 +78,14 @@ impl Target {
             for (name, volume) in &workloads.volumes {
                 target.volumes.insert(
                     VolumeKey::Data(WorkloadId::new(contract, name.clone())),
-                    VolumeSpec {
-                        size: volume.size,
-                        media: volume.media,
-                        filesystem: volume.filesystem,
-                    },
+                    (
+                        VolumeSpec {
+                            size: volume.size,
+                            media: volume.media,
+                            filesystem: volume.filesystem,
+                        },
+                        workloads.version,
+                    ),
                 );
             }
             for (name, network) in &workloads.networks {
@@ -103,11 +115,14 @@ impl Target {
         self.images.insert(machine.image.clone());
         self.volumes.insert(
             root.clone(),
-            VolumeSpec {
-                size: machine.root,
-                media: Media::Any,
-                filesystem: Filesystem::Ext4,
-            },
+            (
+                VolumeSpec {
+                    size: machine.root,
+                    media: Media::Any,
+                    filesystem: Filesystem::Ext4,
+                },
+                workloads.version,
+            ),
         );
         if !running {
             return;
@@ -225,6 +240,7 @@ pub fn fingerprint(content: &MachineContent) -> String {
 
 /// Machines that are not wanted as they are, and what is not wanted at all.
 fn remove(
+    desired: &Desired,
     target: &Target,
     actual: &Actual,
     kept: &BTreeSet<ContractId>,
@@ -264,16 +280,28 @@ fn remove(
         }
     }
     for key in actual.volumes.keys() {
-        if !kept.contains(&contract_of(key)) && !target.volumes.contains_key(key) {
-            steps.push(Step::VolumeDelete(key.clone()));
+        if !kept.contains(&key.contract())
+            && !target.volumes.contains_key(key)
+            && let Some(why) = deletion(desired, key.contract())
+        {
+            steps.push(Step::VolumeDelete(key.clone(), why));
         }
     }
 }
 
-fn contract_of(key: &VolumeKey) -> ContractId {
-    match key {
-        VolumeKey::Data(id) => id.contract,
-        VolumeKey::Root { machine, .. } => machine.contract,
+/// What allows a contract's volume to be deleted that is not in the target.
+fn deletion(desired: &Desired, contract: ContractId) -> Option<Deletion> {
+    match desired.contracts.get(&contract) {
+        Some(Contract::Run(workloads) | Contract::Suspended(workloads)) => {
+            Some(Deletion::Unnamed {
+                by: workloads.version,
+            })
+        }
+        Some(Contract::Keep) => None,
+        None => desired
+            .cancelled
+            .contains(&contract)
+            .then_some(Deletion::Cancelled),
     }
 }
 
@@ -315,17 +343,17 @@ fn restarts(
 
 fn make(target: &Target, actual: &Actual, steps: &mut Vec<Step>) {
     for image in &target.images {
-        if !matches!(actual.images.get(image), Some(ImageState::Ready { .. })) {
+        if actual.images.ready(image).is_none() {
             steps.push(Step::ImageEnsure(image.clone()));
         }
     }
-    for (key, spec) in &target.volumes {
+    for (key, (spec, version)) in &target.volumes {
         if actual
             .volumes
             .get(key)
             .is_none_or(|volume| volume.spec.size < spec.size)
         {
-            steps.push(Step::VolumeEnsure(key.clone(), spec.clone()));
+            steps.push(Step::VolumeEnsure(key.clone(), spec.clone(), *version));
         }
     }
     for (id, spec) in &target.networks {
@@ -362,20 +390,24 @@ fn start(target: &Target, actual: &Actual, held: &BTreeSet<WorkloadId>, steps: &
 }
 
 /// Which images a kept contract's machines boot is not known, so none goes while there is one.
-fn retain_images(
+fn drop_images(
     target: &Target,
     actual: &Actual,
     kept: &BTreeSet<ContractId>,
     steps: &mut Vec<Step>,
 ) {
-    if kept.is_empty()
-        && actual
-            .images
-            .keys()
-            .any(|image| !target.images.contains(image))
-    {
-        steps.push(Step::ImagesRetain(target.images.iter().cloned().collect()));
+    if !kept.is_empty() {
+        return;
     }
+    let digests: BTreeSet<_> = target.images.iter().map(|image| image.digest()).collect();
+    let ready = actual.images.ready.iter();
+    let unwanted = ready.filter(|(digest, _)| !digests.contains(digest));
+    steps.extend(unwanted.map(|(_, image)| Step::ImageDelete(image.reference.clone())));
+    // To delete a reference whose digest is ready would delete what is ready.
+    let attempts = actual.images.attempts.keys();
+    let unwanted = attempts
+        .filter(|image| !target.images.contains(image) && actual.images.ready(image).is_none());
+    steps.extend(unwanted.cloned().map(Step::ImageDelete));
 }
 
 #[cfg(test)]

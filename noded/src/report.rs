@@ -161,19 +161,19 @@ impl Findings<'_> {
                 Exit::Killed => (State::Stopped, "ended by force".into()),
                 Exit::Failed(reason) => (State::Failed, reason.clone()),
             },
-            None => match self.actual.images.get(&asked.image) {
+            None if self.actual.images.ready(&asked.image).is_some() => {
+                let why = self
+                    .outcome
+                    .waiting
+                    .get(&resource)
+                    .cloned()
+                    .unwrap_or_default();
+                (State::Pending, why)
+            }
+            None => match self.actual.images.attempts.get(&asked.image) {
                 Some(ImageState::Failed(reason)) => (State::Failed, reason.clone()),
-                Some(ImageState::Ready { .. }) => {
-                    let why = self
-                        .outcome
-                        .waiting
-                        .get(&resource)
-                        .cloned()
-                        .unwrap_or_default();
-                    (State::Pending, why)
-                }
                 Some(state @ ImageState::Fetching { .. }) => (State::Fetching, fetching(state)),
-                None => (State::Pending, String::new()),
+                Some(ImageState::Ready { .. }) | None => (State::Pending, String::new()),
             },
         }
     }

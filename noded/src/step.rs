@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use loam_deployment::{
-    Bytes,
+    Bytes, Version,
     payload::{Filesystem, OciReference},
 };
 use loam_node_api::{
     WorkloadId,
     network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec},
-    storage::{VolumeKey, VolumeSpec},
+    storage::{Deletion, VolumeKey, VolumeSpec},
 };
 use serde::Serialize;
 
@@ -21,14 +21,15 @@ pub enum Step {
     MachineForget(WorkloadId),
     InterfaceDelete(InterfaceId),
     NetworkDelete(WorkloadId),
-    VolumeDelete(VolumeKey),
+    VolumeDelete(VolumeKey, Deletion),
     ImageEnsure(OciReference),
-    VolumeEnsure(VolumeKey, VolumeSpec),
+    /// With the version of the deployment that names the volume.
+    VolumeEnsure(VolumeKey, VolumeSpec, Version),
     NetworkEnsure(WorkloadId, NetworkSpec),
     InterfaceEnsure(InterfaceId, InterfaceSpec),
     MachineStart(Box<MachinePlan>),
-    /// Removes every image but these.
-    ImagesRetain(Vec<OciReference>),
+    /// Ends the fetch by this reference, or removes what is ready under its digest.
+    ImageDelete(OciReference),
 }
 
 /// A machine to be started, by the names of what it needs; paths and taps are filled in when the
@@ -80,7 +81,6 @@ pub struct PlannedInterface {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
     Image(OciReference),
-    Images,
     Volume(VolumeKey),
     Network(WorkloadId),
     Interface(InterfaceId),
@@ -97,9 +97,10 @@ impl Step {
                 Resource::Interface(id.clone())
             }
             Self::NetworkDelete(id) | Self::NetworkEnsure(id, _) => Resource::Network(id.clone()),
-            Self::VolumeDelete(key) | Self::VolumeEnsure(key, _) => Resource::Volume(key.clone()),
-            Self::ImageEnsure(image) => Resource::Image(image.clone()),
-            Self::ImagesRetain(_) => Resource::Images,
+            Self::VolumeDelete(key, _) | Self::VolumeEnsure(key, ..) => {
+                Resource::Volume(key.clone())
+            }
+            Self::ImageEnsure(image) | Self::ImageDelete(image) => Resource::Image(image.clone()),
         }
     }
 
@@ -115,7 +116,7 @@ impl Step {
             }
             (Self::NetworkDelete(network), Resource::Interface(id)) => id.network == *network,
             // A stopped machine may have used any volume of its own contract, and no other.
-            (Self::VolumeDelete(key) | Self::VolumeEnsure(key, _), Resource::Machine(id)) => {
+            (Self::VolumeDelete(key, _) | Self::VolumeEnsure(key, ..), Resource::Machine(id)) => {
                 match key {
                     VolumeKey::Data(volume) => volume.contract == id.contract,
                     VolumeKey::Root { machine, .. } => machine == id,
@@ -131,11 +132,11 @@ impl Step {
                         .interfaces
                         .iter()
                         .any(|interface| interface.id.network == *id),
-                    Resource::Machine(_) | Resource::Images => false,
+                    Resource::Machine(_) => false,
                 }
             }
             // A machine that still runs may still hold its image.
-            (Self::ImagesRetain(_), Resource::Machine(_)) => true,
+            (Self::ImageDelete(_), Resource::Machine(_)) => true,
             _ => false,
         }
     }
@@ -158,10 +159,10 @@ impl fmt::Display for Step {
             Self::InterfaceEnsure(id, _) => write!(f, "attach {} to {}", id.machine, id.network),
             Self::NetworkDelete(id) => write!(f, "remove network {id}"),
             Self::NetworkEnsure(id, _) => write!(f, "make network {id}"),
-            Self::VolumeDelete(key) => write!(f, "delete {key}"),
-            Self::VolumeEnsure(key, spec) => write!(f, "make {key} of {}", spec.size),
+            Self::VolumeDelete(key, _) => write!(f, "delete {key}"),
+            Self::VolumeEnsure(key, spec, _) => write!(f, "make {key} of {}", spec.size),
             Self::ImageEnsure(image) => write!(f, "fetch {image}"),
-            Self::ImagesRetain(images) => write!(f, "keep {} images", images.len()),
+            Self::ImageDelete(image) => write!(f, "drop {image}"),
         }
     }
 }

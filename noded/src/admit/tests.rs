@@ -200,6 +200,7 @@ fn a_volume_may_grow_and_nothing_else() {
             spec,
             path: "/v".into(),
             used: Bytes(0),
+            version: Version(1),
         };
         BTreeMap::from([(key.clone(), volume)])
     };

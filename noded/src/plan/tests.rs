@@ -2,11 +2,11 @@
 
 use proptest::{collection::btree_map, option, prelude::*, sample::select};
 
-use loam_deployment::{Bytes, payload::Volume as VolumeAsked};
+use loam_deployment::{Bytes, Version, payload::Volume as VolumeAsked};
 use loam_node_api::{
     machine::Machine as ActualMachine,
     network::{Interface, Network},
-    storage::{ImageConfig, Volume},
+    storage::{ImageState, ImageStatus, Volume},
 };
 
 use super::*;
@@ -42,7 +42,7 @@ fn model(actual: &mut Actual, step: &Step) {
             );
             actual.networks.remove(id);
         }
-        Step::VolumeDelete(key) => {
+        Step::VolumeDelete(key, _) => {
             if let VolumeKey::Root { machine, .. } = key {
                 // Only the layer that the machine now boots may be in use.
                 let used = actual.machines.get(machine).is_some_and(|m| {
@@ -53,20 +53,18 @@ fn model(actual: &mut Actual, step: &Step) {
             actual.volumes.remove(key);
         }
         Step::ImageEnsure(image) => {
-            actual.images.insert(
-                image.clone(),
-                ImageState::Ready {
-                    path: "/i".into(),
-                    config: ImageConfig::default(),
-                },
-            );
+            actual.images.note(ImageStatus {
+                image: image.clone(),
+                state: ImageState::Ready { path: "/i".into() },
+            });
         }
-        Step::VolumeEnsure(key, spec) => {
+        Step::VolumeEnsure(key, spec, version) => {
             let volume = actual.volumes.entry(key.clone()).or_insert_with(|| Volume {
                 key: key.clone(),
                 spec: spec.clone(),
                 path: "/v".into(),
                 used: Bytes(0),
+                version: *version,
             });
             volume.spec.size = volume.spec.size.max(spec.size);
         }
@@ -106,9 +104,7 @@ fn model(actual: &mut Actual, step: &Step) {
             );
             for resource in needs(plan) {
                 let there = match &resource {
-                    Resource::Image(image) => {
-                        matches!(actual.images.get(image), Some(ImageState::Ready { .. }))
-                    }
+                    Resource::Image(image) => actual.images.ready(image).is_some(),
                     Resource::Volume(key) => actual.volumes.contains_key(key),
                     Resource::Interface(id) => actual.interfaces.contains_key(id),
                     _ => true,
@@ -120,7 +116,10 @@ fn model(actual: &mut Actual, step: &Step) {
                 machine(&plan.id, &fingerprint(&plan.content), MachineState::Running),
             );
         }
-        Step::ImagesRetain(images) => actual.images.retain(|image, _| images.contains(image)),
+        Step::ImageDelete(image) => {
+            actual.images.attempts.remove(image);
+            actual.images.ready.remove(image.digest());
+        }
     }
 }
 
@@ -183,7 +182,7 @@ fn check(desired: &Desired, actual: &Actual, problems: &BTreeMap<WorkloadId, Str
         }
         for (name, machine) in &workloads.machines {
             volumes.insert(root_key(&id(name), &machine.image));
-            assert!(actual.images.contains_key(&machine.image));
+            assert!(actual.images.ready(&machine.image).is_some());
             if !run || problems.contains_key(&id(name)) {
                 continue;
             }
@@ -208,7 +207,7 @@ fn check(desired: &Desired, actual: &Actual, problems: &BTreeMap<WorkloadId, Str
     let kept = desired.kept();
     for key in actual.volumes.keys() {
         assert!(
-            kept.contains(&contract_of(key)) || volumes.contains(key),
+            kept.contains(&key.contract()) || volumes.contains(key),
             "left over: {key}"
         );
     }
@@ -288,6 +287,7 @@ fn workloads() -> impl Strategy<Value = Workloads> {
             let mut network = fixture::network();
             network.nat = nat;
             Workloads {
+                version: Version(1),
                 machines,
                 volumes: [("v".parse().unwrap(), fixture::volume(Bytes::gib(size)))].into(),
                 networks: [("n".parse().unwrap(), network)].into(),
@@ -305,8 +305,18 @@ fn contracts() -> impl Strategy<Value = Contract> {
 }
 
 fn desired_states() -> impl Strategy<Value = Desired> {
-    btree_map((1u64..4).prop_map(ContractId), contracts(), 0..4)
-        .prop_map(|contracts| Desired { contracts })
+    btree_map((1u64..4).prop_map(ContractId), contracts(), 0..4).prop_map(wanting)
+}
+
+/// With these contracts; all others are cancelled.
+fn wanting(contracts: BTreeMap<ContractId, Contract>) -> Desired {
+    let others = (1..10)
+        .map(ContractId)
+        .filter(|id| !contracts.contains_key(id));
+    Desired {
+        cancelled: others.collect(),
+        contracts,
+    }
 }
 
 /// Any state that earlier deployments can have led to, with machines ended and taps lost.
@@ -328,7 +338,7 @@ fn actual_states() -> impl Strategy<Value = Actual> {
             actual.interfaces.pop_first();
         }
         if damage >> 33 & 1 == 1 {
-            actual.images.pop_first();
+            actual.images.ready.pop_first();
         }
         actual
     })
@@ -358,9 +368,11 @@ proptest! {
             let touched = match step.resource() {
                 Resource::Machine(id) | Resource::Network(id) => id.contract,
                 Resource::Interface(id) => id.machine.contract,
-                Resource::Volume(key) => contract_of(&key),
-                Resource::Image(_) => continue,
-                Resource::Images => panic!("images are dropped while a contract is kept"),
+                Resource::Volume(key) => key.contract(),
+                Resource::Image(_) => {
+                    prop_assert!(!matches!(step, Step::ImageDelete(_)), "{} while kept", step);
+                    continue;
+                }
             };
             prop_assert_ne!(touched, contract);
         }
@@ -379,8 +391,8 @@ proptest! {
             let touched = match step.resource() {
                 Resource::Machine(id) | Resource::Network(id) => id.contract,
                 Resource::Interface(id) => id.machine.contract,
-                Resource::Volume(key) => contract_of(&key),
-                Resource::Image(_) | Resource::Images => continue,
+                Resource::Volume(key) => key.contract(),
+                Resource::Image(_) => continue,
             };
             prop_assert_eq!(touched, ContractId(9));
         }
@@ -502,9 +514,7 @@ fn a_machine_that_succeeded_is_left_ended_when_its_policy_says_so() {
         for machine in workloads.machines.values_mut() {
             machine.restart = policy;
         }
-        let desired = Desired {
-            contracts: [(ContractId(1), Contract::Run(workloads))].into(),
-        };
+        let desired = wanting([(ContractId(1), Contract::Run(workloads))].into());
         let mut actual = Actual::default();
         let first = plan(&desired, &actual, &BTreeSet::new());
         carry_out(&mut actual, &first);
