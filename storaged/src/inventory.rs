@@ -6,12 +6,16 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
     time::{Duration, Instant},
 };
 
-use loam_node_api::storage::{Disk, DiskState};
+use loam_deployment::NodeKey;
+use loam_node_api::{
+    page::Changes,
+    storage::{Disk, DiskState, StorageError},
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -44,6 +48,10 @@ pub struct Inventory {
     pools_folder: PathBuf,
     disks: RwLock<BTreeMap<String, Known>>,
     settled: watch::Sender<bool>,
+    /// Told whenever a disk or a pool is another than before.
+    changes: Changes,
+    /// Whose pools these are, once noded has said so.
+    node: Mutex<Option<NodeKey>>,
 }
 
 #[derive(Debug)]
@@ -55,12 +63,14 @@ struct Known {
 }
 
 impl Inventory {
-    pub fn new(sys_block: PathBuf, pools_folder: PathBuf) -> Self {
+    pub fn new(sys_block: PathBuf, pools_folder: PathBuf, changes: Changes) -> Self {
         Self {
             sys_block,
             pools_folder,
             disks: RwLock::default(),
             settled: watch::Sender::new(false),
+            changes,
+            node: Mutex::default(),
         }
     }
 
@@ -73,6 +83,22 @@ impl Inventory {
             .values()
             .filter_map(|known| known.pool.clone())
             .collect()
+    }
+
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Writes into the marks of the pools, of now and of later, whose they are.
+    pub fn node_is(&self, node: NodeKey) -> Result<(), StorageError> {
+        let mut known = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(node);
+        for pool in self.pools() {
+            pool.mark(node).map_err(|error| {
+                StorageError::Io(format!("mark pool {} as this node's: {error}", pool.uuid()))
+            })?;
+        }
+        Ok(())
     }
 
     /// Returns once every disk that was there when the node started has been looked at.
@@ -138,6 +164,9 @@ impl Inventory {
         if came > 0 {
             self.share();
         }
+        if came + gone > 0 {
+            self.changes.note();
+        }
         self.note_bad_pools();
         Ok(came + gone)
     }
@@ -146,7 +175,13 @@ impl Inventory {
     fn share(&self) {
         let pools = self.pools();
         whereabouts::share(&pools);
+        let node = *self.node.lock().unwrap_or_else(PoisonError::into_inner);
         for pool in &pools {
+            if let Some(node) = node
+                && let Err(error) = pool.mark(node)
+            {
+                tracing::error!(pool = %pool.uuid(), %error, "cannot mark this pool as this node's");
+            }
             if let Err(error) = secret::replicate(&pools, pool) {
                 tracing::error!(pool = %pool.uuid(), %error, "cannot copy the node's secrets to this pool");
             }
@@ -248,6 +283,7 @@ impl Inventory {
                 let why = "its file system met an error and can only be read".to_owned();
                 tracing::error!(disk = %known.sys.id, %why, "disk failed");
                 known.state = DiskState::Failed(why);
+                self.changes.note();
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, thread};
 
 use anyhow::Context as _;
-use loam_node_api::{path, transport};
+use loam_node_api::{page::Changes, path, transport};
 use loam_storaged::{
     disk,
     image::{address::Reach, erofs::MkfsErofs, store::Images},
@@ -20,7 +20,11 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
 
-    let inventory = Arc::new(Inventory::new(disk::SYS_BLOCK.into(), path::POOLS.into()));
+    let inventory = Arc::new(Inventory::new(
+        disk::SYS_BLOCK.into(),
+        path::POOLS.into(),
+        Changes::new(),
+    ));
     let watched = inventory.clone();
     thread::Builder::new()
         .name("disks".to_owned())
@@ -32,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         Arc::new(move || seen.pools()),
         Arc::new(MkfsErofs),
         Reach::Network,
+        inventory.changes().clone(),
     );
     let service = Storaged::new(inventory, images);
     tokio::runtime::Builder::new_current_thread()

@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use loam_deployment::{Bytes, payload::Media};
-use loam_node_api::storage::{StorageError, Volume, VolumeKey, VolumeSpec};
+use loam_deployment::{Bytes, Version, payload::Media};
+use loam_node_api::storage::{Deletion, StorageError, Volume, VolumeKey, VolumeSpec};
 
 use crate::{pool::Pool, whereabouts};
 
 /// A sector of a virtio disk: a volume is a whole number of them.
 const SECTOR: u64 = 512;
 
-/// Makes the volume exist on one of `pools` with this size, or grows it.
+/// Makes the volume exist on one of `pools` with this size, or grows it; notes `version` if it is
+/// the newest that named the volume.
 ///
 /// Only one call of this or of [`delete`] may be under way at a time.
 pub fn ensure(
     pools: &[Arc<Pool>],
     key: &VolumeKey,
     spec: &VolumeSpec,
+    version: Version,
 ) -> Result<Volume, StorageError> {
     if spec.size.get() == 0 || !spec.size.get().is_multiple_of(SECTOR) {
         return Err(StorageError::Io(format!(
@@ -25,8 +27,8 @@ pub fn ensure(
         )));
     }
     match home(pools, key) {
-        Some((pool, has)) => change(pool, &has, spec),
-        None => create(pools, key, spec),
+        Some((pool, has)) => change(pool, &has, spec, version),
+        None => create(pools, key, spec, version),
     }
 }
 
@@ -49,8 +51,26 @@ pub fn list(pools: &[Arc<Pool>]) -> Vec<Volume> {
     volumes
 }
 
-/// Removes the volume wherever it is.
-pub fn delete(pools: &[Arc<Pool>], key: &VolumeKey) -> Result<(), StorageError> {
+/// The volume as [`list`] shows it.
+pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
+    home(pools, key).map(|(_, volume)| volume)
+}
+
+/// Removes the volume wherever it is, unless its record contradicts the reason.
+pub fn delete(pools: &[Arc<Pool>], key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
+    if let Deletion::Unnamed { by } = why {
+        let named = pools
+            .iter()
+            .filter_map(|pool| pool.volumes().get(key))
+            .map(|volume| volume.version)
+            .max();
+        if let Some(named) = named
+            && by <= named
+        {
+            let key = key.clone();
+            return Err(StorageError::StillNamed { key, named, by });
+        }
+    }
     for pool in pools {
         if let Some(volume) = pool.volumes().get(key) {
             pool.volumes()
@@ -73,7 +93,12 @@ fn home<'a>(pools: &'a [Arc<Pool>], key: &VolumeKey) -> Option<(&'a Arc<Pool>, V
         .and_then(|(_, pool)| Some((pool, pool.volumes().get(key)?)))
 }
 
-fn change(pool: &Pool, has: &Volume, spec: &VolumeSpec) -> Result<Volume, StorageError> {
+fn change(
+    pool: &Pool,
+    has: &Volume,
+    spec: &VolumeSpec,
+    version: Version,
+) -> Result<Volume, StorageError> {
     let key = &has.key;
     let changed = |has: String, wanted: String| {
         Err(StorageError::Changed {
@@ -104,7 +129,9 @@ fn change(pool: &Pool, has: &Volume, spec: &VolumeSpec) -> Result<Volume, Storag
             pool.uuid()
         )));
     }
-    if *spec == has.spec {
+    // A deployment of the past, asked for late, takes nothing back.
+    let version = version.max(has.version);
+    if *spec == has.spec && version == has.version {
         return Ok(has.clone());
     }
     let more = Bytes(spec.size.get() - has.spec.size.get());
@@ -113,13 +140,18 @@ fn change(pool: &Pool, has: &Volume, spec: &VolumeSpec) -> Result<Volume, Storag
             wanted: full.wanted,
             free: full.free,
         })?;
-    pool.volumes().change(key, spec).map_err(|error| {
+    pool.volumes().change(key, spec, version).map_err(|error| {
         pool.with_ledger(|ledger| ledger.release_volume(more));
         failed(key, &error)
     })
 }
 
-fn create(pools: &[Arc<Pool>], key: &VolumeKey, spec: &VolumeSpec) -> Result<Volume, StorageError> {
+fn create(
+    pools: &[Arc<Pool>],
+    key: &VolumeKey,
+    spec: &VolumeSpec,
+    version: Version,
+) -> Result<Volume, StorageError> {
     let fits = |pool: &&Arc<Pool>| {
         (spec.media == Media::Any || spec.media == pool.media()) && pool.is_writable()
     };
@@ -144,7 +176,7 @@ fn create(pools: &[Arc<Pool>], key: &VolumeKey, spec: &VolumeSpec) -> Result<Vol
             wanted: full.wanted,
             free: full.free,
         })?;
-    let made = pool.volumes().create(key, spec);
+    let made = pool.volumes().create(key, spec, version);
     match made {
         Ok(volume) => {
             whereabouts::note(pools, key, pool.uuid());

@@ -3,6 +3,15 @@ use loam_deployment::payload::Filesystem;
 use super::*;
 use crate::pool::testing::pool;
 
+/// As a first deployment does.
+fn ensure(pools: &[Arc<Pool>], key: &VolumeKey, spec: &VolumeSpec) -> Result<Volume, StorageError> {
+    super::ensure(pools, key, spec, Version(1))
+}
+
+fn delete(pools: &[Arc<Pool>], key: &VolumeKey) -> Result<(), StorageError> {
+    super::delete(pools, key, Deletion::Cancelled)
+}
+
 fn key(name: &str) -> VolumeKey {
     VolumeKey::Data(format!("7.{name}").parse().unwrap())
 }
@@ -103,16 +112,20 @@ fn of_two_volumes_of_one_key_the_older_counts_and_both_are_deleted() {
     let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
     let older = pools[0]
         .volumes()
-        .create(&key("a"), &spec(Bytes::mib(1), Media::Any))
+        .create(&key("a"), &spec(Bytes::mib(1), Media::Any), Version(1))
         .unwrap();
     let record = older.path.with_extension("json");
     let text = std::fs::read_to_string(&record).unwrap();
     let start = text.find("\"created\":").unwrap();
-    std::fs::write(&record, format!("{}\"created\":1}}", &text[..start])).unwrap();
+    std::fs::write(
+        &record,
+        format!("{}\"created\":1,\"version\":1}}", &text[..start]),
+    )
+    .unwrap();
     let reopened = Pool::open(pools[0].root().to_owned(), pools[0].uuid(), Media::Ssd).unwrap();
     pools[1]
         .volumes()
-        .create(&key("a"), &spec(Bytes::mib(1), Media::Any))
+        .create(&key("a"), &spec(Bytes::mib(1), Media::Any), Version(1))
         .unwrap();
 
     let both = [pools[1].clone(), Arc::new(reopened)];
@@ -147,4 +160,65 @@ fn refuses_what_no_disk_can_be() {
     }
     let error = ensure(&[], &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap_err();
     assert_eq!(error, StorageError::NoPool);
+}
+
+#[test]
+fn only_a_version_newer_than_any_that_named_a_volume_drops_it() {
+    let Pools { pools, _folders } = &pools(&[Media::Ssd]);
+    let wish = spec(Bytes::mib(1), Media::Any);
+    let unnamed = |by| Deletion::Unnamed { by: Version(by) };
+    let reopened = || {
+        let root = pools[0].root().to_owned();
+        [Arc::new(
+            Pool::open(root, pools[0].uuid(), Media::Ssd).unwrap(),
+        )]
+    };
+    super::ensure(pools, &key("a"), &wish, Version(3)).unwrap();
+    super::ensure(pools, &key("a"), &wish, Version(5)).unwrap();
+    // A late call of the past takes nothing back, though it may still grow the volume.
+    let larger = spec(Bytes::mib(2), Media::Any);
+    let volume = super::ensure(pools, &key("a"), &larger, Version(4)).unwrap();
+    assert_eq!(volume.version, Version(5));
+
+    // What was noted outlives a restart.
+    let again = &reopened();
+    assert_eq!(list(again)[0].version, Version(5));
+    for by in [0, 3, 4, 5] {
+        assert_eq!(
+            super::delete(again, &key("a"), unnamed(by)),
+            Err(StorageError::StillNamed {
+                key: key("a"),
+                named: Version(5),
+                by: Version(by),
+            })
+        );
+    }
+    assert_eq!(list(&reopened()).len(), 1);
+    super::delete(again, &key("a"), unnamed(6)).unwrap();
+    assert_eq!(list(&reopened()), []);
+    // Absent is success, whatever the version.
+    super::delete(again, &key("a"), unnamed(1)).unwrap();
+
+    // A cancelled contract needs no version.
+    super::ensure(again, &key("a"), &wish, Version(9)).unwrap();
+    super::delete(again, &key("a"), Deletion::Cancelled).unwrap();
+    assert_eq!(list(&reopened()), []);
+}
+
+#[test]
+fn of_two_volumes_of_one_key_the_newest_version_protects_both() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let wish = spec(Bytes::mib(1), Media::Any);
+    for (pool, version) in pools.iter().zip([7, 2]) {
+        let volumes = pool.volumes();
+        volumes.create(&key("a"), &wish, Version(version)).unwrap();
+    }
+    let by = Version(7);
+    let refused = super::delete(pools, &key("a"), Deletion::Unnamed { by });
+    assert!(matches!(refused, Err(StorageError::StillNamed { named, .. }) if named == by));
+    assert!(
+        pools
+            .iter()
+            .all(|pool| pool.volumes().get(&key("a")).is_some())
+    );
 }

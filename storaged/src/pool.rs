@@ -2,7 +2,7 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `pool.json` | the mark: format and UUID; a file system without it is not used |
+//! | `pool.json` | the mark: format, UUID and the node's key; a file system without it is not used |
 //! | `volumes/<name>.raw` | a volume's data, sparse; not copied on write |
 //! | `volumes/<name>.json` | what the volume is; while it is absent, the volume is not there |
 //! | `elsewhere/<name>.json` | which other pool has a volume |
@@ -20,7 +20,7 @@ use std::{
     sync::Mutex,
 };
 
-use loam_deployment::{Bytes, payload::Media};
+use loam_deployment::{Bytes, NodeKey, payload::Media};
 use loam_node_api::storage;
 use rustix::fs::{IFlags, StatVfsMountFlags, ioctl_getflags, ioctl_setflags, statvfs};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ const FORMAT: u32 = 1;
 struct Mark {
     format: u32,
     uuid: Uuid,
+    /// Whose it is, once the node has an identity.
+    node: Option<NodeKey>,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,19 @@ impl Pool {
         statvfs(&self.root).is_ok_and(|stat| !stat.f_flag.contains(StatVfsMountFlags::RDONLY))
     }
 
+    /// Writes into the mark whose pool this is. Never overwrites another's name.
+    pub fn mark(&self, node: NodeKey) -> io::Result<()> {
+        let mark = read_mark(&self.root)?;
+        match mark.node {
+            Some(noted) if noted == node => Ok(()),
+            Some(other) => Err(io::Error::other(format!("it is of node {other}"))),
+            None => {
+                let node = Some(node);
+                write_mark(&self.root, &Mark { node, ..mark })
+            }
+        }
+    }
+
     pub fn describe(&self) -> storage::Pool {
         let (size, free) = statvfs(&self.root).map_or((0, 0), |stat| {
             (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
@@ -131,16 +146,25 @@ impl Pool {
 /// Makes an empty file system a pool.
 pub fn furnish(root: &Path, uuid: Uuid) -> io::Result<()> {
     make_folders(root)?;
-    let mark = serde_json::to_vec(&Mark {
+    let mark = Mark {
         format: FORMAT,
         uuid,
-    })?;
-    durable::write(&root.join("pool.json"), &mark)?;
+        node: None,
+    };
+    write_mark(root, &mark)?;
     Ok(rustix::fs::syncfs(File::open(root)?)?)
 }
 
+fn read_mark(root: &Path) -> io::Result<Mark> {
+    Ok(serde_json::from_slice(&fs::read(root.join("pool.json"))?)?)
+}
+
+fn write_mark(root: &Path, mark: &Mark) -> io::Result<()> {
+    durable::write(&root.join("pool.json"), &serde_json::to_vec(mark)?)
+}
+
 fn check_mark(root: &Path, uuid: Uuid) -> io::Result<()> {
-    let mark: Mark = serde_json::from_slice(&fs::read(root.join("pool.json"))?)?;
+    let mark = read_mark(root)?;
     if mark.uuid != uuid || mark.format != FORMAT {
         return Err(io::Error::other(format!(
             "pool.json is of pool {} in format {}; expected {uuid} in format {FORMAT}",
@@ -225,6 +249,12 @@ mod tests {
         let uuid = Uuid::new_v4();
         furnish(root.path(), uuid).unwrap();
         open(Uuid::new_v4()).unwrap_err();
-        open(uuid).unwrap();
+        let pool = open(uuid).unwrap();
+
+        pool.mark(NodeKey([1; 32])).unwrap();
+        let again = open(uuid).unwrap();
+        again.mark(NodeKey([1; 32])).unwrap();
+        let error = again.mark(NodeKey([2; 32])).unwrap_err().to_string();
+        assert!(error.contains(&NodeKey([1; 32]).to_string()), "{error}");
     }
 }

@@ -5,9 +5,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use loam_deployment::payload::OciReference;
-use loam_node_api::storage::{
-    Disk, ImageState, ImageStatus, Pool, Storage, StorageError, Volume, VolumeKey, VolumeSpec,
+use loam_deployment::{NodeKey, Version, payload::OciReference};
+use loam_node_api::{
+    page::{Page, Revision},
+    storage::{
+        Deletion, Disk, ImageConfig, ImageState, ImageStatus, Pool, Storage, StorageError, Volume,
+        VolumeKey, VolumeSpec,
+    },
 };
 use tarpc::context::Context;
 
@@ -42,9 +46,33 @@ impl Storaged {
         })
         .await?
     }
+
+    /// As [`Self::change`], for one volume. Tells who listens only if the volume is another now: a
+    /// caller that acts on every change would otherwise wake itself for ever.
+    async fn change_volume<T: Send + 'static>(
+        &self,
+        key: VolumeKey,
+        act: impl FnOnce(&Inventory, &VolumeKey) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        self.change(move |inventory| {
+            let shown = |volume: Volume| (volume.spec, volume.path, volume.version);
+            let find = || placement::find(&inventory.pools(), &key).map(shown);
+            let before = find();
+            let result = act(inventory, &key);
+            if find() != before {
+                inventory.changes().note();
+            }
+            result
+        })
+        .await
+    }
 }
 
 impl Storage for Storaged {
+    async fn changes(self, _: Context, seen: Revision) -> Revision {
+        self.inventory.changes().since(seen).await
+    }
+
     async fn disks(self, _: Context) -> Vec<Disk> {
         self.inventory.disks()
     }
@@ -61,21 +89,32 @@ impl Storage for Storaged {
         _: Context,
         key: VolumeKey,
         spec: VolumeSpec,
+        version: Version,
     ) -> Result<Volume, StorageError> {
-        self.change(move |inventory| placement::ensure(&inventory.pools(), &key, &spec))
-            .await
+        self.change_volume(key, move |inventory, key| {
+            placement::ensure(&inventory.pools(), key, &spec, version)
+        })
+        .await
     }
 
-    async fn volumes(self, _: Context) -> Vec<Volume> {
+    async fn volumes(self, _: Context, after: Option<VolumeKey>) -> Page<Volume> {
         self.inventory.settled().await;
-        run(move || placement::list(&self.inventory.pools()))
+        let volumes = run(move || placement::list(&self.inventory.pools()))
             .await
-            .unwrap_or_default()
+            .unwrap_or_default();
+        page(volumes, |volume| &volume.key, after.as_ref())
     }
 
-    async fn volume_delete(self, _: Context, key: VolumeKey) -> Result<(), StorageError> {
-        self.change(move |inventory| placement::delete(&inventory.pools(), &key))
-            .await
+    async fn volume_delete(
+        self,
+        _: Context,
+        key: VolumeKey,
+        why: Deletion,
+    ) -> Result<(), StorageError> {
+        self.change_volume(key, move |inventory, key| {
+            placement::delete(&inventory.pools(), key, why)
+        })
+        .await
     }
 
     async fn image_ensure(self, _: Context, image: OciReference) -> ImageStatus {
@@ -90,14 +129,28 @@ impl Storage for Storaged {
         }
     }
 
-    async fn images(self, _: Context) -> Vec<ImageStatus> {
+    async fn images(self, _: Context, after: Option<OciReference>) -> Page<ImageStatus> {
         self.inventory.settled().await;
-        run(move || self.images.list()).await.unwrap_or_default()
+        let images = run(move || self.images.list()).await.unwrap_or_default();
+        page(images, |status| &status.image, after.as_ref())
     }
 
-    async fn images_retain(self, _: Context, used: Vec<OciReference>) -> Result<(), StorageError> {
+    async fn image_config(
+        self,
+        _: Context,
+        image: OciReference,
+    ) -> Result<ImageConfig, StorageError> {
         self.inventory.settled().await;
-        run(move || self.images.retain(&used)).await?
+        run(move || self.images.config(&image)).await?
+    }
+
+    async fn image_delete(self, _: Context, image: OciReference) -> Result<(), StorageError> {
+        self.inventory.settled().await;
+        run(move || self.images.delete(&image)).await?
+    }
+
+    async fn node_is(self, _: Context, node: NodeKey) -> Result<(), StorageError> {
+        self.change(move |inventory| inventory.node_is(node)).await
     }
 
     async fn secret_load(self, _: Context, name: String) -> Result<Option<Vec<u8>>, StorageError> {
@@ -116,10 +169,43 @@ impl Storage for Storaged {
     }
 }
 
+/// The part of a list, sorted by its keys, that is behind `after`.
+fn page<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> &K, after: Option<&K>) -> Page<T> {
+    let behind = items
+        .into_iter()
+        .skip_while(|item| after.is_some_and(|after| key(item) <= after));
+    Page::of(behind)
+}
+
 async fn run<T: Send + 'static>(
     act: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StorageError> {
     tokio::task::spawn_blocking(act)
         .await
         .map_err(|error| StorageError::Io(format!("storaged failed inside: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use loam_node_api::page::MAX_ITEMS;
+
+    use super::*;
+
+    #[test]
+    fn pages_together_are_the_list() {
+        let all: Vec<usize> = (0..2 * MAX_ITEMS + 7).collect();
+        let (mut got, mut after) = (Vec::new(), None);
+        loop {
+            let page = page(all.clone(), |n| n, after.as_ref());
+            got.extend(page.items);
+            after = got.last().copied();
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(got, all);
+        // What it went on behind may be gone by then.
+        assert_eq!(page(vec![1, 4, 5], |n| n, Some(&3)).items, [4, 5]);
+        assert!(page(vec![1], |n| n, Some(&1)).items.is_empty());
+    }
 }

@@ -13,7 +13,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use loam_deployment::{Bytes, payload::Filesystem};
+use loam_deployment::{Bytes, Version, payload::Filesystem};
 use loam_node_api::storage::{Volume, VolumeKey, VolumeSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -30,6 +30,8 @@ struct Record {
     spec: VolumeSpec,
     /// Seconds since 1970. Should two pools have a volume of one key, the older is the tenant's.
     created: u64,
+    /// The newest deployment that named it: no older one may drop it.
+    version: Version,
 }
 
 #[derive(Debug)]
@@ -104,7 +106,12 @@ impl Volumes {
     }
 
     /// Makes a volume that is not there. Durable when it returns.
-    pub fn create(&self, key: &VolumeKey, spec: &VolumeSpec) -> Result<Volume, VolumeError> {
+    pub fn create(
+        &self,
+        key: &VolumeKey,
+        spec: &VolumeSpec,
+        version: Version,
+    ) -> Result<Volume, VolumeError> {
         let data = self.data(key);
         let unfinished = durable::unfinished(&data).map_err(io("name the volume"))?;
         let made = make(&unfinished, spec).and_then(|()| {
@@ -124,11 +131,17 @@ impl Volumes {
             key: key.clone(),
             spec: spec.clone(),
             created,
+            version,
         })
     }
 
-    /// Grows a volume that is there to the size in `spec`, and keeps `spec`.
-    pub fn change(&self, key: &VolumeKey, spec: &VolumeSpec) -> Result<Volume, VolumeError> {
+    /// Grows a volume that is there to the size in `spec`, and keeps `spec` and `version`.
+    pub fn change(
+        &self,
+        key: &VolumeKey,
+        spec: &VolumeSpec,
+        version: Version,
+    ) -> Result<Volume, VolumeError> {
         let data = OpenOptions::new()
             .write(true)
             .open(self.data(key))
@@ -148,6 +161,7 @@ impl Volumes {
             key: key.clone(),
             spec: spec.clone(),
             created,
+            version,
         })
     }
 
@@ -175,6 +189,7 @@ impl Volumes {
             path,
             // Always units of 512 bytes (stat(2)).
             used: Bytes(blocks * 512),
+            version: record.version,
         }
     }
 

@@ -23,14 +23,16 @@ fn open(folder: &tempfile::TempDir) -> Volumes {
 fn found_again_with_its_data_and_grown() {
     let folder = tempfile::tempdir().unwrap();
     let made = open(&folder)
-        .create(&key("12.data"), &raw(1 << 20))
+        .create(&key("12.data"), &raw(1 << 20), Version(1))
         .unwrap();
     assert_eq!(made.path, folder.path().join("data-12.data.raw"));
     fs::write(&made.path, b"kept").unwrap();
 
     let volumes = open(&folder);
     assert_eq!(volumes.list().len(), 1);
-    let grown = volumes.change(&key("12.data"), &raw(8 << 20)).unwrap();
+    let grown = volumes
+        .change(&key("12.data"), &raw(8 << 20), Version(2))
+        .unwrap();
     assert_eq!(fs::metadata(&grown.path).unwrap().len(), 8 << 20);
     assert!(fs::read(&grown.path).unwrap().starts_with(b"kept"));
     assert!(
@@ -40,7 +42,8 @@ fn found_again_with_its_data_and_grown() {
     );
 
     let volumes = open(&folder);
-    assert_eq!(volumes.get(&key("12.data")).unwrap().spec, raw(8 << 20));
+    let found = volumes.get(&key("12.data")).unwrap();
+    assert_eq!((found.spec, found.version), (raw(8 << 20), Version(2)));
     volumes.delete(&key("12.data")).unwrap();
     volumes.delete(&key("12.data")).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -54,7 +57,7 @@ fn an_ext4_volume_holds_a_file_system_of_its_size() {
         ..raw(64 << 20)
     };
     let made = open(&folder)
-        .create(&key("1.db"), &spec)
+        .create(&key("1.db"), &spec, Version(1))
         .unwrap_or_else(|error| {
             panic!("{error}; this test runs mkfs.ext4 of the package e2fsprogs")
         });
@@ -68,7 +71,9 @@ fn an_ext4_volume_holds_a_file_system_of_its_size() {
 #[test]
 fn cut_at_any_moment_it_is_whole_or_absent() {
     let folder = tempfile::tempdir().unwrap();
-    let made = open(&folder).create(&key("1.a"), &raw(1 << 20)).unwrap();
+    let made = open(&folder)
+        .create(&key("1.a"), &raw(1 << 20), Version(1))
+        .unwrap();
     let record = made.path.with_extension("json");
     let json = fs::read(&record).unwrap();
 
@@ -98,7 +103,9 @@ fn a_failed_making_leaves_nothing() {
         filesystem: Filesystem::Ext4,
         ..raw(1024)
     };
-    open(&folder).create(&key("1.a"), &spec).unwrap_err();
+    open(&folder)
+        .create(&key("1.a"), &spec, Version(1))
+        .unwrap_err();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

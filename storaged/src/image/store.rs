@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,12 +12,11 @@ use std::{
 };
 
 use loam_deployment::payload::OciReference;
-use loam_node_api::storage::{ImageState, ImageStatus, StorageError};
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, watch},
-    task::AbortHandle,
+use loam_node_api::{
+    page::Changes,
+    storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
+use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle};
 use uuid::Uuid;
 
 use super::{
@@ -50,8 +50,8 @@ struct Shared {
     reach: Reach,
     building: Arc<Semaphore>,
     known: Mutex<Known>,
-    /// Rises when a fetch ends, however it ended.
-    ended: watch::Sender<u64>,
+    /// Told when a fetch begins or ends, however it ended, and when an image is removed.
+    changes: Changes,
 }
 
 #[derive(Debug, Default)]
@@ -87,14 +87,14 @@ enum State {
 }
 
 impl Images {
-    pub fn new(pools: Pools, packer: Arc<dyn Pack>, reach: Reach) -> Self {
+    pub fn new(pools: Pools, packer: Arc<dyn Pack>, reach: Reach, changes: Changes) -> Self {
         Self(Arc::new(Shared {
             pools,
             packer,
             reach,
             building: Arc::new(Semaphore::new(1)),
             known: Mutex::default(),
-            ended: watch::Sender::default(),
+            changes,
         }))
     }
 
@@ -117,56 +117,65 @@ impl Images {
         let image = self.start(&mut known, reference, failures);
         let status = status(&image);
         known.images.insert(digest, image);
+        self.0.changes.note();
         status
     }
 
-    /// Hears of each fetch that ends.
-    pub fn ended(&self) -> watch::Receiver<u64> {
-        self.0.ended.subscribe()
-    }
-
+    /// All, in the order of their references.
     pub fn list(&self) -> Vec<ImageStatus> {
-        self.current().images.values().map(status).collect()
+        let mut images: Vec<_> = self.current().images.values().map(status).collect();
+        images.sort_by(|a, b| a.image.cmp(&b.image));
+        images
     }
 
-    /// Removes all others, on every pool, and what is here of their fetches.
-    pub fn retain(&self, used: &[OciReference]) -> Result<(), StorageError> {
-        let used: BTreeSet<Digest> = used.iter().map(|r| Digest::new(*r.digest())).collect();
+    /// What a ready image says about how to run it.
+    pub fn config(&self, reference: &OciReference) -> Result<ImageConfig, StorageError> {
+        let known = self.current();
+        match known.images.get(&Digest::new(*reference.digest())) {
+            Some(Image {
+                state: State::Ready(kept),
+                ..
+            }) => Ok(kept.config().clone()),
+            _ => Err(StorageError::NoImage(reference.clone())),
+        }
+    }
+
+    /// Removes a ready image, or ends its fetch and removes what is here of it. Absent is success.
+    pub fn delete(&self, reference: &OciReference) -> Result<(), StorageError> {
+        let digest = Digest::new(*reference.digest());
         let mut known = self.current();
-        let unused: Vec<Digest> = known
-            .images
-            .keys()
-            .filter(|digest| !used.contains(digest))
-            .copied()
-            .collect();
-        let mut failure = None;
-        for digest in unused {
-            let Some(image) = known.images.remove(&digest) else {
-                continue;
-            };
-            match image.state {
-                State::Failed { .. } => {}
-                State::Fetching { stop, task, .. } => {
-                    stop.store(true, Ordering::Relaxed);
-                    task.abort();
-                    tracing::info!(image = %image.reference, "fetch ended: no longer wanted");
-                }
-                State::Ready(kept) => match kept.remove() {
-                    Ok(()) => tracing::info!(image = %image.reference, "removed an image"),
-                    Err(error) => {
-                        failure = Some(format!("remove image {}: {error}", image.reference));
-                        let state = State::Ready(kept);
-                        known.images.insert(digest, Image { state, ..image });
-                    }
-                },
+        match known.images.get(&digest) {
+            None => {}
+            Some(Image {
+                state: State::Ready(kept),
+                ..
+            }) => {
+                kept.remove().map_err(|error| {
+                    StorageError::Io(format!("remove image {reference}: {error}"))
+                })?;
+                tracing::info!(image = %reference, "removed an image");
             }
+            // The attempt of another name of the same digest is not this one's to end.
+            Some(image) if image.reference != *reference => return Ok(()),
+            Some(Image {
+                state: State::Fetching { stop, task, .. },
+                ..
+            }) => {
+                stop.store(true, Ordering::Relaxed);
+                task.abort();
+                tracing::info!(image = %reference, "fetch ended: no longer wanted");
+            }
+            Some(_) => {}
+        }
+        if known.images.remove(&digest).is_some() {
+            self.0.changes.note();
         }
         for pool in (self.0.pools)() {
-            if let Err(error) = remove_fetches(&pool, &used) {
-                failure = Some(format!("remove unfinished images: {error}"));
-            }
+            remove_all(&fetch::folder(&pool, reference)).map_err(|error| {
+                StorageError::Io(format!("remove what is here of image {reference}: {error}"))
+            })?;
         }
-        failure.map_or(Ok(()), |why| Err(StorageError::Io(why)))
+        Ok(())
     }
 
     fn start(&self, known: &mut Known, image: OciReference, failures: u32) -> Image {
@@ -190,7 +199,7 @@ impl Images {
         let task = Handle::current().spawn(async move {
             let result = fetch.run().await;
             images.finish(&reference, number, result);
-            images.0.ended.send_modify(|count| *count += 1);
+            images.0.changes.note();
         });
         let task = task.abort_handle();
         Image {
@@ -274,10 +283,7 @@ impl Images {
 
 fn status(image: &Image) -> ImageStatus {
     let state = match &image.state {
-        State::Ready(kept) => ImageState::Ready {
-            path: kept.path(),
-            config: kept.config().clone(),
-        },
+        State::Ready(kept) => ImageState::Ready { path: kept.path() },
         State::Fetching { progress, .. } => {
             let (done, total) = fetch::shown(progress);
             ImageState::Fetching { done, total }
@@ -290,15 +296,12 @@ fn status(image: &Image) -> ImageStatus {
     }
 }
 
-fn remove_fetches(pool: &Pool, used: &BTreeSet<Digest>) -> io::Result<()> {
-    for entry in fs::read_dir(pool.images().join("fetch"))? {
-        let entry = entry?;
-        let wanted = used.iter().any(|digest| entry.file_name() == *digest.hex());
-        if !wanted {
-            fs::remove_dir_all(entry.path())?;
-        }
+/// Absent is success.
+fn remove_all(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ impl Pack for KeepTar {
 struct Node {
     _folder: tempfile::TempDir,
     pool: Arc<Pool>,
+    changes: Changes,
     images: Images,
 }
 
@@ -42,10 +43,12 @@ impl Node {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pool = Arc::new(pool(folder.path(), Media::Ssd));
+        let changes = Changes::new();
         Self {
-            images: images(&pool),
+            images: images(&pool, &changes),
             _folder: folder,
             pool,
+            changes,
         }
     }
 
@@ -53,23 +56,33 @@ impl Node {
     fn restart(&mut self) {
         let again = Pool::open(self.pool.root().to_owned(), self.pool.uuid(), Media::Ssd).unwrap();
         self.pool = Arc::new(again);
-        self.images = images(&self.pool);
+        self.images = images(&self.pool, &self.changes);
     }
 
     async fn fetched(&self, image: &OciReference) -> ImageState {
-        let mut ended = self.images.ended();
         loop {
-            ended.mark_unchanged();
-            match self.images.ensure(image.clone()).state {
-                ImageState::Fetching { .. } => ended.changed().await.unwrap(),
+            let state = self.images.ensure(image.clone()).state;
+            let seen = self.changes.now();
+            match state {
+                // It may have ended before `seen` was read.
+                ImageState::Fetching { .. } if self.is_fetching(image) => {
+                    self.changes.since(seen).await;
+                }
+                ImageState::Fetching { .. } => {}
                 other => return other,
             }
         }
     }
 
+    fn is_fetching(&self, image: &OciReference) -> bool {
+        self.images.list().iter().any(|status| {
+            status.image == *image && matches!(status.state, ImageState::Fetching { .. })
+        })
+    }
+
     async fn ready(&self, image: &OciReference) -> PathBuf {
         match self.fetched(image).await {
-            ImageState::Ready { path, .. } => path,
+            ImageState::Ready { path } => path,
             other => panic!("{other:?}"),
         }
     }
@@ -97,12 +110,13 @@ impl Node {
     }
 }
 
-fn images(pool: &Arc<Pool>) -> Images {
+fn images(pool: &Arc<Pool>, changes: &Changes) -> Images {
     let pools = vec![pool.clone()];
     Images::new(
         Arc::new(move || pools.clone()),
         Arc::new(KeepTar),
         Reach::Anywhere,
+        changes.clone(),
     )
 }
 
@@ -143,23 +157,21 @@ async fn fetched_once_merged_and_found_again() {
 
     let asked = registry.requests().len();
     node.restart();
-    let ImageState::Ready {
-        path: again,
-        config,
-    } = node.fetched(&image).await
-    else {
-        panic!("not ready")
-    };
+    let again = node.ready(&image).await;
+    let config = node.images.config(&image).unwrap();
     assert_eq!(
         (again, config.cmd),
         (path.clone(), vec!["/bin/hello".to_owned()])
     );
     assert_eq!(registry.requests().len(), asked);
 
-    node.images.retain(std::slice::from_ref(&image)).unwrap();
+    let other = registry.image(&[Layer::default().file("other", b"").tar()]);
+    node.images.delete(&other).unwrap();
     assert!(path.exists());
-    node.images.retain(&[]).unwrap();
+    node.images.delete(&image).unwrap();
     assert!(!path.exists() && node.images.list().is_empty());
+    let gone = node.images.config(&image).unwrap_err();
+    assert_eq!(gone, StorageError::NoImage(image));
 }
 
 #[tokio::test]
@@ -188,7 +200,7 @@ async fn what_came_before_a_kill_is_kept() {
     let waiting = node.images.ensure(image.clone());
     assert!(matches!(waiting.state, ImageState::Fetching { .. }));
     node.ready(&image).await;
-    node.images.retain(&[]).unwrap();
+    node.images.delete(&image).unwrap();
 
     let folder = fetch::folder(&node.pool, &image);
     fs::create_dir(&folder).unwrap();
@@ -318,7 +330,7 @@ async fn asked_for_twice_it_is_fetched_once_and_unwanted_it_ends() {
         let status = node.images.ensure(image.clone());
         assert!(matches!(status.state, ImageState::Fetching { .. }));
     }
-    node.images.retain(&[]).unwrap();
+    node.images.delete(&image).unwrap();
     assert!(node.images.list().is_empty());
     assert_eq!(node.fetch_folders(), 0);
     registry.behave(|b| b.hold = false);
@@ -344,7 +356,7 @@ async fn a_full_pool_is_an_error_on_that_image_alone() {
     node.forgive();
     node.ready(&image).await;
     // Every claim was given back: what is left is the image itself.
-    node.images.retain(&[]).unwrap();
+    node.images.delete(&image).unwrap();
     assert_eq!(
         node.pool.with_ledger(|ledger| ledger.free_for_images()),
         free
