@@ -335,6 +335,7 @@ impl UplinkTask {
         self.records
             .publish(RESOLV_CONF, &resolv_conf(&record.lease.dns))?;
         lease::apply(&self.kernel.links, index, &record.lease).await?;
+        self.show().await;
         if before.as_ref() != Some(&record) {
             tracing::info!(link = record.link, address = %record.lease.address,
                 router = ?record.lease.router, dns = ?record.lease.dns, "leased");
@@ -346,6 +347,7 @@ impl UplinkTask {
         let held = self.lease.take();
         lease::withdraw(&self.kernel.links, index).await?;
         self.records.remove(LEASE)?;
+        self.show().await;
         if let Some(record) = held {
             tracing::warn!(link = record.link, address = %record.lease.address, "lease lost");
         }
