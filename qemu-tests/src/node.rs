@@ -4,14 +4,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use loam_chain::NodeRecord;
 use loam_node_api::debug::{DebugRequest, DebugResponse};
 use tempfile::TempDir;
-use xtask::qemu::{Bus, DebugPort, Disk, Node as Machine, NodeConfig, debug_port};
+use xtask::qemu::{DebugPort, Disk, Node as Machine, NodeConfig, WatchdogAction, debug_port};
 
 use crate::{
     grid::Grid,
@@ -30,6 +29,11 @@ pub struct NodeOptions {
     pub disks: Vec<u64>,
     /// Disks that hold something already, copied for the node.
     pub full_disks: Vec<PathBuf>,
+    /// Disks of any kind, after those.
+    pub more_disks: Vec<Disk>,
+    /// PCIe slots in which disks can be pulled and plugged.
+    pub slots: u8,
+    pub watchdog: Option<WatchdogAction>,
 }
 
 impl Default for NodeOptions {
@@ -38,6 +42,9 @@ impl Default for NodeOptions {
             memory_mib: 2048,
             disks: vec![4 << 30, 4 << 30],
             full_disks: Vec::new(),
+            more_disks: Vec::new(),
+            slots: 0,
+            watchdog: None,
         }
     }
 }
@@ -67,25 +74,23 @@ impl<'a> Node<'a> {
         let mut config = NodeConfig::new(folder.path().join("node"), image)
             .memory_mib(options.memory_mib)
             .cpus(1)
+            .slots(options.slots)
             .grid(grid.node_config()?)
             .arguments(debug_port::arguments(&socket));
         std::fs::create_dir_all(config.folder())?;
         for (index, source) in options.full_disks.iter().enumerate() {
-            let size = std::fs::metadata(source)?.len();
-            let disk = Disk {
-                name: format!("full{index}"),
-                size,
-                bus: Bus::Virtio,
-            };
-            std::fs::copy(source, config.disk_file(&disk))?;
-            config = config.disk(disk);
+            let name = format!("full{index}");
+            std::fs::copy(source, config.disk_file(&name))?;
+            config = config.disk(Disk::new(name, std::fs::metadata(source)?.len()));
         }
         for (index, size) in options.disks.iter().enumerate() {
-            config = config.disk(Disk {
-                name: format!("empty{index}"),
-                size: *size,
-                bus: Bus::Virtio,
-            });
+            config = config.disk(Disk::new(format!("empty{index}"), *size));
+        }
+        for disk in options.more_disks {
+            config = config.disk(disk);
+        }
+        if let Some(action) = options.watchdog {
+            config = config.watchdog(action);
         }
         let machine = config.start()?;
         let number = NODES.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +105,7 @@ impl<'a> Node<'a> {
         };
         node.connect_debug_port()?;
         node.record = Some(wait_for("the node to register", || {
-            node.check_alive()?;
+            node.qemu()?.check_on()?;
             let nodes = grid.latest_nodes()?;
             Ok(nodes
                 .into_iter()
@@ -115,8 +120,8 @@ impl<'a> Node<'a> {
     }
 
     /// The address on this machine that leads to TCP port `port` of the node, from now on.
-    pub fn forward(&mut self, port: u16) -> anyhow::Result<SocketAddr> {
-        let host = self.machine()?.forward(port)?;
+    pub fn forward(&self, port: u16) -> anyhow::Result<SocketAddr> {
+        let host = self.qemu()?.forward(port)?;
         Ok((Ipv4Addr::LOCALHOST, host).into())
     }
 
@@ -130,8 +135,8 @@ impl<'a> Node<'a> {
 
     /// Presses the power button, and waits until the node is off; gives what it logged.
     pub fn press_power_button_and_wait(&mut self) -> anyhow::Result<String> {
-        self.machine()?.press_power_button()?;
-        self.running()?.wait_off(LIMIT)?;
+        self.qemu()?.press_power_button()?;
+        self.qemu()?.wait_off(LIMIT)?;
         let logs = self.logs()?;
         self.cut_power();
         Ok(logs)
@@ -146,29 +151,29 @@ impl<'a> Node<'a> {
     /// Waits for a line or a part of one in the daemons' log, also if it is there already.
     pub fn wait_logged(&self, pattern: &str) -> anyhow::Result<()> {
         wait_for(&format!("`{pattern}` in the log"), || {
-            self.check_alive()?;
+            self.qemu()?.check_on()?;
             Ok(self.logs()?.contains(pattern).then_some(()))
         })
     }
 
     /// All that the daemons have logged since it was switched on.
     pub fn logs(&self) -> anyhow::Result<String> {
-        Ok(self.running()?.logs().text())
+        Ok(self.qemu()?.logs().text())
     }
 
     /// All that its screen has shown since it was switched on.
     pub fn console(&self) -> anyhow::Result<String> {
-        Ok(self.running()?.console().text())
+        Ok(self.qemu()?.console().text())
     }
 
-    /// The bytes of one of its disks, by number: the full ones first.
+    /// The bytes of one of its disks: `full0` and so on, `empty0` and so on, or by its own name.
     pub fn disk(&self, name: &str) -> PathBuf {
-        let disk = Disk {
-            name: name.to_owned(),
-            size: 0,
-            bus: Bus::Virtio,
-        };
-        self.config.disk_file(&disk)
+        self.config.disk_file(name)
+    }
+
+    /// The machine itself, to pull disks, press buttons, or ask QEMU.
+    pub fn qemu(&self) -> anyhow::Result<&Machine> {
+        self.machine.as_ref().context("the node's power is cut")
     }
 
     /// `kill -9` of a daemon; waits until init has started another.
@@ -216,24 +221,6 @@ impl<'a> Node<'a> {
 
     fn connect_debug_port(&mut self) -> anyhow::Result<()> {
         self.debug_port = Some(DebugPort::connect(&self.folder.path().join("debug.sock"))?);
-        Ok(())
-    }
-
-    fn running(&self) -> anyhow::Result<&Machine> {
-        self.machine.as_ref().context("the node's power is cut")
-    }
-
-    fn machine(&mut self) -> anyhow::Result<&mut Machine> {
-        self.machine.as_mut().context("the node's power is cut")
-    }
-
-    fn check_alive(&self) -> anyhow::Result<()> {
-        if self.running()?.wait_off(Duration::ZERO).is_ok() {
-            bail!(
-                "QEMU ended; see {}",
-                self.config.folder().join("qemu.log").display()
-            );
-        }
         Ok(())
     }
 

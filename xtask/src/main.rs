@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use xtask::qemu::accel::Choice;
-use xtask::qemu::{Bus, Disk, NodeConfig};
+use xtask::qemu::{Disk, NodeConfig};
 use xtask::{bench, check, image, setup, up, workspace};
 
 /// Builds Loam's image, boots it in QEMU, and tests it.
@@ -138,11 +138,7 @@ impl Run {
             .cpus(self.cpus)
             .accel(accel);
         for number in 0..self.disks {
-            node = node.disk(Disk {
-                name: format!("data{number}"),
-                size: 16 << 30,
-                bus: Bus::Virtio,
-            });
+            node = node.disk(Disk::new(format!("data{number}"), 16 << 30));
         }
         for (host, port) in self.forward {
             node = node.forward(host, port);

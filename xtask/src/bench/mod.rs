@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     image, oci, phase,
-    qemu::{self, Bus, DebugPort, Disk, Node, NodeConfig, debug_port},
+    qemu::{self, DebugPort, Disk, Node, NodeConfig, debug_port},
     registry::Registry,
     setup,
     up::{self, grid::LocalGrid, tool::Loam},
@@ -87,11 +87,7 @@ pub fn run() -> Result<()> {
 fn machine(folder: &Path, image: &Path) -> NodeConfig {
     let mut config = NodeConfig::new(folder, image);
     for name in ["disk0", "disk1"] {
-        config = config.disk(Disk {
-            name: name.into(),
-            size: 8 << 30,
-            bus: Bus::Virtio,
-        });
+        config = config.disk(Disk::new(name, 8 << 30));
     }
     config
 }

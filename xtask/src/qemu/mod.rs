@@ -2,7 +2,9 @@
 //! farmer's would, with its console, its logs and its power button in our hands.
 
 pub mod accel;
+pub mod config;
 pub mod debug_port;
+pub mod disk;
 pub mod firmware;
 pub mod node;
 pub mod process;
@@ -14,8 +16,10 @@ use loam_chain::{GridConfig, local::LocalChain};
 use loam_deployment::FarmId;
 
 pub use accel::Accel;
+pub use config::{NodeConfig, WatchdogAction};
 pub use debug_port::DebugPort;
-pub use node::{Bus, Disk, Node, NodeConfig};
+pub use disk::{Bus, Cache, Disk};
+pub use node::Node;
 pub use transcript::Transcript;
 
 /// QEMU's own name for the machine we emulate.

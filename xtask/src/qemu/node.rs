@@ -1,287 +1,35 @@
-//! One node: what it is made of ([`NodeConfig`]), and the running machine ([`Node`]).
+//! A running node.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::fs;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::disk::Disk;
 use super::process::Process;
 use super::qmp::Qmp;
-use super::transcript::Transcript;
-use super::{Accel, PROGRAM, firmware};
+use super::transcript::{self, Transcript};
 
-/// A node as it could be bought. The same config started again is the same node after a power
-/// cut: its disks and its firmware's settings are files in its folder.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    folder: PathBuf,
-    image: PathBuf,
-    memory_mib: u32,
-    cpus: u32,
-    accel: Accel,
-    disks: Vec<Disk>,
-    grid: Option<String>,
-    /// (port of this machine on 127.0.0.1, port of the node)
-    forwards: Vec<(u16, u16)>,
-    more: Vec<OsString>,
-}
+/// What QEMU itself complains about, in the node's folder.
+pub(super) const COMPLAINTS: &str = "qemu.log";
 
-/// A data disk: a sparse file in the node's folder.
-#[derive(Debug, Clone)]
-pub struct Disk {
-    /// The file's name, and the disk's serial number.
-    pub name: String,
-    /// Bytes. A file that is there keeps its size.
-    pub size: u64,
-    pub bus: Bus,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bus {
-    Virtio,
-    Nvme,
-    Sata,
-}
-
-impl NodeConfig {
-    /// A node in `folder` that boots `image`: a disk (`.img`), or a UKI (`.efi`) that the firmware
-    /// starts directly.
-    pub fn new(folder: impl Into<PathBuf>, image: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-            image: image.into(),
-            memory_mib: 2048,
-            cpus: 2,
-            accel: Accel::default(),
-            disks: Vec::new(),
-            grid: None,
-            forwards: Vec::new(),
-            more: Vec::new(),
-        }
-    }
-
-    #[must_use]
-    pub fn memory_mib(mut self, mebibytes: u32) -> Self {
-        self.memory_mib = mebibytes;
-        self
-    }
-
-    #[must_use]
-    pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
-        self
-    }
-
-    #[must_use]
-    pub fn accel(mut self, accel: Accel) -> Self {
-        self.accel = accel;
-        self
-    }
-
-    #[must_use]
-    pub fn disk(mut self, disk: Disk) -> Self {
-        self.disks.push(disk);
-        self
-    }
-
-    /// What an image with `allow_grid_override` reads instead of its own `/etc/loam/grid.toml`.
-    #[must_use]
-    pub fn grid(mut self, toml: impl Into<String>) -> Self {
-        self.grid = Some(toml.into());
-        self
-    }
-
-    /// Lets 127.0.0.1:`host` reach port `node` of the node. See also [`Node::forward`].
-    #[must_use]
-    pub fn forward(mut self, host: u16, node: u16) -> Self {
-        self.forwards.push((host, node));
-        self
-    }
-
-    /// More of QEMU's own arguments, such as a second network.
-    #[must_use]
-    pub fn arguments(mut self, more: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        self.more.extend(more.into_iter().map(Into::into));
-        self
-    }
-
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Where a disk's bytes are.
-    pub fn disk_file(&self, disk: &Disk) -> PathBuf {
-        self.folder.join(format!("{}.disk", disk.name))
-    }
-
-    /// Starts the node with its console, its logs and its monitor in our hands.
-    pub fn start(&self) -> Result<Node> {
-        let mut qemu = self.command()?;
-        let (console, console_end) = UnixStream::pair()?;
-        let (logs, logs_end) = UnixStream::pair()?;
-        let (monitor, monitor_end) = UnixStream::pair()?;
-        let mut handed = Vec::new();
-        for (name, end) in [
-            ("console", console_end),
-            ("logs", logs_end),
-            ("monitor", monitor_end),
-        ] {
-            let end = OwnedFd::from(end);
-            qemu.arg("-chardev")
-                .arg(format!("socket,id={name},fd={}", end.as_raw_fd()));
-            handed.push(end);
-        }
-        qemu.args(["-serial", "chardev:console", "-serial", "chardev:logs"])
-            .args(["-mon", "chardev=monitor,mode=control"]);
-        let complaints_file = self.folder.join("qemu.log");
-        let complaints = File::create(&complaints_file)
-            .with_context(|| format!("making {}", complaints_file.display()))?;
-        qemu.stdin(Stdio::null())
-            .stdout(complaints.try_clone()?)
-            .stderr(complaints);
-
-        let process = Process::start(qemu, handed)
-            .with_context(|| format!("starting {PROGRAM}; `cargo xtask setup` installs it"))?;
-        let transcript =
-            Transcript::record(console.try_clone()?, &self.folder.join("console.log"))?;
-        let logs = Transcript::record(logs, &self.folder.join("logs.jsonl"))?;
-        let qmp = Qmp::new(monitor).map_err(|error| {
-            let said = read_lossy(&complaints_file);
-            error.context(format!("QEMU did not start: {}", said.trim()))
-        })?;
-        Ok(Node {
-            process,
-            console,
-            transcript,
-            logs,
-            qmp,
-        })
-    }
-
-    /// Runs the node with its console on our terminal until QEMU ends.
-    pub fn run_in_terminal(&self) -> Result<ExitStatus> {
-        let logs = self.folder.join("logs.jsonl");
-        let mut qemu = self.command()?;
-        qemu.args(["-serial", "mon:stdio", "-serial"])
-            .arg(prefixed("file:", &logs)?);
-        qemu.status()
-            .with_context(|| format!("starting {PROGRAM}; `cargo xtask setup` installs it"))
-    }
-
-    /// QEMU with everything but serial ports and monitor.
-    fn command(&self) -> Result<Command> {
-        fs::create_dir_all(&self.folder)
-            .with_context(|| format!("making {}", self.folder.display()))?;
-        let firmware = firmware::find()?;
-        let variables = firmware.variables(&self.folder)?;
-        let mut qemu = Command::new(PROGRAM);
-        qemu.args(self.accel.arguments())
-            .args(["-machine", "q35", "-nodefaults", "-display", "none"])
-            .args([
-                "-m",
-                &format!("{}M", self.memory_mib),
-                "-smp",
-                &self.cpus.to_string(),
-            ])
-            .args(["-device", "virtio-rng-pci"])
-            .arg("-drive")
-            .arg(prefixed(
-                "if=pflash,unit=0,format=raw,readonly=on,file=",
-                firmware.code,
-            )?)
-            .arg("-drive")
-            .arg(prefixed("if=pflash,unit=1,format=raw,file=", &variables)?);
-        self.add_boot(&mut qemu)?;
-        self.add_disks(&mut qemu)?;
-        self.add_network(&mut qemu);
-        if let Some(grid) = &self.grid {
-            let file = self.folder.join("grid.toml");
-            fs::write(&file, grid).with_context(|| format!("writing {}", file.display()))?;
-            qemu.arg("-fw_cfg")
-                .arg(prefixed("name=opt/loam/grid.toml,file=", &file)?);
-        }
-        qemu.args(&self.more);
-        Ok(qemu)
-    }
-
-    fn add_boot(&self, qemu: &mut Command) -> Result<()> {
-        if !self.image.exists() {
-            bail!(
-                "no image at {}: `cargo xtask image` makes it",
-                self.image.display()
-            );
-        }
-        if self
-            .image
-            .extension()
-            .is_some_and(|extension| extension == "efi")
-        {
-            qemu.arg("-kernel").arg(&self.image);
-            return Ok(());
-        }
-        qemu.arg("-drive")
-            .arg(prefixed(
-                "if=none,id=boot,format=raw,readonly=on,file=",
-                &self.image,
-            )?)
-            .args(["-device", "qemu-xhci"])
-            .args(["-device", "usb-storage,drive=boot,bootindex=0"]);
-        Ok(())
-    }
-
-    fn add_disks(&self, qemu: &mut Command) -> Result<()> {
-        for disk in &self.disks {
-            let file = self.disk_file(disk);
-            if !file.exists() {
-                File::create(&file)
-                    .and_then(|sparse| sparse.set_len(disk.size))
-                    .with_context(|| format!("making {}", file.display()))?;
-            }
-            let name = &disk.name;
-            // The host's memory keeps what the node has written even if QEMU is killed, which is
-            // the power cut of our tests; waiting for the host's disk would only cost time.
-            let backend = format!("if=none,id={name},format=raw,cache=unsafe,discard=unmap,file=");
-            let device = match disk.bus {
-                Bus::Virtio => "virtio-blk-pci",
-                Bus::Nvme => "nvme",
-                Bus::Sata => "ide-hd",
-            };
-            qemu.arg("-drive")
-                .arg(prefixed(&backend, &file)?)
-                .args(["-device", &format!("{device},drive={name},serial={name}")]);
-        }
-        Ok(())
-    }
-
-    fn add_network(&self, qemu: &mut Command) {
-        let mut uplink = String::from("user,id=uplink");
-        for (host, node) in &self.forwards {
-            uplink.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{node}"));
-        }
-        qemu.args([
-            "-netdev",
-            &uplink,
-            "-device",
-            "virtio-net-pci,netdev=uplink",
-        ]);
-    }
-}
+/// Lines of it in an error.
+const LAST_COMPLAINTS: usize = 10;
 
 /// A running node. Dropped, it loses its power.
 #[derive(Debug)]
 pub struct Node {
-    process: Process,
-    console: UnixStream,
-    transcript: Transcript,
-    logs: Transcript,
-    qmp: Qmp,
+    pub(super) folder: PathBuf,
+    pub(super) process: Process,
+    pub(super) console: UnixStream,
+    pub(super) transcript: Transcript,
+    pub(super) logs: Transcript,
+    pub(super) qmp: Qmp,
 }
 
 impl Node {
@@ -296,14 +44,14 @@ impl Node {
     }
 
     /// Types on the console.
-    pub fn type_text(&mut self, text: &str) -> Result<()> {
-        self.console
+    pub fn type_text(&self, text: &str) -> Result<()> {
+        (&self.console)
             .write_all(text.as_bytes())
             .context("writing to the node's console")
     }
 
     /// Lets a free port of 127.0.0.1 reach TCP port `port` of the node, from now on; returns it.
-    pub fn forward(&mut self, port: u16) -> Result<u16> {
+    pub fn forward(&self, port: u16) -> Result<u16> {
         let refused = self
             .qmp
             .monitor(&format!("hostfwd_add uplink tcp:127.0.0.1:0-:{port}"))?;
@@ -317,32 +65,87 @@ impl Node {
     }
 
     /// Presses the power button, which asks the node to shut down.
-    pub fn press_power_button(&mut self) -> Result<()> {
+    pub fn press_power_button(&self) -> Result<()> {
         self.qmp.execute("system_powerdown", json!({})).map(|_| ())
     }
 
     /// Presses the reset button.
-    pub fn reset(&mut self) -> Result<()> {
+    pub fn reset(&self) -> Result<()> {
         self.qmp.execute("system_reset", json!({})).map(|_| ())
     }
 
     /// Pulls or plugs in the uplink's cable.
-    pub fn set_link(&mut self, up: bool) -> Result<()> {
+    pub fn set_link(&self, up: bool) -> Result<()> {
         self.qmp
             .execute("set_link", json!({ "name": "uplink", "up": up }))
             .map(|_| ())
+    }
+
+    /// Plugs a disk in; the node sees it once its kernel has looked.
+    pub fn plug(&self, disk: &Disk) -> Result<()> {
+        for node in disk.block_nodes(&self.folder)? {
+            self.qmp.execute("blockdev-add", node)?;
+        }
+        self.qmp.execute("device_add", disk.device())?;
+        Ok(())
+    }
+
+    /// Asks the node to let go of a disk, waits until it has, and takes it out. Its bytes stay.
+    pub fn unplug(&self, disk: &Disk, limit: Duration) -> Result<()> {
+        let device = disk.device_id();
+        self.qmp.execute("device_del", json!({ "id": device }))?;
+        self.qmp
+            .wait_event(limit, |event| {
+                (event["event"] == "DEVICE_DELETED" && event["data"]["device"] == device)
+                    .then_some(())
+            })
+            .with_context(|| format!("waiting for the node to let go of {}", disk.name()))?;
+        for node in disk.block_node_names() {
+            self.qmp
+                .execute("blockdev-del", json!({ "node-name": node }))?;
+        }
+        Ok(())
+    }
+
+    /// Any command of QEMU's control protocol; gives what it returns.
+    pub fn command(&self, command: &str, arguments: Value) -> Result<Value> {
+        self.qmp.execute(command, arguments)
+    }
+
+    /// The next event called `name`, such as `WATCHDOG` or `BLOCK_IO_ERROR`, also one that came
+    /// before the call and was not given yet.
+    pub fn wait_event(&self, name: &str, limit: Duration) -> Result<Value> {
+        self.qmp
+            .wait_event(limit, |event| {
+                (event["event"] == name).then(|| event.clone())
+            })
+            .with_context(|| format!("waiting for QEMU's event {name}"))
     }
 
     /// Waits for the node to switch itself off.
     pub fn wait_off(&self, limit: Duration) -> Result<()> {
         match self.process.wait(limit) {
             Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("QEMU ended with {status}"),
+            Some(status) => Err(self.ended(status)),
             None => bail!(
                 "the node is still on; its console:\n{}",
                 self.transcript.tail(20)
             ),
         }
+    }
+
+    /// An error once QEMU has ended, however it did: with its status and its last words.
+    pub fn check_on(&self) -> Result<()> {
+        match self.process.wait(Duration::ZERO) {
+            Some(status) => Err(self.ended(status)),
+            None => Ok(()),
+        }
+    }
+
+    fn ended(&self, status: ExitStatus) -> anyhow::Error {
+        let said = complaints(&self.folder);
+        let said = if said.is_empty() { "nothing" } else { &said };
+        anyhow::anyhow!("QEMU ended with {status}; it said: {said}")
     }
 
     /// Pulls the power plug.
@@ -364,25 +167,15 @@ fn forwarded(connections: &str, port: u16) -> Option<u16> {
     })
 }
 
-/// A path inside an option of QEMU's, where a comma would end it.
-fn prefixed(options: &str, path: &Path) -> Result<OsString> {
-    let path = path
-        .to_str()
-        .with_context(|| format!("QEMU cannot be told of {}: it is not UTF-8", path.display()))?;
-    Ok(format!("{options}{}", path.replace(',', ",,")).into())
-}
-
-fn read_lossy(file: &Path) -> String {
-    let mut bytes = Vec::new();
-    // What QEMU said only explains a failure that is reported anyway.
-    if let Ok(mut file) = File::open(file) {
-        let _ = file.read_to_end(&mut bytes);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+/// QEMU's last words. They only explain a failure that is told anyway.
+pub(super) fn complaints(folder: &Path) -> String {
+    let said = fs::read(folder.join(COMPLAINTS)).unwrap_or_default();
+    transcript::tail(&String::from_utf8_lossy(&said), LAST_COMPLAINTS)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Bus, Cache, NodeConfig, WatchdogAction};
     use super::*;
 
     #[test]
@@ -394,18 +187,101 @@ mod tests {
         assert_eq!(forwarded(said, 8080), None);
     }
 
-    #[test]
-    fn commas_in_paths_stay_in_them() {
-        assert_eq!(prefixed("file=", Path::new("/a,b")).unwrap(), "file=/a,,b");
+    const LONG: Duration = Duration::from_secs(120);
+
+    /// A machine that stands still before its first instruction, so that nothing need be on its
+    /// disks.
+    fn standing(folder: &Path, change: impl FnOnce(NodeConfig) -> NodeConfig) -> Node {
+        let image = folder.join("image.img");
+        fs::write(&image, [0; 512]).unwrap();
+        let config = NodeConfig::new(folder.join("node"), image)
+            .memory_mib(64)
+            .arguments(["-S"]);
+        change(config).start().unwrap()
     }
 
     #[test]
-    fn says_that_the_image_is_missing() {
+    fn takes_disks_of_every_kind() {
         let folder = tempfile::tempdir().unwrap();
-        let error = NodeConfig::new(folder.path(), "/no/image.img")
+        let log = folder.path().join("writes.log");
+        fs::write(&log, []).unwrap();
+        let spoiled = json!([{ "event": "none", "iotype": "write", "errno": 5, "once": false }]);
+        let node = standing(folder.path(), |config| {
+            config
+                .slots(2)
+                .watchdog(WatchdogAction::Tell)
+                .disk(Disk::new("virtio", 1 << 20).slot(0))
+                .disk(Disk::new("nvme", 1 << 20).bus(Bus::Nvme).cache(Cache::Direct))
+                .disk(Disk::new("sata", 1 << 20).bus(Bus::Sata).serial(None))
+                .disk(
+                    Disk::new("scsi", 1 << 20)
+                        .bus(Bus::Scsi)
+                        .cache(Cache::Writethrough)
+                        .property("wwn", 0x5000_c500_a1b2_c3d4_u64),
+                )
+                .disk(Disk::new("spoiled", 1 << 20).serial(Some("same")).filter(
+                    |below| json!({ "driver": "blkdebug", "image": below, "inject-error": spoiled }),
+                ))
+                .disk(Disk::new("logged", 1 << 20).log_writes(&log))
+                .disk(Disk::over("null", json!({ "driver": "null-co", "size": 1 << 20 })))
+        });
+        let tree = node.qmp.monitor("info qtree").unwrap();
+        for device in ["virtio-blk-pci", "nvme", "ide-hd", "scsi-hd", "i6300esb"] {
+            assert!(tree.contains(&format!("dev: {device}, ")), "{tree}");
+        }
+        assert!(tree.contains(r#"serial = "same""#), "{tree}");
+
+        // As the node would write: the record grows behind its head.
+        let device = "qemu-io -d /machine/peripheral/logged-disk/virtio-backend";
+        let write = format!("{device} \"write -P 7 0 4k\"");
+        node.qmp.monitor(&write).unwrap();
+        node.qmp.monitor(&format!("{device} flush")).unwrap();
+        assert!(
+            fs::read(&log)
+                .unwrap()
+                .windows(4096)
+                .any(|seen| seen == [7; 4096])
+        );
+
+        let stick = Disk::new("stick", 1 << 20).bus(Bus::Usb);
+        // Twice: nothing of the first time is left.
+        for _ in 0..2 {
+            node.plug(&stick).unwrap();
+            node.unplug(&stick, LONG).unwrap();
+        }
+        let disk = Disk::new("later", 1 << 20).slot(1);
+        node.plug(&disk).unwrap();
+        assert!(node.qmp.monitor("info qtree").unwrap().contains("later-0"));
+    }
+
+    #[test]
+    fn tells_how_qemu_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = standing(folder.path(), |config| config);
+        node.check_on().unwrap();
+        fs::write(node.folder.join(COMPLAINTS), "out of luck\n").unwrap();
+        node.process.kill();
+        for error in [
+            node.check_on().unwrap_err(),
+            node.wait_off(LONG).unwrap_err(),
+        ] {
+            let said = error.to_string();
+            assert!(
+                said.contains("signal: 9") && said.contains("out of luck"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn tells_why_qemu_did_not_start() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("image.img"), [0; 512]).unwrap();
+        let error = NodeConfig::new(folder.path().join("node"), folder.path().join("image.img"))
+            .arguments(["-no-such-option"])
             .start()
             .unwrap_err();
         let said = format!("{error:#}");
-        assert!(said.contains("cargo xtask"), "{said}");
+        assert!(said.contains("no-such-option"), "{said}");
     }
 }

@@ -116,7 +116,8 @@ mod tests {
     fn hands_descriptors_over() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let theirs = OwnedFd::from(theirs);
-        let mut command = Command::new("sh");
+        // Not `sh`, whose numbers may have one digit only.
+        let mut command = Command::new("bash");
         command.args(["-c", &format!("echo hello >&{}", theirs.as_raw_fd())]);
         let process = Process::start(command, vec![theirs]).unwrap();
         let mut said = String::new();

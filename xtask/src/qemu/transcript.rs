@@ -113,7 +113,8 @@ impl Transcript {
     }
 }
 
-fn tail(text: &str, lines: usize) -> String {
+/// The last lines that are not empty.
+pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text
         .lines()
         .filter(|line| !line.trim().is_empty())

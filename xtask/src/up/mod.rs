@@ -24,7 +24,7 @@ use self::{grid::LocalGrid, tool::Loam};
 use crate::{
     image, oci,
     phase::{self, Phase},
-    qemu::{self, Bus, Disk, Node, NodeConfig},
+    qemu::{self, Disk, Node, NodeConfig},
     registry::Registry,
     setup, workspace,
 };
@@ -101,8 +101,8 @@ fn bring_up() -> Result<Demo> {
         let remark = format!("{} farm {}", grid.chain.endpoint(), grid.farm);
         Ok::<_, anyhow::Error>((grid, remark))
     })?;
-    let mut node = start_node(&image.disk, &grid)?;
-    let registered = registered(&mut node, &grid);
+    let node = start_node(&image.disk, &grid)?;
+    let registered = registered(&node, &grid);
     let key = explain(registered, &node)?;
     let web = node.forward(WEB_PORT)?;
     let tenant = node.forward(TENANT_PORT)?;
@@ -130,17 +130,13 @@ fn bring_up() -> Result<Demo> {
 fn start_node(image: &Path, grid: &LocalGrid) -> Result<Node> {
     let mut config = NodeConfig::new(folder().join("node"), image).grid(grid.node_config()?);
     for name in ["disk0", "disk1"] {
-        config = config.disk(Disk {
-            name: name.into(),
-            size: 8 << 30,
-            bus: Bus::Virtio,
-        });
+        config = config.disk(Disk::new(name, 8 << 30));
     }
     config.start()
 }
 
 /// Waits until the node is on the chain; gives its key.
-pub(crate) fn registered(node: &mut Node, grid: &LocalGrid) -> Result<String> {
+pub(crate) fn registered(node: &Node, grid: &LocalGrid) -> Result<String> {
     #[derive(Deserialize)]
     struct Listed {
         node: String,
@@ -156,9 +152,7 @@ pub(crate) fn registered(node: &mut Node, grid: &LocalGrid) -> Result<String> {
             if let Some(line) = last_message(&node.logs().tail(1)) {
                 phase.note(line);
             }
-            if node.wait_off(Duration::ZERO).is_ok() {
-                bail!("QEMU ended");
-            }
+            node.check_on()?;
             if started.elapsed() > PATIENCE {
                 bail!(
                     "the node did not register within {} seconds",
