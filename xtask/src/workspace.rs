@@ -34,3 +34,47 @@ pub fn cargo() -> Command {
     }
     cargo
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The features of every crate that the packages bring along.
+    fn features(packages: &[&str]) -> BTreeMap<String, String> {
+        let mut tree = cargo();
+        tree.args([
+            "tree",
+            "--offline",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}|{f}",
+        ])
+        .args(packages);
+        let output = tree.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let crates = text.lines().filter_map(|line| line.split_once('|'));
+        crates
+            .map(|(name, features)| (name.to_owned(), features.replace(" (*)", "")))
+            .collect()
+    }
+
+    /// Else cargo builds a crate, and all above it, for `cargo xtask` and once more for the tests.
+    #[test]
+    fn xtask_is_built_with_the_features_of_the_workspace() {
+        let all = features(&["--workspace", "--edges", "normal,build,dev"]);
+        let ours = features(&["--package", "xtask", "--edges", "normal,build"]);
+        assert!(ours.len() > 100, "{ours:?}");
+        for (name, features) in ours {
+            let asked = &all[&name];
+            assert_eq!(
+                &features, asked,
+                "in the workspace {name} has the features on the right: name them in xtask/Cargo.toml"
+            );
+        }
+    }
+}
