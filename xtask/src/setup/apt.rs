@@ -1,12 +1,14 @@
 //! Debian packages of the host: QEMU and the like.
 
 use std::env;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::phase;
 use crate::qemu::firmware;
+use crate::up::interrupt;
 
 /// A package, and what it is for.
 #[derive(Debug, Clone, Copy)]
@@ -101,8 +103,12 @@ fn privilege() -> Option<&'static [&'static str]> {
 
 fn execute(words: &[&str]) -> Result<()> {
     let (program, arguments) = words.split_first().context("a command has a first word")?;
+    // dpkg that is broken off leaves the machine's packages half installed: Ctrl-C in the terminal
+    // does not reach it in its own group, and ours waits.
+    let _finish = interrupt::finish_first();
     let output = Command::new(program)
         .args(arguments)
+        .process_group(0)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
         .output()

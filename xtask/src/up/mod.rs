@@ -3,7 +3,7 @@
 
 mod background;
 pub(crate) mod grid;
-mod interrupt;
+pub(crate) mod interrupt;
 mod table;
 pub(crate) mod tool;
 
