@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use loam_chain::NodeRecord;
 use loam_node_api::debug::{DebugRequest, DebugResponse};
 use tempfile::TempDir;
-use xtask::qemu::{DebugPort, Disk, Node as Machine, NodeConfig, WatchdogAction, debug_port};
+use xtask::qemu::{Disk, Node as Machine, NodeConfig, WatchdogAction};
 
 use crate::{
     grid::Grid,
@@ -58,7 +58,6 @@ pub struct Node<'a> {
     /// None while its power is cut.
     machine: Option<Machine>,
     folder: TempDir,
-    debug_port: Option<DebugPort>,
     record: Option<NodeRecord>,
     number: u32,
 }
@@ -70,13 +69,12 @@ impl<'a> Node<'a> {
             .context("LOAM_IMAGE does not name the image; run `cargo xtask test`")?;
         let known = grid.latest_nodes()?;
         let folder = tempfile::tempdir()?;
-        let socket = folder.path().join("debug.sock");
         let mut config = NodeConfig::new(folder.path().join("node"), image)
             .memory_mib(options.memory_mib)
             .cpus(1)
             .slots(options.slots)
             .grid(grid.node_config()?)
-            .arguments(debug_port::arguments(&socket));
+            .debug_port();
         std::fs::create_dir_all(config.folder())?;
         for (index, source) in options.full_disks.iter().enumerate() {
             let name = format!("full{index}");
@@ -99,11 +97,9 @@ impl<'a> Node<'a> {
             config,
             machine: Some(machine),
             folder,
-            debug_port: None,
             record: None,
             number,
         };
-        node.connect_debug_port()?;
         node.record = Some(wait_for("the node to register", || {
             node.qemu()?.check_on()?;
             let nodes = grid.latest_nodes()?;
@@ -127,7 +123,6 @@ impl<'a> Node<'a> {
 
     /// Pulls the power plug.
     pub fn cut_power(&mut self) {
-        self.debug_port = None;
         if let Some(machine) = self.machine.take() {
             machine.kill();
         }
@@ -145,7 +140,7 @@ impl<'a> Node<'a> {
     /// Switches it on again, with the disks as they are.
     pub fn switch_on(&mut self) -> anyhow::Result<()> {
         self.machine = Some(self.config.start()?);
-        self.connect_debug_port()
+        Ok(())
     }
 
     /// Waits for a line or a part of one in the daemons' log, also if it is there already.
@@ -215,13 +210,7 @@ impl<'a> Node<'a> {
     }
 
     fn debug(&self, request: &DebugRequest) -> anyhow::Result<DebugResponse> {
-        let port = self.debug_port.as_ref();
-        port.context("the node's power is cut")?.ask(request)
-    }
-
-    fn connect_debug_port(&mut self) -> anyhow::Result<()> {
-        self.debug_port = Some(DebugPort::connect(&self.folder.path().join("debug.sock"))?);
-        Ok(())
+        self.qemu()?.debug_port()?.ask(request)
     }
 
     fn show(&self, machine: &Machine) {

@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     image, oci, phase,
-    qemu::{self, DebugPort, Disk, Node, NodeConfig, debug_port},
+    qemu::{self, Disk, Node, NodeConfig},
     registry::Registry,
     setup,
     up::{self, grid::LocalGrid, tool::Loam},
@@ -64,12 +64,12 @@ pub fn run() -> Result<()> {
     let rival = Duration::from_secs_f64(bare.uptime_seconds);
 
     let mut bench = Bench::start(&folder, &image.disk)?;
-    let key = up::registered(&mut bench.node, &bench.grid)?;
+    let key = up::registered(&bench.node, &bench.grid)?;
     let (daemons, used) = phase::run("idle memory", |_| {
         bench.wait_silent()?;
         let measured = (
-            memory::daemons(&bench.port)?,
-            memory::used_kib(&bench.port)?,
+            memory::daemons(bench.node.debug_port()?)?,
+            memory::used_kib(bench.node.debug_port()?)?,
         );
         Ok::<_, anyhow::Error>((measured, String::new()))
     })?;
@@ -95,20 +95,17 @@ fn machine(folder: &Path, image: &Path) -> NodeConfig {
 /// A node on a grid of its own.
 struct Bench {
     node: Node,
-    port: DebugPort,
     grid: LocalGrid,
 }
 
 impl Bench {
     fn start(folder: &Path, image: &Path) -> Result<Self> {
         let grid = LocalGrid::start(folder, &image::daemons::folder().join("loam"))?;
-        let socket = folder.join("debug.sock");
         let node = machine(&folder.join("node"), image)
             .grid(grid.node_config()?)
-            .arguments(debug_port::arguments(&socket))
+            .debug_port()
             .start()?;
-        let port = DebugPort::connect(&socket)?;
-        Ok(Self { node, port, grid })
+        Ok(Self { node, grid })
     }
 
     /// Waits until nothing happens on the node any more.
@@ -130,7 +127,7 @@ impl Bench {
     }
 
     fn moments(&self) -> Result<Vec<node_log::Moment>> {
-        let start = node_log::kernel_start(&self.port.read(node_log::CLOCKS)?)?;
+        let start = node_log::kernel_start(&self.node.debug_port()?.read(node_log::CLOCKS)?)?;
         Ok(node_log::moments(&self.node.logs().text(), start))
     }
 

@@ -1,5 +1,6 @@
 //! Emulation in software, or KVM where it really works.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -68,41 +69,56 @@ impl FromStr for Choice {
     }
 }
 
-/// `/dev/kvm` may be there and yet interpret every instruction, so only a boot tells. Without a
-/// root file system the kernel panics once it is up, and `panic=-1` turns that into QEMU's end.
+/// `/dev/kvm` may be there and yet interpret every instruction, so only a boot tells.
 fn kvm_boots(linux: &Path) -> bool {
-    if File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_err()
-        || !linux.exists()
-    {
-        return false;
+    let refused = |why: &str| {
+        eprintln!("software emulation is used: {why}");
+        false
+    };
+    let kvm = File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = kvm {
+        return refused(&format!("/dev/kvm: {error}"));
     }
+    if !linux.exists() {
+        let linux = linux.display();
+        return refused(&format!(
+            "KVM was not tried for lack of {linux}, which `cargo xtask image` makes"
+        ));
+    }
+    let kernel = [OsStr::new("-kernel"), linux.as_os_str()];
+    if !boots(Accel::Kvm, &kernel, PROBE_LIMIT) {
+        return refused("no kernel boots on this machine's KVM");
+    }
+    true
+}
+
+/// Whether a kernel comes up. Without a root file system it panics then, which it says on the
+/// serial port, and `panic=-1` turns that into QEMU's end. The end alone says nothing: a machine
+/// that dies at its first instruction ends QEMU as well, with the same status.
+fn boots(accel: Accel, what: &[&OsStr], limit: Duration) -> bool {
+    let Ok(said) = tempfile::NamedTempFile::new() else {
+        return false;
+    };
+    let Ok(output) = said.reopen() else {
+        return false;
+    };
     let mut qemu = Command::new(PROGRAM);
-    qemu.args(Accel::Kvm.arguments())
-        .args([
-            "-machine",
-            "q35",
-            "-m",
-            "256",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-no-reboot",
-        ])
-        .args(["-append", "panic=-1", "-kernel"])
-        .arg(linux)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
+    qemu.args(accel.arguments())
+        .args(["-machine", "q35", "-m", "256", "-nodefaults"])
+        .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args(what);
+    if what.first().is_some_and(|option| *option == "-kernel") {
+        qemu.args(["-append", "console=ttyS0 panic=-1"]);
+    }
+    qemu.stdin(Stdio::null())
+        .stdout(output)
         .stderr(Stdio::null());
     let Ok(process) = Process::start(qemu, Vec::new()) else {
         return false;
     };
-    process
-        .wait(PROBE_LIMIT)
-        .is_some_and(|status| status.success())
+    let ended = process.wait(limit).is_some_and(|status| status.success());
+    let said = std::fs::read(said.path()).unwrap_or_default();
+    ended && String::from_utf8_lossy(&said).contains("Kernel panic - not syncing: VFS")
 }
 
 #[cfg(test)]
@@ -113,5 +129,16 @@ mod tests {
     fn reads_choices() {
         assert_eq!("auto".parse::<Choice>().unwrap(), Choice::Auto);
         assert!("fast".parse::<Choice>().is_err());
+    }
+
+    #[test]
+    fn a_machine_that_dies_at_once_does_not_boot() {
+        let mut rom = vec![0; 64 << 10];
+        // At the reset vector: an empty interrupt table (`lidt cs:[0xfff8]`), then `int3`.
+        rom[0xfff0..0xfff7].copy_from_slice(&[0x2e, 0x0f, 0x01, 0x1e, 0xf8, 0xff, 0xcc]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), rom).unwrap();
+        let bios = [OsStr::new("-bios"), file.path().as_os_str()];
+        assert!(!boots(Accel::Tcg, &bios, Duration::from_secs(60)));
     }
 }

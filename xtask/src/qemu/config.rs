@@ -15,7 +15,7 @@ use super::node::{COMPLAINTS, Node, complaints};
 use super::process::Process;
 use super::qmp::Qmp;
 use super::transcript::Transcript;
-use super::{Accel, PROGRAM, firmware};
+use super::{Accel, DebugPort, PROGRAM, debug_port, firmware};
 
 /// A node as it could be bought. The same config started again is the same node after a power
 /// cut: its disks and its firmware's settings are files in its folder.
@@ -32,6 +32,7 @@ pub struct NodeConfig {
     forwards: Vec<(u16, u16)>,
     slots: u8,
     watchdog: Option<WatchdogAction>,
+    debug_port: bool,
     more: Vec<OsString>,
 }
 
@@ -62,6 +63,7 @@ impl NodeConfig {
             forwards: Vec::new(),
             slots: 0,
             watchdog: None,
+            debug_port: false,
             more: Vec::new(),
         }
     }
@@ -118,6 +120,13 @@ impl NodeConfig {
         self
     }
 
+    /// Lets us look into a node of a developer's image ([`Node::debug_port`]).
+    #[must_use]
+    pub fn debug_port(mut self) -> Self {
+        self.debug_port = true;
+        self
+    }
+
     /// More of QEMU's own arguments, such as a second network.
     #[must_use]
     pub fn arguments(mut self, more: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
@@ -153,6 +162,14 @@ impl NodeConfig {
         }
         qemu.args(["-serial", "chardev:console", "-serial", "chardev:logs"])
             .args(["-mon", "chardev=monitor,mode=control"]);
+        let mut debug_port = None;
+        if self.debug_port {
+            let (ours, end) = UnixStream::pair()?;
+            let end = OwnedFd::from(end);
+            qemu.args(debug_port::arguments(end.as_raw_fd()));
+            handed.push(end);
+            debug_port = Some(DebugPort::new(ours)?);
+        }
         let complaints_file = self.folder.join(COMPLAINTS);
         let log = File::create(&complaints_file)
             .with_context(|| format!("making {}", complaints_file.display()))?;
@@ -174,6 +191,7 @@ impl NodeConfig {
             console,
             transcript,
             logs,
+            debug_port,
             qmp,
         })
     }

@@ -2,12 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    os::unix::net::UnixStream,
-    path::Path,
+    os::{fd::RawFd, unix::net::UnixStream},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
 
 /// A request is answered at once, but the node may be busy with all else.
@@ -18,27 +18,29 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct DebugPort {
     stream: UnixStream,
+    /// The node owes an answer. Locked while a request is on its way.
+    silent: Mutex<bool>,
 }
 
-/// What QEMU needs so that the node has the port, and we its other end at `socket`.
-pub fn arguments(socket: &Path) -> [String; 6] {
-    let socket = socket.display();
+/// What QEMU needs so that the node has the port; `fd` is QEMU's end.
+pub(super) fn arguments(fd: RawFd) -> [String; 6] {
     [
         "-device".into(),
         "virtio-serial-pci".into(),
         "-chardev".into(),
-        format!("socket,id=debug,path={socket},server=on,wait=off"),
+        format!("socket,id=debug,fd={fd}"),
         "-device".into(),
         format!("virtserialport,chardev=debug,name={PORT}"),
     ]
 }
 
 impl DebugPort {
-    /// To be called while the node boots, so that it finds us there when it opens the port.
-    pub fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).context("the node's debug port")?;
+    pub(super) fn new(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { stream })
+        Ok(Self {
+            stream,
+            silent: Mutex::new(false),
+        })
     }
 
     /// The first 64 KiB of a file.
@@ -53,6 +55,12 @@ impl DebugPort {
     }
 
     pub fn ask(&self, request: &DebugRequest) -> Result<DebugResponse> {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(
+            !*silent,
+            "the debug port did not answer an earlier request, whose answer may still come"
+        );
+        *silent = true;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         (&self.stream).write_all(&line)?;
@@ -61,6 +69,26 @@ impl DebugPort {
         BufReader::new(&self.stream)
             .read_line(&mut answer)
             .context("no answer by the debug port")?;
+        *silent = false;
         serde_json::from_str(&answer).with_context(|| format!("the debug port said {answer:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_late_is_nobody_else_s() {
+        let (ours, node) = UnixStream::pair().unwrap();
+        let port = DebugPort::new(ours).unwrap();
+        port.stream
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        assert!(port.read("/first").is_err());
+        let late = serde_json::to_string(&DebugResponse::Bytes { bytes: vec![] }).unwrap();
+        writeln!(&node, "{late}").unwrap();
+        let error = format!("{:#}", port.read("/second").unwrap_err());
+        assert!(error.contains("earlier request"), "{error}");
     }
 }

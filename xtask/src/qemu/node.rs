@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::debug_port::DebugPort;
 use super::disk::Disk;
 use super::process::Process;
 use super::qmp::Qmp;
@@ -29,6 +30,7 @@ pub struct Node {
     pub(super) console: UnixStream,
     pub(super) transcript: Transcript,
     pub(super) logs: Transcript,
+    pub(super) debug_port: Option<DebugPort>,
     pub(super) qmp: Qmp,
 }
 
@@ -41,6 +43,12 @@ impl Node {
     /// What the daemons have logged (the second serial port): JSON lines.
     pub fn logs(&self) -> &Transcript {
         &self.logs
+    }
+
+    /// The debug port of a node that was given one.
+    pub fn debug_port(&self) -> Result<&DebugPort> {
+        let port = self.debug_port.as_ref();
+        port.context("the node was started without a debug port")
     }
 
     /// Types on the console.

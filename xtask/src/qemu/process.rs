@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,12 +21,13 @@ pub struct Process {
 impl Process {
     /// Starts `command` with `handed` open under their present numbers.
     pub fn start(mut command: Command, handed: Vec<OwnedFd>) -> io::Result<Self> {
+        let parent = rustix::process::getpid();
         let numbers: Vec<i32> = handed.iter().map(|fd| fd.as_raw_fd()).collect();
         // SAFETY: between fork and exec the closure makes system calls only, and the descriptors
         // it touches are open, since `handed` lives until the child has been spawned.
         unsafe {
             command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                die_with(parent)?;
                 for number in &numbers {
                     let fd = BorrowedFd::borrow_raw(*number);
                     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
@@ -40,18 +41,16 @@ impl Process {
         // The death signal comes when the thread that forked ends, so that thread waits for the
         // child and ends with it, or with us.
         thread::Builder::new().name("child".into()).spawn(move || {
-            let mut child = match command.spawn() {
+            let spawned = command.spawn();
+            drop(handed);
+            let (mut child, pidfd) = match spawned.and_then(|child| named(child, open)) {
                 Ok(child) => child,
                 Err(error) => {
                     let _ = started.send(Err(error));
                     return;
                 }
             };
-            drop(handed);
-            let pidfd = Pid::from_raw(child.id() as i32)
-                .ok_or(io::Error::from(io::ErrorKind::InvalidData))
-                .and_then(|pid| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?));
-            let _ = started.send(pidfd);
+            let _ = started.send(Ok(pidfd));
             if let Ok(status) = child.wait() {
                 *announce.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
                 announce.1.notify_all();
@@ -103,6 +102,37 @@ impl Drop for Process {
     }
 }
 
+/// To be called between fork and exec: the kernel kills us when `parent` ends.
+fn die_with(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before, and will not end again.
+    if rustix::process::getppid() != Some(parent) {
+        return Err(rustix::io::Errno::SRCH.into());
+    }
+    Ok(())
+}
+
+/// The child with what `open` makes of its number; it ends when that fails, since nobody would
+/// know of it.
+fn named(
+    mut child: Child,
+    open: impl FnOnce(Pid) -> io::Result<OwnedFd>,
+) -> io::Result<(Child, OwnedFd)> {
+    let pid = Pid::from_child(&child);
+    match open(pid) {
+        Ok(pidfd) => Ok((child, pidfd)),
+        Err(error) => {
+            child.kill()?;
+            child.wait()?;
+            Err(error)
+        }
+    }
+}
+
+fn open(pid: Pid) -> io::Result<OwnedFd> {
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,5 +174,24 @@ mod tests {
     #[test]
     fn says_when_there_is_no_such_program() {
         assert!(Process::start(Command::new("/no/such/program"), Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_child_without_a_name_does_not_stay() {
+        let mut endless = Command::new("tail");
+        let child = endless.args(["-f", "/dev/null"]).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let refused = |_| Err(io::Error::other("no more descriptors"));
+        let error = named(child, refused).unwrap_err();
+        assert_eq!(error.to_string(), "no more descriptors");
+        assert!(rustix::process::test_kill_process(pid).is_err());
+    }
+
+    #[test]
+    fn a_child_whose_parent_is_gone_does_not_start() {
+        let mut orphan = Command::new("true");
+        // SAFETY: between fork and exec the closure makes system calls only.
+        unsafe { orphan.pre_exec(|| die_with(Pid::INIT)) };
+        assert!(orphan.spawn().is_err());
     }
 }

@@ -36,6 +36,7 @@ impl Transcript {
             .spawn(move || {
                 let mut strip = StripBytes::new();
                 let mut buffer = [0; 4096];
+                let mut letters = Letters::default();
                 loop {
                     let length = match source.read(&mut buffer) {
                         Ok(0) | Err(_) => break,
@@ -48,10 +49,7 @@ impl Transcript {
                         .flatten()
                         .copied()
                         .collect();
-                    writer
-                        .heard()
-                        .text
-                        .push_str(&String::from_utf8_lossy(&plain));
+                    letters.add(&plain, &mut writer.heard().text);
                     writer.shared.1.notify_all();
                 }
                 writer.heard().ended = true;
@@ -113,6 +111,35 @@ impl Transcript {
     }
 }
 
+/// UTF-8 in pieces: a letter may begin in one and end in the next.
+#[derive(Debug, Default)]
+struct Letters {
+    begun: Vec<u8>,
+}
+
+impl Letters {
+    fn add(&mut self, piece: &[u8], text: &mut String) {
+        self.begun.extend_from_slice(piece);
+        let bytes = std::mem::take(&mut self.begun);
+        let mut rest = &bytes[..];
+        loop {
+            match std::str::from_utf8(rest) {
+                Ok(valid) => return text.push_str(valid),
+                Err(error) => {
+                    let (valid, other) = rest.split_at(error.valid_up_to());
+                    text.push_str(&String::from_utf8_lossy(valid));
+                    let Some(length) = error.error_len() else {
+                        self.begun = other.to_vec();
+                        return;
+                    };
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    rest = &other[length..];
+                }
+            }
+        }
+    }
+}
+
 /// The last lines that are not empty.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text
@@ -151,5 +178,16 @@ mod tests {
             "{error}"
         );
         assert!(std::fs::read(&copy).unwrap().starts_with(b"one\x1b[1m"));
+    }
+
+    #[test]
+    fn letters_may_come_in_pieces() {
+        let (mut letters, mut text) = (Letters::default(), String::new());
+        for byte in "zwölf € \u{1f600}".bytes() {
+            letters.add(&[byte], &mut text);
+        }
+        letters.add(b"\xff!\xe2", &mut text);
+        letters.add(b"x", &mut text);
+        assert_eq!(text, "zwölf € \u{1f600}\u{fffd}!\u{fffd}x");
     }
 }
