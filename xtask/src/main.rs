@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use xtask::image::packages::Gone;
 use xtask::qemu::accel::Choice;
 use xtask::qemu::{Disk, NodeConfig};
 use xtask::{bench, check, image, setup, up, workspace};
@@ -36,6 +37,12 @@ enum Command {
         /// Choose the newest packages, write image/packages.lock, and stop.
         #[arg(long)]
         update_lock: bool,
+        /// Use the packages of image/packages.lock alone, for an image that others boot.
+        ///
+        /// Without this, when the archive does not have one of them any more, the suite's newest
+        /// take their place.
+        #[arg(long, conflicts_with = "update_lock")]
+        locked: bool,
     },
     /// Boot the image in QEMU, its console in this terminal.
     ///
@@ -110,9 +117,12 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Setup => setup::run(),
-        Command::Image { update_lock: true } => image::relock::update(),
-        Command::Image { update_lock: false } => {
-            let image = image::build()?;
+        Command::Image {
+            update_lock: true, ..
+        } => image::relock::update(),
+        Command::Image { locked, .. } => {
+            let gone = if locked { Gone::Refuse } else { Gone::Replace };
+            let image = image::build_from(gone)?;
             println!("{}", image::sizes::table(&image.parts));
             println!("{}\n{}", image.uki.display(), image.disk.display());
             Ok(())

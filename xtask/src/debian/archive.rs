@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, ensure};
 use sha2::{Digest as _, Sha256};
 
 use super::control;
@@ -47,7 +47,7 @@ pub struct Wanted {
 
 impl Archive {
     /// Reads `/etc/apt/sources.list` and `/etc/apt/sources.list.d`.
-    pub fn of_this_machine() -> Result<Self> {
+    pub fn of_this_machine() -> anyhow::Result<Self> {
         ensure!(
             Path::new(APT_HELPER).exists(),
             "{APT_HELPER} is missing: the image is made from Debian packages, fetched by apt; run this on Debian or a system that has apt"
@@ -75,41 +75,85 @@ impl Archive {
     }
 
     /// Fetches every file, from the first archive that has it. Files end up complete or not at all.
-    pub fn fetch(&self, wanted: &[Wanted]) -> Result<()> {
+    pub fn fetch(&self, wanted: &[Wanted]) -> Result<(), FetchError> {
         let mut missing: Vec<&Wanted> = wanted.iter().collect();
-        let mut last_error = String::new();
+        let mut failures: Vec<Failure> = Vec::new();
         for address in &self.addresses {
-            last_error = download(address, &missing)?;
+            let said = download(address, &missing)?;
             let mut still_missing = Vec::new();
             for want in missing {
-                if !accept(want)? {
+                if let Err(reason) = accept(address, want, &said)? {
+                    failures.push(Failure {
+                        label: want.label.clone(),
+                        reason,
+                        said: said.clone(),
+                    });
                     still_missing.push(want);
                 }
             }
             missing = still_missing;
-            if missing.is_empty() {
-                return Ok(());
-            }
         }
-        let labels: Vec<&str> = missing.iter().map(|want| want.label.as_str()).collect();
-        bail!(Missing {
-            labels: labels.join(", "),
-            apt: last_error
-        });
+        // What one archive did not have another may have given.
+        failures.retain(|failure| missing.iter().any(|want| want.label == failure.label));
+        FetchError::from_failures(failures)
     }
 }
 
-/// What no archive had.
+/// Why one archive did not give one file.
+#[derive(Debug)]
+struct Failure {
+    label: String,
+    reason: Reason,
+    said: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    /// The archive answers, and does not have it.
+    Gone,
+    /// The archive does not answer as one does.
+    Unreachable,
+    /// It has other bytes under this name.
+    Altered,
+}
+
 #[derive(Debug, thiserror::Error)]
-#[error("the archive does not have {labels}\n{apt}")]
-pub struct Missing {
-    pub labels: String,
-    pub apt: String,
+pub enum FetchError {
+    #[error(
+        "{labels}: the bytes that came are not those that were expected. Somebody may have altered them on the way or in the archive: use another network or mirror, and do not update the lock to make this go away\n{apt}"
+    )]
+    Altered { labels: String, apt: String },
+    #[error("{labels}: the archive cannot be reached\n{apt}")]
+    Unreachable { labels: String, apt: String },
+    #[error("the archive does not have {labels} (any more)\n{apt}")]
+    Gone { labels: String, apt: String },
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl FetchError {
+    /// The worst of all decides: bytes that differ are never explained by a file that is gone.
+    fn from_failures(failures: Vec<Failure>) -> Result<(), Self> {
+        let Some(worst) = failures.iter().map(|failure| failure.reason).max() else {
+            return Ok(());
+        };
+        let worst_ones = || failures.iter().filter(|failure| failure.reason == worst);
+        let mut names: Vec<&str> = worst_ones().map(|failure| failure.label.as_str()).collect();
+        names.dedup();
+        let labels = names.join(", ");
+        let apt = worst_ones().last().map(|failure| failure.said.clone());
+        let apt = apt.unwrap_or_default();
+        Err(match worst {
+            Reason::Altered => Self::Altered { labels, apt },
+            Reason::Unreachable => Self::Unreachable { labels, apt },
+            Reason::Gone => Self::Gone { labels, apt },
+        })
+    }
 }
 
 /// Runs apt's downloader on all files; returns what it complained about. A file that could not be
 /// fetched is told by its absence, since one failure must not hide the others' success.
-fn download(address: &str, wanted: &[&Wanted]) -> Result<String> {
+fn download(address: &str, wanted: &[&Wanted]) -> anyhow::Result<String> {
     let mut helper = Command::new(APT_HELPER);
     // As root, apt would drop to a user that cannot write into our cache, and warn about it.
     helper.args(["-q", "-o", "APT::Sandbox::User=root", "download-file"]);
@@ -117,34 +161,52 @@ fn download(address: &str, wanted: &[&Wanted]) -> Result<String> {
         if let Some(folder) = want.to.parent() {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         }
-        helper
-            .arg(format!("{address}/{}", want.path))
-            .arg(partial(want));
+        helper.arg(url(address, want)).arg(partial(want));
         helper.arg(match &want.sha256 {
             Some(hash) => format!("SHA256:{hash}"),
             None => String::new(),
         });
     }
     let output = helper
+        .env("LC_ALL", "C")
         .output()
         .with_context(|| format!("running {APT_HELPER}"))?;
     Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-fn accept(want: &Wanted) -> Result<bool> {
+fn url(address: &str, want: &Wanted) -> String {
+    format!("{address}/{}", want.path)
+}
+
+/// Keeps the file if it has come and is right; else tells why not, by what apt has left and said.
+fn accept(address: &str, want: &Wanted, said: &str) -> anyhow::Result<Result<(), Reason>> {
     let partial = partial(want);
+    let mut failed = partial.clone().into_os_string();
+    failed.push(".FAILED");
+    let failed = PathBuf::from(failed);
+    if failed.exists() {
+        fs::remove_file(&failed).with_context(|| format!("removing {}", failed.display()))?;
+        return Ok(Err(Reason::Altered));
+    }
     if !partial.exists() {
-        return Ok(false);
+        // Each message of apt's is `E: Failed to fetch URL  STATUS  REASON`.
+        let gone = format!("{}  404 ", url(address, want));
+        let reason = if said.contains(&gone) {
+            Reason::Gone
+        } else {
+            Reason::Unreachable
+        };
+        return Ok(Err(reason));
     }
     if let Some(expected) = &want.sha256 {
         let bytes = fs::read(&partial).with_context(|| format!("reading {}", partial.display()))?;
         if hex::encode(Sha256::digest(&bytes)) != *expected {
             fs::remove_file(&partial)?;
-            return Ok(false);
+            return Ok(Err(Reason::Altered));
         }
     }
     fs::rename(&partial, &want.to).with_context(|| format!("keeping {}", want.to.display()))?;
-    Ok(true)
+    Ok(Ok(()))
 }
 
 fn partial(want: &Wanted) -> PathBuf {
@@ -154,7 +216,7 @@ fn partial(want: &Wanted) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn source_files(apt: &Path) -> Result<Vec<PathBuf>> {
+fn source_files(apt: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let list = apt.join("sources.list");
     if list.exists() {
@@ -229,6 +291,10 @@ fn is_debian(suite: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -247,5 +313,86 @@ mod tests {
                     Types: deb\nURIs: https://n.example/node\nSuites: nodistro\nComponents: main\n\n\
                     Types: deb\nEnabled: no\nURIs: https://b.example/debian\nSuites: trixie\nComponents: main\n";
         assert_eq!(deb822_addresses(text), ["https://a.example/debian"]);
+    }
+
+    /// Answers each request for a name in `files` with its bytes, for others 404.
+    fn serve(files: &'static [(&str, &str)]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut lines = BufReader::new(stream.unwrap());
+                let mut request = String::new();
+                // Several requests may come by one connection.
+                while lines.read_line(&mut request).is_ok_and(|length| length > 0) {
+                    if !request.ends_with("\r\n\r\n") {
+                        continue;
+                    }
+                    let path = request.split(' ').nth(1).unwrap().trim_start_matches('/');
+                    let file = files.iter().find(|(name, _)| *name == path);
+                    let (status, body) = file.map_or(("404 Not Found", ""), |(_, b)| ("200 OK", b));
+                    let length = body.len();
+                    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n");
+                    lines.get_mut().write_all(head.as_bytes()).unwrap();
+                    lines.get_mut().write_all(body.as_bytes()).unwrap();
+                    request.clear();
+                }
+            }
+        });
+        address
+    }
+
+    fn want(folder: &Path, name: &str, content: &str) -> Wanted {
+        Wanted {
+            label: name.into(),
+            path: name.into(),
+            sha256: Some(hex::encode(Sha256::digest(content))),
+            to: folder.join(name),
+        }
+    }
+
+    fn archive(addresses: &[&str]) -> Archive {
+        let addresses = addresses.iter().map(|&address| address.to_owned());
+        Archive {
+            addresses: addresses.collect(),
+        }
+    }
+
+    #[test]
+    fn tells_altered_gone_and_unreachable_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = serve(&[("good", "right"), ("bad", "wrong")]);
+        let good = want(folder.path(), "good", "right");
+        let bad = want(folder.path(), "bad", "right");
+        let gone = want(folder.path(), "gone", "right");
+
+        let served = archive(&[&server]);
+        let error = served.fetch(&[good.clone(), gone.clone()]).unwrap_err();
+        assert!(
+            matches!(&error, FetchError::Gone { labels, .. } if labels == "gone"),
+            "{error}"
+        );
+        let error = served.fetch(&[gone.clone(), bad]).unwrap_err();
+        assert!(
+            matches!(&error, FetchError::Altered { labels, .. } if labels == "bad"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("do not update the lock"));
+        let error = archive(&["http://127.0.0.1:1"]).fetch(&[gone]).unwrap_err();
+        assert!(matches!(error, FetchError::Unreachable { .. }), "{error}");
+
+        // What is right is there, and nothing else is.
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        assert_eq!(fs::read(&good.to).unwrap(), b"right");
+    }
+
+    #[test]
+    fn what_one_archive_lacks_another_may_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (serve(&[("bad", "wrong")]), serve(&[("bad", "right")]));
+        let bad = want(folder.path(), "bad", "right");
+        archive(&[&first, &second]).fetch(&[bad.clone()]).unwrap();
+        assert_eq!(fs::read(&bad.to).unwrap(), b"right");
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::archive::{Archive, Missing, Wanted};
+use super::archive::{Archive, FetchError, Wanted};
 use crate::cache;
 
 const HEADER: &str = "\
@@ -77,7 +77,10 @@ impl Locked {
 
 /// Makes sure that every package is in the cache; returns how many bytes had to be fetched.
 /// What is there already was checked when it came; [`verified`] checks it again before use.
-pub fn fetch(archive: impl FnOnce() -> Result<Archive>, packages: &[&Locked]) -> Result<u64> {
+pub fn fetch(
+    archive: impl FnOnce() -> Result<Archive>,
+    packages: &[&Locked],
+) -> Result<u64, FetchError> {
     let mut wanted = Vec::new();
     let mut bytes = 0;
     for package in packages {
@@ -95,12 +98,7 @@ pub fn fetch(archive: impl FnOnce() -> Result<Archive>, packages: &[&Locked]) ->
     if wanted.is_empty() {
         return Ok(0);
     }
-    archive()?.fetch(&wanted).map_err(|error| match error.downcast::<Missing>() {
-        Ok(missing) => anyhow::anyhow!(
-            "{missing}\nThe archive keeps only the newest version of a package. If it has moved on, `cargo xtask image --update-lock` chooses anew; commit the changed image/packages.lock."
-        ),
-        Err(error) => error,
-    })?;
+    archive()?.fetch(&wanted)?;
     Ok(bytes)
 }
 

@@ -44,6 +44,7 @@ pub fn catalog(deb: &Path, release: &str) -> Result<Catalog> {
     let folder = format!("usr/lib/modules/{release}/");
     let mut catalog = Catalog::default();
     let mut builtin_known = false;
+    let mut modules = Vec::new();
     deb::read(
         deb,
         |file| file.starts_with(&folder),
@@ -56,7 +57,7 @@ pub fn catalog(deb: &Path, release: &str) -> Result<Catalog> {
                 catalog.add_builtin(&bytes);
                 builtin_known = true;
             } else if path.ends_with(".ko.xz") {
-                catalog.add(path, bytes)?;
+                modules.push((path.to_owned(), bytes));
             }
             Ok(())
         },
@@ -66,6 +67,7 @@ pub fn catalog(deb: &Path, release: &str) -> Result<Catalog> {
         "no modules.builtin.modinfo in {}",
         deb.display()
     );
+    catalog.add(modules)?;
     Ok(catalog)
 }
 

@@ -10,6 +10,7 @@ pub mod daemons;
 pub mod disk;
 pub mod kernel;
 pub mod module;
+pub mod packages;
 pub mod programs;
 pub mod relock;
 pub mod sizes;
@@ -18,14 +19,15 @@ pub mod stage;
 pub mod tree;
 pub mod uki;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result};
 
-use crate::debian::archive::Archive;
 use crate::debian::deb::{self, Entry};
 use crate::debian::lock::{self, Lock, Locked};
 use crate::{phase, workspace};
+use packages::Gone;
 use spec::Spec;
 use stage::{Kept, Key, Size, Stages};
 use tree::{DATA, EXECUTABLE, Tree};
@@ -58,54 +60,90 @@ pub fn inputs() -> (PathBuf, PathBuf) {
     (folder.join("image.toml"), folder.join("packages.lock"))
 }
 
-/// Runs every stage whose inputs have changed.
+/// Runs every stage whose inputs have changed, for work here.
 pub fn build() -> Result<Image> {
+    build_from(Gone::Replace)
+}
+
+/// Runs every stage whose inputs have changed. Debian's part is fetched and unpacked while cargo
+/// compiles ours: one waits for the network, the other for processors.
+pub fn build_from(gone: Gone) -> Result<Image> {
     let (spec_file, lock_file) = inputs();
     let spec = Spec::read(&spec_file)?;
-    let builder = Builder {
-        lock: Lock::read(&lock_file)?,
-        stages: Stages::new(folder().join("stages"))?,
-        spec,
-    };
-    builder.build()
+    let lock = Lock::read(&lock_file)?;
+    for debian in &spec.debian {
+        lock.get(&debian.package)?;
+    }
+    let stages = Stages::new(folder().join("stages"))?;
+    thread::scope(|scope| {
+        let ours = scope.spawn(|| {
+            phase::run("our programs", |phase| {
+                Ok::<_, anyhow::Error>((build_ours(&spec, phase)?, String::new()))
+            })
+        });
+        let debian = scope.spawn(|| {
+            let lock = phase::run("packages", |phase| {
+                packages::ready(&spec, lock, gone, phase)
+            })?;
+            let builder = Builder {
+                spec: &spec,
+                lock,
+                stages: &stages,
+            };
+            let debian = builder.debian()?;
+            Ok::<_, anyhow::Error>((builder, debian))
+        });
+        let (debian, ours) = (joined_thread(debian), joined_thread(ours));
+        let (builder, debian) = debian?;
+        builder.build(debian, &ours?)
+    })
 }
 
-struct Builder {
-    spec: Spec,
+struct Builder<'a> {
+    spec: &'a Spec,
     lock: Lock,
-    stages: Stages,
+    stages: &'a Stages,
 }
 
-impl Builder {
-    fn build(&self) -> Result<Image> {
-        for debian in &self.spec.debian {
-            self.lock.get(&debian.package)?;
-        }
-        phase::run("packages", |phase| self.packages(phase))?;
+/// What comes from Debian.
+struct Debian {
+    linux: Kept,
+    modules: Kept,
+    programs: Kept,
+    guest_modules: Kept,
+}
+
+impl Builder<'_> {
+    fn debian(&self) -> Result<Debian> {
         let node = self.lock.get(&self.spec.kernel.package)?;
-        let release = kernel::release(node)?;
+        Ok(Debian {
+            linux: phase::run("kernel", |_| remark(self.linux(node, "linux")?))?,
+            modules: phase::run("kernel modules", |_| remark(self.node_modules(node)?))?,
+            programs: phase::run("Debian's programs", |_| remark(self.programs()?))?,
+            guest_modules: phase::run("guest's modules", |_| remark(self.guest_modules()?))?,
+        })
+    }
 
-        let linux = phase::run("kernel", |_| remark(self.linux(node, "linux")?))?;
-        let modules = phase::run("kernel modules", |_| remark(self.node_modules(node)?))?;
-        let programs = phase::run("Debian's programs", |_| remark(self.programs()?))?;
-        let binaries = phase::run("our programs", |phase| {
-            Ok::<_, anyhow::Error>((self.build_ours(phase)?, String::new()))
-        })?;
-        let guest_modules = phase::run("guest's modules", |_| remark(self.guest_modules()?))?;
-        let guest_init = self.guest_init(&binaries)?;
+    fn build(&self, debian: Debian, binaries: &Path) -> Result<Image> {
+        let release = kernel::release(self.lock.get(&self.spec.kernel.package)?)?;
+        let guest_init = self.guest_init(binaries)?;
         let guest = phase::run("guest's kernel and initrd", |_| {
-            remark(self.guest(&[&guest_modules, &guest_init])?)
+            remark(self.guest(&[&debian.guest_modules, &guest_init])?)
         })?;
 
+        let linux = debian.linux;
         let mut parts = vec![("kernel".to_owned(), linux.clone())];
         let mut initrd = vec![
             ("folders and settings".to_owned(), self.base()?),
-            ("kernel modules".to_owned(), modules),
-            ("Debian's programs and libraries".to_owned(), programs),
+            ("kernel modules".to_owned(), debian.modules),
+            (
+                "Debian's programs and libraries".to_owned(),
+                debian.programs,
+            ),
             ("guest's kernel, initrd".to_owned(), guest),
         ];
         for ours in &self.spec.ours {
-            let bytes = daemons::read_static(&binaries, &ours.binary)?;
+            let bytes = daemons::read_static(binaries, &ours.binary)?;
             initrd.push((ours.binary.clone(), self.our_program(ours, bytes)?));
         }
         let image = phase::run("unified kernel image", |_| {
@@ -117,17 +155,6 @@ impl Builder {
             .map(|(name, kept)| (name, kept.size))
             .collect();
         Ok(Image { parts, ..image })
-    }
-
-    fn packages(&self, phase: &phase::Phase) -> Result<((), String)> {
-        let packages: Vec<&Locked> = self.lock.packages.iter().collect();
-        phase.note(format!("{} packages", packages.len()));
-        let fetched = lock::fetch(Archive::of_this_machine, &packages)?;
-        let remark = match fetched {
-            0 => format!("{} in the cache", packages.len()),
-            bytes => format!("{} fetched", sizes::mebibytes(bytes)),
-        };
-        Ok(((), remark))
     }
 
     fn linux(&self, package: &Locked, name: &str) -> Result<Kept> {
@@ -185,18 +212,6 @@ impl Builder {
         })
     }
 
-    fn build_ours(&self, phase: &phase::Phase) -> Result<PathBuf> {
-        let mut packages: Vec<&str> = self
-            .spec
-            .ours
-            .iter()
-            .map(|ours| ours.package.as_str())
-            .collect();
-        packages.sort_unstable();
-        packages.dedup();
-        daemons::build_telling(&packages, |line| phase.note(line))
-    }
-
     fn our_program(&self, ours: &spec::Ours, bytes: Vec<u8>) -> Result<Kept> {
         let key = Key::new(include_str!("tree.rs"))
             .with(&ours.path)
@@ -221,7 +236,7 @@ impl Builder {
         })
     }
 
-    fn guest_init(&self, binaries: &std::path::Path) -> Result<Kept> {
+    fn guest_init(&self, binaries: &Path) -> Result<Kept> {
         let bytes = daemons::read_static(binaries, &self.spec.guest.init)?;
         let ours = spec::Ours {
             package: String::new(),
@@ -329,6 +344,20 @@ impl Builder {
         )?;
         stub.with_context(|| format!("no /{path} in {}", package.name))
     }
+}
+
+fn build_ours(spec: &Spec, phase: &phase::Phase) -> Result<PathBuf> {
+    let mut packages: Vec<&str> = spec.ours.iter().map(|ours| ours.package.as_str()).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    daemons::build_telling(&packages, |line| phase.note(line))
+}
+
+/// What a thread gave; its panic becomes ours.
+fn joined_thread<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Archives behind each other, each padded already.

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
+use std::num::NonZero;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use liblzma::read::XzDecoder;
 use object::{Object as _, ObjectSection as _};
+
+use super::joined_thread;
 
 /// All modules of one kernel package.
 #[derive(Debug, Default)]
@@ -28,45 +32,29 @@ pub struct Module {
 }
 
 impl Catalog {
-    /// `path` as in the package, below the release's folder and ending in `.ko.xz`.
-    pub fn add(&mut self, path: &str, xz: Vec<u8>) -> Result<()> {
-        let path = path
-            .strip_suffix(".xz")
-            .with_context(|| format!("{path} is no .ko.xz"))?;
-        let file = path.rsplit('/').next().unwrap_or(path);
-        let name = canonical(file.trim_end_matches(".ko"));
-        let elf = decompress(&xz).with_context(|| format!("decompressing {path}"))?;
-        let info = modinfo(&elf).with_context(|| format!("reading {path}"))?;
-        let values = |field: &str| -> Vec<&str> {
-            info.iter()
-                .filter(|(name, _)| name == field)
-                .map(|(_, value)| value.as_str())
-                .collect()
-        };
-        let depends = values("depends")
-            .iter()
-            .flat_map(|list| list.split(','))
-            .filter(|name| !name.is_empty())
-            .map(canonical)
+    /// Paths as in the package, below the release's folder and ending in `.ko.xz`, with their
+    /// bytes. Decompressing a few thousand of them is what takes time, so each processor has a part.
+    pub fn add(&mut self, files: Vec<(String, Vec<u8>)>) -> Result<()> {
+        let parts = thread::available_parallelism().map_or(1, NonZero::get);
+        let length = files.len().div_ceil(parts).max(1);
+        let mut files = files.into_iter();
+        let parts: Vec<Vec<_>> = (0..parts)
+            .map(|_| files.by_ref().take(length).collect())
             .collect();
-        let soft = values("softdep")
-            .iter()
-            .flat_map(|line| before(line))
-            .collect();
-        let aliases = values("alias")
-            .iter()
-            .map(|alias| (*alias).to_owned())
-            .collect();
-        self.modules.insert(
-            name,
-            Module {
-                path: path.to_owned(),
-                aliases,
-                depends,
-                soft,
-                xz,
-            },
-        );
+        let read = thread::scope(|scope| {
+            let threads: Vec<_> = parts
+                .into_iter()
+                .map(|part| {
+                    let read = |(path, xz): (String, _)| Module::read(&path, xz);
+                    scope.spawn(move || part.into_iter().map(read).collect::<Result<Vec<_>>>())
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(joined_thread)
+                .collect::<Result<Vec<_>>>()
+        })?;
+        self.modules.extend(read.into_iter().flatten());
         Ok(())
     }
 
@@ -177,6 +165,45 @@ impl Catalog {
 }
 
 impl Module {
+    /// Its name, and what it says of itself.
+    fn read(path: &str, xz: Vec<u8>) -> Result<(String, Self)> {
+        let path = path
+            .strip_suffix(".xz")
+            .with_context(|| format!("{path} is no .ko.xz"))?;
+        let file = path.rsplit('/').next().unwrap_or(path);
+        let name = canonical(file.trim_end_matches(".ko"));
+        let elf = decompress(&xz).with_context(|| format!("decompressing {path}"))?;
+        let info = modinfo(&elf).with_context(|| format!("reading {path}"))?;
+        let values = |field: &str| -> Vec<&str> {
+            info.iter()
+                .filter(|(name, _)| name == field)
+                .map(|(_, value)| value.as_str())
+                .collect()
+        };
+        let depends = values("depends")
+            .iter()
+            .flat_map(|list| list.split(','))
+            .filter(|name| !name.is_empty())
+            .map(canonical)
+            .collect();
+        let soft = values("softdep")
+            .iter()
+            .flat_map(|line| before(line))
+            .collect();
+        let aliases = values("alias")
+            .iter()
+            .map(|alias| (*alias).to_owned())
+            .collect();
+        let module = Self {
+            path: path.to_owned(),
+            aliases,
+            depends,
+            soft,
+            xz,
+        };
+        Ok((name, module))
+    }
+
     /// The module as it is loaded.
     pub fn elf(&self) -> Result<Vec<u8>> {
         decompress(&self.xz)

@@ -14,7 +14,16 @@ use crate::phase;
 /// Writes `image/packages.lock` anew, and says what changed.
 pub fn update() -> Result<()> {
     let (spec_file, lock_file) = inputs();
-    let spec = Spec::read(&spec_file)?;
+    let after = choose(&Spec::read(&spec_file)?)?;
+    let before = Lock::read(&lock_file).unwrap_or_default();
+    for line in changes(&before, &after) {
+        println!("{line}");
+    }
+    after.write(&lock_file)
+}
+
+/// The suite's newest packages.
+pub(super) fn choose(spec: &Spec) -> Result<Lock> {
     let index = phase::run("package index", |_| {
         let index = Index::fetch(&Archive::of_this_machine()?, &spec.suite)?;
         Ok::<_, anyhow::Error>((index, format!("{}, signed by Debian", spec.suite)))
@@ -25,21 +34,15 @@ pub fn update() -> Result<()> {
         resolve::alone(&index, &spec.stub.package)?,
     ];
     packages.append(&mut phase::run("programs and libraries", |_| {
-        let used = programs(&index, &spec)?;
+        let used = programs(&index, spec)?;
         let remark = format!("{} packages", used.len());
         Ok::<_, anyhow::Error>((used, remark))
     })?);
     packages.sort_by(|a, b| a.name.cmp(&b.name));
-
-    let before = Lock::read(&lock_file).unwrap_or_default();
-    let after = Lock {
-        suite: spec.suite,
+    Ok(Lock {
+        suite: spec.suite.clone(),
         packages,
-    };
-    for line in changes(&before, &after) {
-        println!("{line}");
-    }
-    after.write(&lock_file)
+    })
 }
 
 /// Of all that the programs' packages depend on, those that have a library they load.
@@ -63,7 +66,7 @@ fn programs(index: &Index, spec: &Spec) -> Result<Vec<Locked>> {
         .collect())
 }
 
-fn changes(before: &Lock, after: &Lock) -> Vec<String> {
+pub(super) fn changes(before: &Lock, after: &Lock) -> Vec<String> {
     let mut lines = Vec::new();
     let version = |lock: &Lock, name: &str| {
         lock.packages
