@@ -45,6 +45,9 @@ pub fn run(
             break end;
         }
     };
+    // Told before halting: a request that a disk does not let go of holds up the halt, and with it
+    // the process, but not the news.
+    events.end(&end);
     machine.halt();
     Ok(end)
 }
@@ -98,22 +101,23 @@ impl Machine {
         }
     }
 
-    /// Asks guest init first. Who asks again doubts that it listens, and presses the button too.
+    /// Asks guest init, which while the guest boots hears of it once it listens. A guest without
+    /// one has the button, which is also pressed when somebody asks again.
     fn stop(&mut self) {
         // A guest that stands still cannot shut down.
         self.resume();
-        let told = !self.stopping && self.devices.ports.agent_open() && self.tell_agent();
-        if !told {
+        let heard = !self.stopping && self.order_agent_to_stop();
+        if !heard {
             self.devices.power.press_button();
         }
         self.stopping = true;
     }
 
-    fn tell_agent(&self) -> bool {
+    fn order_agent_to_stop(&self) -> bool {
         let line = serde_json::to_vec(&GuestRequest::Stop);
         line.is_ok_and(|mut line| {
             line.push(b'\n');
-            self.devices.ports.tell_agent(&line)
+            self.devices.ports.order_agent(&line)
         })
     }
 

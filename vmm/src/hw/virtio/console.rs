@@ -65,12 +65,36 @@ pub struct ConsolePorts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Bytes for the guest, by port.
+    /// Bytes for the guest's console.
     console: Mutex<VecDeque<u8>>,
-    agent: Mutex<VecDeque<u8>>,
+    agent: Mutex<AgentPort>,
     wake: EventFd,
     console_active: AtomicBool,
-    agent_open: AtomicBool,
+}
+
+/// What waits for guest init. One lock over all of it, so that an order never falls between the
+/// port's opening and its being noticed.
+#[derive(Debug, Default)]
+struct AgentPort {
+    open: bool,
+    queue: VecDeque<u8>,
+    /// What guest init is to be told whenever it opens the port: an order that came while the guest
+    /// was booting, or had reset the device, must not be lost.
+    order: Option<Vec<u8>>,
+}
+
+impl AgentPort {
+    fn set_open(&mut self, open: bool) {
+        self.queue.clear();
+        self.open = open;
+        if open && let Some(order) = &self.order {
+            self.queue.extend(order);
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.open && !self.queue.is_empty()
+    }
 }
 
 impl ConsolePorts {
@@ -80,7 +104,6 @@ impl ConsolePorts {
             agent: Mutex::default(),
             wake: EventFd::new(EFD_NONBLOCK)?,
             console_active: AtomicBool::new(false),
-            agent_open: AtomicBool::new(false),
         })))
     }
 
@@ -89,30 +112,37 @@ impl ConsolePorts {
         self.0.console_active.load(Ordering::SeqCst)
     }
 
-    /// Whether guest init listens on the agent port.
-    pub fn agent_open(&self) -> bool {
-        self.0.agent_open.load(Ordering::SeqCst)
-    }
-
     /// Types into the console, all or nothing; says whether there was room.
     pub fn type_in(&self, bytes: &[u8]) -> bool {
-        self.enqueue(&self.0.console, bytes)
-    }
-
-    /// Sends bytes to guest init, all or nothing; says whether there was room.
-    pub fn tell_agent(&self, bytes: &[u8]) -> bool {
-        self.enqueue(&self.0.agent, bytes)
-    }
-
-    fn enqueue(&self, queue: &Mutex<VecDeque<u8>>, bytes: &[u8]) -> bool {
-        let mut queue = queue.locked();
+        let mut queue = self.0.console.locked();
         if queue.len() + bytes.len() > MOST_INPUT {
             return false;
         }
         queue.extend(bytes);
+        self.wake();
+        true
+    }
+
+    /// Tells guest init, now if it listens, else and again each time that it begins to listen. Says
+    /// whether it listens now.
+    pub fn order_agent(&self, order: &[u8]) -> bool {
+        let mut agent = self.0.agent.locked();
+        agent.order = Some(order.to_vec());
+        if agent.open {
+            agent.queue.extend(order);
+            self.wake();
+        }
+        agent.open
+    }
+
+    #[cfg(test)]
+    fn agent_open(&self) -> bool {
+        self.0.agent.locked().open
+    }
+
+    fn wake(&self) {
         // Fails only when the counter is full, and then the worker knows.
         let _ = self.0.wake.write(1);
-        true
     }
 }
 
@@ -216,7 +246,7 @@ impl Console {
     fn send_typed(&mut self) -> Result<Progress, ConsoleError> {
         self.send(
             CONSOLE_IN,
-            |this, room| this.ports.take(&this.ports.0.console, room),
+            |this, room| take(&mut this.ports.0.console.locked(), room),
             |this| !this.ports.0.console.locked().is_empty(),
         )
     }
@@ -224,8 +254,8 @@ impl Console {
     fn send_to_agent(&mut self) -> Result<Progress, ConsoleError> {
         self.send(
             AGENT_IN,
-            |this, room| this.ports.take(&this.ports.0.agent, room),
-            |this| this.ports.agent_open() && !this.ports.0.agent.locked().is_empty(),
+            |this, room| take(&mut this.ports.0.agent.locked().queue, room),
+            |this| this.ports.0.agent.locked().waits(),
         )
     }
 
@@ -241,10 +271,9 @@ impl Console {
         let progress = self.receive(CONTROL_OUT, |this, bytes| {
             match this.control.take(bytes)? {
                 Some(Message::Open(Port::Agent, open)) => {
-                    this.ports.0.agent_open.store(open, Ordering::SeqCst);
+                    this.ports.0.agent.locked().set_open(open);
                     if !open {
                         this.agent.forget();
-                        this.ports.0.agent.locked().clear();
                     }
                 }
                 Some(Message::Open(Port::Console, _)) | None => {}
@@ -257,12 +286,9 @@ impl Console {
     }
 }
 
-impl ConsolePorts {
-    fn take(&self, queue: &Mutex<VecDeque<u8>>, room: usize) -> Vec<u8> {
-        let mut queue = queue.locked();
-        let count = room.min(queue.len());
-        queue.drain(..count).collect()
-    }
+fn take(queue: &mut VecDeque<u8>, room: usize) -> Vec<u8> {
+    let count = room.min(queue.len());
+    queue.drain(..count).collect()
 }
 
 impl VirtioDevice for Console {
@@ -320,8 +346,7 @@ impl VirtioDevice for Console {
         self.control = Control::default();
         self.agent.forget();
         self.ports.0.console_active.store(false, Ordering::SeqCst);
-        self.ports.0.agent_open.store(false, Ordering::SeqCst);
-        self.ports.0.agent.locked().clear();
+        self.ports.0.agent.locked().set_open(false);
         // The event stays valid, so this cannot fail.
         let _ = poll.listen(0, false);
     }

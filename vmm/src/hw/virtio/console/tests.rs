@@ -129,3 +129,49 @@ fn a_reset_closes_everything() {
     assert!(!bench.ports.agent_open() && !bench.ports.console_active());
     assert_eq!(bench.serve(CONSOLE_OUT).unwrap(), Progress::Done);
 }
+
+const OPEN_AGENT: [u8; 8] = [1, 0, 0, 0, 6, 0, 1, 0];
+const CLOSE_AGENT: [u8; 8] = [1, 0, 0, 0, 6, 0, 0, 0];
+
+/// What the guest finds on its agent port.
+fn agent_input(bench: &mut Bench, memory: &crate::memory::GuestMemory) -> Vec<u8> {
+    let driver = Driver::new(memory, 0x1000);
+    driver.offer(&[(BUFFER, 64, WRITE, 0)]);
+    driver.make_available(1);
+    if bench.console.queues.is_empty() {
+        bench.console.queues = (0..QUEUES).map(|_| None).collect();
+    }
+    bench.console.queues[AGENT_IN] = Some(driver.queue(memory));
+    bench.console.backend_ready(0, &mut bench.poll).unwrap();
+    let mut bytes = vec![0; driver.used_len(0) as usize];
+    memory.read_slice(&mut bytes, GuestAddress(BUFFER)).unwrap();
+    bytes
+}
+
+#[test]
+fn an_order_that_came_too_early_is_told_when_the_port_opens() {
+    let memory = small_memory();
+    let mut bench = Bench::new();
+    assert!(!bench.ports.order_agent(b"stop\n"));
+    bench.output(&memory, CONTROL_OUT, &OPEN_AGENT).unwrap();
+    assert_eq!(agent_input(&mut bench, &memory), b"stop\n");
+    // Told once: it is not there a second time.
+    assert!(!bench.ports.0.agent.locked().waits());
+}
+
+#[test]
+fn an_order_is_told_at_once_and_again_after_a_reset() {
+    let memory = small_memory();
+    let mut bench = Bench::new();
+    bench.output(&memory, CONTROL_OUT, &OPEN_AGENT).unwrap();
+    assert!(bench.ports.order_agent(b"stop\n"));
+    assert_eq!(agent_input(&mut bench, &memory), b"stop\n");
+    // The guest's driver starts over, perhaps before anybody had read the order.
+    bench.console.deactivate(&mut bench.poll);
+    assert!(!bench.ports.agent_open() && !bench.ports.0.agent.locked().waits());
+    bench.console.queues = (0..QUEUES).map(|_| None).collect();
+    bench.output(&memory, CONTROL_OUT, &OPEN_AGENT).unwrap();
+    assert_eq!(agent_input(&mut bench, &memory), b"stop\n");
+    bench.output(&memory, CONTROL_OUT, &CLOSE_AGENT).unwrap();
+    assert!(!bench.ports.0.agent.locked().waits());
+}
