@@ -95,11 +95,43 @@ pub struct EventPipe {
     told: Told,
 }
 
-/// A guest says each of these once; a hostile one must not flood the launcher by repeating itself.
+/// Lives of a guest within one machine that are told: one that starts another kernel by itself
+/// (kexec) has a second one. A hostile guest must not flood the launcher by claiming more.
+const MOST_LIVES: u32 = 8;
+
+/// What the launcher has heard.
 #[derive(Debug, Default)]
 struct Told {
-    started: bool,
-    ended: bool,
+    lives: u32,
+    phase: Phase,
+    /// The machine's own end.
+    over: bool,
+}
+
+/// How far the guest is in its present life. It says each thing once a life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Booting,
+    Started,
+    Ended,
+}
+
+impl Told {
+    /// Whether a start is news.
+    fn start(&mut self) -> bool {
+        let news = self.phase != Phase::Started && self.lives < MOST_LIVES;
+        if news {
+            self.lives += 1;
+            self.phase = Phase::Started;
+        }
+        news
+    }
+
+    /// Whether an end is news.
+    fn end(&mut self) -> bool {
+        std::mem::replace(&mut self.phase, Phase::Ended) != Phase::Ended
+    }
 }
 
 impl EventPipe {
@@ -115,24 +147,26 @@ impl EventPipe {
     }
 
     pub fn guest(&mut self, event: GuestEvent) {
-        let (told, event) = match event {
-            GuestEvent::Started => (&mut self.told.started, VmmEvent::GuestStarted),
-            GuestEvent::Exited { status } => {
-                (&mut self.told.ended, VmmEvent::GuestExited { status })
-            }
+        let (news, event) = match event {
+            GuestEvent::Started => (self.told.start(), VmmEvent::GuestStarted),
+            GuestEvent::Exited { status } => (self.told.end(), VmmEvent::GuestExited { status }),
             GuestEvent::Failed { reason } => (
-                &mut self.told.ended,
+                self.told.end(),
                 VmmEvent::GuestFailed {
                     reason: cut(reason),
                 },
             ),
         };
-        if !std::mem::replace(told, true) {
+        if news {
             self.write(&event, None);
         }
     }
 
-    pub fn end(&self, end: &End) {
+    /// The machine's end; only the first is told.
+    pub fn end(&mut self, end: &End) {
+        if std::mem::replace(&mut self.told.over, true) {
+            return;
+        }
         let event = match end {
             End::PoweredOff => VmmEvent::PoweredOff,
             End::Reset => VmmEvent::Reset,
@@ -193,6 +227,8 @@ mod tests {
         let (reader, mut events) = pipe();
         for _ in 0..100_000 {
             events.guest(GuestEvent::Started);
+        }
+        for _ in 0..100_000 {
             events.guest(GuestEvent::Exited { status: 3 });
         }
         events.end(&End::PoweredOff);
@@ -212,8 +248,28 @@ mod tests {
     }
 
     #[test]
+    fn each_life_of_a_guest_is_told_but_not_without_end() {
+        let (reader, mut events) = pipe();
+        for status in 0..100 {
+            events.guest(GuestEvent::Started);
+            events.guest(GuestEvent::Exited { status });
+        }
+        events.end(&End::Reset);
+        events.end(&End::PoweredOff);
+        drop(events);
+        let lines: Vec<VmmEvent> = BufReader::new(reader)
+            .lines()
+            .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+            .collect();
+        let lives = MOST_LIVES as usize;
+        assert_eq!(lines.len(), 2 * lives + 1);
+        assert_eq!(lines[3], VmmEvent::GuestExited { status: 1 });
+        assert_eq!(lines[2 * lives], VmmEvent::Reset);
+    }
+
+    #[test]
     fn neither_a_full_pipe_nor_a_closed_one_blocks() {
-        let (reader, events) = pipe();
+        let (reader, mut events) = pipe();
         for _ in 0..10_000 {
             events.started();
         }

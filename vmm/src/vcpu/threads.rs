@@ -111,9 +111,20 @@ impl Gate {
         self.is(Wanted::Run).then_some(true)
     }
 
-    fn leave(&self) {
-        *self.inside.locked() -= 1;
-        self.changed.notify_all();
+    /// A CPU's presence inside, which ends with the thread however that ends.
+    fn presence(self: &Arc<Self>) -> Presence {
+        Presence(Arc::clone(self))
+    }
+}
+
+/// Dropped, a CPU is gone for good: also by a panic, after which the others are still to be halted.
+#[derive(Debug)]
+struct Presence(Arc<Gate>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        *self.0.inside.locked() -= 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -148,11 +159,11 @@ impl Vcpus {
                 thread::Builder::new()
                     .name(format!("vcpu{index}"))
                     .spawn(move || {
+                        let _presence = cpu.gate.presence();
                         match seccomp::apply(filter.as_deref()) {
                             Ok(()) => cpu.run(),
                             Err(error) => cpu.fail(&error.to_string()),
                         }
-                        cpu.gate.leave();
                     })
             })
             .collect::<Result<_, _>>()?;
@@ -270,10 +281,10 @@ mod tests {
             .map(|_| {
                 let gate = Arc::clone(&gate);
                 thread::spawn(move || {
+                    let _presence = gate.presence();
                     while gate.pass().is_some() {
                         thread::yield_now();
                     }
-                    gate.leave();
                 })
             })
             .collect();
@@ -287,5 +298,30 @@ mod tests {
         for thread in threads {
             thread.join().unwrap();
         }
+    }
+
+    #[test]
+    fn a_cpu_that_panics_holds_up_nobody() {
+        let gate = Arc::new(Gate::new(2));
+        let broken = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || {
+                let _presence = gate.presence();
+                panic!("a device has a bug");
+            })
+        };
+        let other = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || {
+                let _presence = gate.presence();
+                while gate.pass().is_some() {
+                    thread::yield_now();
+                }
+            })
+        };
+        broken.join().unwrap_err();
+        gate.want(Wanted::Halt);
+        gate.wait_until_empty();
+        other.join().unwrap();
     }
 }

@@ -20,8 +20,8 @@ pub struct Agent {
     heard: u32,
 }
 
-/// Events from one guest that are passed on; a life has three.
-const MOST_EVENTS: u32 = 16;
+/// Events from one guest that are passed on; a life has three, and lives are told up to eight.
+const MOST_EVENTS: u32 = 24;
 
 impl Agent {
     pub fn new(notices: Notices) -> Self {
