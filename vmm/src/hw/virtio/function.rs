@@ -288,7 +288,9 @@ impl VirtioFunction {
             return;
         }
         let old = self.notifier.status();
-        let mut new = value;
+        // A driver clears bits by a reset alone (virtio 2.1.1): were they cleared one by one, a
+        // device that runs could be set up and activated a second time.
+        let mut new = value | old & !NEEDS_RESET;
         if new & FEATURES_OK != 0 && old & FEATURES_OK == 0 {
             // The driver reads back whether its choice was accepted (virtio 3.1.1).
             let accepted = state.common.accepted;

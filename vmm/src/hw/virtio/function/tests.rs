@@ -84,6 +84,10 @@ impl Bench {
         self.set_status(ACKNOWLEDGED_DRIVER | FEATURES_OK | DRIVER_OK);
     }
 
+    fn accepted_features(&self) -> u64 {
+        self.function.state.locked().common.accepted
+    }
+
     fn enable_msix(&self) {
         for vector in 0..2 {
             self.write(MSIX_TABLE + vector * 16 + 12, &[0; 4]);
@@ -264,4 +268,27 @@ proptest! {
         bench.set_status(0);
         prop_assert_eq!(bench.status(), 0);
     }
+}
+
+#[test]
+fn a_device_is_activated_once_until_it_is_reset() {
+    let bench = Bench::new();
+    let memory = bench.memory.clone();
+    let driver = Driver::new(&memory, 0x1000);
+    bench.start(&driver);
+    let accepted = bench.accepted_features();
+    // Back to the start without a reset: nothing of what was agreed on can be changed.
+    bench.set_status(1);
+    assert_eq!(
+        bench.status(),
+        ACKNOWLEDGED_DRIVER | FEATURES_OK | DRIVER_OK
+    );
+    bench.write(COMMON + offset::DRIVER_FEATURE_SELECT, &0_u32.to_le_bytes());
+    bench.write(COMMON + offset::DRIVER_FEATURE, &u32::MAX.to_le_bytes());
+    assert_eq!(bench.accepted_features(), accepted);
+    bench.set_status(ACKNOWLEDGED_DRIVER | FEATURES_OK | DRIVER_OK);
+    assert_eq!(bench.status() & NEEDS_RESET, 0);
+    bench.set_status(0);
+    assert_eq!(bench.status(), 0);
+    bench.start(&driver);
 }
