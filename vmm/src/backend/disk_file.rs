@@ -73,7 +73,7 @@ impl DiskFile {
         Ok(fdatasync(&self.file)?)
     }
 
-    /// Gives the range's space back; it reads as zeros afterwards.
+    /// Gives the range's space back. What it reads as afterwards is undefined.
     pub fn discard(&self, position: u64, len: u64) -> io::Result<()> {
         self.allocate(
             FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
@@ -82,6 +82,7 @@ impl DiskFile {
         )
     }
 
+    /// The range reads as zeros afterwards, whatever lies below.
     pub fn write_zeroes(&self, position: u64, len: u64) -> io::Result<()> {
         self.allocate(
             FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,

@@ -171,6 +171,67 @@ fn zeroes_a_range_and_refuses_others() {
 }
 
 #[test]
+fn zeroes_are_written_and_never_discarded() {
+    use std::os::unix::fs::MetadataExt;
+
+    let mut bench = Bench::new(false);
+    bench.file.set_len(1 << 20).unwrap();
+    bench.file.write_all_at(&[9; 1 << 20], 0).unwrap();
+    bench.file.sync_all().unwrap();
+    let blocks = bench.file.metadata().unwrap().blocks();
+    bench.block = Block::new(
+        DiskFile::new(bench.file.try_clone().unwrap().into()).unwrap(),
+        false,
+        "serial-1",
+    );
+    // Offered is no unmapping; asked for all the same, the range stays allocated and reads as zeros.
+    assert_eq!(bench.block.config()[56], 0);
+    let unmap = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+    let range = [
+        &8_u64.to_le_bytes()[..],
+        &1024_u32.to_le_bytes(),
+        &unmap.to_le_bytes(),
+    ]
+    .concat();
+    bench
+        .memory
+        .write_slice(&range, GuestAddress(DATA))
+        .unwrap();
+    assert_eq!(bench.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, 0).0, OK);
+    bench.file.sync_all().unwrap();
+    assert_eq!(bench.file.metadata().unwrap().blocks(), blocks);
+    let mut bytes = vec![1; 1024 * 512];
+    bench.file.read_exact_at(&mut bytes, 8 * 512).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn zeroes_are_bounded_as_the_driver_is_told() {
+    let mut bench = Bench::new(false);
+    bench.file.set_len(1 << 30).unwrap();
+    bench.block = Block::new(
+        DiskFile::new(bench.file.try_clone().unwrap().into()).unwrap(),
+        false,
+        "serial-1",
+    );
+    let config = bench.block.config();
+    let most = u32::from_le_bytes([config[48], config[49], config[50], config[51]]);
+    for (sectors, wanted) in [(most, OK), (most + 1, IO_ERROR)] {
+        let range = [
+            &0_u64.to_le_bytes()[..],
+            &sectors.to_le_bytes(),
+            &0_u32.to_le_bytes(),
+        ]
+        .concat();
+        bench
+            .memory
+            .write_slice(&range, GuestAddress(DATA))
+            .unwrap();
+        assert_eq!(bench.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, 0).0, wanted);
+    }
+}
+
+#[test]
 fn unknown_requests_are_unsupported() {
     let mut bench = Bench::new(false);
     assert_eq!(bench.request(0x1234, 0, 512, 0).0, UNSUPPORTED);
