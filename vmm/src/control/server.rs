@@ -18,6 +18,9 @@ use crate::control::{
 
 /// PID 1 and a console or two. More wait in the socket's queue.
 const MOST_CLIENTS: usize = 16;
+/// How long no new client is taken after one could not be: the reason (no descriptor left) does not
+/// go by itself at once, and the listener would wake the loop again and again until it does.
+const REST_MS: i32 = 1000;
 /// Events taken at once.
 const BATCH: usize = 8;
 
@@ -30,6 +33,8 @@ pub struct Server {
     epoll: Epoll,
     listener: UnixListener,
     listening: bool,
+    /// No client is taken until the loop has rested.
+    rests: bool,
     clients: BTreeMap<u64, Client>,
     next_client: u64,
 }
@@ -53,6 +58,7 @@ impl Server {
             epoll,
             listener,
             listening: true,
+            rests: false,
             clients: BTreeMap::new(),
             next_client: FIRST_CLIENT,
         })
@@ -61,10 +67,15 @@ impl Server {
     /// Waits for something to happen, and serves clients that have something to say.
     pub fn turn(&mut self, machine: &mut dyn Controlled) -> io::Result<()> {
         let mut events = [EpollEvent::default(); BATCH];
-        let count = match self.epoll.wait(-1, &mut events) {
+        let patience = if self.rests { REST_MS } else { -1 };
+        let count = match self.epoll.wait(patience, &mut events) {
             Err(error) if error.kind() == ErrorKind::Interrupted => 0,
             count => count?,
         };
+        if self.rests && count == 0 {
+            self.rests = false;
+            self.listen(true)?;
+        }
         for event in &events[..count] {
             match event.data() {
                 NOTICES => {}
@@ -76,11 +87,28 @@ impl Server {
     }
 
     fn accept(&mut self) -> io::Result<()> {
-        let stream = match self.listener.accept() {
-            Ok((stream, _)) => stream,
-            // Gone again, or no descriptors left: neither is a reason to end the VM.
-            Err(_) => return Ok(()),
-        };
+        match self.take_client() {
+            Ok(()) => self.listen(self.clients.len() < MOST_CLIENTS),
+            // It is gone again; the next one may not be.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                ) =>
+            {
+                Ok(())
+            }
+            // No client is worth the machine: what failed is tried again later.
+            Err(error) => {
+                tracing::warn!(%error, "a client of the control socket was not taken");
+                self.rests = true;
+                self.listen(false)
+            }
+        }
+    }
+
+    fn take_client(&mut self) -> io::Result<()> {
+        let (stream, _) = self.listener.accept()?;
         let connection = Connection::new(stream)?;
         let key = self.next_client;
         self.next_client += 1;
@@ -93,7 +121,7 @@ impl Server {
             waits_for,
         };
         self.clients.insert(key, client);
-        self.listen(self.clients.len() < MOST_CLIENTS)
+        Ok(())
     }
 
     fn serve(&mut self, key: u64, machine: &mut dyn Controlled) -> io::Result<()> {
@@ -104,6 +132,8 @@ impl Server {
             Waiting::Over => {
                 // Closing takes the descriptor out of the epoll set.
                 self.clients.remove(&key);
+                // Its descriptor is free for another.
+                self.rests = false;
                 return self.listen(true);
             }
             // Answers that wait, or requests that were read already: when there is room.
@@ -140,7 +170,9 @@ impl Server {
 mod tests {
     use std::{
         io::{Read, Write},
-        os::{linux::net::SocketAddrExt, unix::net::SocketAddr, unix::net::UnixStream},
+        os::{
+            fd::OwnedFd, linux::net::SocketAddrExt, unix::net::SocketAddr, unix::net::UnixStream,
+        },
     };
 
     use loam_node_api::vmm::{ControlRequest, ControlResponse};
@@ -188,5 +220,24 @@ mod tests {
             &answer,
             b"{\"response\":\"done\"}\n{\"response\":\"done\"}\n"
         );
+    }
+
+    /// A socket that cannot be asked for clients stands for a process without descriptors.
+    #[test]
+    fn when_no_client_can_be_taken_the_loop_rests_and_then_goes_on() {
+        let notices = EventFd::new(0).unwrap();
+        let (deaf, _other) = UnixStream::pair().unwrap();
+        let listener = UnixListener::from(OwnedFd::from(deaf));
+        let mut server = Server::new(listener, notices.as_raw_fd()).unwrap();
+        let mut machine = Machine::default();
+        server.accept().unwrap();
+        assert!(server.rests && !server.listening);
+        // What else comes is served meanwhile, and does not end the rest.
+        notices.write(1).unwrap();
+        server.turn(&mut machine).unwrap();
+        assert!(server.rests && !server.listening);
+        notices.read().unwrap();
+        server.turn(&mut machine).unwrap();
+        assert!(!server.rests && server.listening);
     }
 }
