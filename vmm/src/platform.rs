@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use kvm_bindings::{
@@ -69,6 +70,49 @@ impl GsiAllocator {
 pub struct Kvm {
     vm: Arc<VmFd>,
     messages: Mutex<BTreeMap<Gsi, Message>>,
+    changes: Mutex<Pace>,
+}
+
+/// Changes of interrupt routes and doorbells make the host's kernel wait for all its CPUs (SRCU), in
+/// workers outside the machine's cgroup. A guest has no need for more than a few hundred at boot, so
+/// from then on it gets so many a second, and waits for them itself.
+const CHANGES_AT_ONCE: u32 = 1024;
+const CHANGES_A_SECOND: u32 = 256;
+
+/// A token bucket.
+#[derive(Debug)]
+struct Pace {
+    left: u32,
+    since: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: CHANGES_AT_ONCE,
+            since: now,
+        }
+    }
+
+    /// Takes one; else says how long to wait for it.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let every = Duration::from_secs(1) / CHANGES_A_SECOND;
+        let passed = now.saturating_duration_since(self.since);
+        let come = u32::try_from(passed.as_nanos() / every.as_nanos()).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(come).min(CHANGES_AT_ONCE);
+        self.since = if self.left == CHANGES_AT_ONCE {
+            now
+        } else {
+            self.since + every * come
+        };
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => Err(every - now.saturating_duration_since(self.since)),
+        }
+    }
 }
 
 impl fmt::Debug for Kvm {
@@ -83,9 +127,22 @@ impl Kvm {
         let kvm = Self {
             vm,
             messages: Mutex::default(),
+            changes: Mutex::new(Pace::new(Instant::now())),
         };
         kvm.install(&BTreeMap::new())?;
         Ok(kvm)
+    }
+
+    /// Holds up the guest's CPU that asks for a change too many. Parking is a futex, which the
+    /// threads' filters allow.
+    fn wait_for_turn(&self) {
+        loop {
+            let taken = self.changes.locked().take(Instant::now());
+            match taken {
+                Ok(()) => return,
+                Err(wait) => std::thread::park_timeout(wait),
+            }
+        }
     }
 
     /// KVM takes only whole tables, so the pins' routes go with every change.
@@ -153,6 +210,7 @@ impl Platform for Kvm {
         if messages.get(&gsi) == message.as_ref() {
             return Ok(());
         }
+        self.wait_for_turn();
         let mut changed = messages.clone();
         match message {
             Some(message) => changed.insert(gsi, message),
@@ -165,6 +223,7 @@ impl Platform for Kvm {
     }
 
     fn attach_doorbell(&self, address: u64, event: &EventFd) -> io::Result<()> {
+        self.wait_for_turn();
         Ok(self
             .vm
             .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)?)
@@ -219,5 +278,34 @@ pub(crate) mod recorded {
             self.doorbells.locked().retain(|known| *known != address);
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_gets_a_burst_and_then_so_many_changes_a_second() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for _ in 0..CHANGES_AT_ONCE {
+            pace.take(start).unwrap();
+        }
+        let every = Duration::from_secs(1) / CHANGES_A_SECOND;
+        assert_eq!(pace.take(start), Err(every));
+        assert_eq!(pace.take(start + every / 2), Err(every - every / 2));
+        pace.take(start + every).unwrap();
+        pace.take(start + every).unwrap_err();
+        let taken = (0..10 * CHANGES_A_SECOND)
+            .filter(|_| pace.take(start + every + Duration::from_secs(1)).is_ok())
+            .count();
+        assert_eq!(taken, CHANGES_A_SECOND as usize);
+        // However long nothing was asked for, the burst is what it was.
+        let later = start + Duration::from_secs(10_000);
+        let taken = (0..2 * CHANGES_AT_ONCE)
+            .filter(|_| pace.take(later).is_ok())
+            .count();
+        assert_eq!(taken, CHANGES_AT_ONCE as usize);
     }
 }
