@@ -1,0 +1,81 @@
+//! [`Floor`]: the latest moment that has surely passed.
+
+use loam_node_api::clock::UnixTime;
+
+/// How far a finalized block may lie ahead of a clock that was set, in seconds. A block further
+/// ahead says that its endpoint lies: were it believed, no certificate would be valid any longer.
+const AHEAD: u64 = 24 * 3600;
+
+/// What is known to have passed, by where it comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    built: UnixTime,
+    kept: UnixTime,
+    /// The newest block that was seen finalized since this boot.
+    block: Option<UnixTime>,
+}
+
+impl Floor {
+    pub fn new(built: UnixTime) -> Self {
+        Self {
+            built,
+            ..Self::default()
+        }
+    }
+
+    /// The disks kept this time from an earlier life of the node.
+    pub fn kept_on_disk(&mut self, time: UnixTime) {
+        self.kept = self.kept.max(time);
+    }
+
+    /// A finalized block has this time. `set_clock` is the kernel's clock, once it was set from the
+    /// network. False if the block cannot be.
+    pub fn finalized_block(&mut self, time: UnixTime, set_clock: Option<UnixTime>) -> bool {
+        if set_clock.is_some_and(|now| time.0 > now.0.saturating_add(AHEAD)) {
+            return false;
+        }
+        self.block = self.block.max(Some(time));
+        true
+    }
+
+    pub fn block(&self) -> Option<UnixTime> {
+        self.block
+    }
+
+    pub fn time(&self) -> UnixTime {
+        self.built
+            .max(self.kept)
+            .max(self.block.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_of_build_disk_and_block() {
+        let mut floor = Floor::new(UnixTime(10));
+        assert_eq!(floor.time(), UnixTime(10));
+        floor.kept_on_disk(UnixTime(5));
+        assert_eq!(floor.time(), UnixTime(10));
+        floor.kept_on_disk(UnixTime(20));
+        floor.kept_on_disk(UnixTime(15));
+        assert_eq!(floor.time(), UnixTime(20));
+        assert_eq!(floor.block(), None);
+        assert!(floor.finalized_block(UnixTime(30), None));
+        assert!(floor.finalized_block(UnixTime(25), None));
+        assert_eq!(floor.time(), UnixTime(30));
+        assert_eq!(floor.block(), Some(UnixTime(30)));
+    }
+
+    #[test]
+    fn a_block_of_the_future_is_not_believed_by_a_clock_that_is_set() {
+        let mut floor = Floor::new(UnixTime(10));
+        let now = UnixTime(1_000_000);
+        assert!(!floor.finalized_block(UnixTime(now.0 + AHEAD + 1), Some(now)));
+        assert_eq!(floor.block(), None);
+        assert!(floor.finalized_block(UnixTime(now.0 + AHEAD), Some(now)));
+        assert_eq!(floor.time(), UnixTime(now.0 + AHEAD));
+    }
+}

@@ -1,0 +1,303 @@
+//! Which time is believed, of what several servers answered.
+//!
+//! An answer before the floor is refused. Authenticated ones (NTS) count first: the largest group
+//! that agrees, if it is most of them. Plain ones, which whoever is on the way may forge, count only
+//! if there is nothing authenticated, if at least three servers were asked and most of these agree,
+//! and if the time is within a day of a block that was seen finalized since this boot, where one
+//! was.
+
+use crate::{floor::Floor, instant::Nanos};
+
+/// Answers this near to each other agree.
+const AGREE: Nanos = Nanos::seconds(60);
+/// Plain answers count only where so many servers were asked.
+const LEAST_PLAIN: usize = 3;
+/// A plain answer may be so far from a finalized block.
+const NEAR_BLOCK: Nanos = Nanos::seconds(24 * 3600);
+
+/// What one server said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub server: String,
+    /// Whether NTS proved that the server said it.
+    pub authenticated: bool,
+    /// The time of day when the kernel started, by this server. Unlike the time itself it does not
+    /// change between the answer and its use.
+    pub boot: Nanos,
+    /// From the question to the answer, which bounds how wrong `boot` can be.
+    pub delay: Nanos,
+}
+
+/// What to do with the clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The time of day when the kernel started.
+    pub boot: Nanos,
+    pub authenticated: bool,
+    /// Who is believed, for people.
+    pub source: String,
+}
+
+/// Judges what was answered by the servers asked (`asked_plain` of them without NTS) when the kernel
+/// had run for `up`.
+///
+/// # Errors
+///
+/// Why no time is believed, for people.
+pub fn judge(
+    answers: &[Answer],
+    asked_plain: usize,
+    floor: &Floor,
+    up: Nanos,
+) -> Result<Decision, String> {
+    let lowest = Nanos::from(floor.time());
+    let (late, early): (Vec<&Answer>, Vec<&Answer>) = answers
+        .iter()
+        .partition(|answer| answer.boot + up >= lowest);
+    let (proved, plain): (Vec<&Answer>, Vec<&Answer>) =
+        late.into_iter().partition(|answer| answer.authenticated);
+    if !proved.is_empty() {
+        let group = largest_group(&proved);
+        if group.len() * 2 > proved.len() {
+            return Ok(decision(&group, true));
+        }
+        return Err(format!(
+            "{} servers of NTS contradict each other",
+            proved.len()
+        ));
+    }
+    if plain.is_empty() {
+        return Err(match early.first() {
+            Some(answer) => format!(
+                "{} says a time that has surely passed long ago",
+                answer.server
+            ),
+            None => "no time server answers".to_owned(),
+        });
+    }
+    if asked_plain < LEAST_PLAIN {
+        return Err(format!(
+            "without NTS at least {LEAST_PLAIN} servers are to be asked; there are {asked_plain}"
+        ));
+    }
+    let group = largest_group(&plain);
+    if group.len() * 2 <= asked_plain {
+        return Err(format!(
+            "of {asked_plain} time servers without NTS only {} agree",
+            group.len()
+        ));
+    }
+    let chosen = decision(&group, false);
+    if let Some(block) = floor.block()
+        && (chosen.boot + up - Nanos::from(block)).abs() > NEAR_BLOCK
+    {
+        return Err(
+            "time servers without NTS are more than a day from the chain's finalized block"
+                .to_owned(),
+        );
+    }
+    Ok(chosen)
+}
+
+/// The largest set of answers within [`AGREE`] of each other.
+fn largest_group<'a>(answers: &[&'a Answer]) -> Vec<&'a Answer> {
+    let mut sorted = answers.to_vec();
+    sorted.sort_by_key(|answer| answer.boot);
+    let group_from = |from: usize| {
+        let first = sorted[from].boot;
+        sorted[from..]
+            .iter()
+            .take_while(move |answer| answer.boot - first <= AGREE)
+            .count()
+    };
+    let Some(from) = (0..sorted.len()).max_by_key(|from| (group_from(*from), usize::MAX - from))
+    else {
+        return Vec::new();
+    };
+    sorted[from..from + group_from(from)].to_vec()
+}
+
+/// Of those who agree, the one whose answer took the least time can be the least wrong.
+fn decision(group: &[&Answer], authenticated: bool) -> Decision {
+    let best = group
+        .iter()
+        .min_by_key(|answer| (answer.delay, &answer.server))
+        .expect("a group that was chosen has a member");
+    let kind = if authenticated { "NTS" } else { "NTP" };
+    let others = match group.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {others} that agree"),
+    };
+    Decision {
+        boot: best.boot,
+        authenticated,
+        source: format!("{}{others} ({kind})", best.server),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loam_node_api::clock::UnixTime;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BUILT: u64 = 1_700_000_000;
+    const UP: Nanos = Nanos::seconds(100);
+    const NOW: i128 = 1_750_000_000;
+
+    fn answer(server: &str, authenticated: bool, now: i128, delay_ms: i128) -> Answer {
+        Answer {
+            server: server.to_owned(),
+            authenticated,
+            boot: Nanos::seconds(now) - UP,
+            delay: Nanos(delay_ms * 1_000_000),
+        }
+    }
+
+    fn nts(server: &str, now: i128) -> Answer {
+        answer(server, true, now, 20)
+    }
+
+    fn ntp(server: &str, now: i128) -> Answer {
+        answer(server, false, now, 20)
+    }
+
+    fn judged(answers: &[Answer], asked_plain: usize) -> Result<Decision, String> {
+        judge(answers, asked_plain, &Floor::new(UnixTime(BUILT)), UP)
+    }
+
+    fn time(decision: &Decision) -> i128 {
+        (decision.boot + UP).to_unix().0.into()
+    }
+
+    #[test]
+    fn one_authenticated_answer_is_enough_and_goes_before_plain_ones() {
+        let decision = judged(
+            &[
+                nts("a", NOW),
+                ntp("b", NOW + 4000),
+                ntp("c", NOW + 4000),
+                ntp("d", NOW + 4000),
+            ],
+            3,
+        )
+        .unwrap();
+        assert_eq!(time(&decision), NOW);
+        assert_eq!(
+            (decision.authenticated, decision.source.as_str()),
+            (true, "a (NTS)")
+        );
+    }
+
+    #[test]
+    fn most_authenticated_answers_must_agree() {
+        let decision = judged(&[nts("a", NOW), nts("b", NOW + 5), nts("c", NOW + 999)], 0).unwrap();
+        assert_eq!(time(&decision), NOW);
+        assert_eq!(decision.source, "a and 1 that agree (NTS)");
+        let error = judged(&[nts("a", NOW), nts("c", NOW + 999)], 0).unwrap_err();
+        assert_eq!(error, "2 servers of NTS contradict each other");
+        // 60 seconds are still agreement, one more is not.
+        judged(&[nts("a", NOW), nts("c", NOW + 60)], 0).unwrap();
+        judged(&[nts("a", NOW), nts("c", NOW + 61)], 0).unwrap_err();
+    }
+
+    #[test]
+    fn of_those_who_agree_the_quickest_is_taken() {
+        let decision = judged(
+            &[
+                answer("slow", true, NOW, 900),
+                answer("quick", true, NOW + 1, 3),
+            ],
+            0,
+        )
+        .unwrap();
+        assert_eq!(time(&decision), NOW + 1);
+    }
+
+    #[test]
+    fn plain_answers_need_most_of_three_servers() {
+        let three = [ntp("a", NOW), ntp("b", NOW + 1), ntp("c", NOW + 2)];
+        let decision = judged(&three, 3).unwrap();
+        assert_eq!(
+            (decision.authenticated, decision.source.as_str()),
+            (false, "a and 2 that agree (NTP)")
+        );
+        // One of the three is silent or lies.
+        judged(&three[..2], 3).unwrap();
+        judged(
+            &[three[0].clone(), three[1].clone(), ntp("c", NOW + 9999)],
+            3,
+        )
+        .unwrap();
+        // Two that agree, of four that were asked, are no majority.
+        assert_eq!(
+            judged(&three[..2], 4).unwrap_err(),
+            "of 4 time servers without NTS only 2 agree"
+        );
+        // Two servers are too few even when both agree.
+        assert!(judged(&three[..2], 2).unwrap_err().contains("at least 3"));
+    }
+
+    #[test]
+    fn an_answer_before_the_floor_counts_for_nobody() {
+        let old = i128::from(BUILT) - 1;
+        assert!(
+            judged(&[nts("a", old)], 0)
+                .unwrap_err()
+                .starts_with("a says")
+        );
+        judged(&[nts("a", old + 1)], 0).unwrap();
+        let decision = judged(&[nts("a", old), nts("b", old), nts("c", NOW)], 0).unwrap();
+        assert_eq!(time(&decision), NOW);
+        judged(&[ntp("a", old), ntp("b", old), ntp("c", NOW)], 3).unwrap_err();
+        assert_eq!(judged(&[], 3).unwrap_err(), "no time server answers");
+    }
+
+    #[test]
+    fn plain_answers_stay_within_a_day_of_the_chain() {
+        let mut floor = Floor::new(UnixTime(BUILT));
+        let block = u64::try_from(NOW).unwrap();
+        floor.finalized_block(UnixTime(block), None);
+        let all = |now| [ntp("a", now), ntp("b", now), ntp("c", now)];
+        judge(&all(NOW + 86_400), 3, &floor, UP).unwrap();
+        assert!(
+            judge(&all(NOW + 86_401), 3, &floor, UP)
+                .unwrap_err()
+                .contains("more than a day")
+        );
+        // An authenticated answer is not held to the chain.
+        judge(&[nts("a", NOW + 86_401)], 0, &floor, UP).unwrap();
+    }
+
+    proptest! {
+        /// Whatever is said: what is believed was said by somebody, not before the floor, and if it
+        /// is plain then by most of those asked.
+        #[test]
+        fn nothing_is_believed_that_a_minority_made_up(
+            said in prop::collection::vec((any::<bool>(), 0u64..4_000_000_000), 0..8),
+            silent in 0usize..4,
+        ) {
+            let answers: Vec<Answer> = said
+                .iter()
+                .enumerate()
+                .map(|(n, (proved, now))| {
+                    answer(&n.to_string(), *proved, i128::from(*now), 20)
+                })
+                .collect();
+            let asked = answers.iter().filter(|a| !a.authenticated).count() + silent;
+            if let Ok(decision) = judged(&answers, asked) {
+                prop_assert!(decision.boot + UP >= Nanos::seconds(i128::from(BUILT)));
+                let near = |a: &&Answer| {
+                    a.authenticated == decision.authenticated
+                        && (a.boot - decision.boot).abs() <= AGREE
+                };
+                let agree = answers.iter().filter(near).count();
+                prop_assert!(agree > 0);
+                if !decision.authenticated {
+                    prop_assert!(asked >= 3 && agree * 2 > asked);
+                }
+            }
+        }
+    }
+}
