@@ -61,6 +61,10 @@ pub struct MachineSpec {
     pub interfaces: Vec<MachineInterface>,
 }
 
+/// The largest [`GuestConfig`] as JSON. It comes from a deployment, which has 24 KiB, and from what
+/// an image says ([`crate::storage::MAX_IMAGE_CONFIG`]).
+pub const MAX_GUEST_CONFIG: usize = 512 << 10;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Boot {

@@ -179,7 +179,12 @@ pub enum ImageState {
     Failed(String),
 }
 
-/// What an image says about how to run it (OCI image configuration, `config`).
+/// The largest [`ImageConfig`] as JSON. The other half of what a guest can be told is left to its
+/// deployment, which is never as large.
+pub const MAX_IMAGE_CONFIG: usize = crate::machine::MAX_GUEST_CONFIG / 2;
+
+/// What an image says about how to run it (OCI image configuration, `config`). At most
+/// [`MAX_IMAGE_CONFIG`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
     pub entrypoint: Vec<String>,

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 /// The largest message: a full page (see [`crate::page`]), an image's configuration or a console
 /// chunk fits.
-const MAX_FRAME: usize = 4 << 20;
+pub const MAX_FRAME: usize = 4 << 20;
 
 type Wire<In, Out> = Transport<UnixStream, In, Out, Json<In, Out>>;
 

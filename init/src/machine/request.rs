@@ -1,14 +1,11 @@
 //! What a machine's specification must keep to before anything is opened for it.
 
 use loam_deployment::Bytes;
-use loam_node_api::machine::{Boot, MachineDisk, MachineInterface, MachineSpec};
+use loam_node_api::machine::{Boot, MAX_GUEST_CONFIG, MachineDisk, MachineInterface, MachineSpec};
 
 /// The kernel's guest has that many slots on its one PCI bus, less console, entropy and bridge.
 const MAX_DISKS: usize = 20;
 const MAX_INTERFACES: usize = 8;
-
-/// A deployment is 64 KiB at most; what is made from it for one guest is never much longer.
-const MAX_GUEST_CONFIG: usize = 512 << 10;
 
 const MIN_MEMORY: Bytes = Bytes::mib(64);
 const MAX_MEMORY: Bytes = Bytes(Bytes::TIB);

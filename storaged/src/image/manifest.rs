@@ -2,7 +2,7 @@
 //!
 //! Only what is used is read; everything read is checked against the [`limits`].
 
-use loam_node_api::storage::ImageConfig;
+use loam_node_api::storage::{ImageConfig, MAX_IMAGE_CONFIG};
 use serde::Deserialize;
 
 use super::{digest::Digest, limits};
@@ -40,6 +40,12 @@ pub enum ManifestError {
     Layers(usize),
     #[error("a layer is of type `{0}`, which is not a tar archive that this node can unpack")]
     LayerType(String),
+    #[error(
+        "what the image says about how to run it takes {size} bytes, most of them `{field}`; at \
+         most {limit} are accepted",
+        limit = MAX_IMAGE_CONFIG
+    )]
+    RunConfig { field: &'static str, size: usize },
     #[error("the image has {layers} layers but names the contents of {diff_ids}")]
     Mismatch { layers: usize, diff_ids: usize },
 }
@@ -188,17 +194,41 @@ impl Config {
             });
         }
         let run = file.config.unwrap_or_default();
-        Ok(Self {
-            run: ImageConfig {
-                entrypoint: run.entrypoint.unwrap_or_default(),
-                cmd: run.cmd.unwrap_or_default(),
-                env: run.env.unwrap_or_default(),
-                working_dir: run.working_dir.unwrap_or_default(),
-                user: run.user.unwrap_or_default(),
-            },
-            diff_ids,
-        })
+        let run = ImageConfig {
+            entrypoint: run.entrypoint.unwrap_or_default(),
+            cmd: run.cmd.unwrap_or_default(),
+            env: run.env.unwrap_or_default(),
+            working_dir: run.working_dir.unwrap_or_default(),
+            user: run.user.unwrap_or_default(),
+        };
+        check_run(&run)?;
+        Ok(Self { run, diff_ids })
     }
+}
+
+/// As the guest will be told it: as JSON, in which some bytes take six.
+fn check_run(run: &ImageConfig) -> Result<(), ManifestError> {
+    fn json(value: &impl serde::Serialize) -> Result<usize, ManifestError> {
+        let json = serde_json::to_vec(value).map_err(|source| ManifestError::Json {
+            what: "configuration",
+            source,
+        })?;
+        Ok(json.len())
+    }
+    let size = json(run)?;
+    if size <= MAX_IMAGE_CONFIG {
+        return Ok(());
+    }
+    let fields = [
+        ("Env", json(&run.env)?),
+        ("Cmd", json(&run.cmd)?),
+        ("Entrypoint", json(&run.entrypoint)?),
+        ("User", json(&run.user)?),
+        ("WorkingDir", json(&run.working_dir)?),
+    ];
+    let largest = fields.into_iter().max_by_key(|(_, size)| *size);
+    let field = largest.map_or("Env", |(field, _)| field);
+    Err(ManifestError::RunConfig { field, size })
 }
 
 #[derive(Deserialize)]
