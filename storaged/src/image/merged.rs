@@ -4,14 +4,14 @@
 //! that each layer is unpacked once, forward), then further names of the same files.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Read, Write},
 };
 
 use super::{
     pax,
     tarball::{Attributes, TarError, Tarball},
-    tree::{Content, LayerIndex, Node, Tree},
+    tree::{Content, Inode, LayerIndex, Node, Tree},
 };
 
 const BLOCK: u64 = 512;
@@ -27,28 +27,48 @@ pub enum MergedError {
     Changed,
 }
 
-/// What of a tree is to be written, and in which order.
+/// What of a tree is to be written, and in which order. Holds no whole names: those of deep trees
+/// are together many times larger than the tree.
 #[derive(Debug)]
 pub struct Merged<'a> {
     tree: &'a Tree,
-    plain: Vec<(Vec<u8>, usize)>,
+    /// Each after its folder; the root first.
+    places: Vec<Place<'a>>,
+    plain: Vec<PlaceIndex>,
     /// By layer, then by entry.
-    files: HashMap<LayerIndex, HashMap<u32, (Vec<u8>, usize)>>,
-    /// Name, and the name that was written before.
-    links: Vec<(Vec<u8>, Vec<u8>, usize)>,
+    files: BTreeMap<LayerIndex, HashMap<u32, PlaceIndex>>,
+    /// What is a further name, and the name that was written before.
+    links: Vec<(PlaceIndex, PlaceIndex)>,
 }
+
+/// A name in the tree.
+#[derive(Debug)]
+struct Place<'a> {
+    folder: PlaceIndex,
+    name: &'a [u8],
+    inode: usize,
+}
+
+type PlaceIndex = u32;
+
+const ROOT: PlaceIndex = 0;
 
 impl<'a> Merged<'a> {
     pub fn new(tree: &'a Tree) -> Self {
+        let root = Place {
+            folder: ROOT,
+            name: b".",
+            inode: tree.root().inode,
+        };
         let mut merged = Self {
             tree,
-            plain: Vec::new(),
-            files: HashMap::new(),
+            places: vec![root],
+            plain: vec![ROOT],
+            files: BTreeMap::new(),
             links: Vec::new(),
         };
         let mut first_names = vec![None; tree.inodes()];
-        merged.plain.push((b"./".to_vec(), tree.root().inode));
-        merged.walk(tree.root(), &mut Vec::new(), &mut first_names);
+        merged.walk(tree.root(), ROOT, &mut first_names);
         merged
     }
 
@@ -57,7 +77,7 @@ impl<'a> Merged<'a> {
         self.files
             .values()
             .flat_map(HashMap::values)
-            .map(|(_, inode)| match self.tree.inode(*inode).content {
+            .map(|place| match self.inode(*place).content {
                 Content::File { size, .. } => size,
                 _ => 0,
             })
@@ -66,8 +86,7 @@ impl<'a> Merged<'a> {
 
     /// Names, of whatever kind.
     pub fn names(&self) -> u64 {
-        let files: usize = self.files.values().map(HashMap::len).sum();
-        (self.plain.len() + files + self.links.len()) as u64
+        self.places.len() as u64
     }
 
     /// Writes the stream. `open` gives a layer's unpacked bytes.
@@ -76,42 +95,38 @@ impl<'a> Merged<'a> {
         out: &mut impl Write,
         mut open: impl FnMut(LayerIndex) -> io::Result<R>,
     ) -> Result<(), MergedError> {
-        for (name, inode) in &self.plain {
-            self.write_header(out, name, *inode, None)?;
+        for place in &self.plain {
+            self.write_header(out, *place, None)?;
         }
-        let mut layers: Vec<_> = self.files.iter().collect();
-        layers.sort_by_key(|(layer, _)| **layer);
-        for (layer, files) in layers {
+        for (layer, files) in &self.files {
             let input = open(*layer).map_err(TarError::Read)?;
             self.write_files(out, files, Tarball::new(input))?;
         }
-        for (name, target, inode) in &self.links {
-            self.write_header(out, name, *inode, Some(target))?;
+        for (place, target) in &self.links {
+            self.write_header(out, *place, Some(*target))?;
         }
         out.write_all(&[0; 2 * BLOCK as usize])
             .map_err(MergedError::Write)?;
         out.flush().map_err(MergedError::Write)
     }
 
-    fn walk(&mut self, folder: &Node, at: &mut Vec<u8>, first_names: &mut [Option<Vec<u8>>]) {
-        let length = at.len();
+    fn walk(&mut self, folder: &'a Node, at: PlaceIndex, first_names: &mut [Option<PlaceIndex>]) {
         for (name, node) in &folder.children {
-            if length > 0 {
-                at.push(b'/');
-            }
-            at.extend_from_slice(name);
-            match (
-                &self.tree.inode(node.inode).content,
-                &mut first_names[node.inode],
-            ) {
+            let place = self.places.len() as PlaceIndex;
+            self.places.push(Place {
+                folder: at,
+                name,
+                inode: node.inode,
+            });
+            let first = &mut first_names[node.inode];
+            match (&self.tree.inode(node.inode).content, *first) {
                 (Content::Folder, _) => {
-                    self.plain
-                        .push(([at, b"/".as_slice()].concat(), node.inode));
-                    self.walk(node, at, first_names);
+                    self.plain.push(place);
+                    self.walk(node, place, first_names);
                 }
-                (_, Some(first)) => self.links.push((at.clone(), first.clone(), node.inode)),
-                (content, first) => {
-                    *first = Some(at.clone());
+                (_, Some(first)) => self.links.push((place, first)),
+                (content, None) => {
+                    *first = Some(place);
                     match content {
                         Content::File {
                             layer,
@@ -119,34 +134,53 @@ impl<'a> Merged<'a> {
                             size: 1..,
                         } => {
                             let files = self.files.entry(*layer).or_default();
-                            files.insert(*entry, (at.clone(), node.inode));
+                            files.insert(*entry, place);
                         }
-                        _ => self.plain.push((at.clone(), node.inode)),
+                        _ => self.plain.push(place),
                     }
                 }
             }
-            at.truncate(length);
         }
+    }
+
+    fn inode(&self, place: PlaceIndex) -> &'a Inode {
+        self.tree.inode(self.places[place as usize].inode)
+    }
+
+    /// The whole name; that of a folder ends in a slash.
+    fn name(&self, mut place: PlaceIndex) -> Vec<u8> {
+        let is_folder = self.inode(place).content == Content::Folder;
+        let mut parts = vec![self.places[place as usize].name];
+        while self.places[place as usize].folder != ROOT {
+            place = self.places[place as usize].folder;
+            parts.push(self.places[place as usize].name);
+        }
+        parts.reverse();
+        let mut name = parts.join(&b'/');
+        if is_folder {
+            name.push(b'/');
+        }
+        name
     }
 
     fn write_files<R: Read>(
         &self,
         out: &mut impl Write,
-        files: &HashMap<u32, (Vec<u8>, usize)>,
+        files: &HashMap<u32, PlaceIndex>,
         mut layer: Tarball<R>,
     ) -> Result<(), MergedError> {
         let mut left = files.len();
         while left > 0 {
             let entry = layer.next_entry()?.ok_or(MergedError::Changed)?;
-            let Some((name, inode)) = files.get(&entry.index) else {
+            let Some(place) = files.get(&entry.index) else {
                 continue;
             };
             left -= 1;
-            if !matches!(self.tree.inode(*inode).content, Content::File { size, .. } if size == entry.size)
+            if !matches!(self.inode(*place).content, Content::File { size, .. } if size == entry.size)
             {
                 return Err(MergedError::Changed);
             }
-            self.write_header(out, name, *inode, None)?;
+            self.write_header(out, *place, None)?;
             let copied = copy(&mut layer.data(), out)?;
             pad(out, copied)?;
         }
@@ -156,14 +190,15 @@ impl<'a> Merged<'a> {
     fn write_header(
         &self,
         out: &mut impl Write,
-        name: &[u8],
-        inode: usize,
-        hard_link: Option<&[u8]>,
+        place: PlaceIndex,
+        hard_link: Option<PlaceIndex>,
     ) -> Result<(), MergedError> {
-        let inode = self.tree.inode(inode);
+        let inode = self.inode(place);
+        let name = self.name(place);
+        let hard_link = hard_link.map(|target| self.name(target));
         let mut header = tar::Header::new_ustar();
         header.set_size(0);
-        let (kind, link): (tar::EntryType, &[u8]) = match (&inode.content, hard_link) {
+        let (kind, link): (tar::EntryType, &[u8]) = match (&inode.content, &hard_link) {
             (_, Some(target)) => (tar::EntryType::Link, target),
             (Content::Folder, _) => (tar::EntryType::Directory, b""),
             (Content::File { size, .. }, _) => {
@@ -182,7 +217,7 @@ impl<'a> Merged<'a> {
             (Content::Fifo, _) => (tar::EntryType::Fifo, b""),
         };
         header.set_entry_type(kind);
-        let records = pax_records(name, link, &inode.attributes);
+        let records = pax_records(&name, link, &inode.attributes);
         if !records.is_empty() {
             let mut extension = tar::Header::new_ustar();
             extension.set_entry_type(tar::EntryType::XHeader);
@@ -194,7 +229,7 @@ impl<'a> Merged<'a> {
             out.write_all(&records).map_err(MergedError::Write)?;
             pad(out, records.len() as u64)?;
         }
-        put(&mut header.as_old_mut().name, name);
+        put(&mut header.as_old_mut().name, &name);
         put(&mut header.as_old_mut().linkname, link);
         header.set_mode(inode.attributes.mode);
         header.set_uid(inode.attributes.uid.into());

@@ -59,6 +59,24 @@ fn counts_what_shows_only() {
 }
 
 #[test]
+fn links_lead_to_the_name_that_was_written() {
+    // The first name in order is the one that is written, whichever the layer had first.
+    let layer = Layer::default()
+        .folder("b/")
+        .folder("b/c/")
+        .file("b/c/x", b"data")
+        .hard_link("b/a", "b/c/x")
+        .file("empty", b"")
+        .hard_link("also", "empty")
+        .tar();
+    let found = crate::image::testing::contents(&stream(&[layer]));
+    assert_eq!(found["b/a"], "file:data");
+    assert_eq!(found["b/c/x"], "link to b/a");
+    assert_eq!(found["also"], "file:");
+    assert_eq!(found["empty"], "link to also");
+}
+
+#[test]
 fn a_layer_that_changed_meanwhile_is_noticed() {
     let layer = Layer::default().file("a", b"1").tar();
     let tree = merge(std::slice::from_ref(&layer)).unwrap();

@@ -14,9 +14,10 @@ use super::{
 /// Linux's own limit on symbolic links in one name (`MAXSYMLINKS`).
 const MAX_LINKS: u32 = 40;
 
-/// Steps from a folder to one in it, over the whole merge. A large image takes some millions; a
-/// hostile one could take days of them with few bytes.
-const MAX_STEPS: u64 = 1 << 30;
+/// Steps from a folder to one in it, over the whole merge, whether to find a name or to hide what is
+/// below it. A large image takes some millions; a hostile one could take days of them with few
+/// bytes.
+const MAX_STEPS: u64 = 1 << 28;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -46,7 +47,7 @@ pub struct Tree {
     inodes: Vec<Inode>,
     entries: u64,
     metadata: u64,
-    steps: u64,
+    steps_left: u64,
 }
 
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl Default for Tree {
             inodes: vec![plain_folder()],
             entries: 0,
             metadata: 0,
-            steps: 0,
+            steps_left: MAX_STEPS,
         }
     }
 }
@@ -107,6 +108,14 @@ impl Tree {
 
     pub fn inodes(&self) -> usize {
         self.inodes.len()
+    }
+
+    #[cfg(test)]
+    pub fn with_steps(steps: u64) -> Self {
+        Self {
+            steps_left: steps,
+            ..Self::default()
+        }
     }
 
     /// Puts one entry of `layer` over what is there. Layers come lowest first.
@@ -135,6 +144,13 @@ impl Tree {
             .ok_or_else(|| refuse("its folder cannot be made"))?;
         if folder.len() >= limits::DEPTH {
             return Err(refuse("it is more than 256 folders deep"));
+        }
+        // A short name may lead far through symbolic links.
+        let true_name: usize = folder.iter().map(|part| part.len() + 1).sum();
+        if true_name + name.len() > limits::PATH {
+            return Err(refuse(
+                "the name that it really has is longer than 4096 bytes",
+            ));
         }
         let is_folder = entry.kind == Kind::Folder;
         let was_folder =
@@ -200,16 +216,17 @@ impl Tree {
         let Some(folder) = self.resolve(parents, None)? else {
             return Ok(());
         };
+        let mut steps = 0;
         let (parent, _) = self.folder(&folder);
         if &**name == OPAQUE {
-            keep_only(&mut parent.children, layer);
+            keep_only(&mut parent.children, layer, &mut steps);
         } else if let Some(node) = parent.children.get_mut(hidden) {
-            keep_only(&mut node.children, layer);
+            keep_only(&mut node.children, layer, &mut steps);
             if node.layer != layer && node.children.is_empty() {
                 parent.children.remove(hidden);
             }
         }
-        Ok(())
+        self.walk(steps)
     }
 
     /// The inode that a hard link names. It may be of a lower layer.
@@ -263,10 +280,7 @@ impl Tree {
         let mut at: Vec<Name> = Vec::new();
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
-            self.steps += 1 + at.len() as u64;
-            if self.steps > MAX_STEPS {
-                return Err(TreeError::Steps);
-            }
+            self.walk(1 + at.len() as u64)?;
             match &*name {
                 b"" | b"." => continue,
                 // Above the root is the root.
@@ -333,6 +347,11 @@ impl Tree {
         Ok(())
     }
 
+    fn walk(&mut self, steps: u64) -> Result<(), TreeError> {
+        self.steps_left = self.steps_left.checked_sub(steps).ok_or(TreeError::Steps)?;
+        Ok(())
+    }
+
     /// The folder of a true name that [`Self::resolve`] gave.
     fn folder(&mut self, at: &[Name]) -> (&mut Node, &[Inode]) {
         let mut node = &mut self.root;
@@ -347,9 +366,10 @@ impl Tree {
 }
 
 /// Drops what layers other than `layer` put here, except for folders that hold something of it.
-fn keep_only(children: &mut BTreeMap<Name, Node>, layer: LayerIndex) {
+fn keep_only(children: &mut BTreeMap<Name, Node>, layer: LayerIndex, steps: &mut u64) {
     children.retain(|_, node| {
-        keep_only(&mut node.children, layer);
+        *steps += 1;
+        keep_only(&mut node.children, layer, steps);
         node.layer == layer || !node.children.is_empty()
     });
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
-use crate::image::testing::{Layer, contents, merge, stream};
+use super::*;
+use crate::image::testing::{Layer, contents, entries, merge, stream};
 
 fn merged(layers: &[Layer]) -> Vec<String> {
     let tars: Vec<_> = layers.iter().map(|layer| layer.clone().tar()).collect();
@@ -161,6 +162,129 @@ fn limits_hold() {
         .pax(&[("path", through.as_bytes())])
         .file("x", b"");
     assert!(refused(&[climbing]).contains("too deep"));
+}
+
+#[test]
+fn a_short_name_that_leads_far_is_refused() {
+    // Two folders of 2000 bytes each, one in the other, reached by one letter.
+    let far = format!("{}/", "d".repeat(199)).repeat(10);
+    let farther = |n: usize| format!("l/{}", format!("{}/", "e".repeat(n)).repeat(10));
+    let through = |n: usize| {
+        layer()
+            .pax(&[("path", far.as_bytes())])
+            .folder("x")
+            .pax(&[("linkpath", far.as_bytes())])
+            .symlink("l", "x")
+            .pax(&[("path", farther(n).as_bytes())])
+            .file("x", b"")
+            .tar()
+    };
+    // 2000 there, then ten names with nine slashes between them.
+    merge(&[through(208)]).unwrap();
+    let error = merge(&[through(209)]).unwrap_err().to_string();
+    assert!(error.contains("longer than 4096"), "{error}");
+}
+
+fn apply(tree: &mut Tree, layer: LayerIndex, tar: &[u8]) -> Result<(), TreeError> {
+    let entries = entries(tar).unwrap();
+    entries
+        .into_iter()
+        .try_for_each(|(entry, _)| tree.apply(layer, entry))
+}
+
+#[test]
+fn hiding_takes_steps_too() {
+    let many = (0..100).fold(layer(), |layer, n| layer.file(&format!("{n}"), b""));
+    let hide = |times| (0..times).fold(layer(), |layer, _| layer.file(".wh..wh..opq", b""));
+    // Of one layer, so nothing is hidden, and each marker looks at all.
+    let of = |times| [many.clone().tar(), hide(times).tar()];
+    let run = |steps, times| {
+        let mut tree = Tree::with_steps(steps);
+        of(times)
+            .iter()
+            .try_for_each(|tar| apply(&mut tree, 0, tar))
+    };
+    run(1000, 10).unwrap();
+    assert!(matches!(run(999, 10), Err(TreeError::Steps)));
+    // In folders as well.
+    let folder = (0..100).fold(layer(), |layer, n| layer.file(&format!("d/{n}"), b""));
+    let mut tree = Tree::with_steps(200);
+    apply(&mut tree, 0, &folder.tar()).unwrap();
+    let marker = layer().file(".wh.d", b"").tar();
+    apply(&mut tree, 0, &marker).unwrap();
+    assert!(matches!(
+        apply(&mut tree, 0, &marker),
+        Err(TreeError::Steps)
+    ));
+}
+
+#[test]
+fn finding_takes_steps() {
+    let deep = layer().file("a/b/c/d", b"").tar();
+    // One for each folder, and one for each that it is in.
+    apply(&mut Tree::with_steps(6), 0, &deep).unwrap();
+    assert!(matches!(
+        apply(&mut Tree::with_steps(5), 0, &deep),
+        Err(TreeError::Steps)
+    ));
+}
+
+fn file(name: &str, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
+    Entry {
+        index: 0,
+        path: ImagePath::parse(name.as_bytes()).unwrap(),
+        kind: Kind::File,
+        size: 0,
+        attributes: Attributes {
+            xattrs,
+            ..Attributes::default()
+        },
+    }
+}
+
+#[test]
+fn names_are_counted_whoever_makes_them() {
+    let with_room = |room| Tree {
+        entries: limits::ENTRIES - room,
+        ..Tree::default()
+    };
+    // One, and the two folders that it is in.
+    let mut tree = with_room(3);
+    tree.apply(0, file("a/b/c", vec![])).unwrap();
+    assert!(matches!(
+        tree.apply(0, file("x", vec![])),
+        Err(TreeError::Entries)
+    ));
+    assert!(matches!(
+        with_room(2).apply(0, file("a/b/c", vec![])),
+        Err(TreeError::Entries)
+    ));
+}
+
+#[test]
+fn bytes_of_names_links_and_attributes_are_counted() {
+    let name = "n".repeat(200);
+    let long = vec![b'v'; 50_000];
+    let entries: [(Entry, u64); 3] = [
+        (file(&format!("{name}/{name}"), vec![]), 400),
+        (file("x", vec![(b"user.a".to_vec(), long.clone())]), 50_007),
+        (
+            Entry {
+                kind: Kind::Symlink(long),
+                ..file("x", vec![])
+            },
+            50_001,
+        ),
+    ];
+    for (entry, bytes) in entries {
+        let mut tree = Tree {
+            metadata: limits::METADATA - 2 * bytes,
+            ..Tree::default()
+        };
+        tree.apply(0, entry.clone()).unwrap();
+        tree.apply(0, entry.clone()).unwrap();
+        assert!(matches!(tree.apply(0, entry), Err(TreeError::Metadata)));
+    }
 }
 
 #[derive(Clone, Debug)]
