@@ -76,6 +76,10 @@ impl Ledger {
         Bytes(self.volumes)
     }
 
+    pub fn promised_to_images(&self) -> Bytes {
+        Bytes(self.images)
+    }
+
     pub fn free_for_volumes(&self) -> Bytes {
         let taken = self
             .volumes

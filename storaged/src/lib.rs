@@ -15,8 +15,9 @@
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
-//! | [`durable`], [`program`], [`mount`] | what the above stand on |
+//! | [`durable`], [`program`], [`cgroup`], [`mount`] | what the above stand on |
 
+pub mod cgroup;
 pub mod disk;
 pub mod durable;
 pub mod format;

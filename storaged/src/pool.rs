@@ -8,9 +8,11 @@
 //! | `elsewhere/<name>.json` | which other pool has a volume |
 //! | `images/<digest>.erofs` | an image's read-only root |
 //! | `images/<digest>.json` | what the image says about how to run it; as for volumes |
-//! | `images/fetch/<digest>/` | what is here of an image that is being fetched |
+//! | `images/attempts/<name>.json`, `images/fetch/<name>/` | an image that is not here yet ([`Staging`]) |
 //! | `images/build/` | where `mkfs.erofs` works, without rights |
 //! | `secrets/<name>` | the node's own small secrets, the same on every pool |
+//!
+//! [`Staging`]: crate::image::staging::Staging
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -26,7 +28,12 @@ use rustix::fs::{IFlags, StatVfsMountFlags, ioctl_getflags, ioctl_setflags, stat
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{durable, image::erofs::BUILDER_ID, ledger::Ledger, volume::Volumes};
+use crate::{
+    durable,
+    image::{erofs::BUILDER_ID, found::Found},
+    ledger::Ledger,
+    volume::Volumes,
+};
 
 const FORMAT: u32 = 1;
 
@@ -45,6 +52,7 @@ pub struct Pool {
     root: PathBuf,
     ledger: Mutex<Ledger>,
     volumes: Volumes,
+    images: Mutex<Found>,
 }
 
 impl Pool {
@@ -57,7 +65,14 @@ impl Pool {
         for entry in fs::read_dir(&build)? {
             fs::remove_file(entry?.path())?;
         }
-        for folder in ["", "volumes", "elsewhere", "images", "secrets"] {
+        for folder in [
+            "",
+            "volumes",
+            "elsewhere",
+            "images",
+            "images/attempts",
+            "secrets",
+        ] {
             durable::remove_unfinished(&root.join(folder))?;
         }
         let volumes = Volumes::open(root.join("volumes"))?;
@@ -65,12 +80,15 @@ impl Pool {
         for volume in volumes.list() {
             ledger.record_volume(volume.spec.size);
         }
+        let images = Found::look(&root.join("images"));
+        ledger.record_image(Bytes(images.bytes()));
         Ok(Self {
             uuid,
             media,
             root,
             ledger: Mutex::new(ledger),
             volumes,
+            images: Mutex::new(images),
         })
     }
 
@@ -92,6 +110,16 @@ impl Pool {
 
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    /// What of images was here when the pool came, for whoever takes it over.
+    pub fn take_found_images(&self) -> Found {
+        std::mem::take(
+            &mut self
+                .images
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 
     pub fn elsewhere(&self) -> PathBuf {
@@ -181,6 +209,7 @@ fn make_folders(root: &Path) -> io::Result<()> {
         ("volumes", 0o700),
         ("elsewhere", 0o700),
         ("images", 0o711),
+        ("images/attempts", 0o700),
         ("images/fetch", 0o700),
         ("images/build", 0o700),
         ("secrets", 0o700),

@@ -6,9 +6,16 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal,
+        setrlimit,
+    },
+};
 
 /// The most of a program's complaint that is kept. What it says last says most.
 const MAX_COMPLAINT: usize = 2 << 10;
@@ -112,6 +119,19 @@ impl Running {
         self.child.stdin.take()
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended, or does so soon enough.
+    pub fn ends_within(&mut self, patience: Duration) -> io::Result<bool> {
+        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        let limit = Timespec::try_from(patience)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit))?;
+        Ok(ended > 0)
+    }
+
     pub fn kill(&mut self) {
         // It may have ended by itself, which is as good.
         let _ = self.child.kill();
@@ -179,6 +199,14 @@ mod tests {
             error.starts_with("ls failed") && error.contains("/nowhere"),
             "{error}"
         );
+        let mut sleep = command("sleep", None).unwrap();
+        sleep.arg("1000");
+        let mut sleep = start(sleep).unwrap();
+        assert!(!sleep.ends_within(Duration::from_millis(1)).unwrap());
+        sleep.kill();
+        assert!(sleep.ends_within(Duration::from_secs(1000)).unwrap());
+        sleep.finish().unwrap_err();
+
         let absent = command("mkfs.nothing", None).unwrap_err().to_string();
         assert_eq!(absent, "mkfs.nothing is not in this image");
     }

@@ -9,8 +9,8 @@ use loam_deployment::{NodeKey, Version, payload::OciReference};
 use loam_node_api::{
     page::{Page, Revision},
     storage::{
-        Deletion, Disk, ImageConfig, ImageState, ImageStatus, Pool, Storage, StorageError, Volume,
-        VolumeKey, VolumeSpec,
+        Deletion, Disk, ImageConfig, ImageStatus, Pool, Storage, StorageError, Volume, VolumeKey,
+        VolumeSpec,
     },
 };
 use tarpc::context::Context;
@@ -119,20 +119,12 @@ impl Storage for Storaged {
 
     async fn image_ensure(self, _: Context, image: OciReference) -> ImageStatus {
         self.inventory.settled().await;
-        let asked = image.clone();
-        match run(move || self.images.ensure(asked)).await {
-            Ok(status) => status,
-            Err(error) => ImageStatus {
-                image,
-                state: ImageState::Failed(error.to_string()),
-            },
-        }
+        self.images.ensure(image)
     }
 
     async fn images(self, _: Context, after: Option<OciReference>) -> Page<ImageStatus> {
         self.inventory.settled().await;
-        let images = run(move || self.images.list()).await.unwrap_or_default();
-        page(images, |status| &status.image, after.as_ref())
+        page(self.images.list(), |status| &status.image, after.as_ref())
     }
 
     async fn image_config(
@@ -146,7 +138,8 @@ impl Storage for Storaged {
 
     async fn image_delete(self, _: Context, image: OciReference) -> Result<(), StorageError> {
         self.inventory.settled().await;
-        run(move || self.images.delete(&image)).await?
+        self.images.delete(&image);
+        Ok(())
     }
 
     async fn node_is(self, _: Context, node: NodeKey) -> Result<(), StorageError> {

@@ -4,7 +4,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -15,11 +14,12 @@ use tokio::{
 
 use super::{
     digest::Digest,
-    limits,
+    gate::{Gate, Halted},
     manifest::Descriptor,
     registry::{self, Registry, RegistryError},
+    staging::Staging,
 };
-use crate::durable;
+use crate::{durable, ledger::Full};
 
 /// A connection that breaks is made anew at once for as long as each try brings something.
 const TRIES: u32 = 32;
@@ -41,8 +41,20 @@ pub enum BlobError {
     },
     #[error("layer {expected} came with another digest, {found}")]
     Digest { expected: Digest, found: Digest },
-    #[error("layer {0} comes too slowly")]
-    Slow(Digest),
+    #[error("no disk has room for layer {digest}: {full}")]
+    NoSpace { digest: Digest, full: Full },
+    #[error(transparent)]
+    Halted(#[from] Halted),
+}
+
+/// What layers of one attempt share.
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    pub registry: &'a Registry,
+    pub staging: &'a Staging,
+    pub gate: &'a Gate,
+    /// Rises by each byte, also by those that were there before.
+    pub done: &'a AtomicU64,
 }
 
 /// Where a layer is once it is here and checked.
@@ -50,41 +62,36 @@ pub fn path(folder: &Path, digest: Digest) -> PathBuf {
     folder.join(digest.hex())
 }
 
-/// Has the layer in `folder`. `done` rises by its bytes, also by those that were there before.
-pub async fn fetch(
-    registry: &Registry,
-    layer: &Descriptor,
-    folder: &Path,
-    done: &AtomicU64,
-) -> Result<(), BlobError> {
-    let finished = path(folder, layer.digest);
+/// Has the layer in the staging folder.
+pub async fn fetch(transfer: &Transfer<'_>, layer: &Descriptor) -> Result<(), BlobError> {
+    let folder = transfer.staging.folder();
+    let finished = path(&folder, layer.digest);
     if fs::try_exists(&finished)
         .await
         .map_err(|source| io_error(layer, source))?
     {
-        done.fetch_add(layer.size, Ordering::Relaxed);
+        transfer.done.fetch_add(layer.size, Ordering::Relaxed);
         return Ok(());
     }
-    let allowed = Duration::from_secs(60 + layer.size / limits::SLOWEST_BYTES_PER_SECOND);
-    tokio::time::timeout(allowed, complete(registry, layer, folder, done))
+    let partial = partial(&folder, layer.digest);
+    complete(transfer, layer, &partial).await?;
+    tokio::task::spawn_blocking(move || durable::rename(&partial, &finished))
         .await
-        .map_err(|_| BlobError::Slow(layer.digest))??;
-    let partial = partial(folder, layer.digest);
-    durable::rename(&partial, &finished).map_err(|source| io_error(layer, source))
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+        .map_err(|source| io_error(layer, source))
 }
 
 async fn complete(
-    registry: &Registry,
+    transfer: &Transfer<'_>,
     layer: &Descriptor,
-    folder: &Path,
-    done: &AtomicU64,
+    path: &Path,
 ) -> Result<(), BlobError> {
-    let path = partial(folder, layer.digest);
-    let mut partial = Partial::open(&path, layer, done).await?;
+    let mut partial = Partial::open(path, layer, transfer).await?;
     let mut tries = 0;
     while partial.length < layer.size {
+        transfer.gate.open().await?;
         let before = partial.length;
-        match partial.append(registry, layer).await {
+        match partial.append(layer).await {
             Ok(()) => {}
             Err(BlobError::Registry(RegistryError::Http(why)))
                 if partial.length > before && tries < TRIES =>
@@ -98,10 +105,7 @@ async fn complete(
     let found = Digest::finish(partial.hasher.clone());
     if found != layer.digest {
         // Resuming would only keep what is wrong.
-        drop(partial);
-        fs::remove_file(&path)
-            .await
-            .map_err(|source| io_error(layer, source))?;
+        partial.restart(layer).await?;
         return Err(BlobError::Digest {
             expected: layer.digest,
             found,
@@ -119,11 +123,15 @@ struct Partial<'a> {
     file: File,
     length: u64,
     hasher: Sha256,
-    done: &'a AtomicU64,
+    transfer: &'a Transfer<'a>,
 }
 
 impl<'a> Partial<'a> {
-    async fn open(path: &Path, layer: &Descriptor, done: &'a AtomicU64) -> Result<Self, BlobError> {
+    async fn open(
+        path: &Path,
+        layer: &Descriptor,
+        transfer: &'a Transfer<'a>,
+    ) -> Result<Self, BlobError> {
         let opened = async {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -147,12 +155,12 @@ impl<'a> Partial<'a> {
             Ok((file, length, hasher))
         };
         let (file, length, hasher) = opened.await.map_err(|source| io_error(layer, source))?;
-        done.fetch_add(length, Ordering::Relaxed);
+        transfer.done.fetch_add(length, Ordering::Relaxed);
         let mut partial = Self {
             file,
             length,
             hasher,
-            done,
+            transfer,
         };
         if length > layer.size {
             partial.restart(layer).await?;
@@ -160,9 +168,13 @@ impl<'a> Partial<'a> {
         Ok(partial)
     }
 
-    /// Appends what one answer of the registry brings.
-    async fn append(&mut self, registry: &Registry, layer: &Descriptor) -> Result<(), BlobError> {
-        let (mut response, start) = registry.blob(layer.digest, self.length).await?;
+    /// Appends what one answer of the registry brings, as long as the gate is open.
+    async fn append(&mut self, layer: &Descriptor) -> Result<(), BlobError> {
+        let Transfer { registry, gate, .. } = self.transfer;
+        let (mut response, start) = tokio::select! {
+            answer = registry.blob(layer.digest, self.length) => answer?,
+            () = gate.closed() => return Ok(()),
+        };
         if start != self.length {
             // A registry that knows no ranges begins anew.
             self.restart(layer).await?;
@@ -171,10 +183,18 @@ impl<'a> Partial<'a> {
                 return Err(RegistryError::Http(why).into());
             }
         }
-        let received: Result<(), BlobError> = loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) => self.write(&chunk, layer).await?,
-                Ok(None) => break Ok(()),
+        let received: Result<bool, BlobError> = loop {
+            let chunk = tokio::select! {
+                chunk = response.chunk() => chunk,
+                () = gate.closed() => break Ok(false),
+            };
+            match chunk {
+                Ok(Some(chunk)) => {
+                    if let Err(error) = self.write(&chunk, layer).await {
+                        break Err(error);
+                    }
+                }
+                Ok(None) => break Ok(true),
                 Err(error) => break Err(BlobError::Registry(registry::http(error))),
             }
         };
@@ -183,8 +203,8 @@ impl<'a> Partial<'a> {
             .flush()
             .await
             .map_err(|source| io_error(layer, source))?;
-        received?;
-        if self.length < layer.size {
+        let ended = received?;
+        if ended && self.length < layer.size {
             let (expected, found) = (layer.size, self.length);
             return Err(BlobError::Size {
                 digest: layer.digest,
@@ -205,6 +225,13 @@ impl<'a> Partial<'a> {
                 found,
             });
         }
+        let claim = self.transfer.staging.claim();
+        claim
+            .grow(chunk.len() as u64)
+            .map_err(|full| BlobError::NoSpace {
+                digest: layer.digest,
+                full,
+            })?;
         self.file
             .write_all(chunk)
             .await
@@ -217,7 +244,8 @@ impl<'a> Partial<'a> {
                 .map_err(|source| io_error(layer, source))?;
         }
         self.length = length;
-        self.done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        let done = self.transfer.done;
+        done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -227,7 +255,8 @@ impl<'a> Partial<'a> {
             self.file.seek(SeekFrom::Start(0)).await
         };
         cleared.await.map_err(|source| io_error(layer, source))?;
-        self.done.fetch_sub(self.length, Ordering::Relaxed);
+        self.transfer.done.fetch_sub(self.length, Ordering::Relaxed);
+        self.transfer.staging.claim().shrink_by(self.length);
         self.length = 0;
         self.hasher = Sha256::new();
         Ok(())

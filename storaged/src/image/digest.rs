@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use loam_deployment::payload::OciReference;
 use serde::{Deserialize, Serialize};
 
 /// A SHA-256 digest, written `sha256:<64 hex digits>`. Other algorithms are not accepted.
@@ -12,6 +13,11 @@ pub struct Digest([u8; 32]);
 impl Digest {
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// What a reference names.
+    pub fn of_manifest(reference: &OciReference) -> Self {
+        Self(*reference.digest())
     }
 
     pub fn of(bytes: &[u8]) -> Self {

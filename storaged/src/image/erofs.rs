@@ -6,10 +6,14 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
     path::Path,
     process::Stdio,
+    time::Duration,
 };
 
-use super::merged::MergedError;
-use crate::program::{self, Confinement, ProgramError};
+use super::{merged::MergedError, stop::Stop};
+use crate::{
+    cgroup,
+    program::{self, Confinement, ProgramError, Running},
+};
 
 /// User and group of `mkfs.erofs`, which reads bytes that strangers chose. Nothing else on a node
 /// has this number (below what Debian gives to people, above what it gives to daemons, and far
@@ -19,8 +23,14 @@ pub const BUILDER_ID: u32 = 990;
 /// A large image is made in minutes; only one that exploits a flaw takes an hour of work.
 const CPU_SECONDS: u64 = 3600;
 
-/// `mkfs.erofs` holds all names in memory, 1 KiB each at most.
+/// It reserves much more than it uses, for each of its threads.
 const ADDRESS_SPACE: u64 = 4 << 30;
+
+/// What it may really use: all names, 1 KiB each at most, and what it writes until the disk has it.
+const MEMORY: u64 = 768 << 20;
+
+/// How often one that works on is asked whether it still should.
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
@@ -41,7 +51,7 @@ pub type Stream<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), MergedErro
 /// Makes a file system of a tar stream.
 pub trait Pack: Send + Sync + std::fmt::Debug {
     /// `target` does not exist yet. Its contents are durable on return, if there is no error.
-    fn pack(&self, target: &Path, stream: Stream<'_>) -> Result<(), PackError>;
+    fn pack(&self, target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError>;
 }
 
 /// Debian's `mkfs.erofs`, from erofs-utils 1.8 or later (for `--tar`).
@@ -49,7 +59,7 @@ pub trait Pack: Send + Sync + std::fmt::Debug {
 pub struct MkfsErofs;
 
 impl Pack for MkfsErofs {
-    fn pack(&self, target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
+    fn pack(&self, target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError> {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -57,14 +67,14 @@ impl Pack for MkfsErofs {
             .open(target)
             .map_err(io("made"))?;
         chown(target, Some(BUILDER_ID), Some(BUILDER_ID)).map_err(io("given away"))?;
-        run(target, stream)?;
+        run(target, stream, stop)?;
         chown(target, Some(0), Some(0)).map_err(io("taken back"))?;
         fs::set_permissions(target, Permissions::from_mode(0o400)).map_err(io("protected"))?;
         file.sync_all().map_err(io("synced"))
     }
 }
 
-fn run(target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
+fn run(target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError> {
     let confinement = Confinement {
         id: BUILDER_ID,
         cpu_seconds: CPU_SECONDS,
@@ -84,6 +94,10 @@ fn run(target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
     .arg(target)
     .stdin(Stdio::piped());
     let mut running = program::start(mkfs)?;
+    // Before it has read a byte.
+    if let Err(error) = cgroup::confine(running.id(), MEMORY) {
+        tracing::warn!(%error, "mkfs.erofs has no memory limit of its own");
+    }
     let written = match running.take_input() {
         Some(input) => {
             let mut input = BufWriter::with_capacity(128 << 10, input);
@@ -92,7 +106,10 @@ fn run(target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
         None => Err(MergedError::Write(io::ErrorKind::BrokenPipe.into())),
     };
     match written {
-        Ok(()) => Ok(running.finish()?),
+        Ok(()) => {
+            kill_if_stopped(&mut running, stop)?;
+            Ok(running.finish()?)
+        }
         // It has ended early; why, it says itself.
         Err(MergedError::Write(error)) => {
             running.finish()?;
@@ -105,6 +122,17 @@ fn run(target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
             Err(error.into())
         }
     }
+}
+
+/// Returns once it has ended, or been killed because nobody wants what it makes any more.
+fn kill_if_stopped(running: &mut Running, stop: &Stop) -> Result<(), PackError> {
+    while !running.ends_within(LOOK).map_err(io("waited for"))? {
+        if stop.is_set() {
+            running.kill();
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {

@@ -1,29 +1,40 @@
 //! The whole way of one image: manifest, configuration, layers, merged tree, file system.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::File,
     io::{self, BufWriter, Write},
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use loam_deployment::{Bytes, payload::OciReference};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant as Moment, MissedTickBehavior, interval_at, sleep_until, timeout},
+};
 
 use super::{
     address::Reach,
-    blob::{self, BlobError},
+    answering::{self, Answering, Hangs},
+    blob::{self, BlobError, Transfer},
+    claim::SpaceClaim,
     digest::Digest,
     erofs::{Pack, PackError},
-    kept::{Kept, SpaceClaim},
+    gate::Gate,
+    kept::Kept,
     layer::{Allowance, Unpacked},
     manifest::{Config, Descriptor, Document, Manifest, ManifestError},
-    merged::Merged,
+    merged::{Merged, MergedError},
+    pace::{Pace, Patience},
+    queue::{Origin, Queue, Turn},
     registry::{Registry, RegistryError},
+    staging::{Record, Staging},
+    stop::Stop,
     tarball::{TarError, Tarball},
     tree::{LayerIndex, Tree, TreeError},
 };
@@ -31,6 +42,9 @@ use crate::{durable, ledger::Full, pool::Pool};
 
 /// Layers fetched at a time: hides the distance to the registry, leaves room for others.
 const CONNECTIONS: usize = 3;
+
+/// How often a disk is asked whether it is still there while an image is built on it.
+const LOOK_AT_DISK: Duration = Duration::from_secs(30);
 
 /// What a name takes in the file system at most: its inode, its place in its folder, and what its
 /// data lacks to whole blocks.
@@ -40,12 +54,18 @@ const OVERHEAD_PER_NAME: u64 = 8 << 10;
 pub enum FetchError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("the registry takes too long to send the image's manifest or configuration")]
+    SlowDocument,
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error("the index leads to another index")]
     NestedIndex,
     #[error(transparent)]
     Blob(#[from] BlobError),
+    #[error("the layers come too slowly; at least {0} a second are expected")]
+    Slow(Bytes),
+    #[error("the layers have been coming for {0} hours")]
+    TooLong(u64),
     #[error("layer {layer}: {source}")]
     Tar { layer: usize, source: TarError },
     #[error("layer {layer}: {source}")]
@@ -67,8 +87,37 @@ pub enum FetchError {
         what: &'static str,
         source: io::Error,
     },
+    #[error(transparent)]
+    Hangs(#[from] Hangs),
     #[error("it is no longer wanted")]
     Stopped,
+}
+
+impl FetchError {
+    /// Whether what has come is of use for the next try: the registry was at fault, and it may
+    /// answer better. All others would find the same, or have filled the disk.
+    fn keeps_layers(&self) -> bool {
+        match self {
+            Self::Registry(error) | Self::Blob(BlobError::Registry(error)) => {
+                matches!(error, RegistryError::Http(_) | RegistryError::Status(_))
+            }
+            Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the image is at fault, whoever serves it.
+    fn is_flaw(&self) -> bool {
+        matches!(
+            self,
+            Self::Manifest(_)
+                | Self::NestedIndex
+                | Self::Tar { .. }
+                | Self::Tree { .. }
+                | Self::DiffId { .. }
+                | Self::Pack(PackError::Merged(_) | PackError::Program(_))
+        )
+    }
 }
 
 /// How far a fetch is. Read by those who ask.
@@ -79,63 +128,208 @@ pub struct Progress {
     pub total: AtomicU64,
 }
 
+/// What all fetches share.
+#[derive(Clone, Debug)]
+pub struct Means {
+    pub packer: Arc<dyn Pack>,
+    pub reach: Reach,
+    pub patience: Patience,
+    pub fetching: Queue,
+    pub building: Queue,
+    pub answering: Answering,
+}
+
 #[derive(Debug)]
 pub struct Fetch {
     pub image: OciReference,
     pub pools: Vec<Arc<Pool>>,
+    pub means: Means,
     pub progress: Arc<Progress>,
-    pub stop: Arc<AtomicBool>,
-    pub packer: Arc<dyn Pack>,
-    /// Held while an image is built: one at a time, for each takes a core and much memory.
-    pub building: Arc<tokio::sync::Semaphore>,
-    pub reach: Reach,
+    pub stop: Stop,
     /// Unique among the fetches of this process.
     pub number: u64,
+    /// What an earlier try has left.
+    pub begun: Option<Staging>,
+    /// What is known of earlier tries.
+    pub record: Record,
+}
+
+/// How a fetch ended.
+#[derive(Debug)]
+pub struct Outcome {
+    pub result: Result<Kept, FetchError>,
+    /// What is there still, and counted.
+    pub left: Option<Staging>,
+    /// What is known now of this and earlier tries.
+    pub record: Record,
+    /// To be given back once the result is known to all, so that no second fetch of the same digest
+    /// builds it meanwhile.
+    pub turn: Option<Turn>,
 }
 
 impl Fetch {
-    /// The image is on a pool when this returns.
-    pub async fn run(self) -> Result<Kept, FetchError> {
-        let registry = Registry::new(&self.image, self.reach)?;
-        let manifest = self.manifest(&registry).await?;
-        let config = registry
-            .small_blob(manifest.config.digest, manifest.config.size)
-            .await?;
-        let config = Config::parse(&config, manifest.layers.len())?;
-
-        let layers = distinct(&manifest.layers);
-        let compressed = layers.iter().map(|layer| layer.size).sum();
-        let pool = self.choose_pool(compressed)?;
-        let claim = SpaceClaim::new(&pool, compressed)?;
-        self.progress.total.store(compressed, Ordering::Relaxed);
-        let folder = folder(&pool, &self.image);
-        make_folder(&folder).map_err(io("make a folder for the image's layers"))?;
-        stream::iter(layers)
-            .map(|layer| {
-                let (registry, folder, done) = (&registry, &folder, &self.progress.done);
-                async move { blob::fetch(registry, &layer, folder, done).await }
-            })
-            .buffer_unordered(CONNECTIONS)
-            .try_collect::<()>()
-            .await?;
-
-        let turn = self.building.clone().acquire_owned().await;
-        let built = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            self.build(&pool, &manifest, config, claim)
-        });
-        match built.await {
-            Ok(built) => built,
-            Err(_) => Err(FetchError::Stopped),
+    /// The image is on a pool when this returns well; else nothing is on any that is not counted.
+    pub async fn run(mut self) -> Outcome {
+        let mut staging = self.begun.take().map(Arc::new);
+        let before = staging.as_ref().map_or(0, |begun| begun.claim().bytes());
+        let mut turn = None;
+        let result = self.fetch(&mut staging, &mut turn).await;
+        let brought = self.done().saturating_sub(before);
+        let mut record = match &staging {
+            Some(staging) => staging.record(),
+            None => self.record.clone(),
+        };
+        record.building = false;
+        if let Err(error) = &result {
+            // Whoever is slow but gets on is not made to wait longer and longer.
+            let gets_on = error.keeps_layers() && brought >= self.means.patience.least;
+            record.failures = if gets_on {
+                1
+            } else {
+                record.failures.saturating_add(1)
+            };
+            record.is_flawed = error.is_flaw();
+            record.why = Some(shown_reason(error));
+        }
+        let left = match staging {
+            Some(staging) => self.settle(staging, &result, record.clone()).await,
+            None => None,
+        };
+        Outcome {
+            result,
+            left,
+            record,
+            turn,
         }
     }
 
+    /// Removes what is of no use any more, counts the rest and notes how it went.
+    async fn settle(
+        &self,
+        staging: Arc<Staging>,
+        result: &Result<Kept, FetchError>,
+        record: Record,
+    ) -> Option<Staging> {
+        if matches!(result, Err(FetchError::Hangs(_))) {
+            return Arc::into_inner(staging);
+        }
+        let is_over = matches!(result, Ok(_) | Err(FetchError::Stopped));
+        let keeps_layers = result.as_ref().is_err_and(FetchError::keeps_layers);
+        let (image, pool) = (self.image.clone(), staging.pool().clone());
+        let settled = spawn_blocking(move || {
+            let done = if is_over {
+                staging.remove()
+            } else if keeps_layers {
+                staging.recount();
+                staging.note(|noted| *noted = record)
+            } else {
+                let cleared = staging.clear();
+                staging.note(|noted| *noted = record).and(cleared)
+            };
+            if let Err(error) = &done {
+                tracing::warn!(%image, %error, "cannot put an image's layers away; what is there stays counted");
+            }
+            (staging, is_over && done.is_ok())
+        });
+        let settled = self
+            .means
+            .answering
+            .see(&pool, answering::PATIENCE, settled);
+        match settled.await {
+            Ok((staging, is_gone)) if !is_gone => Arc::into_inner(staging),
+            _ => None,
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        staging: &mut Option<Arc<Staging>>,
+        build_turn: &mut Option<Turn>,
+    ) -> Result<Kept, FetchError> {
+        let turn = self.turn(&self.means.fetching).await?;
+        let registry = Registry::new(&self.image, self.means.reach)?;
+        let (manifest, config) = tokio::select! {
+            documents = self.documents(&registry) => documents?,
+            () = self.stop.wait() => return Err(FetchError::Stopped),
+        };
+        let layers = distinct(&manifest.layers);
+        let compressed = layers.iter().map(|layer| layer.size).sum();
+        self.progress.total.store(compressed, Ordering::Relaxed);
+        let staging = match staging {
+            Some(begun) => {
+                let again = begun.clone();
+                let made = move || again.make_folder();
+                let made = self.means.answering.ask(begun.pool(), made).await?;
+                made.map_err(io("make a folder for the image's layers"))?;
+                begun.clone()
+            }
+            None => staging.insert(self.choose(compressed).await?).clone(),
+        };
+        self.transfer(turn, &registry, &staging, layers).await?;
+
+        *build_turn = Some(self.turn(&self.means.building).await?);
+        self.build(staging, manifest, config, build_turn).await
+    }
+
+    async fn build(
+        &self,
+        staging: Arc<Staging>,
+        manifest: Manifest,
+        config: Config,
+        turn: &mut Option<Turn>,
+    ) -> Result<Kept, FetchError> {
+        let pool = staging.pool().clone();
+        let build = Build {
+            image: self.image.clone(),
+            packer: self.means.packer.clone(),
+            stop: self.stop.clone(),
+            number: self.number,
+            until: Instant::now() + self.means.patience.build,
+            staging,
+        };
+        let mut built = spawn_blocking(move || build.run(&manifest, config));
+        let mut looks = interval_at(Moment::now() + LOOK_AT_DISK, LOOK_AT_DISK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                built = &mut built => {
+                    let failed = |error| io("build the image")(io::Error::other(error));
+                    return built.unwrap_or_else(|error| Err(failed(error)));
+                }
+                // It is not at work then; it waits for the disk. Others may build on another.
+                _ = looks.tick(), if turn.is_some() => {
+                    let folder = pool.images();
+                    let sync = move || File::open(folder)?.sync_all();
+                    if self.means.answering.ask(&pool, sync).await.is_err() {
+                        *turn = None;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn turn(&self, queue: &Queue) -> Result<Turn, FetchError> {
+        tokio::select! {
+            turn = queue.turn(Origin::of(&self.image)) => Ok(turn),
+            () = self.stop.wait() => Err(FetchError::Stopped),
+        }
+    }
+
+    async fn documents(&self, registry: &Registry) -> Result<(Manifest, Config), FetchError> {
+        let manifest = self.manifest(registry).await?;
+        let config = registry.small_blob(manifest.config.digest, manifest.config.size);
+        let config = self.soon(config).await?;
+        let config = Config::parse(&config, manifest.layers.len())?;
+        Ok((manifest, config))
+    }
+
     async fn manifest(&self, registry: &Registry) -> Result<Manifest, FetchError> {
-        let first = registry.manifest(Digest::new(*self.image.digest())).await?;
+        let digest = Digest::of_manifest(&self.image);
+        let first = self.soon(registry.manifest(digest)).await?;
         match Document::parse(&first)? {
             Document::Manifest(manifest) => Ok(manifest),
             Document::Index(descriptor) => {
-                let second = registry.manifest(descriptor.digest).await?;
+                let second = self.soon(registry.manifest(descriptor.digest)).await?;
                 match Document::parse(&second)? {
                     Document::Manifest(manifest) => Ok(manifest),
                     Document::Index(_) => Err(FetchError::NestedIndex),
@@ -144,75 +338,180 @@ impl Fetch {
         }
     }
 
-    /// Where some of the image is already, else where there is most room.
-    fn choose_pool(&self, compressed: u64) -> Result<Arc<Pool>, FetchError> {
-        let begun = self.pools.iter().find(|pool| {
-            let free = pool.with_ledger(|ledger| ledger.free_for_images()).get();
-            pool.is_writable() && folder(pool, &self.image).exists() && free >= compressed
-        });
-        let roomiest = || {
-            let free = |pool: &&Arc<Pool>| pool.with_ledger(|ledger| ledger.free_for_images());
-            self.pools
-                .iter()
-                .filter(|pool| pool.is_writable())
-                .max_by_key(free)
-        };
-        begun.or_else(roomiest).cloned().ok_or(FetchError::NoPool)
+    async fn soon(
+        &self,
+        document: impl Future<Output = Result<Vec<u8>, RegistryError>>,
+    ) -> Result<Vec<u8>, FetchError> {
+        match timeout(self.means.patience.document, document).await {
+            Ok(document) => Ok(document?),
+            Err(_) => Err(FetchError::SlowDocument),
+        }
     }
 
-    /// Blocks, for as long as it takes to read all layers twice and write the image.
-    fn build(
+    /// The pool with most room. Nothing is promised yet: a size that a registry only claims takes no
+    /// space from others.
+    async fn choose(&self, compressed: u64) -> Result<Arc<Staging>, FetchError> {
+        let wanted = Bytes(compressed);
+        let free = |pool: &Arc<Pool>| pool.with_ledger(|ledger| ledger.free_for_images());
+        let mut pools = self.pools.clone();
+        pools.sort_by_key(|pool| std::cmp::Reverse(free(pool)));
+        let mut failure = FetchError::NoPool;
+        for pool in pools {
+            let free = free(&pool);
+            if wanted > free {
+                // So it is on all that come after.
+                return Err(FetchError::NoSpace(Full { wanted, free }));
+            }
+            let (at, record) = (pool.clone(), self.record.clone());
+            let begin = move || Staging::begin(&at, record);
+            failure = match self.means.answering.ask(&pool, begin).await {
+                Ok(Ok(staging)) => return Ok(Arc::new(staging)),
+                Ok(Err(error)) => io("make a folder for the image's layers")(error),
+                Err(hangs) => hangs.into(),
+            };
+        }
+        Err(failure)
+    }
+
+    /// Has all layers in the staging folder. Gives its turn to others from time to time, and back
+    /// for good as soon as it ends in any way.
+    async fn transfer(
         &self,
-        pool: &Arc<Pool>,
-        manifest: &Manifest,
-        config: Config,
-        fetched: SpaceClaim,
-    ) -> Result<Kept, FetchError> {
-        let folder = folder(pool, &self.image);
-        let tree = self.merge(&folder, manifest, &config)?;
+        turn: Turn,
+        registry: &Registry,
+        staging: &Staging,
+        layers: Vec<Descriptor>,
+    ) -> Result<(), FetchError> {
+        let Patience {
+            window, transfer, ..
+        } = self.means.patience;
+        let gate = Gate::default();
+        let shared = Transfer {
+            registry,
+            staging,
+            gate: &gate,
+            done: &self.progress.done,
+        };
+        let work = all_layers(&shared, layers);
+        tokio::pin!(work);
+        let mut pace = Pace::new(&self.means.patience, self.done());
+        let mut windows = interval_at(Moment::now() + window, window);
+        windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let deadline = Moment::from_std(staging.began) + transfer;
+        let mut turn = Some(turn);
+        let error = loop {
+            tokio::select! {
+                result = &mut work => return Ok(result?),
+                () = self.stop.wait() => break FetchError::Stopped,
+                () = sleep_until(deadline) => {
+                    break FetchError::TooLong(transfer.as_secs() / 3600);
+                }
+                resumed = self.turn(&self.means.fetching), if turn.is_none() => {
+                    match resumed {
+                        Ok(resumed) => turn = Some(resumed),
+                        Err(error) => break error,
+                    }
+                    pace.resume(self.done());
+                    windows.reset();
+                    gate.let_pass();
+                }
+                _ = windows.tick(), if turn.is_some() => {
+                    if !pace.keeps_up(self.done()) {
+                        break self.slow();
+                    }
+                    if turn.as_ref().is_some_and(Turn::is_wanted) {
+                        gate.close();
+                        turn = None;
+                    }
+                }
+            }
+        };
+        drop(turn);
+        gate.halt();
+        // Why it ended is known; this only waits until nothing is written any more.
+        let answering = &self.means.answering;
+        let _ = answering
+            .see(staging.pool(), answering::PATIENCE, work)
+            .await;
+        Err(error)
+    }
+
+    fn slow(&self) -> FetchError {
+        let Patience { window, least, .. } = self.means.patience;
+        FetchError::Slow(Bytes(least / window.as_secs().max(1)))
+    }
+
+    fn done(&self) -> u64 {
+        self.progress.done.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends when nothing is written any more: the first failure halts the others.
+async fn all_layers(shared: &Transfer<'_>, layers: Vec<Descriptor>) -> Result<(), BlobError> {
+    let mut transfers = stream::iter(layers)
+        .map(|layer| async move { blob::fetch(shared, &layer).await })
+        .buffer_unordered(CONNECTIONS);
+    let mut all = Ok(());
+    while let Some(result) = transfers.next().await {
+        if all.is_ok() && result.is_err() {
+            shared.gate.halt();
+            all = result;
+        }
+    }
+    all
+}
+
+/// The part of the way that takes a processor.
+struct Build {
+    image: OciReference,
+    packer: Arc<dyn Pack>,
+    stop: Stop,
+    number: u64,
+    until: Instant,
+    staging: Arc<Staging>,
+}
+
+impl Build {
+    /// Blocks, for as long as it takes to read all layers twice and write the image.
+    fn run(&self, manifest: &Manifest, config: Config) -> Result<Kept, FetchError> {
+        // What kills storaged from here on is the image's fault, or might be.
+        self.staging
+            .note(|record| record.building = true)
+            .map_err(io("note that the image is built"))?;
+        let tree = self.merge(manifest, &config)?;
         let merged = Merged::new(&tree);
         let size = merged.data() + merged.names() * OVERHEAD_PER_NAME;
         // `mkfs.erofs` puts data aside before it puts it in place.
-        let building = SpaceClaim::new(pool, size.saturating_mul(2))?;
+        let pool = self.staging.pool();
+        let _building = SpaceClaim::new(pool, size.saturating_mul(2))?;
 
-        let hex = hex::encode(self.image.digest());
+        let hex = Digest::of_manifest(&self.image).hex();
         let unfinished = pool.images().join(format!("build/{hex}-{}", self.number));
-        let packed = self
-            .pack(&merged, &folder, manifest, &unfinished)
-            .and_then(|()| {
-                if self.stop.load(Ordering::Relaxed) {
-                    return Err(FetchError::Stopped);
-                }
-                Kept::create(pool, &self.image, &unfinished, config.run)
-                    .map_err(io("keep the finished image"))
-            });
+        let packed = self.pack(&merged, manifest, &unfinished).and_then(|()| {
+            if self.stop.is_set() {
+                return Err(FetchError::Stopped);
+            }
+            Kept::create(pool, &self.image, &unfinished, config.run)
+                .map_err(io("keep the finished image"))
+        });
         if packed.is_err()
             && let Err(error) = durable::remove(&unfinished)
         {
             tracing::warn!(image = %self.image, %error, "could not remove an unfinished image");
         }
-        drop((fetched, building));
-        let kept = packed?;
-        if let Err(error) = fs::remove_dir_all(&folder) {
-            tracing::warn!(image = %self.image, %error, "could not remove an image's layers");
-        }
-        Ok(kept)
+        packed
     }
 
     /// Reads every layer once: checks it whole, and learns what of it shows.
-    fn merge(
-        &self,
-        folder: &Path,
-        manifest: &Manifest,
-        config: &Config,
-    ) -> Result<Tree, FetchError> {
-        let allowance = Allowance::new(self.stop.clone());
+    fn merge(&self, manifest: &Manifest, config: &Config) -> Result<Tree, FetchError> {
+        let folder = self.staging.folder();
+        let allowance = Allowance::new(&self.stop, self.until);
         let mut tree = Tree::default();
         for (layer, (descriptor, expected)) in
             manifest.layers.iter().zip(&config.diff_ids).enumerate()
         {
-            let tar = |source: TarError| FetchError::Tar { layer, source };
-            let path = blob::path(folder, descriptor.digest);
+            let tar = |source: TarError| self.unless_stopped(FetchError::Tar { layer, source });
+            let path = blob::path(&folder, descriptor.digest);
             let mut unpacked =
                 Unpacked::open(&path, allowance.clone()).map_err(|e| tar(e.into()))?;
             let mut tarball = Tarball::new(&mut unpacked);
@@ -238,25 +537,31 @@ impl Fetch {
     fn pack(
         &self,
         merged: &Merged<'_>,
-        folder: &Path,
         manifest: &Manifest,
         target: &Path,
     ) -> Result<(), FetchError> {
-        let allowance = Allowance::new(self.stop.clone());
+        let folder = self.staging.folder();
+        let allowance = Allowance::new(&self.stop, self.until);
         let open = |layer: LayerIndex| {
             let descriptor = &manifest.layers[usize::from(layer)];
-            Unpacked::open(&blob::path(folder, descriptor.digest), allowance.clone())
+            Unpacked::open(&blob::path(&folder, descriptor.digest), allowance.clone())
         };
-        let mut stream = |out: &mut dyn Write| merged.write(&mut BufWriter::new(out), open);
-        Ok(self.packer.pack(target, &mut stream)?)
+        let mut stream = |out: &mut dyn Write| -> Result<(), MergedError> {
+            merged.write(&mut BufWriter::new(out), open)
+        };
+        self.packer
+            .pack(target, &mut stream, &self.stop)
+            .map_err(|error| self.unless_stopped(error.into()))
     }
-}
 
-/// What is here of an image that is being fetched.
-pub fn folder(pool: &Pool, image: &OciReference) -> PathBuf {
-    pool.images()
-        .join("fetch")
-        .join(hex::encode(image.digest()))
+    /// Whoever is told to stop fails in many ways.
+    fn unless_stopped(&self, error: FetchError) -> FetchError {
+        if self.stop.is_set() {
+            FetchError::Stopped
+        } else {
+            error
+        }
+    }
 }
 
 /// Builders name the layer that changes nothing again and again.
@@ -270,12 +575,13 @@ fn distinct(layers: &[Descriptor]) -> Vec<Descriptor> {
     distinct
 }
 
-fn make_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path)
-}
-
 fn io(what: &'static str) -> impl Fn(io::Error) -> FetchError {
     move |source| FetchError::Io { what, source }
+}
+
+/// In a list of many, none may be long.
+fn shown_reason(error: &FetchError) -> String {
+    error.to_string().chars().take(500).collect()
 }
 
 /// For those who show it.

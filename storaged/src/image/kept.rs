@@ -1,6 +1,7 @@
-//! Images on pools, and the space promised to them.
+//! Finished images on pools.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,15 +11,22 @@ use loam_deployment::{Bytes, payload::OciReference};
 use loam_node_api::storage::ImageConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{durable, ledger::Full, pool::Pool};
+use super::digest::Digest;
+use crate::{durable, pool::Pool};
 
-/// An image on a pool, with the space that it is promised.
-#[derive(Debug)]
+/// An image on a pool, its space counted in the pool's ledger.
+#[derive(Clone, Debug)]
 pub struct Kept {
     pool: Arc<Pool>,
-    digest: String,
-    size: Bytes,
-    config: ImageConfig,
+    image: FoundImage,
+}
+
+/// An image of a pool that has just come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundImage {
+    /// Under which it was fetched. Other names of the same digest mean the same bytes.
+    pub reference: OciReference,
+    pub size: Bytes,
 }
 
 /// What `<digest>.json` says.
@@ -30,7 +38,7 @@ struct Record {
 }
 
 impl Kept {
-    /// Takes over a finished, synced file. Durable when it returns.
+    /// Takes over a finished, synced file. Durable when it returns; after an error nothing is left.
     pub fn create(
         pool: &Arc<Pool>,
         reference: &OciReference,
@@ -38,22 +46,36 @@ impl Kept {
         config: ImageConfig,
     ) -> io::Result<Self> {
         let size = Bytes(fs::metadata(unfinished)?.len());
-        let digest = hex::encode(reference.digest());
         let kept = Self {
             pool: pool.clone(),
-            digest,
-            size,
-            config,
+            image: FoundImage {
+                reference: reference.clone(),
+                size,
+            },
         };
-        durable::rename(unfinished, &kept.path())?;
         let record = Record {
             reference: reference.clone(),
             size,
-            config: kept.config.clone(),
+            config,
         };
-        durable::write(&kept.record(), &serde_json::to_vec(&record)?)?;
+        let written = durable::rename(unfinished, &kept.path())
+            .and_then(|()| durable::write(&kept.record(), &serde_json::to_vec(&record)?));
         pool.with_ledger(|ledger| ledger.record_image(size));
-        Ok(kept)
+        match written {
+            Ok(()) => Ok(kept),
+            Err(error) => {
+                kept.remove()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// One that a pool brought, counted by then.
+    pub fn found(pool: &Arc<Pool>, image: FoundImage) -> Self {
+        Self {
+            pool: pool.clone(),
+            image,
+        }
     }
 
     /// Durable when it returns.
@@ -61,107 +83,92 @@ impl Kept {
         durable::remove(&self.record())?;
         durable::remove(&self.path())?;
         self.pool
-            .with_ledger(|ledger| ledger.release_image(self.size));
+            .with_ledger(|ledger| ledger.release_image(self.image.size));
         Ok(())
     }
 
-    pub fn pool(&self) -> &Pool {
+    pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
-    pub fn size(&self) -> Bytes {
-        self.size
+    pub fn reference(&self) -> &OciReference {
+        &self.image.reference
     }
 
-    pub fn config(&self) -> &ImageConfig {
-        &self.config
+    pub fn size(&self) -> Bytes {
+        self.image.size
+    }
+
+    /// Read anew each time: together, those of all images would take much memory.
+    pub fn config(&self) -> io::Result<ImageConfig> {
+        Ok(read(&self.record())?.config)
     }
 
     pub fn path(&self) -> PathBuf {
-        self.pool.images().join(format!("{}.erofs", self.digest))
+        let digest = Digest::of_manifest(&self.image.reference).hex();
+        self.pool.images().join(format!("{digest}.erofs"))
     }
 
     fn record(&self) -> PathBuf {
-        self.pool.images().join(format!("{}.json", self.digest))
+        self.path().with_extension("json")
     }
 }
 
-/// The images on a pool that has just come. Half-written ones are removed.
-pub fn find(pool: &Arc<Pool>) -> Vec<(OciReference, Kept)> {
-    let mut found = Vec::new();
-    let names = match fs::read_dir(pool.images()) {
-        Ok(entries) => entries
-            .flatten()
-            .map(|entry| entry.path())
-            .collect::<Vec<_>>(),
+/// The images in a pool's folder. Half-written ones are removed; what of them cannot be removed is
+/// the second value, in bytes.
+pub fn find(images: &Path) -> (Vec<FoundImage>, u64) {
+    let (mut found, mut strays) = (Vec::new(), 0);
+    let entries = match fs::read_dir(images) {
+        Ok(entries) => entries,
         Err(error) => {
-            tracing::error!(pool = %pool.uuid(), %error, "cannot list this pool's images");
-            return found;
+            tracing::error!(folder = %images.display(), %error, "cannot list a pool's images");
+            return (found, 0);
         }
     };
-    for path in names
-        .iter()
-        .filter(|path| path.extension().is_some_and(|end| end == "erofs"))
-    {
-        match open(pool, path) {
-            Ok(image) => {
-                pool.with_ledger(|ledger| ledger.record_image(image.1.size));
-                found.push(image);
-            }
+    // Either of the two files may be there without the other.
+    let ends = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|e| e == "erofs" || e == "json")
+    };
+    let files: BTreeSet<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(ends)
+        .map(|path| path.with_extension("erofs"))
+        .collect();
+    for path in files {
+        match open(&path) {
+            Ok(image) => found.push(image),
             // It can be fetched again.
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "removing an image that is not whole");
                 for path in [path.with_extension("json"), path.clone()] {
                     if let Err(error) = durable::remove(&path) {
                         tracing::error!(path = %path.display(), %error, "cannot remove it");
+                        strays += fs::metadata(&path).map_or(0, |metadata| metadata.len());
                     }
                 }
             }
         }
     }
-    found
+    (found, strays)
 }
 
-fn open(pool: &Arc<Pool>, path: &Path) -> io::Result<(OciReference, Kept)> {
-    let record: Record = serde_json::from_slice(&fs::read(path.with_extension("json"))?)?;
-    let digest = hex::encode(record.reference.digest());
-    let named = path.file_stem().is_some_and(|stem| stem == digest.as_str());
-    if !named || fs::metadata(path)?.len() != record.size.get() {
+fn open(path: &Path) -> io::Result<FoundImage> {
+    let Record {
+        reference, size, ..
+    } = read(&path.with_extension("json"))?;
+    let digest = Digest::of_manifest(&reference).hex();
+    let named = path.file_stem().is_some_and(|stem| *stem == *digest);
+    if !named || fs::metadata(path)?.len() != size.get() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "its record is of another file",
         ));
     }
-    let kept = Kept {
-        pool: pool.clone(),
-        digest,
-        size: record.size,
-        config: record.config,
-    };
-    Ok((record.reference, kept))
+    Ok(FoundImage { reference, size })
 }
 
-/// Space promised to an image for as long as this lives.
-#[derive(Debug)]
-pub struct SpaceClaim {
-    pool: Arc<Pool>,
-    bytes: Bytes,
-}
-
-impl SpaceClaim {
-    pub fn new(pool: &Arc<Pool>, bytes: u64) -> Result<Self, Full> {
-        let bytes = Bytes(bytes);
-        pool.with_ledger(|ledger| ledger.promise_image(bytes))?;
-        Ok(Self {
-            pool: pool.clone(),
-            bytes,
-        })
-    }
-}
-
-impl Drop for SpaceClaim {
-    fn drop(&mut self) {
-        self.pool
-            .with_ledger(|ledger| ledger.release_image(self.bytes));
-    }
+fn read(record: &Path) -> io::Result<Record> {
+    Ok(serde_json::from_slice(&fs::read(record)?)?)
 }

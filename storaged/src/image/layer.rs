@@ -7,8 +7,9 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use flate2::bufread::MultiGzDecoder;
@@ -18,7 +19,7 @@ use ruzstd::decoding::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{digest::Digest, limits};
+use super::{digest::Digest, limits, stop::Stop};
 
 const GZIP: &[u8] = b"\x1f\x8b";
 /// RFC 8878, sections 3.1.1 and 3.1.2: a frame, and the middle of a skippable frame's magic.
@@ -29,19 +30,21 @@ const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
 /// long matching uses.
 const ZSTD_WINDOW: u64 = 128 << 20;
 
-/// How much may still be unpacked, of all layers together; and the wish to stop.
+/// How much may still be unpacked, of all layers together, and until when; and the wish to stop.
 #[derive(Clone, Debug)]
 pub struct Allowance {
     left: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
+    until: Instant,
+    stop: Stop,
 }
 
 impl Allowance {
     /// For reading all layers of one image once.
-    pub fn new(stop: Arc<AtomicBool>) -> Self {
+    pub fn new(stop: &Stop, until: Instant) -> Self {
         Self {
             left: Arc::new(AtomicU64::new(limits::UNPACKED)),
-            stop,
+            until,
+            stop: stop.clone(),
         }
     }
 
@@ -49,13 +52,17 @@ impl Allowance {
     pub fn of(bytes: u64) -> Self {
         Self {
             left: Arc::new(AtomicU64::new(bytes)),
-            stop: Arc::default(),
+            until: Instant::now() + std::time::Duration::from_secs(3600),
+            stop: Stop::default(),
         }
     }
 
     fn take(&self, bytes: u64) -> io::Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
+        if self.stop.is_set() {
             return Err(io::Error::other("the image is no longer wanted"));
+        }
+        if Instant::now() > self.until {
+            return Err(io::Error::other("unpacking it takes too long"));
         }
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {

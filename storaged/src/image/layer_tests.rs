@@ -52,10 +52,17 @@ fn what_is_cut_or_damaged_is_an_error() {
 }
 
 #[test]
-fn stops_when_it_is_no_longer_wanted() {
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut layer = Unpacked::new(&b"plain"[..], Allowance::new(stop.clone())).unwrap();
+fn stops_when_it_is_no_longer_wanted_or_takes_too_long() {
+    let stop = Stop::default();
+    let later = Instant::now() + std::time::Duration::from_secs(3600);
+    let mut layer = Unpacked::new(&b"plain"[..], Allowance::new(&stop, later)).unwrap();
     layer.read_exact(&mut [0; 2]).unwrap();
-    stop.store(true, Ordering::Relaxed);
-    layer.read_exact(&mut [0; 2]).unwrap_err();
+    stop.set();
+    let error = layer.read_exact(&mut [0; 2]).unwrap_err().to_string();
+    assert!(error.contains("no longer wanted"), "{error}");
+
+    let now = Allowance::new(&Stop::default(), Instant::now());
+    let mut layer = Unpacked::new(&b"plain"[..], now).unwrap();
+    let error = layer.read_exact(&mut [0; 2]).unwrap_err().to_string();
+    assert!(error.contains("too long"), "{error}");
 }

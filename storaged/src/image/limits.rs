@@ -45,5 +45,7 @@ pub const TOKEN: u64 = 64 << 10;
 /// A registry that says nothing for so long has gone.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// Slower than this on the whole, a transfer ends, so that none holds its place for ever.
-pub const SLOWEST_BYTES_PER_SECOND: u64 = 8 << 10;
+/// Fetches at a time. Few, so that each gets on; more than one site's, so that none waits for one
+/// site alone.
+pub const FETCHES: usize = 4;
+pub const FETCHES_OF_ONE_SITE: usize = 2;

@@ -2,33 +2,43 @@
 //!
 //! | module | step |
 //! |---|---|
-//! | [`store`] | which images are here, being fetched, or failed; one fetch an image |
+//! | [`store`] | which images are here, being fetched, or failed; answers from memory |
 //! | [`fetch`] | the whole way of one image |
+//! | [`queue`], [`pace`], [`gate`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
 //! | [`registry`], [`address`] | asking a registry for bytes, and where it may be |
+//! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
 //! | [`blob`] | a layer to a file, resumed where it was cut, its digest checked |
 //! | [`digest`], [`manifest`] | what an image consists of |
 //! | [`layer`], [`tarball`], [`pax`] | a layer's bytes, unpacked and checked, then its entries |
 //! | [`tree`] | layers one over another, as a tree of names |
 //! | [`merged`] | that tree as one tar stream |
 //! | [`erofs`] | that stream as a file system, by `mkfs.erofs` |
-//! | [`kept`] | that file on a pool, with what it says about how to run it |
+//! | [`kept`], [`found`] | that file on a pool, with what it says about how to run it; what a pool holds at its start |
 //! | [`limits`] | how much of each a stranger may make us do |
 //!
 //! Nothing of an image is ever unpacked to the node's own file systems, so no name in a layer can
 //! reach a file of the node's.
 
 pub mod address;
+pub mod answering;
 pub mod blob;
+pub mod claim;
 pub mod digest;
 pub mod erofs;
 pub mod fetch;
+pub mod found;
+pub mod gate;
 pub mod kept;
 pub mod layer;
 pub mod limits;
 pub mod manifest;
 pub mod merged;
+pub mod pace;
 pub mod pax;
+pub mod queue;
 pub mod registry;
+pub mod staging;
+pub mod stop;
 pub mod store;
 pub mod tarball;
 pub mod tree;

@@ -1,13 +1,15 @@
-//! Which images are here, being fetched, or failed. One fetch an image, whoever asks how often.
+//! Which images are here, being fetched, or failed.
+//!
+//! An attempt belongs to a reference: two who name one digest at two registries share neither
+//! progress nor failures nor back-off. What is ready belongs to its digest: it is the same bytes,
+//! whoever asks for it by whatever name.
+//!
+//! Every call answers from memory. What a registry, a disk or `mkfs.erofs` takes its time for goes
+//! on in tasks, and shows in the answer of a later call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,21 +18,34 @@ use loam_node_api::{
     page::Changes,
     storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
-use tokio::{runtime::Handle, sync::Semaphore, task::AbortHandle};
-use uuid::Uuid;
+use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 
 use super::{
     address::Reach,
+    answering::Answering,
     digest::Digest,
     erofs::Pack,
-    fetch::{self, Fetch, FetchError, Progress},
-    kept::{self, Kept},
+    fetch::{self, Fetch, Means, Outcome, Progress},
+    kept::Kept,
+    limits,
+    pace::Patience,
+    queue::{Places, Queue},
+    staging::{Record, Staging},
+    stop::Stop,
 };
 use crate::pool::Pool;
 
 /// After a failure: 5 s, then twice as long each time, up to 5 minutes.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// When the image itself is at fault, which no later try finds otherwise.
+const LONGEST_PAUSE_FLAWED: Duration = Duration::from_secs(3600);
+
+/// After a build that storaged did not survive: half a minute, for it may have been a power cut,
+/// then four times as long each time. An image that kills its builder does so six times a day.
+const FIRST_PAUSE_DEADLY: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE_DEADLY: Duration = Duration::from_secs(12 * 3600);
 
 /// The pools of this moment.
 pub type Pools = Arc<dyn Fn() -> Vec<Arc<Pool>> + Send + Sync>;
@@ -46,234 +61,332 @@ impl std::fmt::Debug for Images {
 
 struct Shared {
     pools: Pools,
-    packer: Arc<dyn Pack>,
-    reach: Reach,
-    building: Arc<Semaphore>,
+    means: Means,
     known: Mutex<Known>,
     /// Told when a fetch begins or ends, however it ended, and when an image is removed.
     changes: Changes,
+    /// Rises when something has left `leaving` or `removing`.
+    left: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    images: BTreeMap<Digest, Image>,
-    /// Pools whose images are in `images`.
-    pools: BTreeSet<Uuid>,
-    fetches: u64,
+    /// Whose images and leftovers are below.
+    pools: Vec<Arc<Pool>>,
+    /// More than one where several pools brought it.
+    ready: BTreeMap<Digest, Vec<Kept>>,
+    /// None of a digest that is ready.
+    attempts: BTreeMap<OciReference, Attempt>,
+    /// Attempts that nobody wants any more and that still hold files.
+    leaving: BTreeSet<(OciReference, u64)>,
+    /// Images that are being removed.
+    removing: BTreeSet<(Digest, u64)>,
+    /// What could not be removed, and counts.
+    stuck: Vec<Staging>,
+    /// Of the last of all these.
+    number: u64,
 }
 
 #[derive(Debug)]
-struct Image {
-    /// As it was asked for last. Other names of the same digest mean the same bytes.
-    reference: OciReference,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Ready(Kept),
+enum Attempt {
     Fetching {
         number: u64,
         progress: Arc<Progress>,
-        stop: Arc<AtomicBool>,
-        task: AbortHandle,
-        failures: u32,
+        stop: Stop,
     },
     Failed {
-        why: String,
-        failures: u32,
+        record: Record,
         again: Instant,
+        left: Option<Staging>,
     },
 }
 
 impl Images {
     pub fn new(pools: Pools, packer: Arc<dyn Pack>, reach: Reach, changes: Changes) -> Self {
+        Self::with(pools, means(packer, reach), changes)
+    }
+
+    fn with(pools: Pools, means: Means, changes: Changes) -> Self {
         Self(Arc::new(Shared {
             pools,
-            packer,
-            reach,
-            building: Arc::new(Semaphore::new(1)),
+            means,
             known: Mutex::default(),
             changes,
+            left: watch::Sender::default(),
         }))
     }
 
-    /// Starts to fetch unless it is here or being fetched. Must be called inside a tokio runtime.
+    /// Starts to fetch unless it is here or being fetched. Must be called inside a tokio runtime, as
+    /// all of this.
     pub fn ensure(&self, reference: OciReference) -> ImageStatus {
         let mut known = self.current();
-        let digest = Digest::new(*reference.digest());
-        let failures = match known.images.get_mut(&digest) {
-            None => 0,
-            Some(image) => match &image.state {
-                State::Failed {
-                    failures, again, ..
-                } if *again <= Instant::now() => *failures,
-                _ => {
-                    image.reference = reference;
-                    return status(image);
-                }
-            },
+        if let Some(kept) = known.kept(&reference) {
+            let state = ImageState::Ready { path: kept.path() };
+            return ImageStatus {
+                image: reference,
+                state,
+            };
+        }
+        let (record, begun) = match known.attempts.remove(&reference) {
+            None => (Record::new(reference.clone()), None),
+            Some(Attempt::Failed {
+                record,
+                again,
+                left,
+            }) if again <= Instant::now() => (record, left),
+            Some(attempt) => {
+                let status = status(&reference, &attempt);
+                known.attempts.insert(reference, attempt);
+                return status;
+            }
         };
-        let image = self.start(&mut known, reference, failures);
-        let status = status(&image);
-        known.images.insert(digest, image);
+        let attempt = self.start(&mut known, record, begun);
+        let status = status(&reference, &attempt);
+        known.attempts.insert(reference, attempt);
         self.0.changes.note();
         status
     }
 
     /// All, in the order of their references.
     pub fn list(&self) -> Vec<ImageStatus> {
-        let mut images: Vec<_> = self.current().images.values().map(status).collect();
-        images.sort_by(|a, b| a.image.cmp(&b.image));
-        images
-    }
-
-    /// What a ready image says about how to run it.
-    pub fn config(&self, reference: &OciReference) -> Result<ImageConfig, StorageError> {
         let known = self.current();
-        match known.images.get(&Digest::new(*reference.digest())) {
-            Some(Image {
-                state: State::Ready(kept),
-                ..
-            }) => Ok(kept.config().clone()),
-            _ => Err(StorageError::NoImage(reference.clone())),
-        }
+        let ready = known.ready.values().filter_map(|kept| kept.first());
+        let ready = ready.map(|kept| ImageStatus {
+            image: kept.reference().clone(),
+            state: ImageState::Ready { path: kept.path() },
+        });
+        let attempts = known.attempts.iter();
+        let attempts = attempts.map(|(reference, attempt)| status(reference, attempt));
+        let mut all: Vec<_> = ready.chain(attempts).collect();
+        all.sort_by(|a, b| a.image.cmp(&b.image));
+        all
     }
 
-    /// Removes a ready image, or ends its fetch and removes what is here of it. Absent is success.
-    pub fn delete(&self, reference: &OciReference) -> Result<(), StorageError> {
-        let digest = Digest::new(*reference.digest());
+    /// What a ready image says about how to run it. Reads it from its disk.
+    pub fn config(&self, reference: &OciReference) -> Result<ImageConfig, StorageError> {
+        let kept = self.current().kept(reference).cloned();
+        let kept = kept.ok_or_else(|| StorageError::NoImage(reference.clone()))?;
+        kept.config()
+            .map_err(|error| StorageError::Io(format!("read what image {reference} says: {error}")))
+    }
+
+    /// Ends the attempt of this reference; removes a ready image by its digest. What cannot be
+    /// removed is listed again.
+    pub fn delete(&self, reference: &OciReference) {
         let mut known = self.current();
-        match known.images.get(&digest) {
-            None => {}
-            Some(Image {
-                state: State::Ready(kept),
-                ..
-            }) => {
-                kept.remove().map_err(|error| {
-                    StorageError::Io(format!("remove image {reference}: {error}"))
-                })?;
-                tracing::info!(image = %reference, "removed an image");
-            }
-            // The attempt of another name of the same digest is not this one's to end.
-            Some(image) if image.reference != *reference => return Ok(()),
-            Some(Image {
-                state: State::Fetching { stop, task, .. },
-                ..
-            }) => {
-                stop.store(true, Ordering::Relaxed);
-                task.abort();
-                tracing::info!(image = %reference, "fetch ended: no longer wanted");
-            }
-            Some(_) => {}
+        if let Some(attempt) = known.attempts.remove(reference) {
+            self.end(&mut known, reference, attempt);
+            self.0.changes.note();
+            tracing::info!(image = %reference, "fetch ended: no longer wanted");
         }
-        if known.images.remove(&digest).is_some() {
+        let digest = Digest::of_manifest(reference);
+        for kept in known.ready.remove(&digest).unwrap_or_default() {
+            self.remove(&mut known, kept);
             self.0.changes.note();
         }
-        for pool in (self.0.pools)() {
-            remove_all(&fetch::folder(&pool, reference)).map_err(|error| {
-                StorageError::Io(format!("remove what is here of image {reference}: {error}"))
-            })?;
-        }
-        Ok(())
     }
 
-    fn start(&self, known: &mut Known, image: OciReference, failures: u32) -> Image {
-        known.fetches += 1;
-        let number = known.fetches;
+    fn start(&self, known: &mut Known, record: Record, begun: Option<Staging>) -> Attempt {
+        let number = known.next_number();
         let progress = Arc::<Progress>::default();
-        let stop = Arc::<AtomicBool>::default();
+        let stop = Stop::default();
+        let image = record.reference.clone();
         let fetch = Fetch {
             image: image.clone(),
-            pools: (self.0.pools)(),
+            pools: known.pools.clone(),
+            means: self.0.means.clone(),
             progress: progress.clone(),
             stop: stop.clone(),
-            packer: self.0.packer.clone(),
-            building: self.0.building.clone(),
-            reach: self.0.reach,
             number,
+            begun,
+            record,
         };
         tracing::info!(%image, "fetching an image");
         let images = self.clone();
-        let reference = image.clone();
-        let task = Handle::current().spawn(async move {
-            let result = fetch.run().await;
-            images.finish(&reference, number, result);
-            images.0.changes.note();
+        Handle::current().spawn(async move {
+            images.unobstructed(&image, &fetch.stop).await;
+            let outcome = fetch.run().await;
+            images.finish(&image, number, outcome);
         });
-        let task = task.abort_handle();
-        Image {
-            reference: image,
-            state: State::Fetching {
-                number,
-                progress,
-                stop,
-                task,
-                failures,
-            },
+        Attempt::Fetching {
+            number,
+            progress,
+            stop,
         }
     }
 
-    fn finish(&self, reference: &OciReference, number: u64, result: Result<Kept, FetchError>) {
-        let mut known = self.lock();
-        let digest = Digest::new(*reference.digest());
-        let failures = match known.images.get(&digest).map(|image| &image.state) {
-            Some(State::Fetching {
-                number: current,
-                failures,
-                ..
-            }) if *current == number => *failures,
-            // Unwanted since. What it made is swept by whoever wants it next, or a restart.
-            _ => return,
-        };
-        let state = match result {
-            Ok(kept) => {
+    /// Returns once no earlier attempt of the reference, nor an image of its digest, is still being
+    /// removed, whose files would be taken for those of this one.
+    async fn unobstructed(&self, reference: &OciReference, stop: &Stop) {
+        let mut left = self.0.left.subscribe();
+        let digest = Digest::of_manifest(reference);
+        let free = left.wait_for(|_| {
+            let known = self.lock();
+            let leaving = known.leaving.iter().any(|(other, _)| other == reference);
+            !leaving && known.removing.iter().all(|(other, _)| *other != digest)
+        });
+        tokio::select! {
+            _ = free => {}
+            () = stop.wait() => {}
+        }
+    }
+
+    fn finish(&self, reference: &OciReference, number: u64, outcome: Outcome) {
+        let Outcome {
+            result,
+            left,
+            record,
+            turn,
+        } = outcome;
+        let mut known = self.current();
+        let known = &mut *known;
+        let is_wanted = matches!(
+            known.attempts.get(reference),
+            Some(Attempt::Fetching { number: current, .. }) if *current == number
+        );
+        if is_wanted {
+            known.attempts.remove(reference);
+        }
+        match result {
+            Ok(kept) if is_wanted && known.has_pool(kept.pool()) => {
                 tracing::info!(image = %reference, size = %kept.size(), "image is ready");
-                State::Ready(kept)
+                known.add(kept);
+                self.end_needless(known);
+                left.into_iter().for_each(|left| self.put_away(known, left));
             }
-            Err(error) => {
-                let pause = FIRST_PAUSE
-                    .saturating_mul(1 << failures.min(16))
-                    .min(LONGEST_PAUSE);
+            Err(error) if is_wanted => {
+                let pause = pause(&record);
                 tracing::warn!(image = %reference, %error, ?pause, "could not fetch an image; it may be asked for again after a pause");
-                State::Failed {
-                    why: error.to_string(),
-                    failures: failures + 1,
+                let failed = Attempt::Failed {
+                    record,
                     again: Instant::now() + pause,
+                    left: left.filter(|left| known.has_pool(left.pool())),
+                };
+                known.attempts.insert(reference.clone(), failed);
+            }
+            unwanted => {
+                if let Ok(kept) = unwanted
+                    && !known.has(&kept)
+                {
+                    self.remove(known, kept);
+                }
+                left.into_iter().for_each(|left| self.put_away(known, left));
+            }
+        }
+        known.leaving.remove(&(reference.clone(), number));
+        self.0.left.send_modify(|count| *count += 1);
+        self.0.changes.note();
+        drop(turn);
+    }
+
+    /// Has an attempt that is no longer in the list end, and what it holds removed.
+    fn end(&self, known: &mut Known, reference: &OciReference, attempt: Attempt) {
+        match attempt {
+            Attempt::Fetching { number, stop, .. } => {
+                stop.set();
+                known.leaving.insert((reference.clone(), number));
+            }
+            Attempt::Failed {
+                left: Some(left), ..
+            } => self.put_away(known, left),
+            Attempt::Failed { left: None, .. } => {}
+        }
+    }
+
+    /// Ends attempts of digests that are ready.
+    fn end_needless(&self, known: &mut Known) {
+        let ready = &known.ready;
+        let needless = |reference: &OciReference, _: &mut Attempt| {
+            ready.contains_key(&Digest::of_manifest(reference))
+        };
+        let ended: Vec<_> = known.attempts.extract_if(.., needless).collect();
+        for (reference, attempt) in ended {
+            self.end(known, &reference, attempt);
+        }
+    }
+
+    /// Removes what an attempt left on its disk, as soon as the disk lets it.
+    fn put_away(&self, known: &mut Known, left: Staging) {
+        let number = known.next_number();
+        let leaving = (left.record().reference, number);
+        known.leaving.insert(leaving.clone());
+        let images = self.clone();
+        spawn_blocking(move || {
+            let removed = left.remove();
+            let mut known = images.lock();
+            known.leaving.remove(&leaving);
+            if let Err(error) = removed {
+                tracing::error!(image = %leaving.0, %error, "cannot remove an unfinished image; its space counts until storaged starts anew");
+                known.stuck.push(left);
+            }
+            drop(known);
+            images.0.left.send_modify(|count| *count += 1);
+        });
+    }
+
+    /// Removes an image that is no longer in the list, as soon as its disk lets it.
+    fn remove(&self, known: &mut Known, kept: Kept) {
+        let number = known.next_number();
+        let removing = (Digest::of_manifest(kept.reference()), number);
+        known.removing.insert(removing);
+        let images = self.clone();
+        spawn_blocking(move || {
+            let removed = kept.remove();
+            let mut known = images.lock();
+            known.removing.remove(&removing);
+            match removed {
+                Ok(()) => tracing::info!(image = %kept.reference(), "removed an image"),
+                Err(error) => {
+                    tracing::error!(image = %kept.reference(), %error, "cannot remove an image");
+                    if known.has_pool(kept.pool()) {
+                        known.add(kept);
+                    }
                 }
             }
-        };
-        known.images.insert(
-            digest,
-            Image {
-                reference: reference.clone(),
-                state,
-            },
-        );
+            drop(known);
+            images.0.left.send_modify(|count| *count += 1);
+            images.0.changes.note();
+        });
     }
 
     /// What is known, with the images of pools that came, without those of pools that went.
     fn current(&self) -> MutexGuard<'_, Known> {
-        let mut known = self.lock();
         let pools = (self.0.pools)();
-        let present: BTreeSet<Uuid> = pools.iter().map(|pool| pool.uuid()).collect();
-        known.images.retain(|_, image| match &image.state {
-            State::Ready(kept) => present.contains(&kept.pool().uuid()),
-            _ => true,
-        });
-        known.pools.retain(|uuid| present.contains(uuid));
+        let mut guard = self.lock();
+        let known = &mut *guard;
+        let is_same = pools.len() == known.pools.len()
+            && std::iter::zip(&pools, &known.pools).all(|(a, b)| Arc::ptr_eq(a, b));
+        if is_same {
+            return guard;
+        }
+        let before = std::mem::replace(&mut known.pools, pools.clone());
+        known.forget_absent();
         for pool in &pools {
-            if known.pools.insert(pool.uuid()) {
-                for (reference, kept) in kept::find(pool) {
-                    let digest = Digest::new(*reference.digest());
-                    known.images.entry(digest).or_insert(Image {
-                        reference,
-                        state: State::Ready(kept),
-                    });
+            if before.iter().any(|other| Arc::ptr_eq(other, pool)) {
+                continue;
+            }
+            let found = pool.take_found_images();
+            for image in found.ready {
+                known.add(Kept::found(pool, image));
+            }
+            for leftover in found.leftovers {
+                let record = leftover.record.clone();
+                let left = Staging::resume(pool, leftover);
+                if known.attempts.contains_key(&record.reference) {
+                    self.put_away(known, left);
+                    continue;
                 }
+                let failed = Attempt::Failed {
+                    again: Instant::now() + pause(&record),
+                    record: record.clone(),
+                    left: Some(left),
+                };
+                known.attempts.insert(record.reference, failed);
             }
         }
-        known
+        self.end_needless(known);
+        self.0.changes.note();
+        guard
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -281,27 +394,105 @@ impl Images {
     }
 }
 
-fn status(image: &Image) -> ImageStatus {
-    let state = match &image.state {
-        State::Ready(kept) => ImageState::Ready { path: kept.path() },
-        State::Fetching { progress, .. } => {
+impl Known {
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    fn kept(&self, reference: &OciReference) -> Option<&Kept> {
+        self.ready.get(&Digest::of_manifest(reference))?.first()
+    }
+
+    fn add(&mut self, kept: Kept) {
+        let digest = Digest::of_manifest(kept.reference());
+        self.ready.entry(digest).or_default().push(kept);
+    }
+
+    /// Whether this very file is in the list.
+    fn has(&self, kept: &Kept) -> bool {
+        let same = self.ready.get(&Digest::of_manifest(kept.reference()));
+        same.is_some_and(|all| all.iter().any(|other| other.path() == kept.path()))
+    }
+
+    fn has_pool(&self, pool: &Arc<Pool>) -> bool {
+        self.pools.iter().any(|other| Arc::ptr_eq(other, pool))
+    }
+
+    fn forget_absent(&mut self) {
+        let Self {
+            pools,
+            ready,
+            attempts,
+            stuck,
+            ..
+        } = self;
+        let has = |pool: &Arc<Pool>| pools.iter().any(|other| Arc::ptr_eq(other, pool));
+        ready.retain(|_, all| {
+            all.retain(|kept| has(kept.pool()));
+            !all.is_empty()
+        });
+        stuck.retain(|left| has(left.pool()));
+        for attempt in attempts.values_mut() {
+            if let Attempt::Failed { left, .. } = attempt {
+                left.take_if(|left| !has(left.pool()));
+            }
+        }
+    }
+}
+
+fn means(packer: Arc<dyn Pack>, reach: Reach) -> Means {
+    Means {
+        packer,
+        reach,
+        patience: Patience::USUAL,
+        fetching: Queue::new(Places {
+            all: limits::FETCHES,
+            of_one_site: limits::FETCHES_OF_ONE_SITE,
+        }),
+        building: Queue::new(Places {
+            all: 1,
+            of_one_site: 1,
+        }),
+        answering: Answering::default(),
+    }
+}
+
+fn status(reference: &OciReference, attempt: &Attempt) -> ImageStatus {
+    let state = match attempt {
+        Attempt::Fetching { progress, .. } => {
             let (done, total) = fetch::shown(progress);
             ImageState::Fetching { done, total }
         }
-        State::Failed { why, .. } => ImageState::Failed(why.clone()),
+        Attempt::Failed { record, .. } => {
+            let why = record.why.clone();
+            ImageState::Failed(
+                why.unwrap_or_else(|| "storaged ended while it was fetched".to_owned()),
+            )
+        }
     };
     ImageStatus {
-        image: image.reference.clone(),
+        image: reference.clone(),
         state,
     }
 }
 
-/// Absent is success.
-fn remove_all(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+/// How long an attempt that failed is not made again.
+fn pause(record: &Record) -> Duration {
+    let grown = |first: Duration, factor: u32, times: u32, longest: Duration| match times {
+        0 => Duration::ZERO,
+        _ => first
+            .saturating_mul(factor.saturating_pow((times - 1).min(16)))
+            .min(longest),
+    };
+    let longest = if record.is_flawed {
+        LONGEST_PAUSE_FLAWED
+    } else {
+        LONGEST_PAUSE
+    };
+    let failed = grown(FIRST_PAUSE, 2, record.failures, longest);
+    let died = grown(FIRST_PAUSE_DEADLY, 4, record.deaths, LONGEST_PAUSE_DEADLY);
+    failed.max(died)
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 use std::{
+    fs,
     io::Write,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use loam_deployment::payload::Media;
+use loam_deployment::{Bytes, payload::Media};
 
 use super::*;
 use crate::{
     image::{
+        claim::SpaceClaim,
         erofs::{PackError, Stream},
-        kept::SpaceClaim,
         testing::{Layer, contents},
         testing_registry::{TestRegistry, gzip},
     },
@@ -17,14 +19,26 @@ use crate::{
 };
 
 /// Keeps the tar stream in the place of a file system, which needs Debian's `mkfs.erofs`.
-#[derive(Debug)]
-struct KeepTar;
+#[derive(Debug, Default)]
+struct KeepTar {
+    built: AtomicU32,
+    /// Works on until it is told to stop.
+    hold: bool,
+}
 
 impl Pack for KeepTar {
-    fn pack(&self, target: &Path, stream: Stream<'_>) -> Result<(), PackError> {
+    fn pack(&self, target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError> {
+        self.built.fetch_add(1, Ordering::Relaxed);
         let mut tar = Vec::new();
         stream(&mut tar)?;
-        let kept = fs::File::create_new(target).and_then(|mut file| file.write_all(&tar));
+        let kept = fs::File::create_new(target).and_then(|mut file| {
+            tar.chunks(100_000)
+                .try_for_each(|part| file.write_all(part))?;
+            file.sync_all()
+        });
+        while self.hold && !stop.is_set() {
+            std::thread::yield_now();
+        }
         kept.map_err(|source| PackError::Io {
             what: "kept",
             source,
@@ -36,19 +50,33 @@ struct Node {
     _folder: tempfile::TempDir,
     pool: Arc<Pool>,
     changes: Changes,
+    packer: Arc<KeepTar>,
+    patience: Patience,
     images: Images,
 }
 
 impl Node {
     fn new() -> Self {
+        Self::with(KeepTar::default(), Patience::USUAL)
+    }
+
+    fn with(packer: KeepTar, patience: Patience) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let pool = Arc::new(pool(folder.path(), Media::Ssd));
+        let pool = pool(folder.path(), Media::Ssd);
+        Self::of(folder, pool, packer, patience)
+    }
+
+    fn of(folder: tempfile::TempDir, pool: Pool, packer: KeepTar, patience: Patience) -> Self {
+        let pool = Arc::new(pool);
         let changes = Changes::new();
+        let packer = Arc::new(packer);
         Self {
-            images: images(&pool, &changes),
+            images: images(std::slice::from_ref(&pool), &packer, patience, &changes),
             _folder: folder,
             pool,
             changes,
+            packer,
+            patience,
         }
     }
 
@@ -56,28 +84,21 @@ impl Node {
     fn restart(&mut self) {
         let again = Pool::open(self.pool.root().to_owned(), self.pool.uuid(), Media::Ssd).unwrap();
         self.pool = Arc::new(again);
-        self.images = images(&self.pool, &self.changes);
+        let pools = std::slice::from_ref(&self.pool);
+        self.images = images(pools, &self.packer, self.patience, &self.changes);
     }
 
     async fn fetched(&self, image: &OciReference) -> ImageState {
         loop {
-            let state = self.images.ensure(image.clone()).state;
             let seen = self.changes.now();
-            match state {
-                // It may have ended before `seen` was read.
-                ImageState::Fetching { .. } if self.is_fetching(image) => {
+            match self.images.ensure(image.clone()).state {
+                ImageState::Fetching { .. } if self.changes.now() == seen => {
                     self.changes.since(seen).await;
                 }
                 ImageState::Fetching { .. } => {}
                 other => return other,
             }
         }
-    }
-
-    fn is_fetching(&self, image: &OciReference) -> bool {
-        self.images.list().iter().any(|status| {
-            status.image == *image && matches!(status.state, ImageState::Fetching { .. })
-        })
     }
 
     async fn ready(&self, image: &OciReference) -> PathBuf {
@@ -94,10 +115,26 @@ impl Node {
         }
     }
 
+    /// Removes it, and waits until it is gone.
+    async fn delete(&self, image: &OciReference) {
+        self.images.delete(image);
+        self.quiet().await;
+    }
+
+    /// Returns once nothing is being removed.
+    async fn quiet(&self) {
+        let mut left = self.images.0.left.subscribe();
+        let quiet = left.wait_for(|_| {
+            let known = self.images.lock();
+            known.leaving.is_empty() && known.removing.is_empty()
+        });
+        quiet.await.unwrap();
+    }
+
     /// Forgets failures, as time does.
     fn forgive(&self) {
-        for image in self.images.lock().images.values_mut() {
-            if let State::Failed { again, .. } = &mut image.state {
+        for attempt in self.images.lock().attempts.values_mut() {
+            if let Attempt::Failed { again, .. } = attempt {
                 *again = Instant::now();
             }
         }
@@ -108,16 +145,55 @@ impl Node {
             .unwrap()
             .count()
     }
+
+    /// What the ledger counts for images.
+    fn claimed(&self) -> u64 {
+        self.pool
+            .with_ledger(|ledger| ledger.promised_to_images())
+            .get()
+    }
+
+    /// What images take, records and empty folders aside.
+    fn taken(&self) -> u64 {
+        taken(&self.pool.images())
+    }
+
+    /// What is claimed is there, and nothing else is.
+    fn assert_true_claims(&self) {
+        assert_eq!(self.claimed(), self.taken());
+    }
+
+    fn assert_empty(&self) {
+        assert_eq!(
+            (self.claimed(), self.taken(), self.fetch_folders()),
+            (0, 0, 0)
+        );
+    }
 }
 
-fn images(pool: &Arc<Pool>, changes: &Changes) -> Images {
-    let pools = vec![pool.clone()];
-    Images::new(
-        Arc::new(move || pools.clone()),
-        Arc::new(KeepTar),
-        Reach::Anywhere,
-        changes.clone(),
-    )
+fn taken(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| match entry.metadata().unwrap() {
+            metadata if metadata.is_dir() => taken(&entry.path()),
+            _ if entry.path().extension().is_some_and(|end| end == "json") => 0,
+            metadata => metadata.len(),
+        })
+        .sum()
+}
+
+fn images(
+    pools: &[Arc<Pool>],
+    packer: &Arc<KeepTar>,
+    patience: Patience,
+    changes: &Changes,
+) -> Images {
+    let pools = pools.to_vec();
+    let means = Means {
+        patience,
+        ..means(packer.clone(), Reach::Anywhere)
+    };
+    Images::with(Arc::new(move || pools.clone()), means, changes.clone())
 }
 
 fn noise(length: usize) -> Vec<u8> {
@@ -164,14 +240,16 @@ async fn fetched_once_merged_and_found_again() {
         (path.clone(), vec!["/bin/hello".to_owned()])
     );
     assert_eq!(registry.requests().len(), asked);
+    node.assert_true_claims();
 
     let other = registry.image(&[Layer::default().file("other", b"").tar()]);
-    node.images.delete(&other).unwrap();
+    node.delete(&other).await;
     assert!(path.exists());
-    node.images.delete(&image).unwrap();
+    node.delete(&image).await;
     assert!(!path.exists() && node.images.list().is_empty());
     let gone = node.images.config(&image).unwrap_err();
     assert_eq!(gone, StorageError::NoImage(image));
+    node.assert_empty();
 }
 
 #[tokio::test]
@@ -190,58 +268,56 @@ async fn a_cut_transfer_resumes_where_it_was() {
     assert!(ranges[0].ends_with("bytes=100000-") && ranges[1].ends_with("bytes=200000-"));
 }
 
+/// What a predecessor that was killed left of the first layer.
+fn leave(node: &Node, image: &OciReference, bytes: &[u8]) -> Digest {
+    let staging = Staging::begin(&node.pool, Record::new(image.clone())).unwrap();
+    let digest = Digest::of(&gzip(&layers()[0]));
+    let partial = format!("{}.partial", digest.hex());
+    fs::write(staging.folder().join(partial), bytes).unwrap();
+    digest
+}
+
 #[tokio::test]
-async fn what_came_before_a_kill_is_kept() {
+async fn what_came_before_a_kill_is_counted_and_gone_on_with() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
     let mut node = Node::new();
-    // Each try brings something, until the registry goes away.
-    registry.behave(|b| (b.cut, b.no_ranges) = (Some((100_000, 1)), false));
-    let waiting = node.images.ensure(image.clone());
-    assert!(matches!(waiting.state, ImageState::Fetching { .. }));
-    node.ready(&image).await;
-    node.images.delete(&image).unwrap();
-
-    let folder = fetch::folder(&node.pool, &image);
-    fs::create_dir(&folder).unwrap();
-    let packed = gzip(&layers()[0]);
-    let digest = Digest::of(&packed);
-    fs::write(
-        folder.join(format!("{}.partial", digest.hex())),
-        &packed[..70_000],
-    )
-    .unwrap();
+    leave(&node, &image, &gzip(&layers()[0])[..70_000]);
     node.restart();
+    assert_eq!(node.claimed(), 70_000);
+    // It shows, so that whoever no longer wants it can say so.
+    let listed = node.images.list();
+    assert!(matches!(&listed[0].state, ImageState::Failed(why) if why.contains("ended")));
     node.ready(&image).await;
-    assert!(
-        registry
-            .requests()
-            .iter()
-            .any(|request| request.ends_with("bytes=70000-"))
-    );
+    let resumed = |request: &String| request.ends_with("bytes=70000-");
+    assert!(registry.requests().iter().any(resumed));
+    node.assert_true_claims();
+
+    let mut node = Node::new();
+    leave(&node, &image, &gzip(&layers()[0])[..70_000]);
+    node.restart();
+    node.delete(&image).await;
+    assert!(node.images.list().is_empty());
+    node.assert_empty();
 }
 
 #[tokio::test]
 async fn wrong_beginnings_and_registries_without_ranges_start_anew() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let digest = Digest::of(&gzip(&layers()[0]));
     for no_ranges in [true, false] {
         registry.behave(|b| b.no_ranges = no_ranges);
-        let node = Node::new();
-        let folder = fetch::folder(&node.pool, &image);
-        fs::create_dir(&folder).unwrap();
-        fs::write(
-            folder.join(format!("{}.partial", digest.hex())),
-            vec![7; 50_000],
-        )
-        .unwrap();
+        let mut node = Node::new();
+        leave(&node, &image, &[7; 50_000]);
+        node.restart();
         if !no_ranges {
             let why = node.failed(&image).await;
             assert!(why.contains("another digest"), "{why}");
+            node.assert_empty();
             node.forgive();
         }
         node.ready(&image).await;
+        node.assert_true_claims();
     }
 }
 
@@ -278,12 +354,7 @@ async fn what_is_not_what_the_digest_says_is_refused() {
     let other = format!("{}/test/image@{}", registry.address, Digest::of(b"nothing"));
     let why = node.failed(&other.parse().unwrap()).await;
     assert!(why.contains("has no manifest"), "{why}");
-    assert!(
-        fs::read_dir(node.pool.images().join("build"))
-            .unwrap()
-            .next()
-            .is_none()
-    );
+    node.assert_empty();
 }
 
 #[tokio::test]
@@ -330,9 +401,10 @@ async fn asked_for_twice_it_is_fetched_once_and_unwanted_it_ends() {
         let status = node.images.ensure(image.clone());
         assert!(matches!(status.state, ImageState::Fetching { .. }));
     }
-    node.images.delete(&image).unwrap();
+    node.images.delete(&image);
     assert!(node.images.list().is_empty());
-    assert_eq!(node.fetch_folders(), 0);
+    node.quiet().await;
+    node.assert_empty();
     registry.behave(|b| b.hold = false);
     node.ready(&image).await;
     let manifests = registry
@@ -355,8 +427,8 @@ async fn a_full_pool_is_an_error_on_that_image_alone() {
     drop(claim);
     node.forgive();
     node.ready(&image).await;
-    // Every claim was given back: what is left is the image itself.
-    node.images.delete(&image).unwrap();
+    node.assert_true_claims();
+    node.delete(&image).await;
     assert_eq!(
         node.pool.with_ledger(|ledger| ledger.free_for_images()),
         free
@@ -381,3 +453,485 @@ async fn an_image_cut_while_being_kept_is_fetched_again() {
         node.ready(&image).await;
     }
 }
+
+/// One digest at two registries.
+fn two_registries() -> ([TestRegistry; 2], [OciReference; 2]) {
+    let registries = [TestRegistry::start(), TestRegistry::start()];
+    let images = registries
+        .each_ref()
+        .map(|registry| registry.image(&layers()));
+    assert_eq!(images[0].digest(), images[1].digest());
+    (registries, images)
+}
+
+#[tokio::test]
+async fn a_registry_that_holds_back_does_not_hold_up_another_name_of_its_digest() {
+    let ([bad, good], [held, served]) = two_registries();
+    bad.behave(|b| b.hold = true);
+    let node = Node::new();
+    node.images.ensure(held.clone());
+    node.ready(&served).await;
+    // By either name, at once, and listed once.
+    for name in [&held, &served] {
+        let status = node.images.ensure(name.clone());
+        assert_eq!(status.image, *name);
+        assert!(matches!(status.state, ImageState::Ready { .. }));
+    }
+    assert_eq!(node.images.list().len(), 1);
+    let asked = good.requests().len();
+    node.quiet().await;
+    node.assert_true_claims();
+    assert_eq!((node.fetch_folders(), good.requests().len()), (0, asked));
+
+    // Either name removes it.
+    node.delete(&held).await;
+    assert!(node.images.list().is_empty());
+    node.assert_empty();
+}
+
+#[tokio::test]
+async fn a_failure_belongs_to_its_reference() {
+    let ([bad, _good], [refused, served]) = two_registries();
+    bad.behave(|b| b.down = true);
+    let node = Node::new();
+    assert!(node.failed(&refused).await.contains("503"));
+    bad.behave(|b| b.down = false);
+    // The one still waits, the other never did.
+    node.ready(&served).await;
+    assert!(bad.requests().len() == 1);
+}
+
+#[tokio::test]
+async fn the_attempt_of_another_name_is_not_ended() {
+    let ([one, two], images) = two_registries();
+    for registry in [&one, &two] {
+        registry.behave(|b| b.hold = true);
+    }
+    let node = Node::new();
+    for image in &images {
+        node.images.ensure(image.clone());
+    }
+    assert_eq!(node.images.list().len(), 2);
+    node.delete(&images[0]).await;
+    let listed = node.images.list();
+    assert_eq!((listed.len(), &listed[0].image), (1, &images[1]));
+    two.behave(|b| b.hold = false);
+    node.ready(&images[1]).await;
+    node.assert_true_claims();
+}
+
+#[tokio::test]
+async fn what_two_attempts_bring_counts_for_both() {
+    let (registries, images) = two_registries();
+    let patience = Patience {
+        window: Duration::from_millis(50),
+        least: u64::MAX,
+        ..Patience::USUAL
+    };
+    let node = Node::with(KeepTar::default(), patience);
+    for registry in &registries {
+        registry.behave(|b| b.drip = Some(100_000));
+    }
+    for image in &images {
+        assert!(node.failed(image).await.contains("too slowly"));
+    }
+    // The second layer is too small to be dripped.
+    let second = gzip(&layers()[1]).len() as u64;
+    assert_eq!(node.claimed(), 2 * (100_000 + second));
+    node.assert_true_claims();
+    for image in &images {
+        node.delete(image).await;
+    }
+    node.assert_empty();
+}
+
+#[tokio::test]
+async fn a_size_that_is_only_claimed_takes_no_space() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.drip = Some(1000));
+    let config = registry.blob(
+        format!(
+            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+            Digest::of(b"")
+        )
+        .into_bytes(),
+    );
+    let blob = registry.blob(noise(5000));
+    let of = |size: u64| {
+        registry.manifest(format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":500}},"layers":[{{
+            "mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{blob}","size":{size}}}]}}"#
+        ))
+    };
+    let node = Node::new();
+    let image = of(1 << 30);
+    node.images.ensure(image.clone());
+    let shows = |list: &[ImageStatus]| match &list[0].state {
+        ImageState::Fetching { done, .. } => done.get() == 1000,
+        other => panic!("{other:?}"),
+    };
+    // How far it is does not count as a change.
+    while !shows(&node.images.list()) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.claimed(), 1000);
+    node.delete(&image).await;
+    node.assert_empty();
+
+    // More than there is: refused before the first byte.
+    let claim = SpaceClaim::new(&node.pool, {
+        let free = node.pool.with_ledger(|ledger| ledger.free_for_images());
+        free.get().saturating_sub(1 << 20)
+    });
+    let why = node.failed(&of(2 << 20)).await;
+    assert!(why.contains("no disk has room"), "{why}");
+    assert_eq!(node.fetch_folders(), 0);
+    drop(claim);
+}
+
+#[tokio::test]
+async fn a_registry_that_drips_gets_no_further_than_its_time() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    registry.behave(|b| b.drip = Some(100_000));
+    let patience = Patience {
+        transfer: Duration::from_millis(200),
+        ..Patience::USUAL
+    };
+    let node = Node::with(KeepTar::default(), patience);
+    assert!(node.failed(&image).await.contains("hours"));
+    node.assert_empty();
+
+    registry.behave(|b| (b.drip, b.hold) = (None, true));
+    let patience = Patience {
+        document: Duration::from_millis(50),
+        ..Patience::USUAL
+    };
+    let node = Node::with(KeepTar::default(), patience);
+    assert!(node.failed(&image).await.contains("too long"));
+    node.assert_empty();
+}
+
+#[tokio::test]
+async fn who_is_slow_lets_others_pass_and_gets_on() {
+    let ([slow, fast], [held, _]) = two_registries();
+    let other = fast.image(&[Layer::default().file("other", b"").tar()]);
+    let patience = Patience {
+        window: Duration::from_millis(20),
+        least: 0,
+        ..Patience::USUAL
+    };
+    let mut node = Node::with(KeepTar::default(), patience);
+    let pools = vec![node.pool.clone()];
+    let means = Means {
+        patience,
+        fetching: Queue::new(Places {
+            all: 1,
+            of_one_site: 1,
+        }),
+        ..means(node.packer.clone(), Reach::Anywhere)
+    };
+    node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
+    slow.behave(|b| b.drip = Some(50_000));
+    node.images.ensure(held.clone());
+    while node.claimed() < 50_000 {
+        tokio::task::yield_now().await;
+    }
+    // There is one place only, and it is taken.
+    node.ready(&other).await;
+    let status = node.images.ensure(held.clone());
+    assert!(matches!(status.state, ImageState::Fetching { .. }));
+    slow.behave(|b| b.drip = None);
+    node.ready(&held).await;
+    node.assert_true_claims();
+}
+
+#[tokio::test]
+async fn a_slow_registry_keeps_what_it_brought_and_a_bad_image_nothing() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let patience = Patience {
+        window: Duration::from_millis(50),
+        least: u64::MAX,
+        ..Patience::USUAL
+    };
+    let mut node = Node::with(KeepTar::default(), patience);
+    registry.behave(|b| b.drip = Some(100_000));
+    let why = node.failed(&image).await;
+    assert!(why.contains("too slowly"), "{why}");
+    assert!(node.claimed() >= 100_000);
+    node.assert_true_claims();
+    // It is known after a restart, with how it failed, and waits its time.
+    let claimed = node.claimed();
+    node.restart();
+    assert_eq!(node.claimed(), claimed);
+    assert!(node.failed(&image).await.contains("too slowly"));
+    registry.behave(|b| b.drip = None);
+    node.forgive();
+    node.ready(&image).await;
+    assert!(
+        registry
+            .requests()
+            .iter()
+            .any(|r| r.ends_with("bytes=100000-"))
+    );
+    node.assert_true_claims();
+}
+
+#[tokio::test]
+async fn an_image_that_is_deleted_while_it_is_built_ends_cleanly() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let packer = KeepTar {
+        hold: true,
+        ..KeepTar::default()
+    };
+    let node = Node::with(packer, Patience::USUAL);
+    node.images.ensure(image.clone());
+    while node.packer.built.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    node.images.delete(&image);
+    assert!(node.images.list().is_empty());
+    // Wanted again at once: begins only when the first is gone.
+    node.images.ensure(image.clone());
+    while node.packer.built.load(Ordering::Relaxed) == 1 {
+        tokio::task::yield_now().await;
+    }
+    node.delete(&image).await;
+    node.assert_empty();
+}
+
+#[tokio::test]
+async fn a_machine_may_still_read_an_image_that_is_deleted() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let node = Node::new();
+    let path = node.ready(&image).await;
+    let expected = fs::read(&path).unwrap();
+    let mut open = fs::File::open(&path).unwrap();
+    node.delete(&image).await;
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut open, &mut read).unwrap();
+    assert_eq!(read, expected);
+    node.ready(&image).await;
+}
+
+#[tokio::test]
+async fn a_build_that_killed_storaged_waits_longer_each_time() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let mut node = Node::new();
+    leave(&node, &image, b"");
+    let mut pauses = Vec::new();
+    for deaths in 1..=8 {
+        // As the record is while the image is built.
+        let found = node.pool.images().join("attempts");
+        let path = fs::read_dir(found).unwrap().next().unwrap().unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(
+            &path,
+            text.replace("\"building\":false", "\"building\":true"),
+        )
+        .unwrap();
+        node.restart();
+        let why = node.failed(&image).await;
+        assert!(why.contains("while it built"), "{why}");
+        let known = node.images.lock();
+        let Attempt::Failed { record, .. } = &known.attempts[&image] else {
+            panic!("{known:?}");
+        };
+        assert_eq!(record.deaths, deaths);
+        pauses.push(pause(record));
+    }
+    assert!(registry.requests().is_empty());
+    assert_eq!(
+        pauses[..2],
+        [Duration::from_secs(30), Duration::from_secs(120)]
+    );
+    assert_eq!(pauses[7], LONGEST_PAUSE_DEADLY);
+    // It is not refused for ever: it may have been the power each time.
+    node.forgive();
+    node.ready(&image).await;
+    node.assert_true_claims();
+}
+
+#[test]
+fn pauses_grow_with_failures_and_have_an_end() {
+    let image: OciReference = format!("a.org/x@sha256:{}", "ab".repeat(32))
+        .parse()
+        .unwrap();
+    let after = |failures, is_flawed| {
+        pause(&Record {
+            failures,
+            is_flawed,
+            ..Record::new(image.clone())
+        })
+        .as_secs()
+    };
+    let seconds: Vec<_> = [0, 1, 2, 3, 7, 8, u32::MAX].map(|n| after(n, false)).into();
+    assert_eq!(seconds, [0, 5, 10, 20, 300, 300, 300]);
+    assert_eq!([8, 11, u32::MAX].map(|n| after(n, true)), [640, 3600, 3600]);
+}
+
+#[tokio::test]
+async fn pools_bring_and_take_their_images() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let mut one = Node::new();
+    let mut two = Node::new();
+    let paths = [one.ready(&image).await, two.ready(&image).await];
+    // A third disk has the beginning of the same.
+    let mut three = Node::new();
+    leave(&three, &image, b"12345");
+    for node in [&mut one, &mut two, &mut three] {
+        node.restart();
+    }
+    let all = [&one, &two, &three].map(|node| {
+        node.images.list();
+        Arc::new(Pool::open(node.pool.root().to_owned(), node.pool.uuid(), Media::Ssd).unwrap())
+    });
+    let present = Arc::new(Mutex::new(vec![all[0].clone()]));
+    let pools = present.clone();
+    let images = Images::with(
+        Arc::new(move || pools.lock().unwrap().clone()),
+        means(one.packer.clone(), Reach::Anywhere),
+        one.changes.clone(),
+    );
+    let shown = || match images.list().as_slice() {
+        [] => None,
+        [
+            ImageStatus {
+                state: ImageState::Ready { path },
+                ..
+            },
+        ] => Some(path.clone()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(shown(), Some(paths[0].clone()));
+    *present.lock().unwrap() = all.to_vec();
+    assert_eq!(shown(), Some(paths[0].clone()));
+    *present.lock().unwrap() = all[1..].to_vec();
+    assert_eq!(shown(), Some(paths[1].clone()));
+    // The first comes back.
+    let again = Pool::open(all[0].root().to_owned(), all[0].uuid(), Media::Ssd).unwrap();
+    let all = [Arc::new(again), all[1].clone(), all[2].clone()];
+    *present.lock().unwrap() = all.to_vec();
+    assert_eq!(shown(), Some(paths[1].clone()));
+    images.delete(&image);
+    assert_eq!(shown(), None);
+    one.images = images.clone();
+    one.quiet().await;
+    let mut claimed = all
+        .iter()
+        .map(|pool| pool.with_ledger(|ledger| ledger.promised_to_images()));
+    assert!(claimed.all(|claimed| claimed == Bytes(0)));
+    assert!(paths.iter().all(|path| !path.exists()));
+}
+
+/// What can be wrong with an image.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip {
+        layer: usize,
+        at: proptest::sample::Index,
+    },
+    Cut {
+        layer: usize,
+        at: proptest::sample::Index,
+    },
+    DiffId(usize),
+    /// The archive ends or breaks here, but is what its digests say.
+    Tar {
+        layer: usize,
+        at: proptest::sample::Index,
+    },
+}
+
+fn damage() -> impl proptest::strategy::Strategy<Value = Damage> {
+    use proptest::prelude::*;
+    let layer = 0..2usize;
+    prop_oneof![
+        (layer.clone(), any::<proptest::sample::Index>())
+            .prop_map(|(layer, at)| Damage::Flip { layer, at }),
+        (layer.clone(), any::<proptest::sample::Index>())
+            .prop_map(|(layer, at)| Damage::Cut { layer, at }),
+        layer.clone().prop_map(Damage::DiffId),
+        (layer, any::<proptest::sample::Index>()).prop_map(|(layer, at)| Damage::Tar { layer, at }),
+    ]
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(24))]
+    /// Whatever is wrong with an image: no bytes stay and no claim; or it is ready, and exactly
+    /// what it takes is claimed.
+    #[test]
+    fn after_any_failure_nothing_is_left_and_nothing_claimed(damage in damage()) {
+        let registry = TestRegistry::start();
+        let mut tars = layers();
+        if let Damage::Tar { layer, at } = &damage {
+            let at = at.index(tars[*layer].len());
+            tars[*layer][at] ^= 0x41;
+        }
+        let packed: Vec<_> = tars.iter().map(|tar| gzip(tar)).collect();
+        let mut diff_ids: Vec<_> = tars.iter().map(|tar| Digest::of(tar)).collect();
+        if let Damage::DiffId(layer) = damage {
+            diff_ids[layer] = Digest::of(b"other");
+        }
+        let image = registry.image_of(&packed, &diff_ids);
+        let mut swapped = match &damage {
+            Damage::Flip { layer, .. } | Damage::Cut { layer, .. } => packed[*layer].clone(),
+            _ => Vec::new(),
+        };
+        match &damage {
+            Damage::Flip { layer, at } => {
+                let at = at.index(swapped.len());
+                swapped[at] ^= 1;
+                registry.behave(|b| drop(b.swapped.insert(Digest::of(&packed[*layer]), swapped)));
+            }
+            Damage::Cut { layer, at } => {
+                swapped.truncate(at.index(swapped.len()));
+                registry.behave(|b| drop(b.swapped.insert(Digest::of(&packed[*layer]), swapped)));
+            }
+            _ => {}
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let node = Node::new();
+            match node.fetched(&image).await {
+                ImageState::Failed(_) => node.assert_empty(),
+                _ => {
+                    assert!(matches!(damage, Damage::Tar { .. }));
+                    node.assert_true_claims();
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_the_longest_statuses_fits_a_frame() {
+    let part = "a".repeat(255);
+    let long = "\u{1}".repeat(500);
+    let statuses: Vec<_> = (0..loam_node_api::page::MAX_ITEMS)
+        .map(|n| ImageStatus {
+            image: format!(
+                "{}.{}.org/{part}@sha256:{n:064x}",
+                "h".repeat(60),
+                "h".repeat(60)
+            )
+            .parse()
+            .unwrap(),
+            state: ImageState::Failed(long.clone()),
+        })
+        .collect();
+    let frame = serde_json::to_vec(&loam_node_api::page::Page::of(statuses)).unwrap();
+    assert!(
+        frame.len() * 5 < loam_node_api::transport::MAX_FRAME * 4,
+        "{}",
+        frame.len()
+    );
+}
+
+#[path = "crash_tests.rs"]
+mod crash;

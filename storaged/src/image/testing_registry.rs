@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     thread,
 };
 
@@ -23,8 +23,10 @@ pub struct Behaviour {
     /// What blobs are replaced by.
     pub swapped: HashMap<Digest, Vec<u8>>,
     pub down: bool,
-    /// Holds back every layer until set to false.
+    /// Holds back every blob until set to false.
     pub hold: bool,
+    /// Sends so many bytes of a layer's answer, and no more until unset.
+    pub drip: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,8 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct TestRegistry {
     state: Arc<Mutex<State>>,
+    /// Behaviour has changed, or something was asked for.
+    changed: Arc<Condvar>,
     pub address: SocketAddr,
 }
 
@@ -47,6 +51,7 @@ impl TestRegistry {
         let address = listener.local_addr().unwrap();
         let registry = Self {
             state: Arc::default(),
+            changed: Arc::default(),
             address,
         };
         let serving = registry.clone();
@@ -61,6 +66,7 @@ impl TestRegistry {
 
     pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state.lock().unwrap().behaviour);
+        self.changed.notify_all();
     }
 
     /// `GET /v2/...` lines so far, with the range asked for.
@@ -147,10 +153,13 @@ impl TestRegistry {
             })
         };
         let range = header("range");
-        while path.contains("/blobs/") && self.state.lock().unwrap().behaviour.hold {
-            thread::yield_now();
-        }
-        let mut state = self.state.lock().unwrap();
+        let state = self.state.lock().unwrap();
+        let mut state = self
+            .changed
+            .wait_while(state, |state| {
+                path.contains("/blobs/") && state.behaviour.hold
+            })
+            .unwrap();
         state.requests.push(
             format!("{path} {}", range.clone().unwrap_or_default())
                 .trim()
@@ -196,10 +205,28 @@ impl TestRegistry {
             _ => usize::MAX,
         };
         let no_ranges = state.behaviour.no_ranges;
+        let drip = state.behaviour.drip.filter(|drip| bytes.len() > *drip);
         drop(state);
         let from: Option<usize> = range
             .filter(|_| !no_ranges)
             .and_then(|text| text.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        if let Some(drip) = drip {
+            let from = from.unwrap_or_default();
+            let (last, rest) = (bytes.len() - 1, &bytes[from..]);
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {from}-{last}/{}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                bytes.len(),
+                rest.len()
+            );
+            out.write_all(head.as_bytes())?;
+            out.write_all(&rest[..drip.min(rest.len())])?;
+            let state = self.state.lock().unwrap();
+            drop(
+                self.changed
+                    .wait_while(state, |state| state.behaviour.drip.is_some()),
+            );
+            return Ok(());
+        }
         match from {
             Some(from) => {
                 let last = bytes.len() - 1;
