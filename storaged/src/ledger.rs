@@ -121,6 +121,56 @@ mod tests {
         ledger.promise_volume(Bytes::gib(2)).unwrap();
     }
 
+    #[test]
+    fn the_file_system_keeps_some_and_images_a_share_with_an_end() {
+        let free = |total| {
+            let ledger = Ledger::new(total);
+            (ledger.free_for_images(), ledger.free_for_volumes())
+        };
+        let hundredth = |total: Bytes| Bytes(total.get() / 100);
+        let less = |total: Bytes, parts: &[Bytes]| {
+            Bytes(total.get() - parts.iter().map(|part| part.get()).sum::<u64>())
+        };
+        // Small: an eighth for metadata. Large: a gibibyte, and 32 for images.
+        let (small, large) = (Bytes::gib(4), Bytes::gib(1000));
+        let usable = less(small, &[Bytes::mib(512), hundredth(small)]);
+        let share = Bytes(small.get() / 5);
+        assert_eq!(free(small), (usable, less(usable, &[share])));
+        let usable = less(large, &[Bytes::gib(1), hundredth(large)]);
+        assert_eq!(free(large), (usable, less(usable, &[Bytes::gib(32)])));
+    }
+
+    #[test]
+    fn the_last_byte_is_given_and_no_more() {
+        let mut ledger = Ledger::new(Bytes::gib(10));
+        let all = ledger.free_for_volumes();
+        let over = Bytes(all.get() + 1);
+        let full = Full {
+            wanted: over,
+            free: all,
+        };
+        assert_eq!(ledger.promise_volume(over), Err(full));
+        ledger.promise_volume(all).unwrap();
+        assert_eq!(ledger.promised_to_volumes(), all);
+        assert_eq!(ledger.free_for_volumes(), Bytes(0));
+        let share = ledger.free_for_images();
+        assert_eq!(share, Bytes(Bytes::gib(10).get() / 5));
+        ledger.promise_image(Bytes(share.get() + 1)).unwrap_err();
+        ledger.promise_image(share).unwrap();
+        assert_eq!(ledger.promised_to_images(), share);
+        assert_eq!(ledger.free_for_images(), Bytes(0));
+        // What is there is counted, fit or not.
+        ledger.record_image(Bytes(7));
+        ledger.record_volume(Bytes(9));
+        assert_eq!(ledger.free_for_volumes(), Bytes(0));
+        ledger.release_image(Bytes(8));
+        ledger.release_volume(Bytes(11));
+        assert_eq!(ledger.promised_to_images(), Bytes(share.get() - 1));
+        assert_eq!(ledger.promised_to_volumes(), Bytes(all.get() - 2));
+        assert_eq!(ledger.free_for_images(), Bytes(3));
+        assert_eq!(ledger.free_for_volumes(), Bytes(2));
+    }
+
     proptest! {
         #[test]
         fn never_promises_more_than_there_is(

@@ -33,7 +33,7 @@ use super::{
     pace::{Pace, Patience},
     queue::{Origin, Queue, Turn},
     registry::{Registry, RegistryError},
-    staging::{Record, Staging},
+    staging::{self, Record, Staging},
     stop::Stop,
     tarball::{TarError, Tarball},
     tree::{LayerIndex, Tree, TreeError},
@@ -242,8 +242,8 @@ impl Fetch {
     }
 
     async fn fetch(
-        &mut self,
-        staging: &mut Option<Arc<Staging>>,
+        &self,
+        begun: &mut Option<Arc<Staging>>,
         build_turn: &mut Option<Turn>,
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
@@ -255,20 +255,20 @@ impl Fetch {
         let layers = distinct(&manifest.layers);
         let compressed = layers.iter().map(|layer| layer.size).sum();
         self.progress.total.store(compressed, Ordering::Relaxed);
-        let staging = match staging {
+        let at = match begun {
             Some(begun) => {
-                let again = begun.clone();
-                let made = move || again.make_folder();
+                let folder = begun.folder();
+                let made = move || staging::make_folder(&folder);
                 let made = self.means.answering.ask(begun.pool(), made).await?;
                 made.map_err(io("make a folder for the image's layers"))?;
                 begun.clone()
             }
-            None => staging.insert(self.choose(compressed).await?).clone(),
+            None => begun.insert(self.choose(compressed).await?).clone(),
         };
-        self.transfer(turn, &registry, &staging, layers).await?;
+        self.transfer(turn, &registry, &at, layers).await?;
 
         *build_turn = Some(self.turn(&self.means.building).await?);
-        self.build(staging, manifest, config, build_turn).await
+        self.build(at, manifest, config, build_turn).await
     }
 
     async fn build(

@@ -38,7 +38,8 @@ struct Record {
 }
 
 impl Kept {
-    /// Takes over a finished, synced file. Durable when it returns; after an error nothing is left.
+    /// Takes over a finished, synced file. Durable when it returns; after an error
+    /// nothing is left that is not counted.
     pub fn create(
         pool: &Arc<Pool>,
         reference: &OciReference,

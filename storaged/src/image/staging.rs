@@ -80,16 +80,8 @@ impl Staging {
             began: Instant::now(),
         };
         staging.note(|_| {})?;
-        staging.make_folder()?;
+        make_folder(&staging.folder())?;
         Ok(staging)
-    }
-
-    /// It may be there.
-    pub fn make_folder(&self) -> io::Result<()> {
-        DirBuilder::new()
-            .mode(0o700)
-            .recursive(true)
-            .create(self.folder())
     }
 
     pub fn resume(pool: &Arc<Pool>, leftover: Leftover) -> Self {
@@ -164,6 +156,11 @@ impl Staging {
     fn lock(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// For layers, where there is none.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(path)
 }
 
 fn name(reference: &OciReference) -> String {

@@ -1,3 +1,5 @@
+use std::io::Read;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -171,6 +173,218 @@ fn refuses_what_is_damaged_or_too_much() {
     for cut in [100, 700, 1600] {
         entries(&whole[..cut]).unwrap_err();
     }
+}
+
+/// A header that is changed before its checksum is made.
+fn changed(change: impl FnOnce(&mut tar::Header)) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path("x").unwrap();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_size(0);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    change(&mut header);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+fn of(tar: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, String> {
+    entries(tar).map_err(|error| error.to_string())
+}
+
+#[test]
+fn numbers_of_a_header_are_read() {
+    let tar = changed(|header| {
+        header.set_mode(0o104755);
+        header.set_uid(17);
+        header.set_gid(18);
+        header.set_mtime(19);
+    });
+    let expected = Attributes {
+        mode: 0o4755,
+        uid: 17,
+        gid: 18,
+        modified: 19,
+        xattrs: Vec::new(),
+    };
+    assert_eq!(of(&tar).unwrap()[0].0.attributes, expected);
+
+    for (kind, expected) in [
+        (b'3', Kind::Character(5, 6)),
+        (b'4', Kind::Block(5, 6)),
+        (b'7', Kind::File),
+    ] {
+        let tar = changed(|header| {
+            header.set_entry_type(tar::EntryType::new(kind));
+            header.set_device_major(5).unwrap();
+            header.set_device_minor(6).unwrap();
+        });
+        assert_eq!(of(&tar).unwrap()[0].0.kind, expected);
+    }
+    // Left out by some archivers.
+    let tar = changed(|header| {
+        header.as_old_mut().uid = [b' '; 8];
+        header.as_old_mut().mode = [0; 8];
+    });
+    let attributes = &of(&tar).unwrap()[0].0.attributes;
+    assert_eq!((attributes.uid, attributes.mode), (0, 0));
+    let damaged = changed(|header| header.as_old_mut().gid = *b"notanum\0");
+    assert!(of(&damaged).unwrap_err().contains("damaged"));
+    // Before 1970.
+    let damaged = changed(|header| header.as_old_mut().mtime = *b"-0000000001\0");
+    assert_eq!(of(&damaged).unwrap()[0].0.attributes.modified, 0);
+    let many = Layer::default()
+        .pax(&[("uid", b"4294967296")])
+        .file("x", b"");
+    assert!(one(many).unwrap_err().contains("no user or group"));
+    let most = Layer::default()
+        .pax(&[("uid", b"4294967295"), ("gid", b"2"), ("mtime", b"3.9")])
+        .file("x", b"");
+    let attributes = one(most).unwrap().attributes;
+    assert_eq!(
+        (attributes.uid, attributes.gid, attributes.modified),
+        (u32::MAX, 2, 3)
+    );
+    let symlink = one(Layer::default().symlink("x", "y")).unwrap();
+    assert_eq!(symlink.attributes.mode, 0o777);
+}
+
+#[test]
+fn data_is_where_the_size_says() {
+    let layer = Layer::default()
+        .file("empty", b"")
+        .file("block", &[1; 512])
+        .file("more", &[2; 513])
+        .file("less", &[3; 511])
+        .tar();
+    let all = of(&layer).unwrap();
+    let data: Vec<_> = all.iter().map(|(_, data)| data.len()).collect();
+    assert_eq!(data, [0, 512, 513, 511]);
+    assert!(all[3].1.iter().all(|byte| *byte == 3));
+    let indices: Vec<_> = all.iter().map(|(entry, _)| entry.index).collect();
+    assert_eq!(indices, [0, 1, 2, 3]);
+    let sizes: Vec<_> = all.iter().map(|(entry, _)| entry.size).collect();
+    assert_eq!(sizes, [0, 512, 513, 511]);
+
+    // Whether or not somebody reads it.
+    let mut tarball = Tarball::new(layer.as_slice());
+    let mut sizes = Vec::new();
+    while let Some(entry) = tarball.next_entry().unwrap() {
+        sizes.push(entry.size);
+        let mut some = vec![0; entry.size.min(300) as usize];
+        tarball.data().read_exact(&mut some).unwrap();
+    }
+    assert_eq!(sizes, [0, 512, 513, 511]);
+
+    // An extension's size counts, for files alone.
+    let layer = Layer::default()
+        .pax(&[("size", b"3")])
+        .file("x", b"12345")
+        .file("y", b"")
+        .tar();
+    assert_eq!(of(&layer).unwrap()[0].1, b"123");
+    let link = changed(|header| {
+        header.set_entry_type(tar::EntryType::Link);
+        header.set_link_name("x").unwrap();
+        header.set_size(700);
+    });
+    let all = of(&[link, Layer::default().file("y", b"").tar()].concat()).unwrap();
+    assert_eq!((all.len(), all[0].0.size), (2, 0));
+}
+
+#[test]
+fn the_end_may_be_short_and_what_is_behind_it_is_read() {
+    let whole = Layer::default().file("x", &[7; 600]).tar();
+    // Without the closing blocks, and without what fills the last one.
+    for end in [512 + 1024, 512 + 600] {
+        assert_eq!(of(&whole[..end]).unwrap().len(), 1);
+    }
+    for end in [511, 512 + 599] {
+        of(&whole[..end]).unwrap_err();
+    }
+    // One who skips it notices too.
+    let mut tarball = Tarball::new(&whole[..512 + 599]);
+    tarball.next_entry().unwrap().unwrap();
+    let error = tarball.next_entry().unwrap_err().to_string();
+    assert!(error.contains("inside a file"), "{error}");
+    // In an extension.
+    let pax = Layer::default().pax(&[("path", b"y")]).tar();
+    assert!(of(&pax[..515]).is_err());
+
+    let behind = [whole.as_slice(), b"behind"].concat();
+    let mut input = behind.as_slice();
+    let mut tarball = Tarball::new(&mut input);
+    while tarball.next_entry().unwrap().is_some() {}
+    tarball.finish().unwrap();
+    assert!(input.is_empty());
+}
+
+#[test]
+fn the_last_that_is_allowed_is_allowed() {
+    let parse = |name: &str| ImagePath::parse(name.as_bytes());
+    let part = "n".repeat(limits::NAME);
+    parse(&part).unwrap();
+    parse(&format!("{part}n")).unwrap_err();
+    let deep = vec!["d"; limits::DEPTH].join("/");
+    assert_eq!(parse(&deep).unwrap().components().len(), limits::DEPTH);
+    parse(&format!("{deep}/d")).unwrap_err();
+    let long = format!("{part}/").repeat(16);
+    assert_eq!(long.len(), limits::PATH);
+    parse(&long).unwrap();
+    let error = parse(&format!("{long}/")).unwrap_err().to_string();
+    assert!(error.contains("longer than 4096"), "{error}");
+
+    let link = |length: usize| {
+        let target = "t".repeat(length);
+        one(Layer::default()
+            .pax(&[("linkpath", target.as_bytes())])
+            .symlink("x", "y"))
+    };
+    link(limits::PATH - 1).unwrap();
+    assert!(link(limits::PATH).unwrap_err().contains("too long"));
+    let zero = Layer::default()
+        .pax(&[("linkpath", b"a\0b")])
+        .symlink("x", "y");
+    assert!(one(zero).unwrap_err().contains("zero byte"));
+
+    // A comment fills the rest of an extension header.
+    let extension = |length: usize| {
+        let value = vec![b'c'; length - "1048576 comment=\n".len()];
+        let layer = Layer::default().raw(
+            b'x',
+            b"pax",
+            b"",
+            &[format!("{length} comment=").as_bytes(), &value, b"\n"].concat(),
+        );
+        one(layer.file("x", b""))
+    };
+    extension(limits::EXTENSION as usize).unwrap();
+    assert!(
+        extension(limits::EXTENSION as usize + 1)
+            .unwrap_err()
+            .contains("extension header has")
+    );
+}
+
+#[test]
+fn extensions_belong_to_the_next_entry_alone() {
+    let layer = Layer::default()
+        .raw(b'g', b"pax", b"", b"13 comment=x\n")
+        .pax(&[("path", b"first"), ("uid", b"7")])
+        .file("x", b"")
+        .file("second", b"")
+        .tar();
+    let all = of(&layer).unwrap();
+    let shown: Vec<_> = all
+        .iter()
+        .map(|(entry, _)| (entry.path.components()[0].to_vec(), entry.attributes.uid))
+        .collect();
+    assert_eq!(shown, [(b"first".to_vec(), 7), (b"second".to_vec(), 1000)]);
+    // A name that a stranger chose is shown in part, and harmless.
+    assert_eq!(show(b"a\x1b\n"), "a\\x1b\\n");
+    assert_eq!(show(&[b'n'; 300]).len(), 200);
 }
 
 proptest! {

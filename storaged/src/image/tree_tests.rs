@@ -47,6 +47,7 @@ fn a_whiteout_spares_its_own_layer_in_any_order() {
     for upper in [
         layer().file(".wh.d", b"").folder("d/").file("d/new", b"n"),
         layer().folder("d/").file("d/new", b"n").file(".wh.d", b""),
+        layer().file("d/new", b"n").file(".wh.d", b""),
         layer()
             .folder("d/")
             .file("d/.wh..wh..opq", b"")
@@ -82,6 +83,24 @@ fn a_file_over_a_folder_and_back() {
     let file = layer().file("x", b"f");
     assert_eq!(merged(&[folder.clone(), file.clone()]), ["x file:f"]);
     assert_eq!(merged(&[file, folder]), ["x folder", "x/a file:"]);
+}
+
+#[test]
+fn a_folder_over_a_folder_keeps_what_is_in_it() {
+    let lower = layer().folder("x/").file("x/a", b"");
+    let upper = layer().pax(&[("uid", b"7")]).folder("x/").file("x/b", b"");
+    assert_eq!(
+        merged(&[lower.clone(), upper.clone()]),
+        ["x folder", "x/a file:", "x/b file:"]
+    );
+    let tree = merge(&[lower.clone().tar(), upper.clone().tar()]).unwrap();
+    let folder = &tree.root().children[b"x".as_slice()];
+    assert_eq!(tree.inode(folder.inode).attributes.uid, 7);
+    // Nothing shines through a file between them.
+    assert_eq!(
+        merged(&[lower, layer().file("x", b""), upper]),
+        ["x folder", "x/b file:"]
+    );
 }
 
 #[test]
@@ -138,9 +157,49 @@ fn folders_that_are_symbolic_links_are_followed_inside_the_image() {
             "out symlink to ../../../../etc"
         ]
     );
+    // However the link is written.
+    let roundabout = layer().symlink("l", ".//usr/./lib/").file("l/x.so", b"x");
+    assert_eq!(
+        merged(&[lower.clone(), roundabout]),
+        [
+            "l symlink to .//usr/./lib/",
+            "lib symlink to usr/lib",
+            "usr folder",
+            "usr/lib folder",
+            "usr/lib/x.so file:x"
+        ]
+    );
     // A folder in the place of the link replaces it.
     let replaced = layer().folder("lib/").file("lib/y.so", b"y");
     assert!(merged(&[lower, replaced]).contains(&"lib/y.so file:y".to_owned()));
+
+    // As many links in a row as Linux follows, and parts as long as it takes.
+    let row = |links: u32| {
+        let link = |layer: Layer, n| layer.symlink(&format!("l{n}"), &format!("l{}", n + 1));
+        let links = (0..links - 1).fold(layer().symlink(&format!("l{}", links - 1), "d"), link);
+        merge(&[links.file("l0/x", b"").tar()]).map(drop)
+    };
+    row(MAX_LINKS).unwrap();
+    assert!(
+        row(MAX_LINKS + 1)
+            .unwrap_err()
+            .to_string()
+            .contains("too many")
+    );
+    let wide = |length: usize| {
+        let target = "t".repeat(length);
+        let link = layer()
+            .pax(&[("linkpath", target.as_bytes())])
+            .symlink("l", "x");
+        merge(&[link.file("l/x", b"").tar()]).map(drop)
+    };
+    wide(limits::NAME).unwrap();
+    assert!(
+        wide(limits::NAME + 1)
+            .unwrap_err()
+            .to_string()
+            .contains("too long")
+    );
 
     let round = layer().symlink("a", "b").symlink("b", "a").file("a/x", b"");
     assert!(refused(&[round]).contains("too many"));
@@ -166,22 +225,22 @@ fn limits_hold() {
 
 #[test]
 fn a_short_name_that_leads_far_is_refused() {
-    // Two folders of 2000 bytes each, one in the other, reached by one letter.
-    let far = format!("{}/", "d".repeat(199)).repeat(10);
-    let farther = |n: usize| format!("l/{}", format!("{}/", "e".repeat(n)).repeat(10));
-    let through = |n: usize| {
-        layer()
+    // Some 2000 bytes, reached by one letter, and as many again below.
+    let through = |last: usize| {
+        let far = format!("{}{}/", "ddddddddd/".repeat(180), "d".repeat(last));
+        let farther = format!("l/{}", format!("{}/", "e".repeat(208)).repeat(10));
+        let layer = layer()
             .pax(&[("path", far.as_bytes())])
             .folder("x")
             .pax(&[("linkpath", far.as_bytes())])
             .symlink("l", "x")
-            .pax(&[("path", farther(n).as_bytes())])
-            .file("x", b"")
-            .tar()
+            .pax(&[("path", farther.as_bytes())])
+            .folder("x");
+        merge(&[layer.tar()])
     };
-    // 2000 there, then ten names with nine slashes between them.
-    merge(&[through(208)]).unwrap();
-    let error = merge(&[through(209)]).unwrap_err().to_string();
+    // 180 times ten, this and a slash; then ten names with nine slashes between them.
+    through(4096 - 1800 - 1 - 2089).unwrap();
+    let error = through(4096 - 1800 - 2089).unwrap_err().to_string();
     assert!(error.contains("longer than 4096"), "{error}");
 }
 
@@ -259,6 +318,7 @@ fn names_are_counted_whoever_makes_them() {
         with_room(2).apply(0, file("a/b/c", vec![])),
         Err(TreeError::Entries)
     ));
+    with_room(1).apply(0, file("x", vec![])).unwrap();
 }
 
 #[test]
