@@ -238,8 +238,8 @@ impl Images {
             record,
             turn,
         } = outcome;
-        let mut known = self.current();
-        let known = &mut *known;
+        let mut guard = self.current();
+        let known = &mut *guard;
         let is_wanted = matches!(
             known.attempts.get(reference),
             Some(Attempt::Fetching { number: current, .. }) if *current == number
@@ -274,6 +274,8 @@ impl Images {
             }
         }
         known.leaving.remove(&(reference.clone(), number));
+        // Who hears of it looks at what is known at once.
+        drop(guard);
         self.0.left.send_modify(|count| *count += 1);
         self.0.changes.note();
         drop(turn);

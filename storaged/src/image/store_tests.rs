@@ -2,7 +2,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use loam_deployment::{Bytes, payload::Media};
@@ -24,6 +24,8 @@ struct KeepTar {
     built: AtomicU32,
     /// Works on until it is told to stop.
     hold: bool,
+    /// Works on whatever it is told, as one whose disk hangs.
+    hangs: AtomicBool,
 }
 
 impl Pack for KeepTar {
@@ -37,6 +39,9 @@ impl Pack for KeepTar {
             file.sync_all()
         });
         while self.hold && !stop.is_set() {
+            std::thread::yield_now();
+        }
+        while self.hangs.load(Ordering::Relaxed) {
             std::thread::yield_now();
         }
         kept.map_err(|source| PackError::Io {
@@ -700,6 +705,38 @@ async fn an_image_that_is_deleted_while_it_is_built_ends_cleanly() {
     }
     node.delete(&image).await;
     node.assert_empty();
+}
+
+#[tokio::test]
+async fn a_builder_that_hangs_holds_no_answer_up() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let other = registry.image(&[Layer::default().file("other", b"").tar()]);
+    let packer = KeepTar {
+        hangs: AtomicBool::new(true),
+        ..KeepTar::default()
+    };
+    let node = Node::with(packer, Patience::USUAL);
+    for image in [&image, &other] {
+        node.images.ensure(image.clone());
+    }
+    while node.packer.built.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // None of these waits, which is why none is awaited.
+    assert_eq!(node.images.list().len(), 2);
+    for image in [&image, &other] {
+        node.images.delete(image);
+    }
+    assert!(node.images.list().is_empty());
+    let state = node.images.ensure(image.clone()).state;
+    assert!(matches!(state, ImageState::Fetching { .. }));
+    // What hangs still holds its layers, and they count.
+    assert!(node.claimed() >= node.taken() && node.taken() > 0);
+    node.packer.hangs.store(false, Ordering::Relaxed);
+    node.ready(&image).await;
+    node.quiet().await;
+    node.assert_true_claims();
 }
 
 #[tokio::test]
