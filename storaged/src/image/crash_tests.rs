@@ -125,8 +125,8 @@ fn kill_before(at: usize, root: &Path, uuid: Uuid, image: &OciReference) -> bool
         .stderr(Stdio::null());
     // SAFETY: only a system call between fork and exec.
     unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
-    let child = command.spawn().unwrap();
-    let child = Pid::from_raw(child.id() as i32);
+    let mut process = command.spawn().unwrap();
+    let child = Pid::from_raw(process.id() as i32);
     let own = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
     waitpid(child, Some(own)).unwrap();
     let options = ptrace::Options::PTRACE_O_TRACESYSGOOD
@@ -164,10 +164,12 @@ fn kill_before(at: usize, root: &Path, uuid: Uuid, image: &OciReference) -> bool
             WaitStatus::PtraceEvent(thread, ..) => {
                 let _ = ptrace::syscall(thread, None);
             }
-            WaitStatus::Exited(process, code) if process == child => assert_eq!(code, 0),
+            WaitStatus::Exited(ended, code) if ended == child => assert_eq!(code, 0),
             _ => {}
         }
     }
+    // Its end has been heard of above.
+    let _ = process.wait();
     was_killed
 }
 

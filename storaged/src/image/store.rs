@@ -94,11 +94,15 @@ enum Attempt {
         progress: Arc<Progress>,
         stop: Stop,
     },
-    Failed {
-        record: Record,
-        again: Instant,
-        left: Option<Staging>,
-    },
+    Failed(Box<Failure>),
+}
+
+#[derive(Debug)]
+struct Failure {
+    record: Record,
+    again: Instant,
+    /// What is there still.
+    left: Option<Staging>,
 }
 
 impl Images {
@@ -129,11 +133,10 @@ impl Images {
         }
         let (record, begun) = match known.attempts.remove(&reference) {
             None => (Record::new(reference.clone()), None),
-            Some(Attempt::Failed {
-                record,
-                again,
-                left,
-            }) if again <= Instant::now() => (record, left),
+            Some(Attempt::Failed(failure)) if failure.again <= Instant::now() => {
+                let Failure { record, left, .. } = *failure;
+                (record, left)
+            }
             Some(attempt) => {
                 let status = status(&reference, &attempt);
                 known.attempts.insert(reference, attempt);
@@ -257,11 +260,12 @@ impl Images {
             Err(error) if is_wanted => {
                 let pause = pause(&record);
                 tracing::warn!(image = %reference, %error, ?pause, "could not fetch an image; it may be asked for again after a pause");
-                let failed = Attempt::Failed {
+                let failure = Failure {
                     record,
                     again: Instant::now() + pause,
                     left: left.filter(|left| known.has_pool(left.pool())),
                 };
+                let failed = Attempt::Failed(Box::new(failure));
                 known.attempts.insert(reference.clone(), failed);
             }
             unwanted => {
@@ -288,10 +292,10 @@ impl Images {
                 stop.set();
                 known.leaving.insert((reference.clone(), number));
             }
-            Attempt::Failed {
-                left: Some(left), ..
-            } => self.put_away(known, left),
-            Attempt::Failed { left: None, .. } => {}
+            Attempt::Failed(failure) => {
+                let left = failure.left.into_iter();
+                left.for_each(|left| self.put_away(known, left));
+            }
         }
     }
 
@@ -378,11 +382,11 @@ impl Images {
                     self.put_away(known, left);
                     continue;
                 }
-                let failed = Attempt::Failed {
+                let failed = Attempt::Failed(Box::new(Failure {
                     again: Instant::now() + pause(&record),
                     record: record.clone(),
                     left: Some(left),
-                };
+                }));
                 known.attempts.insert(record.reference, failed);
             }
         }
@@ -436,8 +440,8 @@ impl Known {
         });
         stuck.retain(|left| has(left.pool()));
         for attempt in attempts.values_mut() {
-            if let Attempt::Failed { left, .. } = attempt {
-                left.take_if(|left| !has(left.pool()));
+            if let Attempt::Failed(failure) = attempt {
+                failure.left.take_if(|left| !has(left.pool()));
             }
         }
     }
@@ -466,8 +470,8 @@ fn status(reference: &OciReference, attempt: &Attempt) -> ImageStatus {
             let (done, total) = fetch::shown(progress);
             ImageState::Fetching { done, total }
         }
-        Attempt::Failed { record, .. } => {
-            let why = record.why.clone();
+        Attempt::Failed(failure) => {
+            let why = failure.record.why.clone();
             ImageState::Failed(
                 why.unwrap_or_else(|| "storaged ended while it was fetched".to_owned()),
             )

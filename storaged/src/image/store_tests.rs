@@ -139,8 +139,8 @@ impl Node {
     /// Forgets failures, as time does.
     fn forgive(&self) {
         for attempt in self.images.lock().attempts.values_mut() {
-            if let Attempt::Failed { again, .. } = attempt {
-                *again = Instant::now();
+            if let Attempt::Failed(failure) = attempt {
+                failure.again = Instant::now();
             }
         }
     }
@@ -775,11 +775,11 @@ async fn a_build_that_killed_storaged_waits_longer_each_time() {
         let why = node.failed(&image).await;
         assert!(why.contains("while it built"), "{why}");
         let known = node.images.lock();
-        let Attempt::Failed { record, .. } = &known.attempts[&image] else {
+        let Attempt::Failed(failure) = &known.attempts[&image] else {
             panic!("{known:?}");
         };
-        assert_eq!(record.deaths, deaths);
-        pauses.push(pause(record));
+        assert_eq!(failure.record.deaths, deaths);
+        pauses.push(pause(&failure.record));
     }
     assert!(registry.requests().is_empty());
     assert_eq!(

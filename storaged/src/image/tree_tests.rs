@@ -96,6 +96,10 @@ fn a_folder_over_a_folder_keeps_what_is_in_it() {
     let tree = merge(&[lower.clone().tar(), upper.clone().tar()]).unwrap();
     let folder = &tree.root().children[b"x".as_slice()];
     assert_eq!(tree.inode(folder.inode).attributes.uid, 7);
+    // One that nobody described is for all to enter.
+    let tree = merge(&[layer().file("made/x", b"").tar()]).unwrap();
+    let folder = &tree.root().children[b"made".as_slice()];
+    assert_eq!(tree.inode(folder.inode).attributes.mode, 0o755);
     // Nothing shines through a file between them.
     assert_eq!(
         merged(&[lower, layer().file("x", b""), upper]),
@@ -209,7 +213,7 @@ fn folders_that_are_symbolic_links_are_followed_inside_the_image() {
 #[test]
 fn limits_hold() {
     assert!(refused(&[layer().file(".", b"")]).contains("root"));
-    assert!(refused(&[layer().file(".wh..", b"")]).contains("hides nothing"));
+    assert!(refused(&[layer().file("a/.wh..", b"")]).contains("`a/.wh..`: it hides nothing"));
     // Each name is short enough; where the link leads, the second goes on from the first's depth.
     let deep = "d/".repeat(150);
     let through = format!("link/{deep}x");
