@@ -10,6 +10,7 @@ use alloy::{
 };
 use async_trait::async_trait;
 use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -51,11 +52,24 @@ struct Header {
     hash: B256,
 }
 
+#[derive(Debug, Deserialize)]
+struct Stamp {
+    timestamp: U64,
+}
+
 impl EndpointReader {
     /// Asks nothing yet. Of several endpoints the first is asked, and after a failure the next.
     pub fn new(config: &GridConfig) -> Result<Self, ReadError> {
         Ok(Self {
             rpc: Rpc::new(config.chain_id, &config.endpoints)?,
+            grid: config.context(),
+        })
+    }
+
+    /// Like [`EndpointReader::new`], for a caller who judges servers by rules of its own.
+    pub fn with_tls(config: &GridConfig, tls: &ClientConfig) -> Result<Self, ReadError> {
+        Ok(Self {
+            rpc: Rpc::with_tls(config.chain_id, &config.endpoints, tls)?,
             grid: config.context(),
         })
     }
@@ -184,6 +198,15 @@ impl GridReader for EndpointReader {
             )),
             block => Ok(block),
         }
+    }
+
+    async fn time_of(&self, at: BlockRef) -> Result<u64, ReadError> {
+        let stamp: Option<Stamp> = self.rpc.ask("eth_getBlockByHash", (at.hash, false)).await?;
+        let stamp = stamp.ok_or_else(|| {
+            let reason = format!("block {} is unknown to it", at.number);
+            self.rpc.wrong("eth_getBlockByHash", reason)
+        })?;
+        Ok(stamp.timestamp.to())
     }
 
     async fn node_revision(&self, node: NodeKey, at: BlockRef) -> Result<u64, ReadError> {

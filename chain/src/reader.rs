@@ -32,6 +32,9 @@ pub trait GridReader: Send + Sync {
     /// The block at this height of the chain as it is now.
     async fn block(&self, number: u64) -> Result<Option<BlockRef>, ReadError>;
 
+    /// When the block was made, by its author: seconds since 1970.
+    async fn time_of(&self, at: BlockRef) -> Result<u64, ReadError>;
+
     /// Higher after every change that concerns the node: its record, its contracts, its farm's
     /// policy. 0 before it is registered. While it stands still there is nothing new to read,
     /// except the keys of twins, which are read when a deployment is verified.

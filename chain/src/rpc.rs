@@ -15,9 +15,10 @@ use alloy::{
     },
 };
 use reqwest::Url;
+use rustls::ClientConfig;
 use tokio::sync::OnceCell;
 
-use self::bounded_http::BoundedHttp;
+use self::bounded_http::{BoundedHttp, public_tls};
 use crate::ReadError;
 
 /// The endpoints of one chain, asked one at a time; clones share their connections.
@@ -49,9 +50,18 @@ pub(crate) enum RpcFailure {
 
 impl Rpc {
     pub(crate) fn new(chain_id: u64, endpoints: &[String]) -> Result<Self, ReadError> {
+        let tls = public_tls().map_err(|error| ReadError::Configuration(error.to_string()))?;
+        Self::with_tls(chain_id, endpoints, &tls)
+    }
+
+    pub(crate) fn with_tls(
+        chain_id: u64,
+        endpoints: &[String],
+        tls: &ClientConfig,
+    ) -> Result<Self, ReadError> {
         let endpoints: Vec<_> = endpoints
             .iter()
-            .map(|endpoint| Endpoint::new(endpoint))
+            .map(|endpoint| Endpoint::new(endpoint, tls))
             .collect::<Result<_, _>>()?;
         if endpoints.is_empty() {
             return Err(ReadError::Configuration("no endpoint is given".to_owned()));
@@ -125,7 +135,7 @@ impl Rpc {
 }
 
 impl Endpoint {
-    fn new(endpoint: &str) -> Result<Self, ReadError> {
+    fn new(endpoint: &str, tls: &ClientConfig) -> Result<Self, ReadError> {
         let bad =
             |reason: String| ReadError::Configuration(format!("endpoint `{endpoint}`: {reason}"));
         let url: Url = endpoint
@@ -136,7 +146,8 @@ impl Endpoint {
         }
         // Keys for paid endpoints are part of the path or the query; logs get the host alone.
         let name = url.origin().ascii_serialization();
-        let transport = BoundedHttp::new(url).map_err(|error| bad(error.to_string()))?;
+        let transport =
+            BoundedHttp::new(url, tls.clone()).map_err(|error| bad(error.to_string()))?;
         Ok(Self {
             client: RpcClient::new(transport, false),
             name,

@@ -5,6 +5,7 @@ use alloy::{
     sol_types::{SolCall, SolEvent},
 };
 use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId, Version};
+use rustls::ClientConfig;
 
 use crate::{
     AccountKey, Address, Capacity, EndpointReader, GridConfig, NodeState, WeightedKey,
@@ -64,6 +65,21 @@ impl GridWriter {
         Ok(Self {
             sender: Sender::new(rpc, config.chain_id, key, options),
             reader: EndpointReader::new(config)?,
+            grid: config.context(),
+        })
+    }
+
+    /// Like [`GridWriter::new`], for a caller who judges servers by rules of its own.
+    pub fn with_tls(
+        config: &GridConfig,
+        key: AccountKey,
+        options: WriterOptions,
+        tls: &ClientConfig,
+    ) -> Result<Self, WriteError> {
+        let rpc = Rpc::with_tls(config.chain_id, &config.endpoints, tls)?;
+        Ok(Self {
+            sender: Sender::new(rpc, config.chain_id, key, options),
+            reader: EndpointReader::with_tls(config, tls)?,
             grid: config.context(),
         })
     }

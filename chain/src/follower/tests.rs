@@ -60,6 +60,9 @@ impl GridReader for Script {
     async fn latest(&self) -> Result<BlockRef, ReadError> {
         unreachable!("a follower asks for finalized blocks only")
     }
+    async fn time_of(&self, _: BlockRef) -> Result<u64, ReadError> {
+        unreachable!("a follower asks for blocks only")
+    }
     async fn node_revision(&self, _: NodeKey, _: BlockRef) -> Result<u64, ReadError> {
         unreachable!("a follower asks for blocks only")
     }

@@ -11,6 +11,7 @@ use alloy::{
     transports::{TransportError, TransportErrorKind, TransportFut},
 };
 use reqwest::{Client, Url};
+use rustls::ClientConfig;
 
 /// A request that took longer is as good as unanswered. Long enough for a public endpoint that is
 /// far away; a follower that waits this long is late by two blocks.
@@ -26,13 +27,14 @@ pub(super) const MAX_ANSWER: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct BoundedHttp {
     client: Arc<Mutex<Client>>,
+    tls: ClientConfig,
     url: Url,
 }
 
 impl BoundedHttp {
-    pub(super) fn new(url: Url) -> Result<Self, Box<dyn std::error::Error>> {
-        let client = Arc::new(Mutex::new(connect()?));
-        Ok(Self { client, url })
+    pub(super) fn new(url: Url, tls: ClientConfig) -> reqwest::Result<Self> {
+        let client = Arc::new(Mutex::new(connect(&tls)?));
+        Ok(Self { client, tls, url })
     }
 
     async fn exchange(self, request: RequestPacket) -> Result<ResponsePacket, TransportError> {
@@ -81,7 +83,7 @@ impl BoundedHttp {
     /// The resolver reads the system's name servers once. A node that had none yet, or moved to
     /// another network, needs a new one.
     fn reconnect(&self) {
-        if let Ok(client) = connect() {
+        if let Ok(client) = connect(&self.tls) {
             *self.client() = client;
         }
     }
@@ -101,22 +103,25 @@ impl tower::Service<RequestPacket> for BoundedHttp {
     }
 }
 
-fn connect() -> Result<Client, Box<dyn std::error::Error>> {
-    // The system of a node has no certificates of its own; these come with the program.
-    let roots = rustls::RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()?
-    .with_root_certificates(roots)
-    .with_no_client_auth();
-    Ok(Client::builder()
-        .tls_backend_preconfigured(tls)
+fn connect(tls: &ClientConfig) -> reqwest::Result<Client> {
+    Client::builder()
+        .tls_backend_preconfigured(tls.clone())
         .timeout(REQUEST_TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
         // An endpoint answers at its own address or not at all.
         .redirect(reqwest::redirect::Policy::none())
-        .build()?)
+        .build()
+}
+
+/// Certificates of the public authorities, judged by the system's clock.
+pub(super) fn public_tls() -> Result<ClientConfig, rustls::Error> {
+    // The system of a node has no certificates of its own; these come with the program.
+    let roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
