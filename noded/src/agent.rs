@@ -1,7 +1,13 @@
-//! The loop: look, plan, apply, report; again when the chain or the node changed.
+//! The loop: what has changed is looked at, planned for, done and reported; then it waits for the
+//! next change.
+//!
+//! A round starts when the chain's view, a daemon's revision or a call under way says so, or when a
+//! wait is over (a back-off, the end of a deployment, a fetch that is to be looked at). Nothing that
+//! a daemon does or fails to do holds a round for longer than a few seconds, nor others at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     rc::Rc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -10,34 +16,42 @@ use loam_chain::Capacity;
 use loam_deployment::{Bytes, ChainContext, ContractId, payload::Media, report::Report};
 use loam_node_api::{
     WorkloadId,
+    clock::{Clock, UnixTime},
     machine::MachineState,
     network::Uplink,
-    status::ChainState,
-    storage::{Disk, Pool},
+    page::Revision,
+    status::{ChainState, NodeStatus},
+    storage::Pool,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, time::sleep_until};
 use tracing::{info, warn};
 
 use crate::{
-    actual::Actual,
     admit::Judge,
     apply::{self, Outcome},
     backoff::Backoff,
-    daemons::{DaemonError, Daemons, call, deadline},
+    daemons::{Daemon, Sockets, call, shortly},
+    execute::Executor,
     follow::View,
     identity::Identity,
     ledger::{Changes, Ledger},
-    plan::{self, Plan},
+    picture::{Picture, Revisions},
+    plan,
     report::Findings,
     screen::Screen,
     step::{Resource, Step},
     tenant::{Access, Owner},
 };
 
-/// How often the node is looked at when nothing calls for it.
-const CALM: Duration = Duration::from_secs(2);
-/// While something is under way.
-const BUSY: Duration = Duration::from_millis(500);
+/// How often a fetch under way is looked at.
+const FETCH: Duration = Duration::from_secs(2);
+/// A daemon that tells its revision and not its lists is asked again after this, doubled each time.
+const UNREAD: Duration = Duration::from_millis(250);
+const LONGEST_UNREAD: Duration = Duration::from_secs(10);
+/// How far the screen's block number may lie behind.
+const BLOCKS: Duration = Duration::from_secs(15);
+/// While steps follow each other, reports are made no more often.
+const BUSY_REPORTS: Duration = Duration::from_secs(5);
 
 /// What the rest of noded learns from each round.
 #[derive(Debug)]
@@ -50,129 +64,268 @@ pub struct Outlets {
     pub offer: watch::Sender<Option<Offer>>,
 }
 
+/// What the agent waits for.
+#[derive(Debug)]
+pub struct Inlets {
+    pub views: watch::Receiver<Option<Rc<View>>>,
+    pub chain: watch::Receiver<ChainState>,
+    pub storaged: watch::Receiver<Option<Revision>>,
+    pub netd: watch::Receiver<Option<Revision>>,
+    pub init: watch::Receiver<Option<Revision>>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     pub capacity: Capacity,
-    pub addresses: String,
+    pub uplink: Uplink,
 }
 
 #[derive(Debug)]
 pub struct Agent {
     identity: Rc<Identity>,
     chain: ChainContext,
+    sockets: Sockets,
+    /// What clockd wrote.
+    clock: PathBuf,
     ledger: Ledger,
     backoff: Backoff,
-    /// Machines seen running with their age, to tell a fresh end from one that was seen before.
-    alive: BTreeMap<WorkloadId, Duration>,
-    /// No machine is on its way up or down.
-    settled: bool,
+    /// Since when machines run, to tell a fresh end from one that was seen before.
+    alive: BTreeMap<WorkloadId, Instant>,
+    executor: Executor,
+    picture: Picture,
+    /// Of the view that the last round saw.
+    generation: Option<u64>,
+    /// storaged was told whose node this is.
+    named: bool,
+    /// When the next round is due although nothing changes.
+    wakes: Wakes,
+    reported: Option<Instant>,
     screen: Screen,
+    shown: Option<(NodeStatus, Instant)>,
+}
+
+#[derive(Debug, Default)]
+struct Wakes {
+    /// The last round has done something: what is next?
+    again: bool,
+    fetch: Option<Instant>,
+    unread: Option<Instant>,
+    unread_pause: Duration,
 }
 
 impl Agent {
-    pub fn new(identity: Rc<Identity>, chain: ChainContext, screen: Screen) -> Self {
+    pub fn new(
+        identity: Rc<Identity>,
+        chain: ChainContext,
+        sockets: Sockets,
+        clock: PathBuf,
+        screen: Screen,
+    ) -> Self {
         Self {
             identity,
             chain,
+            executor: Executor::new(sockets.clone()),
+            sockets,
+            clock,
             ledger: Ledger::default(),
             backoff: Backoff::default(),
             alive: BTreeMap::new(),
-            settled: true,
+            picture: Picture::default(),
+            generation: None,
+            named: false,
+            wakes: Wakes::default(),
+            reported: None,
             screen,
+            shown: None,
         }
     }
 
-    pub async fn run(
-        mut self,
-        mut views: watch::Receiver<Option<Rc<View>>>,
-        state: watch::Receiver<ChainState>,
-        outlets: Outlets,
-    ) {
+    /// Must run inside a `LocalSet`.
+    pub async fn run(mut self, mut inlets: Inlets, outlets: Outlets) {
         loop {
-            let view = views.borrow_and_update().clone();
-            self.screen.chain = state.borrow().clone();
-            let pause = match self.round(view.as_deref(), &outlets).await {
-                Ok(outcome) if outcome.waiting.is_empty() && outcome.done == 0 && self.settled => {
-                    CALM
-                }
-                Ok(_) => BUSY,
-                Err(error) => {
-                    warn!(%error, "this round was given up; nothing is removed for it");
-                    CALM
-                }
+            self.screen.chain = inlets.chain.borrow_and_update().clone();
+            let view = inlets.views.borrow_and_update().clone();
+            let now = Revisions {
+                storaged: *inlets.storaged.borrow_and_update(),
+                netd: *inlets.netd.borrow_and_update(),
+                init: *inlets.init.borrow_and_update(),
             };
-            // The sender lives as long as the process, so an error here is a pause all the same.
-            let _ = timeout(pause, views.changed()).await;
+            self.generation = view.as_ref().map(|view| view.generation);
+            self.round(view.as_deref(), now, &outlets).await;
+            self.event(&mut inlets).await;
         }
     }
 
-    async fn round(
-        &mut self,
-        view: Option<&View>,
-        outlets: &Outlets,
-    ) -> Result<Outcome, DaemonError> {
-        let daemons = Daemons::connect().await?;
-        let uplink = daemons
-            .network
-            .uplink(deadline())
-            .await
-            .map_err(call("netd"))?;
-        let disks = daemons
-            .storage
-            .disks(deadline())
-            .await
-            .map_err(call("storaged"))?;
-        let pools = daemons
-            .storage
-            .pools(deadline())
-            .await
-            .map_err(call("storaged"))?;
-        outlets.offer.send_if_modified(|offer| {
-            let new = Some(offer_of(&pools, &uplink));
-            let modified = *offer != new;
-            *offer = new;
-            modified
-        });
-        let actual = daemons.actual().await?;
-        outlets.present.send_if_modified(|present| {
-            let now = actual.contracts();
-            let modified = *present != now;
-            *present = now;
-            modified
-        });
-        let mut outcome = Outcome::default();
-        // Without a whole view of the chain there is nothing to want, and so nothing to remove.
-        if let Some(view) = view {
-            outcome = self
-                .reconcile(view, &daemons, actual, &uplink, outlets)
-                .await?;
+    /// Waits for a reason to look again. The senders live as long as the process.
+    async fn event(&mut self, inlets: &mut Inlets) {
+        loop {
+            let due = self.due();
+            tokio::select! {
+                _ = inlets.storaged.changed() => return,
+                _ = inlets.netd.changed() => return,
+                _ = inlets.init.changed() => return,
+                () = self.executor.ended() => return,
+                () = until(due) => return,
+                _ = inlets.views.changed() => {
+                    let generation = inlets.views.borrow_and_update().as_ref().map(|v| v.generation);
+                    if generation != self.generation {
+                        inlets.views.mark_changed();
+                        return;
+                    }
+                }
+                _ = inlets.chain.changed() => {
+                    let chain = inlets.chain.borrow_and_update().clone();
+                    let news = !is_same_but_block(&self.screen.chain, &chain)
+                        || self.shown.as_ref().is_none_or(|(_, at)| at.elapsed() >= BLOCKS);
+                    self.screen.chain = chain;
+                    if news && inlets.init.borrow().is_some() {
+                        self.show().await;
+                    }
+                }
+            }
         }
-        self.show(&daemons, uplink, disks).await?;
-        Ok(outcome)
     }
 
-    async fn reconcile(
-        &mut self,
-        view: &View,
-        daemons: &Daemons,
-        mut actual: Actual,
-        uplink: &Uplink,
-        outlets: &Outlets,
-    ) -> Result<Outcome, DaemonError> {
-        self.judge(view, &actual, outlets);
+    fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        if self.wakes.again {
+            return Some(now);
+        }
+        [
+            self.wakes.fetch,
+            self.wakes.unread,
+            self.backoff.next_due(now),
+            self.executor.next_due(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    async fn round(&mut self, view: Option<&View>, now: Revisions, outlets: &Outlets) {
+        let fetch_due = self
+            .wakes
+            .fetch
+            .take()
+            .is_some_and(|due| due <= Instant::now());
+        self.wakes.again = false;
+        self.take_in_late(now);
+        self.look(now, fetch_due).await;
+        self.tell_name(now).await;
+        if self.picture.shows_offer() {
+            let new = Some(offer_of(&self.picture.pools, &self.picture.uplink));
+            replace(&outlets.offer, new);
+        }
+        if self.picture.is_whole() {
+            replace(&outlets.present, self.picture.actual.contracts());
+            // Without a whole view of the chain there is nothing to want, and so nothing to remove.
+            if let Some(view) = view {
+                self.reconcile(view, outlets).await;
+            }
+        }
+        if now.init.is_some() {
+            self.show().await;
+        }
+    }
+
+    fn take_in_late(&mut self, now: Revisions) {
+        for (step, result) in self.executor.begin_round(&mut self.picture, now) {
+            let Step::MachineStart(start) = step else {
+                continue;
+            };
+            match result {
+                Ok(()) => {
+                    self.alive.insert(start.id.clone(), Instant::now());
+                }
+                Err(reason) => self.backoff.refused(&start.id, reason, Instant::now()),
+            }
+        }
+    }
+
+    async fn look(&mut self, now: Revisions, fetch_due: bool) {
+        let (disks, pools) = (self.picture.disks.len(), self.picture.pools.clone());
+        let uplink = self.picture.uplink.clone();
+        let errors = self.picture.refresh(&self.sockets, now).await;
+        self.wakes.unread = None;
+        if errors.is_empty() {
+            self.wakes.unread_pause = UNREAD;
+        } else {
+            for error in &errors {
+                warn!(%error, "its lists could not be read; nothing is removed for it");
+            }
+            let pause = self.wakes.unread_pause.max(UNREAD);
+            self.wakes.unread = Some(Instant::now() + pause);
+            self.wakes.unread_pause = (pause * 2).min(LONGEST_UNREAD);
+        }
+        if fetch_due && let Err(error) = self.picture.refresh_images(&self.sockets).await {
+            warn!(%error, "how far fetches are is not known");
+        }
+        let room = |pools: &[Pool]| -> Vec<_> {
+            pools
+                .iter()
+                .map(|pool| (pool.id.clone(), pool.size))
+                .collect()
+        };
+        if disks != self.picture.disks.len() || room(&pools) != room(&self.picture.pools) {
+            self.executor.try_now(Daemon::Storaged);
+        }
+        if uplink != self.picture.uplink {
+            self.executor.try_now(Daemon::Netd);
+        }
+    }
+
+    /// Each life of storaged is told anew whose node it serves.
+    async fn tell_name(&mut self, now: Revisions) {
+        if now.storaged.is_none() {
+            self.named = false;
+        } else if !self.named {
+            self.named = true;
+            let told = match self.sockets.storage().await {
+                Ok(storage) => self.identity.tell(&storage).await,
+                Err(error) => Err(error.into()),
+            };
+            // A disk that cannot be marked now is no reason to stay away from the others.
+            if let Err(error) = told {
+                warn!(%error, "the pools do not carry this node's name yet");
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, view: &View, outlets: &Outlets) {
+        self.judge(view, outlets);
         let desired = self.ledger.desired(&view.cancelled);
-        self.watch_ends(&actual);
+        self.watch_ends();
         let held = self.backoff.held(Instant::now());
-        let plan = plan::plan(&desired, &actual, &held);
-        let outcome = apply::apply(daemons, &plan.steps, &mut actual, uplink).await?;
-        self.note_starts(&plan, &outcome);
-        if outcome.done > 0 || !outcome.failed.is_empty() {
-            actual = daemons.actual().await?;
+        let plan = plan::plan(&desired, &self.picture.actual, &held);
+        self.executor
+            .begin_plan(plan.steps.iter(), &self.picture.actual);
+        let uplink = self.picture.uplink.clone();
+        let steps = &plan.steps;
+        let actual = &mut self.picture.actual;
+        let mut outcome = apply::apply(&mut self.executor, steps, actual, &uplink).await;
+        self.executor.end_round(&mut self.picture);
+        self.note_starts(&plan.steps, &outcome);
+        for (id, reason) in self.backoff.refusals() {
+            let machine = Resource::Machine(id.clone());
+            outcome
+                .failed
+                .entry(machine)
+                .or_insert_with(|| reason.into());
         }
+        let fetching = |resource: &Resource| matches!(resource, Resource::Image(_));
+        if outcome.waiting.keys().any(fetching) {
+            self.wakes.fetch = Some(Instant::now() + FETCH);
+        }
+        self.wakes.again = outcome.done > 0;
+        // A round that did something is followed by one that sees what came of it.
+        if outcome.done > 0 && self.reported.is_some_and(|at| at.elapsed() < BUSY_REPORTS) {
+            return;
+        }
+        self.reported = Some(Instant::now());
         let reports = Findings {
             ledger: &self.ledger,
             desired: &desired,
-            actual: &actual,
+            actual: &self.picture.actual,
             plan: &plan,
             outcome: &outcome,
         }
@@ -180,26 +333,27 @@ impl Agent {
         self.screen.reports.clone_from(&reports);
         self.screen.desired = desired;
         outlets.reports.send_replace(reports);
-        Ok(outcome)
     }
 
-    fn judge(&mut self, view: &View, actual: &Actual, outlets: &Outlets) {
+    fn judge(&mut self, view: &View, outlets: &Outlets) {
         let judge = Judge {
             identity: &self.identity,
             chain: self.chain,
             publish_ports: self.ledger.policy().publish_ports,
-            volumes: &actual.volumes,
+            volumes: &self.picture.actual.volumes,
         };
+        let ends = Clock::read(&self.clock).for_ends(UnixTime::kernel());
         let Changes {
             accepted,
             rejected,
             gone,
         } = self
             .ledger
-            .update(&view.contracts, &judge, view.farm, now());
+            .update(&view.contracts, &judge, view.farm, ends.0);
         for (contract, version) in accepted {
             info!(%contract, %version, "accepted");
             self.backoff.forgive(contract);
+            self.executor.forgive(contract);
         }
         for (contract, version, reason) in rejected {
             warn!(%contract, %version, %reason, "rejected");
@@ -218,65 +372,104 @@ impl Agent {
                 },
             )
         });
-        outlets.access.send_replace(access.collect());
+        replace(&outlets.access, access.collect());
     }
 
     /// A machine that has just ended waits before it is started again.
-    fn watch_ends(&mut self, actual: &Actual) {
+    fn watch_ends(&mut self) {
+        let now = Instant::now();
         let mut alive = BTreeMap::new();
-        for (id, machine) in &actual.machines {
+        for (id, machine) in &self.picture.actual.machines {
+            let since = self.alive.get(id).copied();
             if matches!(machine.state, MachineState::Exited(_)) {
-                if let Some(age) = self.alive.get(id) {
+                if let Some(since) = since {
                     info!(machine = %id, state = ?machine.state, "ended");
-                    self.backoff.failed(id, *age, Instant::now());
+                    self.backoff.ended(id, now - since, now);
                 }
             } else {
-                alive.insert(id.clone(), Duration::from_secs(machine.age_seconds));
+                let age = Duration::from_secs(machine.age_seconds);
+                let since = since.or(now.checked_sub(age)).unwrap_or(now);
+                alive.insert(id.clone(), since);
             }
         }
-        self.settled = actual.machines.values().all(|machine| {
-            !matches!(
-                machine.state,
-                MachineState::Booting | MachineState::Stopping
-            )
-        });
         self.alive = alive;
+        self.backoff.prune(now);
     }
 
     /// So does a machine that could not even be started. One that was started counts as alive from
     /// now on, so that an end before the next look is seen too.
-    fn note_starts(&mut self, plan: &Plan, outcome: &Outcome) {
-        for step in &plan.steps {
+    fn note_starts(&mut self, steps: &[Step], outcome: &Outcome) {
+        let now = Instant::now();
+        for step in steps {
             let Step::MachineStart(start) = step else {
                 continue;
             };
             let machine = Resource::Machine(start.id.clone());
             if outcome.refused.contains(&machine) {
-                self.backoff
-                    .failed(&start.id, Duration::ZERO, Instant::now());
+                let reason = outcome.failed.get(&machine).cloned().unwrap_or_default();
+                self.backoff.refused(&start.id, reason, now);
             } else if !outcome.failed.contains_key(&machine)
                 && !outcome.waiting.contains_key(&machine)
             {
-                self.alive.insert(start.id.clone(), Duration::ZERO);
+                self.backoff.started(&start.id);
+                self.alive.insert(start.id.clone(), now);
             }
         }
     }
 
-    async fn show(
-        &mut self,
-        daemons: &Daemons,
-        uplink: Uplink,
-        disks: Vec<Disk>,
-    ) -> Result<(), DaemonError> {
-        self.screen.uplink = uplink;
-        self.screen.disks = disks;
+    /// Tells init what the screen shall show, if that is news.
+    async fn show(&mut self) {
+        self.screen.uplink.clone_from(&self.picture.uplink);
+        self.screen.disks.clone_from(&self.picture.disks);
         let status = self.screen.status();
-        daemons
-            .machines
-            .set_status(deadline(), status)
-            .await
-            .map_err(call("init"))
+        if let Some((shown, at)) = &self.shown {
+            let differs_by_block = is_same_but_block(&shown.chain, &status.chain)
+                && NodeStatus {
+                    chain: status.chain.clone(),
+                    ..shown.clone()
+                } == status;
+            if *shown == status || (differs_by_block && at.elapsed() < BLOCKS) {
+                return;
+            }
+        }
+        let sent = async {
+            let init = self.sockets.machines().await?;
+            init.set_status(shortly(), status.clone())
+                .await
+                .map_err(call(Daemon::Init))
+        };
+        match sent.await {
+            Ok(()) => self.shown = Some((status, Instant::now())),
+            Err(error) => warn!(%error, "the screen could not be drawn"),
+        }
     }
+}
+
+fn is_same_but_block(a: &ChainState, b: &ChainState) -> bool {
+    match (a, b) {
+        (ChainState::Following { .. }, ChainState::Following { .. })
+        | (ChainState::Registering { .. }, ChainState::Registering { .. }) => true,
+        (a, b) => a == b,
+    }
+}
+
+/// For ever, without a time.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends what is news.
+fn replace<T: PartialEq>(sender: &watch::Sender<T>, new: T) {
+    sender.send_if_modified(|old| {
+        let news = *old != new;
+        if news {
+            *old = new;
+        }
+        news
+    });
 }
 
 fn offer_of(pools: &[Pool], uplink: &Uplink) -> Offer {
@@ -289,11 +482,6 @@ fn offer_of(pools: &[Pool], uplink: &Uplink) -> Offer {
                 .sum(),
         )
     };
-    let addresses: Vec<_> = uplink
-        .addresses
-        .iter()
-        .map(|net| net.addr().to_string())
-        .collect();
     Offer {
         capacity: Capacity {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
@@ -301,7 +489,7 @@ fn offer_of(pools: &[Pool], uplink: &Uplink) -> Offer {
             ssd: sum(Media::Ssd),
             hdd: sum(Media::Hdd),
         },
-        addresses: addresses.join(" "),
+        uplink: uplink.clone(),
     }
 }
 
@@ -322,3 +510,6 @@ fn now() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())
 }
+
+#[cfg(test)]
+mod tests;

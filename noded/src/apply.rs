@@ -2,6 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::{
+    actual::Actual,
+    execute::Executor,
+    plan::fingerprint,
+    step::{MachinePlan, Resource, Step},
+};
 use loam_deployment::payload::Filesystem;
 use loam_node_api::{
     guest::{GuestConfig, GuestInterface, GuestMount},
@@ -9,17 +15,6 @@ use loam_node_api::{
     network::Uplink,
     storage::{ImageConfig, ImageState, VolumeKey},
 };
-use tracing::{info, warn};
-
-use crate::{
-    actual::Actual,
-    daemons::{DaemonError, Daemons, call, deadline},
-    plan::fingerprint,
-    step::{MachinePlan, Resource, Step},
-};
-
-/// How long a guest has to shut down before it is ended.
-const STOP_GRACE_SECONDS: u32 = 30;
 
 /// Serial numbers of the guest's disks: the image, the writable layer, the volumes by position.
 const IMAGE_SERIAL: &str = "loam-image";
@@ -41,18 +36,23 @@ pub struct Outcome {
     pub done: usize,
 }
 
-enum Progress {
+/// What became of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
     Done,
+    /// What is going on.
     UnderWay(String),
+    /// Why it was refused.
+    Refused(String),
 }
 
 /// `actual` is what the plan was made from; it is kept up to date with what the steps make.
 pub async fn apply(
-    daemons: &Daemons,
+    executor: &mut Executor,
     steps: &[Step],
     actual: &mut Actual,
     uplink: &Uplink,
-) -> Result<Outcome, DaemonError> {
+) -> Outcome {
     let mut outcome = Outcome::default();
     for step in steps {
         let blocker = outcome
@@ -78,124 +78,18 @@ pub async fn apply(
             }
             continue;
         }
-        match carry_out(daemons, step, actual, uplink).await? {
-            Ok(Progress::Done) => {
-                info!(step = %step, "done");
-                outcome.done += 1;
-            }
-            Ok(Progress::UnderWay(what)) => {
+        match executor.carry_out(step, actual, uplink).await {
+            Progress::Done => outcome.done += 1,
+            Progress::UnderWay(what) => {
                 outcome.waiting.insert(step.resource(), what);
             }
-            Err(reason) => {
-                warn!(step = %step, %reason, "failed");
+            Progress::Refused(reason) => {
                 outcome.refused.insert(step.resource());
                 outcome.failed.insert(step.resource(), reason);
             }
         }
     }
-    Ok(outcome)
-}
-
-/// The outer error is a daemon that is away, which ends the round; the inner one is its refusal.
-async fn carry_out(
-    daemons: &Daemons,
-    step: &Step,
-    actual: &mut Actual,
-    uplink: &Uplink,
-) -> Result<Result<Progress, String>, DaemonError> {
-    let Daemons {
-        storage,
-        network,
-        machines,
-    } = daemons;
-    let result = match step {
-        Step::MachineStop(id) => {
-            if let Err(error) = machines
-                .machine_stop(deadline(), id.clone(), STOP_GRACE_SECONDS)
-                .await
-                .map_err(call("init"))?
-            {
-                return Ok(Err(error.to_string()));
-            }
-            return Ok(Ok(Progress::UnderWay("stopping".into())));
-        }
-        Step::MachineForget(id) => machines
-            .machine_forget(deadline(), id.clone())
-            .await
-            .map_err(call("init"))?
-            .map_err(|error| error.to_string()),
-        Step::InterfaceDelete(id) => network
-            .interface_delete(deadline(), id.clone())
-            .await
-            .map_err(call("netd"))?
-            .map_err(|error| error.to_string()),
-        Step::NetworkDelete(id) => network
-            .network_delete(deadline(), id.clone())
-            .await
-            .map_err(call("netd"))?
-            .map_err(|error| error.to_string()),
-        Step::VolumeDelete(key, why) => storage
-            .volume_delete(deadline(), key.clone(), *why)
-            .await
-            .map_err(call("storaged"))?
-            .map_err(|error| error.to_string()),
-        Step::ImageEnsure(image) => {
-            let status = storage
-                .image_ensure(deadline(), image.clone())
-                .await
-                .map_err(call("storaged"))?;
-            actual.images.note(status.clone());
-            match status.state {
-                ImageState::Ready { .. } => Ok(()),
-                ImageState::Fetching { .. } => {
-                    return Ok(Ok(Progress::UnderWay(fetching(&status.state))));
-                }
-                ImageState::Failed(reason) => Err(reason),
-            }
-        }
-        Step::VolumeEnsure(key, spec, version) => storage
-            .volume_ensure(deadline(), key.clone(), spec.clone(), *version)
-            .await
-            .map_err(call("storaged"))?
-            .map(|volume| {
-                actual.volumes.insert(key.clone(), volume);
-            })
-            .map_err(|error| error.to_string()),
-        Step::NetworkEnsure(id, spec) => network
-            .network_ensure(deadline(), id.clone(), spec.clone())
-            .await
-            .map_err(call("netd"))?
-            .map_err(|error| error.to_string()),
-        Step::InterfaceEnsure(id, spec) => network
-            .interface_ensure(deadline(), id.clone(), spec.clone())
-            .await
-            .map_err(call("netd"))?
-            .map(|interface| {
-                actual.interfaces.insert(id.clone(), interface);
-            })
-            .map_err(|error| error.to_string()),
-        Step::MachineStart(plan) => {
-            let image = storage
-                .image_config(deadline(), plan.content.image.clone())
-                .await
-                .map_err(call("storaged"))?
-                .map_err(|error| error.to_string());
-            match image.and_then(|image| spec(plan, &image, actual, uplink)) {
-                Ok(spec) => machines
-                    .machine_start(deadline(), spec)
-                    .await
-                    .map_err(call("init"))?
-                    .map_err(|error| error.to_string()),
-                Err(missing) => Err(missing),
-            }
-        }
-        Step::ImageDelete(image) => storage
-            .image_delete(deadline(), image.clone())
-            .await
-            .map_err(call("storaged"))?
-            .map_err(|error| error.to_string()),
-    };
-    Ok(result.map(|()| Progress::Done))
+    outcome
 }
 
 /// `fetching 40 %`.
@@ -213,7 +107,7 @@ pub fn fetching(state: &ImageState) -> String {
 }
 
 /// Turns a planned machine into what init starts, now that all it needs is there.
-fn spec(
+pub fn spec(
     plan: &MachinePlan,
     image_config: &ImageConfig,
     actual: &Actual,

@@ -24,11 +24,22 @@ pub struct Backoff {
 struct Wait {
     failures: u32,
     until: Instant,
+    /// Why its start was refused, if it was.
+    refusal: Option<String>,
 }
 
 impl Backoff {
-    /// A machine ended, or could not be started, after it had lived for `lived`.
-    pub fn failed(&mut self, id: &WorkloadId, lived: Duration, now: Instant) {
+    /// A machine ended after it had lived for `lived`.
+    pub fn ended(&mut self, id: &WorkloadId, lived: Duration, now: Instant) {
+        self.fail(id, lived, None, now);
+    }
+
+    /// A machine could not even be started.
+    pub fn refused(&mut self, id: &WorkloadId, reason: String, now: Instant) {
+        self.fail(id, Duration::ZERO, Some(reason), now);
+    }
+
+    fn fail(&mut self, id: &WorkloadId, lived: Duration, refusal: Option<String>, now: Instant) {
         let failures = match self.waits.get(id) {
             Some(wait) if lived < HEALTHY => wait.failures.saturating_add(1),
             _ => 0,
@@ -39,13 +50,25 @@ impl Backoff {
             Wait {
                 failures,
                 until: now + wait,
+                refusal,
             },
         );
+    }
+
+    pub fn started(&mut self, id: &WorkloadId) {
+        if let Some(wait) = self.waits.get_mut(id) {
+            wait.refusal = None;
+        }
     }
 
     /// A new deployment may have mended what failed.
     pub fn forgive(&mut self, contract: loam_deployment::ContractId) {
         self.waits.retain(|id, _| id.contract != contract);
+    }
+
+    /// Forgets those that have been healthy since, or that nobody wants started.
+    pub fn prune(&mut self, now: Instant) {
+        self.waits.retain(|_, wait| wait.until + HEALTHY > now);
     }
 
     pub fn held(&self, now: Instant) -> BTreeSet<WorkloadId> {
@@ -54,6 +77,17 @@ impl Backoff {
             .filter(|(_, w)| w.until > now)
             .map(|(id, _)| id.clone())
             .collect()
+    }
+
+    /// Machines that wait because their start was refused, and why it was.
+    pub fn refusals(&self) -> impl Iterator<Item = (&WorkloadId, &str)> {
+        let waits = self.waits.iter();
+        waits.filter_map(|(id, wait)| Some((id, wait.refusal.as_deref()?)))
+    }
+
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        let due = self.waits.values().map(|wait| wait.until);
+        due.filter(|until| *until > now).min()
     }
 }
 
@@ -68,7 +102,7 @@ mod tests {
         let now = Instant::now();
         let mut waited = Vec::new();
         for _ in 0..12 {
-            backoff.failed(&id, Duration::from_secs(1), now);
+            backoff.ended(&id, Duration::from_secs(1), now);
             waited.push(backoff.waits[&id].until - now);
         }
         assert_eq!(waited[..3], [1, 2, 4].map(Duration::from_secs));
@@ -76,7 +110,7 @@ mod tests {
         assert!(backoff.held(now).contains(&id));
         assert!(backoff.held(now + LONGEST).is_empty());
 
-        backoff.failed(&id, HEALTHY, now);
+        backoff.ended(&id, HEALTHY, now);
         assert_eq!(backoff.waits[&id].until - now, FIRST);
     }
 
@@ -85,8 +119,25 @@ mod tests {
         let id: WorkloadId = "1.web".parse().unwrap();
         let mut backoff = Backoff::default();
         let now = Instant::now();
-        backoff.failed(&id, Duration::ZERO, now);
+        backoff.refused(&id, "no memory".into(), now);
         backoff.forgive(id.contract);
         assert!(backoff.held(now).is_empty());
+    }
+
+    #[test]
+    fn what_has_been_healthy_or_gone_for_long_is_forgotten() {
+        let id: WorkloadId = "1.web".parse().unwrap();
+        let mut backoff = Backoff::default();
+        let now = Instant::now();
+        backoff.refused(&id, "no memory".into(), now);
+        assert_eq!(backoff.refusals().collect::<Vec<_>>(), [(&id, "no memory")]);
+        assert_eq!(backoff.next_due(now), Some(now + FIRST));
+        backoff.started(&id);
+        assert_eq!(backoff.refusals().count(), 0);
+        // Ends soon enough to be counted on.
+        backoff.prune(now + HEALTHY);
+        assert_eq!(backoff.waits.len(), 1);
+        backoff.prune(now + FIRST + HEALTHY);
+        assert!(backoff.waits.is_empty());
     }
 }

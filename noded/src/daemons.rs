@@ -1,135 +1,115 @@
 //! The node's other daemons, as noded calls them.
 //!
 //! Connections are made anew each time they are needed: a daemon that was restarted is found again
-//! at once, and a daemon that is away is an error of this round only.
+//! at once, and one that is away is nobody's loss but of those who need it.
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use loam_node_api::{
-    machine::MachinesClient, network::NetworkServiceClient, page::Page, path,
-    storage::StorageClient, transport,
+    clock::ClockServiceClient, machine::MachinesClient, network::NetworkServiceClient, page::Page,
+    path, storage::StorageClient, transport,
 };
 use tarpc::{client, context};
 use thiserror::Error;
+use tokio::time::timeout;
 
-use crate::actual::Actual;
-
+/// For what a daemon answers from its memory.
+const SHORT: Duration = Duration::from_secs(5);
+/// For what it asks a disk or the kernel.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Far above what fits a node: 1,024 contracts with 64 machines on 16 networks each.
 const MOST_PAGES: usize = 4096;
-/// Making a large file system takes the longest.
-const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Daemon {
+    Storaged,
+    Netd,
+    Init,
+    Clockd,
+}
 
 #[derive(Debug, Error)]
 pub enum DaemonError {
     #[error("{daemon} does not answer: {source}")]
-    Away {
-        daemon: &'static str,
-        source: io::Error,
-    },
+    Away { daemon: Daemon, source: io::Error },
     #[error("{daemon} broke off: {source}")]
     Call {
-        daemon: &'static str,
+        daemon: Daemon,
         source: client::RpcError,
     },
     #[error("{daemon} told a list in no order")]
-    Unordered { daemon: &'static str },
+    Unordered { daemon: Daemon },
     #[error("{daemon} told a list without an end")]
-    Endless { daemon: &'static str },
+    Endless { daemon: Daemon },
 }
 
-/// Clients of one round.
+/// Where the daemons listen.
 #[derive(Clone, Debug)]
-pub struct Daemons {
-    pub storage: StorageClient,
-    pub network: NetworkServiceClient,
-    pub machines: MachinesClient,
+pub struct Sockets {
+    pub storaged: PathBuf,
+    pub netd: PathBuf,
+    pub init: PathBuf,
+    pub clockd: PathBuf,
 }
 
-pub async fn storage() -> Result<StorageClient, DaemonError> {
-    let transport = transport::connect(path::STORAGED_SOCKET)
-        .await
-        .map_err(away("storaged"))?;
-    Ok(StorageClient::new(client::Config::default(), transport).spawn())
-}
-
-pub async fn network() -> Result<NetworkServiceClient, DaemonError> {
-    let transport = transport::connect(path::NETD_SOCKET)
-        .await
-        .map_err(away("netd"))?;
-    Ok(NetworkServiceClient::new(client::Config::default(), transport).spawn())
-}
-
-pub async fn machines() -> Result<MachinesClient, DaemonError> {
-    let transport = transport::connect(path::INIT_SOCKET)
-        .await
-        .map_err(away("init"))?;
-    Ok(MachinesClient::new(client::Config::default(), transport).spawn())
-}
-
-impl Daemons {
-    pub async fn connect() -> Result<Self, DaemonError> {
-        Ok(Self {
-            storage: storage().await?,
-            network: network().await?,
-            machines: machines().await?,
-        })
-    }
-
-    /// What is there. All or nothing: a plan made from half a picture would remove the other half.
-    pub async fn actual(&self) -> Result<Actual, DaemonError> {
-        let images = whole(
-            "storaged",
-            async |after| self.storage.images(deadline(), after).await,
-            |status| status.image.clone(),
-        );
-        let mut actual = Actual::default();
-        for status in images.await?.into_values() {
-            actual.images.note(status);
+impl Sockets {
+    /// Of the node that this process runs on.
+    pub fn of_node() -> Self {
+        Self {
+            storaged: path::STORAGED_SOCKET.into(),
+            netd: path::NETD_SOCKET.into(),
+            init: path::INIT_SOCKET.into(),
+            clockd: path::CLOCKD_SOCKET.into(),
         }
-        actual.volumes = whole(
-            "storaged",
-            async |after| self.storage.volumes(deadline(), after).await,
-            |volume| volume.key.clone(),
-        )
-        .await?;
-        actual.networks = whole(
-            "netd",
-            async |after| self.network.networks(deadline(), after).await,
-            |network| network.id.clone(),
-        )
-        .await?;
-        actual.interfaces = whole(
-            "netd",
-            async |after| self.network.interfaces(deadline(), after).await,
-            |interface| interface.id.clone(),
-        )
-        .await?;
-        actual.machines = whole(
-            "init",
-            async |after| self.machines.machines(deadline(), after).await,
-            |machine| machine.id.clone(),
-        )
-        .await?;
-        Ok(actual)
     }
+
+    pub async fn storage(&self) -> Result<StorageClient, DaemonError> {
+        let wire = transport::connect(&self.storaged);
+        let transport = reach(Daemon::Storaged, wire).await?;
+        Ok(StorageClient::new(client::Config::default(), transport).spawn())
+    }
+
+    pub async fn network(&self) -> Result<NetworkServiceClient, DaemonError> {
+        let transport = reach(Daemon::Netd, transport::connect(&self.netd)).await?;
+        Ok(NetworkServiceClient::new(client::Config::default(), transport).spawn())
+    }
+
+    pub async fn machines(&self) -> Result<MachinesClient, DaemonError> {
+        let transport = reach(Daemon::Init, transport::connect(&self.init)).await?;
+        Ok(MachinesClient::new(client::Config::default(), transport).spawn())
+    }
+
+    pub async fn clock(&self) -> Result<ClockServiceClient, DaemonError> {
+        let transport = reach(Daemon::Clockd, transport::connect(&self.clockd)).await?;
+        Ok(ClockServiceClient::new(client::Config::default(), transport).spawn())
+    }
+}
+
+async fn reach<T>(
+    daemon: Daemon,
+    connecting: impl Future<Output = io::Result<T>>,
+) -> Result<T, DaemonError> {
+    timeout(SHORT, connecting)
+        .await
+        .unwrap_or_else(|late| Err(late.into()))
+        .map_err(|source| DaemonError::Away { daemon, source })
 }
 
 /// Reads a list to its end, page by page.
-async fn whole<K: Ord + Clone, T>(
-    daemon: &'static str,
+pub async fn whole<K: Ord + Clone, T>(
+    daemon: Daemon,
     page: impl AsyncFn(Option<K>) -> Result<Page<T>, client::RpcError>,
     key: impl Fn(&T) -> K,
 ) -> Result<BTreeMap<K, T>, DaemonError> {
-    let mut list = BTreeMap::new();
+    let mut list = BTreeMap::<K, T>::new();
     for _ in 0..MOST_PAGES {
-        let after = list
-            .last_key_value()
-            .map(|(last, _): (&K, &T)| last.clone());
-        let Page { items, more } = page(after.clone()).await.map_err(call(daemon))?;
+        let after = list.last_key_value().map(|(last, _)| last.clone());
+        let Page { items, more } = page(after).await.map_err(call(daemon))?;
         let empty = items.is_empty();
         for item in items {
             let key = key(&item);
@@ -148,16 +128,65 @@ async fn whole<K: Ord + Clone, T>(
     Err(DaemonError::Endless { daemon })
 }
 
+/// For what is answered from memory.
+pub fn shortly() -> context::Context {
+    within(SHORT)
+}
+
 pub fn deadline() -> context::Context {
+    within(PATIENCE)
+}
+
+pub fn within(patience: Duration) -> context::Context {
     let mut context = context::current();
-    context.deadline = Instant::now() + PATIENCE;
+    context.deadline = Instant::now() + patience;
     context
 }
 
-pub fn away(daemon: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
-    move |source| DaemonError::Away { daemon, source }
+pub fn call(daemon: Daemon) -> impl FnOnce(client::RpcError) -> DaemonError {
+    move |source| DaemonError::Call { daemon, source }
 }
 
-pub fn call(daemon: &'static str) -> impl FnOnce(client::RpcError) -> DaemonError {
-    move |source| DaemonError::Call { daemon, source }
+impl fmt::Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Storaged => "storaged",
+            Self::Netd => "netd",
+            Self::Init => "init",
+            Self::Clockd => "clockd",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn numbers(
+        page: impl AsyncFn(Option<u32>) -> Page<u32>,
+    ) -> Result<Vec<u32>, DaemonError> {
+        let page = async |after| Ok(page(after).await);
+        let list = whole(Daemon::Netd, page, |number| *number).await?;
+        Ok(list.into_keys().collect())
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_end() {
+        let all: Vec<u32> = (0..1234).collect();
+        let read = numbers(async |after| {
+            Page::of(all.iter().copied().filter(|n| after.is_none_or(|a| *n > a)))
+        });
+        assert_eq!(read.await.unwrap(), all);
+    }
+
+    #[tokio::test]
+    async fn a_list_without_end_or_order_is_an_error() {
+        let more = |items| Page { items, more: true };
+        let nothing = numbers(async |_| more(vec![])).await;
+        assert!(matches!(nothing, Err(DaemonError::Endless { .. })));
+        let forever = numbers(async |after: Option<u32>| more(vec![after.map_or(0, |a| a + 1)]));
+        assert!(matches!(forever.await, Err(DaemonError::Endless { .. })));
+        let again = numbers(async |_| more(vec![7])).await;
+        assert!(matches!(again, Err(DaemonError::Unordered { .. })));
+    }
 }

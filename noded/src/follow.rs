@@ -31,10 +31,21 @@ pub struct View {
     /// The node's own record, if it is registered.
     pub node: Option<NodeRecord>,
     pub farm: Option<Farm>,
-    pub contracts: Vec<Published>,
+    pub contracts: Rc<[Published]>,
     /// Of the contracts that have things on this node: those whose own record says cancelled. A
     /// contract that is merely not listed is not among them.
     pub cancelled: BTreeSet<ContractId>,
+    /// Another one than before when anything but the block is another.
+    pub generation: u64,
+}
+
+impl View {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.node == other.node
+            && self.farm == other.farm
+            && self.cancelled == other.cancelled
+            && self.contracts == other.contracts
+    }
 }
 
 /// Reads for ever. `views` holds the newest whole view; `present` names the contracts that have
@@ -144,6 +155,10 @@ impl Looker {
             let contracts = view.contracts.len();
             info!(block = block.number, revision, contracts, "read the chain");
         }
+        if let Some(last) = &self.last {
+            let same = last.view.says_the_same(&view);
+            view.generation = last.view.generation + u64::from(!same);
+        }
         let view = Rc::new(view);
         self.last = Some(Last {
             view: view.clone(),
@@ -196,7 +211,7 @@ impl Looker {
         let known: BTreeMap<_, _> = self
             .last
             .iter()
-            .flat_map(|last| &last.view.contracts)
+            .flat_map(|last| &*last.view.contracts)
             .map(|contract| (contract.record.deployment.hash, &contract.bytes))
             .collect();
         let mut owners = BTreeMap::new();
@@ -229,7 +244,8 @@ impl Looker {
             block,
             node: record,
             farm,
-            contracts,
+            contracts: contracts.into(),
+            generation: 0,
             cancelled: self
                 .last
                 .as_ref()

@@ -18,7 +18,7 @@ use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::daemons::{DaemonError, call, deadline};
+use crate::daemons::{Daemon, DaemonError, call, deadline};
 
 const SEED: &str = "node-seed";
 const GRID: &str = "grid";
@@ -64,7 +64,7 @@ impl Identity {
         let found = storage
             .secret_load(deadline(), GRID.into())
             .await
-            .map_err(call("storaged"))??;
+            .map_err(call(Daemon::Storaged))??;
         if let Some(found) = found
             && found != grid.as_bytes()
         {
@@ -77,7 +77,7 @@ impl Identity {
         let seed = storage
             .secret_load(deadline(), SEED.into())
             .await
-            .map_err(call("storaged"))??;
+            .map_err(call(Daemon::Storaged))??;
         let seed = match seed {
             Some(seed) => Zeroizing::new(seed),
             None => {
@@ -88,7 +88,7 @@ impl Identity {
                     storage
                         .secret_store(deadline(), name.into(), secret.to_vec())
                         .await
-                        .map_err(call("storaged"))??;
+                        .map_err(call(Daemon::Storaged))??;
                 }
                 seed
             }
@@ -101,7 +101,7 @@ impl Identity {
         storage
             .node_is(deadline(), self.node)
             .await
-            .map_err(call("storaged"))??;
+            .map_err(call(Daemon::Storaged))??;
         Ok(())
     }
 

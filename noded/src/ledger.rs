@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A contract as the chain has it, with the bytes of its deployment and its owner.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     pub record: ContractRecord,
     pub bytes: Vec<u8>,

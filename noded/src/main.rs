@@ -10,32 +10,46 @@ mod agent;
 mod announce;
 mod apply;
 mod backoff;
+mod bucket;
+mod budget;
+mod clock;
+mod complaint;
 mod daemons;
 mod desired;
+mod errand;
+mod execute;
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod fixture;
 mod follow;
 mod grid;
 mod identity;
 mod ledger;
+mod lookout;
+mod picture;
 mod plan;
+mod reach;
 mod report;
+mod retry;
 mod screen;
 mod step;
 mod tenant;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use agent::{Agent, Outlets};
+use agent::{Agent, Inlets, Outlets};
 use announce::Announcer;
 use anyhow::Context;
+use clock::ClockKeeper;
+use daemons::{Daemon, DaemonError, Sockets, call, shortly};
 use grid::Grid;
 use identity::{Identity, IdentityError};
 use loam_chain::{
-    EndpointReader,
+    EndpointReader, GridReader,
     writer::{GridWriter, WriterOptions},
 };
-use loam_node_api::{path, status::ChainState, storage::StorageError};
+use loam_node_api::{clock::Clock, path, status::ChainState, storage::StorageError, tls};
 use screen::Screen;
 use tokio::{sync::watch, task::LocalSet, time::sleep};
 use tracing::{error, info, warn};
@@ -57,52 +71,87 @@ async fn main() -> anyhow::Result<()> {
 
 async fn run() -> anyhow::Result<()> {
     let grid = Grid::read(path::GRID)?;
+    let sockets = Sockets::of_node();
     let mut screen = Screen {
         farm: Some(grid.farm),
         ..Screen::default()
     };
-    let identity = Rc::new(identity(&grid, &mut screen).await);
+    let identity = Rc::new(identity(&grid, &sockets, &mut screen).await);
     screen.node = Some(identity.node);
     screen.trouble = None;
     info!(node = %identity.node, grid = grid.name(), "this node");
 
-    let reader = Arc::new(EndpointReader::new(&grid.config).context("the grid's endpoints")?);
-    let writer = GridWriter::new(
-        &grid.config,
-        identity.account.clone(),
-        WriterOptions::default(),
-    )
-    .context("the grid's endpoints")?;
+    // A certificate is judged by what is known about the time, which may be little.
+    let tls = tls::client_config(
+        tls::public_roots(),
+        Arc::new(|| Clock::read(path::CLOCK.as_ref())),
+    )?;
+    let reader = EndpointReader::with_tls(&grid.config, &tls).context("the grid's endpoints")?;
+    let reader: Arc<dyn GridReader> = Arc::new(reader);
+    let (account, options) = (identity.account.clone(), WriterOptions::default());
+    let writer = GridWriter::with_tls(&grid.config, account, options, &tls)
+        .context("the grid's endpoints")?;
     let (views, seen) = watch::channel(None);
-    let (chain_state, state) = watch::channel(ChainState::Connecting);
+    let (chain_state, chain) = watch::channel(ChainState::Connecting);
     let (access, allowed) = watch::channel(Default::default());
     let (reports, said) = watch::channel(Vec::new());
     let (present, holders) = watch::channel(Default::default());
     let (offer, offered) = watch::channel(None);
+    let (storaged_at, storaged) = watch::channel(None);
+    let (netd_at, netd) = watch::channel(None);
+    let (init_at, init) = watch::channel(None);
+    let inlets = Inlets {
+        views: seen.clone(),
+        chain,
+        storaged,
+        netd,
+        init,
+    };
+    let outlets = Outlets {
+        access,
+        reports,
+        present,
+        offer,
+    };
     let announcer = Announcer {
         identity: identity.clone(),
         writer: Rc::new(writer),
+        reader: reader.clone(),
         chain: grid.context(),
         farm: grid.farm,
     };
+    let clock = ClockKeeper {
+        sockets: sockets.clone(),
+        clock: path::CLOCK.into(),
+    };
     let private = Rc::new(*identity.hpke.private);
-    let agent = Agent::new(identity.clone(), grid.context(), screen);
+    let agent = Agent::new(
+        identity.clone(),
+        grid.context(),
+        sockets.clone(),
+        path::CLOCK.into(),
+        screen,
+    );
     // Whichever of these ends takes the process with it, and init starts it anew.
     tokio::select! {
-        () = follow::follow(reader, identity.node, grid.farm, holders, views, chain_state) => {}
-        () = agent.run(seen.clone(), state, Outlets { access, reports, present, offer }) => {}
-        () = announcer.clone().register(seen, offered) => {}
-        () = announcer.report(said) => {}
-        result = tenant::serve(private, allowed) => result?,
+        () = follow::follow(
+            reader.clone(), identity.node, grid.farm, holders, views, chain_state,
+        ) => {}
+        () = lookout::all(&sockets, storaged_at, netd_at, init_at) => {}
+        () = agent.run(inlets, outlets) => {}
+        () = announcer.register(seen.clone(), offered) => {}
+        () = announcer.report(seen.clone(), said) => {}
+        () = clock.run(reader, seen) => {}
+        result = tenant::serve(private, Rc::new(sockets.clone()), allowed) => result?,
     }
     Ok(())
 }
 
 /// Waits for as long as it takes: without a disk there is nothing to do.
-async fn identity(grid: &Grid, screen: &mut Screen) -> Identity {
+async fn identity(grid: &Grid, sockets: &Sockets, screen: &mut Screen) -> Identity {
     let mut told = String::new();
     loop {
-        let trouble = match load(grid).await {
+        let trouble = match load(grid, sockets).await {
             Ok(identity) => return identity,
             Err(IdentityError::Storage(StorageError::NoPool)) => {
                 "waiting for an empty disk of at least 1 GiB".to_owned()
@@ -114,31 +163,25 @@ async fn identity(grid: &Grid, screen: &mut Screen) -> Identity {
             told.clone_from(&trouble);
         }
         screen.trouble = Some(trouble);
-        if let Err(trouble) = show(screen).await {
+        if let Err(trouble) = show(sockets, screen).await {
             error!(%trouble, "the screen cannot be drawn");
         }
         sleep(DISK_WAIT).await;
     }
 }
 
-async fn load(grid: &Grid) -> Result<Identity, IdentityError> {
-    let storage = daemons::storage().await?;
-    let identity = Identity::load(&storage, &grid.name()).await?;
-    // A disk that cannot be marked now is no reason to stay away from the others.
-    if let Err(error) = identity.tell(&storage).await {
-        warn!(%error, "the pools do not carry this node's name yet");
-    }
-    Ok(identity)
+async fn load(grid: &Grid, sockets: &Sockets) -> Result<Identity, IdentityError> {
+    Identity::load(&sockets.storage().await?, &grid.name()).await
 }
 
-async fn show(screen: &mut Screen) -> Result<(), daemons::DaemonError> {
-    if let Ok(storage) = daemons::storage().await
-        && let Ok(disks) = storage.disks(daemons::deadline()).await
+async fn show(sockets: &Sockets, screen: &mut Screen) -> Result<(), DaemonError> {
+    if let Ok(storage) = sockets.storage().await
+        && let Ok(disks) = storage.disks(shortly()).await
     {
         screen.disks = disks;
     }
-    let init = daemons::machines().await?;
-    init.set_status(daemons::deadline(), screen.status())
+    let init = sockets.machines().await?;
+    init.set_status(shortly(), screen.status())
         .await
-        .map_err(daemons::call("init"))
+        .map_err(call(Daemon::Init))
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::daemons::{self, deadline};
+use crate::daemons::{Sockets, deadline};
 
 /// Tenants connected at once; each costs two buffers of 64 KiB at most.
 const CONNECTIONS: usize = 64;
@@ -45,7 +45,11 @@ pub struct Owner {
 }
 
 /// Serves until the listener fails. Must run inside a `LocalSet`.
-pub async fn serve(private: Rc<[u8; 32]>, access: watch::Receiver<Access>) -> anyhow::Result<()> {
+pub async fn serve(
+    private: Rc<[u8; 32]>,
+    sockets: Rc<Sockets>,
+    access: watch::Receiver<Access>,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, TENANT_PORT))
         .await
         .with_context(|| format!("cannot listen for tenants on TCP port {TENANT_PORT}"))?;
@@ -64,9 +68,9 @@ pub async fn serve(private: Rc<[u8; 32]>, access: watch::Receiver<Access>) -> an
             debug!(%peer, "turned away: too many connections");
             continue;
         };
-        let (private, access) = (private.clone(), access.clone());
+        let (private, sockets, access) = (private.clone(), sockets.clone(), access.clone());
         tokio::task::spawn_local(async move {
-            if let Err(error) = converse(stream, &private, access).await {
+            if let Err(error) = converse(stream, &private, &sockets, access).await {
                 debug!(%peer, error = format!("{error:#}"), "a tenant's connection ended");
             }
             drop(place);
@@ -77,6 +81,7 @@ pub async fn serve(private: Rc<[u8; 32]>, access: watch::Receiver<Access>) -> an
 async fn converse(
     stream: TcpStream,
     private: &[u8; 32],
+    sockets: &Sockets,
     access: watch::Receiver<Access>,
 ) -> anyhow::Result<()> {
     let (mut channel, twin) = timeout(PROOF_PATIENCE, prove(stream, private, &access))
@@ -106,9 +111,9 @@ async fn converse(
         }
         let answer = match request {
             TenantRequest::Console { from, follow, .. } => {
-                console(&mut channel, contract, &machine, from, follow).await
+                console(&mut channel, sockets, contract, &machine, from, follow).await
             }
-            TenantRequest::Input { bytes, .. } => input(contract, &machine, bytes).await,
+            TenantRequest::Input { bytes, .. } => input(sockets, contract, &machine, bytes).await,
         };
         let answer = answer.unwrap_or_else(|error| TenantResponse::Refused {
             reason: format!("{error:#}"),
@@ -151,6 +156,7 @@ fn proves(hello: &Hello, challenge: &[u8], access: &Access) -> bool {
 
 async fn console(
     channel: &mut Channel<TcpStream>,
+    sockets: &Sockets,
     contract: ContractId,
     machine: &Name,
     mut from: u64,
@@ -158,7 +164,7 @@ async fn console(
 ) -> anyhow::Result<TenantResponse> {
     let id = WorkloadId::new(contract, machine.clone());
     loop {
-        let init = daemons::machines().await?;
+        let init = sockets.machines().await?;
         let chunk = init.console_read(deadline(), id.clone(), from).await??;
         let mut start = chunk.start;
         for bytes in chunk.bytes.chunks(CHUNK) {
@@ -184,6 +190,7 @@ async fn console(
 }
 
 async fn input(
+    sockets: &Sockets,
     contract: ContractId,
     machine: &Name,
     bytes: Vec<u8>,
@@ -191,7 +198,7 @@ async fn input(
     if bytes.len() > INPUT {
         bail!("at most {INPUT} bytes can be typed at once");
     }
-    let init = daemons::machines().await?;
+    let init = sockets.machines().await?;
     let id = WorkloadId::new(contract, machine.clone());
     init.console_write(deadline(), id, bytes).await??;
     Ok(TenantResponse::Done)

@@ -55,6 +55,10 @@ impl GridReader for FakeChain {
         Ok(Some(block(number)))
     }
 
+    async fn time_of(&self, at: BlockRef) -> Result<u64, ReadError> {
+        Ok(1_800_000_000 + at.number)
+    }
+
     async fn node_revision(&self, _: NodeKey, _: BlockRef) -> Result<u64, ReadError> {
         Ok(*self.revision.lock().unwrap())
     }

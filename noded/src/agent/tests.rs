@@ -1,0 +1,665 @@
+//! The agent among fake daemons: what it does, when, and how little while nothing happens.
+
+use ed25519_dalek::SigningKey;
+use loam_chain::{
+    Address, B256, BlockRef, ContractRecord, ContractState, TwinRecord, WeightedKey, record::Stored,
+};
+use loam_deployment::{
+    Name, TwinId, Version, envelope,
+    payload::{self, Body, ImageSource, Payload, Target, Workload},
+};
+use loam_node_api::{
+    machine::Exit,
+    page::LONGEST_WAIT,
+    storage::{Deletion, VolumeKey},
+};
+use tokio::{
+    task::{JoinHandle, LocalSet, spawn_local},
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    fake::{FakeNode, Part, Running, State},
+    fixture,
+    ledger::Published,
+    lookout,
+};
+
+const CHAIN: ChainContext = ChainContext {
+    chain_id: 31337,
+    contract: [9; 20],
+};
+
+/// A node whose noded runs.
+struct Bench {
+    node: FakeNode,
+    identity: Rc<Identity>,
+    views: watch::Sender<Option<Rc<View>>>,
+    chain: watch::Sender<ChainState>,
+    present: watch::Receiver<BTreeSet<ContractId>>,
+    reports: watch::Receiver<Vec<Report>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Bench {
+    /// noded alone: daemons and chain are the test's to bring.
+    fn start(node: FakeNode) -> Self {
+        let identity = Rc::new(Identity::from_seed(&[1; 32]).unwrap());
+        let (views, seen) = watch::channel(None);
+        let (chain, chain_state) = watch::channel(ChainState::Connecting);
+        let (storaged_at, storaged) = watch::channel(None);
+        let (netd_at, netd) = watch::channel(None);
+        let (init_at, init) = watch::channel(None);
+        let (reports_in, reports) = watch::channel(Vec::new());
+        let (present_in, present) = watch::channel(BTreeSet::new());
+        let agent = Agent::new(
+            identity.clone(),
+            CHAIN,
+            node.sockets.clone(),
+            node.clock(),
+            Screen::default(),
+        );
+        let inlets = Inlets {
+            views: seen,
+            chain: chain_state,
+            storaged,
+            netd,
+            init,
+        };
+        let outlets = Outlets {
+            access: watch::channel(Access::new()).0,
+            reports: reports_in,
+            present: present_in,
+            offer: watch::channel(None).0,
+        };
+        let sockets = node.sockets.clone();
+        let tasks = vec![
+            spawn_local(async move { lookout::all(&sockets, storaged_at, netd_at, init_at).await }),
+            spawn_local(agent.run(inlets, outlets)),
+        ];
+        Self {
+            node,
+            identity,
+            views,
+            chain,
+            present,
+            reports,
+            tasks,
+        }
+    }
+
+    /// What the chain says from now on.
+    fn publish(&self, contracts: Vec<Published>, cancelled: &[u64]) {
+        let before = self
+            .views
+            .borrow()
+            .as_ref()
+            .map_or(0, |view| view.generation);
+        let view = View {
+            block: block(before + 1),
+            node: None,
+            farm: None,
+            contracts: contracts.into(),
+            cancelled: cancelled.iter().copied().map(ContractId).collect(),
+            generation: before + 1,
+        };
+        self.views.send_replace(Some(Rc::new(view)));
+    }
+
+    /// A block in which nothing concerns this node.
+    fn next_block(&self, number: u64) {
+        self.views.send_modify(|view| {
+            let view = view.as_mut().unwrap();
+            *view = Rc::new(View {
+                block: block(number),
+                ..View::clone(view)
+            });
+        });
+        self.chain
+            .send_replace(ChainState::Following { block: number });
+    }
+
+    async fn all_daemons(&self) -> [Running; 3] {
+        let parts = [Part::Init, Part::Storaged, Part::Netd];
+        let running = parts.map(|part| self.node.start(part));
+        self.node.wait("all is listed", is_listed).await;
+        running
+    }
+}
+
+fn is_listed(state: &State) -> bool {
+    ["volumes", "interfaces", "machines"]
+        .iter()
+        .all(|list| state.calls.contains_key(list))
+}
+
+fn block(number: u64) -> BlockRef {
+    BlockRef {
+        number,
+        hash: B256::with_last_byte(number as u8),
+    }
+}
+
+fn tenant() -> SigningKey {
+    SigningKey::from_bytes(&[5; 32])
+}
+
+/// A contract with one machine on a network, with a volume.
+fn deployment(
+    identity: &Identity,
+    contract: u64,
+    version: u64,
+    restart: payload::Restart,
+) -> Published {
+    let machine = payload::Machine {
+        image: ImageSource::Oci(fixture::image(1)),
+        cpus: 1,
+        memory: Bytes::mib(256),
+        root: Bytes::mib(64),
+        command: vec![],
+        env: BTreeMap::new(),
+        sealed_env: BTreeMap::new(),
+        ssh_keys: vec![],
+        volumes: [("data".parse().unwrap(), "/data".into())].into(),
+        networks: vec![payload::NetworkAttachment {
+            network: "net".parse().unwrap(),
+            address: None,
+        }],
+        mesh: false,
+        publish: vec![],
+        restart,
+        devices: vec![],
+    };
+    let network = payload::Network {
+        ipv4: "10.20.0.0/24".parse().unwrap(),
+        ipv6: None,
+        peers: vec![],
+        nat: true,
+    };
+    let payload = Payload {
+        target: Target::Node(identity.node),
+        contract: ContractId(contract),
+        version: Version(version),
+        valid_until: None,
+        description: String::new(),
+        body: Body::Workload(BTreeMap::from([
+            (
+                "web".parse::<Name>().unwrap(),
+                Workload::Machine(Box::new(machine)),
+            ),
+            (
+                "data".parse().unwrap(),
+                Workload::Volume(fixture::volume(Bytes::gib(1))),
+            ),
+            ("net".parse().unwrap(), Workload::Network(network)),
+        ])),
+    };
+    let bytes = envelope::sign(&payload, &CHAIN, &[(TwinId(7), &tenant())]).unwrap();
+    let mut hash = B256::ZERO;
+    hash.0[..8].copy_from_slice(&contract.to_be_bytes());
+    hash.0[8..16].copy_from_slice(&version.to_be_bytes());
+    Published {
+        record: ContractRecord {
+            id: ContractId(contract),
+            twin: TwinId(7),
+            node: identity.node,
+            state: ContractState::Created,
+            deployment: Stored {
+                version: Version(version),
+                pointer: Address::ZERO,
+                hash,
+            },
+            report: None,
+            created: 1,
+            updated: 1,
+        },
+        bytes,
+        owner: TwinRecord {
+            id: TwinId(7),
+            owner: Address::ZERO,
+            keys: vec![WeightedKey {
+                key: tenant().verifying_key().to_bytes(),
+                weight: 1,
+            }],
+            threshold: 1,
+            version: 1,
+        },
+    }
+}
+
+fn always(bench: &Bench, contract: u64) -> Published {
+    deployment(&bench.identity, contract, 1, payload::Restart::Always)
+}
+
+fn id(contract: u64, name: &str) -> WorkloadId {
+    format!("{contract}.{name}").parse().unwrap()
+}
+
+fn runs(state: &State, contract: u64) -> bool {
+    let machine = state.machines.get(&id(contract, "web"));
+    machine.is_some_and(|machine| machine.state == MachineState::Running)
+}
+
+fn data(contract: u64) -> VolumeKey {
+    VolumeKey::Data(id(contract, "data"))
+}
+
+async fn local(test: impl Future<Output = ()>) {
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn what_the_chain_says_is_done_at_once_and_told() {
+    local(async {
+        let mut bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        bench
+            .node
+            .wait("the machine runs", |state| runs(state, 1))
+            .await;
+        let told = bench.reports.wait_for(|reports| {
+            let web = reports
+                .first()
+                .and_then(|r| r.workloads.get(&"web".parse::<Name>().unwrap()));
+            web.is_some_and(|web| web.state == loam_deployment::report::State::Running)
+        });
+        timeout(LONGEST_WAIT, told).await.unwrap().unwrap();
+        bench
+            .node
+            .wait("storaged knows the node", |state| {
+                state.named == Some(bench.identity.node)
+            })
+            .await;
+    })
+    .await;
+}
+
+/// Every order in which a node's parts may come back. The machine was there before.
+#[tokio::test]
+async fn after_a_power_cut_machines_come_back_whatever_returns_first() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Comes {
+        Storaged,
+        Disk,
+        Netd,
+        Chain,
+    }
+    async fn try_order(order: Vec<Comes>) {
+        let node = FakeNode::new();
+        // What the power cut has left: data, and nothing that runs.
+        let _init = node.start(Part::Init);
+        let bench = Bench::start(node.clone());
+        let key = data(1);
+        let spec = loam_node_api::storage::VolumeSpec {
+            size: Bytes::gib(1),
+            media: payload::Media::Any,
+            filesystem: payload::Filesystem::Ext4,
+        };
+        let volume = loam_node_api::storage::Volume {
+            key: key.clone(),
+            spec,
+            path: "/pool/before".into(),
+            used: Bytes(1),
+            version: Version(1),
+        };
+        node.change(|state| state.volumes.insert(key.clone(), volume));
+        let mut daemons = Vec::new();
+        for comes in &order {
+            match comes {
+                Comes::Storaged => daemons.push(node.start(Part::Storaged)),
+                Comes::Disk => node.change(|state| state.disk = true),
+                Comes::Netd => daemons.push(node.start(Part::Netd)),
+                Comes::Chain => bench.publish(vec![always(&bench, 1)], &[]),
+            }
+            // noded has taken notice of what it can notice.
+            let there = |part: Comes| {
+                order.iter().position(|c| *c == part) <= order.iter().position(|c| c == comes)
+            };
+            if there(Comes::Storaged) {
+                node.wait("storaged is looked at", |s| s.calls.contains_key("volumes"))
+                    .await;
+            }
+            if there(Comes::Netd) {
+                node.wait("netd is looked at", |s| s.calls.contains_key("interfaces"))
+                    .await;
+            }
+        }
+        node.wait(&format!("the machine runs after {order:?}"), |state| {
+            runs(state, 1)
+        })
+        .await;
+        node.look(|state| {
+            assert_eq!(
+                state.volumes[&key].path,
+                std::path::Path::new("/pool/before"),
+                "{order:?}"
+            );
+            assert!(
+                !state.log.iter().any(|call| call.contains("delete")),
+                "{order:?}: {:?}",
+                state.log
+            );
+        });
+    }
+    local(async {
+        let all = [Comes::Storaged, Comes::Disk, Comes::Netd, Comes::Chain];
+        let mut orders = vec![vec![]];
+        for _ in 0..all.len() {
+            orders = orders
+                .into_iter()
+                .flat_map(|order: Vec<Comes>| {
+                    let rest: Vec<_> = all.iter().filter(|c| !order.contains(c)).copied().collect();
+                    rest.into_iter()
+                        .map(move |next| [&order[..], &[next]].concat())
+                })
+                .collect();
+        }
+        assert_eq!(orders.len(), 24);
+        futures::future::join_all(orders.into_iter().map(try_order)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_volume_that_hangs_holds_up_its_machine_and_no_other() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| {
+            state.disk = true;
+            state.hung.insert(data(1));
+        });
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
+        bench
+            .node
+            .wait("the other machine runs", |state| runs(state, 2))
+            .await;
+        // Meanwhile a third comes and the second goes, all of it acted on.
+        bench.publish(vec![always(&bench, 1), always(&bench, 3)], &[2]);
+        bench
+            .node
+            .wait("the third runs and the second is gone", |state| {
+                runs(state, 3)
+                    && !state.machines.contains_key(&id(2, "web"))
+                    && !state.volumes.contains_key(&data(2))
+            })
+            .await;
+        bench.node.look(|state| {
+            assert!(!state.machines.contains_key(&id(1, "web")));
+            let asked = state.calls["volume_ensure"];
+            let made = state
+                .log
+                .iter()
+                .filter(|call| call.starts_with("volume_ensure"))
+                .count();
+            // Each that is made counts twice.
+            assert_eq!(asked - 2 * made, 1, "the call that hangs is made once");
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_daemon_away_stops_only_what_needs_it() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let [_init, _storaged, netd] = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        bench
+            .node
+            .wait("the machine runs", |state| runs(state, 1))
+            .await;
+        drop(netd);
+        // It crashes, and needs nothing of netd to come back.
+        bench.node.change(|state| {
+            let machine = state.machines.get_mut(&id(1, "web")).unwrap();
+            machine.state = MachineState::Exited(Exit::Failed("KVM".into()));
+        });
+        bench
+            .node
+            .wait("the machine runs again", |state| runs(state, 1))
+            .await;
+        // A new one waits for netd, and only that.
+        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
+        bench
+            .node
+            .wait("its volume is there", |state| {
+                state.volumes.contains_key(&data(2))
+            })
+            .await;
+        bench.node.look(|state| assert!(!runs(state, 2)));
+        let _netd = bench.node.start(Part::Netd);
+        bench
+            .node
+            .wait("the new one runs", |state| runs(state, 2))
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| {
+            state.disk = true;
+            state.crashing.insert(id(1, "web"));
+        });
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        let starts = |state: &State| state.calls.get("machine_start").copied().unwrap_or(0);
+        for tries in 1..=3 {
+            bench
+                .node
+                .wait("it is tried again", |state| starts(state) >= tries)
+                .await;
+            bench.node.look(|state| {
+                let machine = &state.machines[&id(1, "web")];
+                assert!(matches!(machine.state, MachineState::Exited(_)));
+            });
+        }
+        // Mended by its owner: no wait.
+        bench.node.change(|state| state.crashing.clear());
+        let mended = deployment(&bench.identity, 1, 2, payload::Restart::Always);
+        bench.publish(vec![mended], &[]);
+        bench.node.wait("it runs", |state| runs(state, 1)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_listed_stays_until_its_record_says_cancelled() {
+    local(async {
+        let mut bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
+        bench
+            .node
+            .wait("both run", |state| runs(state, 1) && runs(state, 2))
+            .await;
+        // The chain's endpoint forgets the first and the second is replaced by a third.
+        bench.publish(vec![always(&bench, 3)], &[]);
+        bench
+            .node
+            .wait("the third runs", |state| runs(state, 3))
+            .await;
+        bench.node.look(|state| {
+            assert!(runs(state, 1) && runs(state, 2));
+            assert!(state.volumes.contains_key(&data(1)));
+        });
+        let both = |present: &BTreeSet<ContractId>| present.len() == 3;
+        timeout(LONGEST_WAIT, bench.present.wait_for(both))
+            .await
+            .unwrap()
+            .unwrap();
+        bench.publish(vec![always(&bench, 3)], &[1]);
+        bench
+            .node
+            .wait("the first is gone", |state| {
+                !state.machines.contains_key(&id(1, "web")) && !state.volumes.contains_key(&data(1))
+            })
+            .await;
+        bench.node.look(|state| {
+            assert!(runs(state, 2) && state.volumes.contains_key(&data(2)));
+            let why = format!("{} {:?}", data(1), Deletion::Cancelled);
+            assert!(
+                state.log.contains(&format!("volume_delete {why}")),
+                "{:?}",
+                state.log
+            );
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_step_that_changes_nothing_is_not_done_for_ever() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| {
+            state.disk = true;
+            state.forgotten.insert(id(1, "net"));
+        });
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
+        bench
+            .node
+            .wait("the other runs", |state| runs(state, 2))
+            .await;
+        let made = |state: &State| {
+            state
+                .log
+                .iter()
+                .filter(|call| **call == "network_ensure 1.net")
+                .count()
+        };
+        // After 0, 1 and 3 seconds: were it not held back, it would be hundreds by now.
+        bench
+            .node
+            .wait("it is tried again", |state| made(state) >= 3)
+            .await;
+        bench
+            .node
+            .look(|state| assert!(made(state) <= 4, "{}", made(state)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fetch_is_looked_at_and_nothing_else_is() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| {
+            state.disk = true;
+            state.slow_images.insert(fixture::image(1));
+        });
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        let calls = |state: &State, name: &str| state.calls.get(name).copied().unwrap_or(0);
+        bench
+            .node
+            .wait("all else is made", |state| !state.interfaces.is_empty())
+            .await;
+        bench
+            .node
+            .wait("the fetch is seen", |state| calls(state, "images") >= 3)
+            .await;
+        let (images, volumes) = bench
+            .node
+            .look(|state| (calls(state, "images"), calls(state, "volumes")));
+        bench
+            .node
+            .wait("its progress is looked at", |state| {
+                calls(state, "images") >= images + 2
+            })
+            .await;
+        bench.node.look(|state| {
+            assert_eq!(calls(state, "volumes"), volumes);
+            assert_eq!(calls(state, "image_ensure"), 1);
+        });
+    })
+    .await;
+}
+
+/// A node with a thousand contracts and nothing to do.
+async fn idle(contracts: u64, blocks: u64) -> (BTreeMap<&'static str, usize>, Duration) {
+    let bench = Bench::start(FakeNode::new());
+    bench.node.change(|state| state.disk = true);
+    let _daemons = bench.all_daemons().await;
+    let published: Vec<_> = (1..=contracts)
+        .map(|contract| always(&bench, contract))
+        .collect();
+    bench.publish(published, &[]);
+    bench
+        .node
+        .wait("all machines run", |state| {
+            (1..=contracts).all(|contract| runs(state, contract))
+        })
+        .await;
+    // Settled: a whole long poll of each daemon without a change.
+    let polls = ["storaged.changes", "netd.changes", "init.changes"];
+    let before = bench.node.look(|state| state.calls.clone());
+    bench
+        .node
+        .wait("nothing changes any more", |state| {
+            polls
+                .iter()
+                .all(|poll| state.calls[poll] >= before[poll] + 2)
+        })
+        .await;
+    let before = bench.node.look(|state| state.calls.clone());
+    let cpu = cpu_time();
+    for number in 1..=blocks {
+        bench.next_block(number);
+        tokio::time::sleep(LONGEST_WAIT / blocks as u32).await;
+    }
+    let used = cpu_time() - cpu;
+    let mut calls = bench.node.look(|state| state.calls.clone());
+    for (name, count) in &mut calls {
+        *count -= before.get(name).copied().unwrap_or(0);
+    }
+    calls.retain(|_, count| *count > 0);
+    (calls, used)
+}
+
+/// Of this thread, which is all of noded.
+fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Takes some two minutes and prints what half a minute costs.
+#[tokio::test]
+#[ignore = "a measurement: cargo test -p loam-noded --release idle -- --ignored --nocapture"]
+async fn idle_costs_no_lists() {
+    local(async {
+        let (calls, used) = idle(1000, 10).await;
+        println!("1,000 contracts, {LONGEST_WAIT:?}: calls {calls:?}, processor {used:?}");
+        let lists = [
+            "disks",
+            "pools",
+            "volumes",
+            "images",
+            "uplink",
+            "networks",
+            "interfaces",
+            "machines",
+        ];
+        assert!(
+            lists.iter().all(|list| !calls.contains_key(list)),
+            "{calls:?}"
+        );
+    })
+    .await;
+}

@@ -1,0 +1,110 @@
+//! Which failures are worth a line in the log: init keeps little of it, and one tenant's steps that
+//! fail again and again must not flush everybody's history.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    bucket::Bucket,
+    errand::contract,
+    step::{Resource, Step},
+};
+
+/// A failure that goes on for one reason is told again after this, and then ever more seldom.
+const FIRST: Duration = Duration::from_secs(10 * 60);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Reasons that differ each time, or very many things that fail: a contract's lines at once, and
+/// then one a pause.
+const BURST: u32 = 8;
+const REFILL: Duration = Duration::from_secs(5 * 60);
+
+#[derive(Debug, Default)]
+pub struct Complaints {
+    told: BTreeMap<Resource, Told>,
+    contracts: BTreeMap<Option<loam_deployment::ContractId>, Bucket>,
+}
+
+#[derive(Debug)]
+struct Told {
+    reason: String,
+    pause: Duration,
+    until: Instant,
+}
+
+impl Complaints {
+    /// Whether to say that the step failed for this reason.
+    pub fn is_worth_a_line(&mut self, step: &Step, reason: &str, now: Instant) -> bool {
+        let resource = step.resource();
+        let pause = match self.told.get(&resource) {
+            Some(told) if told.reason == reason && told.until > now => return false,
+            Some(told) if told.reason == reason => (told.pause * 2).min(LONGEST),
+            _ => FIRST,
+        };
+        let bucket = self
+            .contracts
+            .entry(contract(&resource))
+            .or_insert_with(|| Bucket::full(BURST, now));
+        if !bucket.take(BURST, REFILL, now) {
+            return false;
+        }
+        let told = Told {
+            reason: reason.into(),
+            pause,
+            until: now + pause,
+        };
+        self.told.insert(resource, told);
+        true
+    }
+
+    /// Forgets what is about nothing that is planned.
+    pub fn retain(&mut self, planned: impl Fn(&Resource) -> bool, now: Instant) {
+        self.told.retain(|resource, _| planned(resource));
+        self.contracts
+            .retain(|_, bucket| !bucket.is_full(BURST, REFILL, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(contract: u64, name: usize) -> Step {
+        Step::NetworkDelete(format!("{contract}.n{name}").parse().unwrap())
+    }
+
+    #[test]
+    fn a_reason_is_told_once_and_then_ever_more_seldom() {
+        let mut complaints = Complaints::default();
+        let start = Instant::now();
+        let lines = (0..24 * 60)
+            .filter(|minute| {
+                let now = start + Duration::from_secs(60 * minute);
+                complaints.is_worth_a_line(&step(1, 0), "no", now)
+            })
+            .count();
+        // After 0, 10, 30, 70, 150, 310, 630 and 1270 minutes.
+        assert_eq!(lines, 8);
+        let now = start + Duration::from_secs(24 * 60 * 60);
+        assert!(complaints.is_worth_a_line(&step(1, 0), "another reason", now));
+    }
+
+    #[test]
+    fn one_tenant_s_failures_do_not_flush_the_log() {
+        let mut complaints = Complaints::default();
+        let now = Instant::now();
+        let mut lines = 0;
+        for round in 0..100 {
+            for volume in 0..64 {
+                // A reason with a number in it, another one each time.
+                let reason = format!("{round} bytes are free");
+                lines += u32::from(complaints.is_worth_a_line(&step(1, volume), &reason, now));
+            }
+        }
+        assert_eq!(lines, BURST);
+        assert!(complaints.is_worth_a_line(&step(2, 0), "no", now));
+        complaints.retain(|_| false, now + 2 * BURST * REFILL);
+        assert!(complaints.told.is_empty() && complaints.contracts.is_empty());
+    }
+}

@@ -1,0 +1,454 @@
+//! Doing a step: one call to one daemon, remembered for as long as it takes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    time::{Duration, Instant},
+};
+
+use loam_deployment::{ContractId, payload::OciReference};
+use loam_node_api::{
+    machine::{Machine, MachineSpec, MachineState},
+    network::{Network, Uplink},
+    storage::{ImageConfig, ImageState},
+};
+use tarpc::client::RpcError;
+use tracing::{info, warn};
+
+use crate::{
+    actual::Actual,
+    apply::{Progress, fetching, spec},
+    complaint::Complaints,
+    daemons::{Daemon, Sockets, call, deadline, within},
+    errand::{Effect, Ending, Errand, Errands, Late},
+    picture::{Picture, Revisions},
+    plan::fingerprint,
+    retry::Retries,
+    step::{MachinePlan, Resource, Step},
+};
+
+/// How long a guest has to shut down before it is ended.
+const STOP_GRACE_SECONDS: u32 = 30;
+/// Making the file system of a large volume, or deleting one on a slow disk.
+const VOLUME_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Debug)]
+pub struct Executor {
+    sockets: Sockets,
+    errands: Errands,
+    retries: Retries,
+    complaints: Complaints,
+    /// Of ready images, by their digests.
+    configs: BTreeMap<[u8; 32], ImageConfig>,
+    away: BTreeSet<Daemon>,
+    touched: BTreeSet<Daemon>,
+}
+
+impl Executor {
+    pub fn new(sockets: Sockets) -> Self {
+        Self {
+            sockets,
+            errands: Errands::default(),
+            retries: Retries::default(),
+            complaints: Complaints::default(),
+            configs: BTreeMap::new(),
+            away: BTreeSet::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what has ended since the last round, and tells it. The lists of the daemons concerned
+    /// are old.
+    pub fn begin_round(
+        &mut self,
+        picture: &mut Picture,
+        now: Revisions,
+    ) -> Vec<(Step, Result<(), String>)> {
+        self.away = [
+            (Daemon::Storaged, now.storaged),
+            (Daemon::Netd, now.netd),
+            (Daemon::Init, now.init),
+        ]
+        .into_iter()
+        .filter_map(|(daemon, revision)| revision.is_none().then_some(daemon))
+        .collect();
+        let mut ended = Vec::new();
+        for Late { errand, ending } in self.errands.begin_round() {
+            picture.touch(errand.daemon);
+            let result = match ending {
+                // The step itself is still to be done.
+                Ok(Effect::Config(config)) => {
+                    self.learn(&errand.step, config);
+                    continue;
+                }
+                Ok(effect) => {
+                    info!(step = %errand.step, "done, after a while");
+                    note(&errand.step, effect, &mut picture.actual);
+                    Ok(())
+                }
+                Err(reason) => {
+                    self.fail(&errand.step, &reason);
+                    Err(reason)
+                }
+            };
+            ended.push((errand.step, result));
+        }
+        ended
+    }
+
+    /// Tells which steps this round will try.
+    pub fn begin_plan<'a>(
+        &mut self,
+        plan: impl Iterator<Item = &'a Step> + Clone,
+        actual: &Actual,
+    ) {
+        let now = Instant::now();
+        self.retries.begin_round(plan.clone(), now);
+        let planned: BTreeSet<Resource> = plan.map(Step::resource).collect();
+        self.complaints
+            .retain(|resource| planned.contains(resource), now);
+        self.configs
+            .retain(|digest, _| actual.images.ready.contains_key(digest));
+    }
+
+    /// Marks what the steps of this round have made old.
+    pub fn end_round(&mut self, picture: &mut Picture) {
+        for daemon in std::mem::take(&mut self.touched) {
+            picture.touch(daemon);
+        }
+    }
+
+    /// Until a step of an earlier round has ended. May be dropped at any time.
+    pub async fn ended(&mut self) {
+        self.errands.ended().await;
+    }
+
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.retries.next_due(now)
+    }
+
+    pub fn forgive(&mut self, contract: ContractId) {
+        self.retries.forgive(contract);
+    }
+
+    /// Room or a way out has changed: what failed for the want of it may succeed now.
+    pub fn try_now(&mut self, daemon: Daemon) {
+        self.retries
+            .try_now(|resource| owner(resource) == daemon, Instant::now());
+    }
+
+    /// `actual` is kept up to date with what the step makes.
+    pub async fn carry_out(
+        &mut self,
+        step: &Step,
+        actual: &mut Actual,
+        uplink: &Uplink,
+    ) -> Progress {
+        if let Some(reason) = self.retries.held(step, Instant::now()) {
+            return Progress::Refused(reason.to_owned());
+        }
+        if let Some(reason) = self.errands.hinders(step) {
+            return Progress::UnderWay(reason);
+        }
+        let spec = match step {
+            // Its end is told.
+            Step::ImageEnsure(image) => match actual.images.attempts.get(image) {
+                Some(state @ ImageState::Fetching { .. }) => {
+                    return Progress::UnderWay(fetching(state));
+                }
+                _ => None,
+            },
+            Step::MachineStop(id) => match actual.machines.get(id).map(|m| &m.state) {
+                Some(MachineState::Stopping) => return Progress::UnderWay("stopping".into()),
+                _ => None,
+            },
+            Step::MachineStart(plan) => {
+                let config = match self.config(step, &plan.content.image).await {
+                    Ok(config) => config,
+                    Err(progress) => return progress,
+                };
+                match spec(plan, &config, actual, uplink) {
+                    Ok(spec) => Some(spec),
+                    Err(reason) => return self.refuse(step, reason),
+                }
+            }
+            _ => None,
+        };
+        let daemon = owner(&step.resource());
+        let call = perform(self.sockets.clone(), step.clone(), spec);
+        match self.send(step, daemon, call).await {
+            Ok(effect) => self.take_in(step, effect, actual),
+            Err(progress) => progress,
+        }
+    }
+
+    /// The image's configuration, asked for once.
+    async fn config(&mut self, step: &Step, image: &OciReference) -> Result<ImageConfig, Progress> {
+        if let Some(config) = self.configs.get(image.digest()) {
+            return Ok(config.clone());
+        }
+        let (sockets, asked) = (self.sockets.clone(), image.clone());
+        let call = async move {
+            let storage = sockets.storage().await.map_err(text)?;
+            let config = storage.image_config(deadline(), asked).await;
+            said(Daemon::Storaged, config, Effect::Config)
+        };
+        match self.send(step, Daemon::Storaged, call).await? {
+            Effect::Config(config) => {
+                self.learn(step, config.clone());
+                Ok(config)
+            }
+            effect => Err(self.refuse(step, format!("no image configuration but {effect:?}"))),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        step: &Step,
+        daemon: Daemon,
+        call: impl Future<Output = Ending> + 'static,
+    ) -> Result<Effect, Progress> {
+        if self.away.contains(&daemon) {
+            return Err(Progress::UnderWay(format!(
+                "waits for {daemon}, which does not answer"
+            )));
+        }
+        if self.errands.is_full(daemon) {
+            return Err(Progress::UnderWay(format!("waits: {daemon} is busy")));
+        }
+        let errand = Errand {
+            step: step.clone(),
+            daemon,
+        };
+        match self.errands.send(errand, call).await {
+            Some(Ok(effect)) => Ok(effect),
+            Some(Err(reason)) => Err(self.refuse(step, reason)),
+            None => Err(Progress::UnderWay(format!("{step}: takes its time"))),
+        }
+    }
+
+    fn take_in(&mut self, step: &Step, effect: Effect, actual: &mut Actual) -> Progress {
+        self.touched.insert(owner(&step.resource()));
+        match &effect {
+            Effect::Begun(what) => return Progress::UnderWay(what.clone()),
+            Effect::Image(status) => match &status.state {
+                ImageState::Ready { .. } => {}
+                state @ ImageState::Fetching { .. } => {
+                    let progress = Progress::UnderWay(fetching(state));
+                    note(step, effect, actual);
+                    return progress;
+                }
+                ImageState::Failed(reason) => {
+                    let progress = self.refuse(step, reason.clone());
+                    note(step, effect, actual);
+                    return progress;
+                }
+            },
+            Effect::Done | Effect::Volume(_) | Effect::Interface(_) | Effect::Config(_) => {}
+        }
+        note(step, effect, actual);
+        info!(%step, "done");
+        self.retries.done(step);
+        if frees(step) {
+            self.try_now(owner(&step.resource()));
+        }
+        Progress::Done
+    }
+
+    fn refuse(&mut self, step: &Step, reason: String) -> Progress {
+        self.fail(step, &reason);
+        Progress::Refused(reason)
+    }
+
+    fn fail(&mut self, step: &Step, reason: &str) {
+        let now = Instant::now();
+        if self.complaints.is_worth_a_line(step, reason, now) {
+            warn!(%step, reason, "failed; it is tried again, and told again more seldom");
+        }
+        // A machine's starts have their own back-off, which counts its ends too.
+        if !matches!(step, Step::MachineStart(_)) {
+            self.retries.failed(step, reason, now);
+        }
+    }
+
+    fn learn(&mut self, step: &Step, config: ImageConfig) {
+        if let Step::MachineStart(plan) = step {
+            let MachinePlan { content, .. } = &**plan;
+            self.configs.insert(*content.image.digest(), config);
+        }
+    }
+}
+
+/// What a step has made or removed is known before the lists are read again, which may take a while
+/// if the daemon falls silent now.
+fn note(step: &Step, effect: Effect, actual: &mut Actual) {
+    match effect {
+        Effect::Volume(volume) => {
+            actual.volumes.insert(volume.key.clone(), volume);
+        }
+        Effect::Interface(interface) => {
+            actual.interfaces.insert(interface.id.clone(), interface);
+        }
+        Effect::Image(status) => actual.images.note(status),
+        Effect::Begun(_) | Effect::Config(_) => {}
+        Effect::Done => match step {
+            Step::MachineForget(id) => {
+                actual.machines.remove(id);
+            }
+            Step::MachineStart(plan) => {
+                let machine = Machine {
+                    id: plan.id.clone(),
+                    fingerprint: fingerprint(&plan.content),
+                    state: MachineState::Booting,
+                    age_seconds: 0,
+                    resets: 0,
+                    console_position: 0,
+                };
+                actual.machines.insert(plan.id.clone(), machine);
+            }
+            Step::InterfaceDelete(id) => {
+                actual.interfaces.remove(id);
+            }
+            Step::NetworkDelete(id) => {
+                actual.networks.remove(id);
+            }
+            Step::NetworkEnsure(id, spec) => {
+                let network = Network {
+                    id: id.clone(),
+                    spec: spec.clone(),
+                    bridge: String::new(),
+                };
+                actual.networks.insert(id.clone(), network);
+            }
+            Step::VolumeDelete(key, _) => {
+                actual.volumes.remove(key);
+            }
+            Step::ImageDelete(image) => {
+                actual.images.attempts.remove(image);
+                actual.images.ready.remove(image.digest());
+            }
+            Step::MachineStop(_)
+            | Step::ImageEnsure(_)
+            | Step::VolumeEnsure(..)
+            | Step::InterfaceEnsure(..) => {}
+        },
+    }
+}
+
+/// Whom the resource belongs to.
+fn owner(resource: &Resource) -> Daemon {
+    match resource {
+        Resource::Image(_) | Resource::Volume(_) => Daemon::Storaged,
+        Resource::Network(_) | Resource::Interface(_) => Daemon::Netd,
+        Resource::Machine(_) => Daemon::Init,
+    }
+}
+
+/// Whether others may have failed for what the step has given back.
+fn frees(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::MachineForget(_)
+            | Step::InterfaceDelete(_)
+            | Step::NetworkDelete(_)
+            | Step::VolumeDelete(..)
+            | Step::ImageDelete(_)
+    )
+}
+
+/// The call itself, which owns all that it needs.
+async fn perform(sockets: Sockets, step: Step, spec: Option<MachineSpec>) -> Ending {
+    let done = |()| Effect::Done;
+    match owner(&step.resource()) {
+        Daemon::Storaged => {
+            let storage = sockets.storage().await.map_err(text)?;
+            match step {
+                Step::VolumeEnsure(key, spec, version) => {
+                    let volume = storage
+                        .volume_ensure(within(VOLUME_PATIENCE), key, spec, version)
+                        .await;
+                    said(Daemon::Storaged, volume, Effect::Volume)
+                }
+                Step::VolumeDelete(key, why) => {
+                    let deleted = storage
+                        .volume_delete(within(VOLUME_PATIENCE), key, why)
+                        .await;
+                    said(Daemon::Storaged, deleted, done)
+                }
+                Step::ImageEnsure(image) => storage
+                    .image_ensure(deadline(), image)
+                    .await
+                    .map(Effect::Image)
+                    .map_err(|error| text(call(Daemon::Storaged)(error))),
+                Step::ImageDelete(image) => {
+                    let deleted = storage.image_delete(deadline(), image).await;
+                    said(Daemon::Storaged, deleted, done)
+                }
+                other => Err(misdirected(&other)),
+            }
+        }
+        Daemon::Netd => {
+            let network = sockets.network().await.map_err(text)?;
+            match step {
+                Step::NetworkEnsure(id, spec) => {
+                    let made = network.network_ensure(deadline(), id, spec).await;
+                    said(Daemon::Netd, made, done)
+                }
+                Step::NetworkDelete(id) => {
+                    let deleted = network.network_delete(deadline(), id).await;
+                    said(Daemon::Netd, deleted, done)
+                }
+                Step::InterfaceEnsure(id, spec) => {
+                    let made = network.interface_ensure(deadline(), id, spec).await;
+                    said(Daemon::Netd, made, Effect::Interface)
+                }
+                Step::InterfaceDelete(id) => {
+                    let deleted = network.interface_delete(deadline(), id).await;
+                    said(Daemon::Netd, deleted, done)
+                }
+                other => Err(misdirected(&other)),
+            }
+        }
+        Daemon::Init | Daemon::Clockd => {
+            let machines = sockets.machines().await.map_err(text)?;
+            match (step, spec) {
+                (Step::MachineStop(id), _) => {
+                    let stopping = machines
+                        .machine_stop(deadline(), id, STOP_GRACE_SECONDS)
+                        .await;
+                    said(Daemon::Init, stopping, |()| {
+                        Effect::Begun("stopping".into())
+                    })
+                }
+                (Step::MachineForget(id), _) => {
+                    let forgotten = machines.machine_forget(deadline(), id).await;
+                    said(Daemon::Init, forgotten, done)
+                }
+                (Step::MachineStart(_), Some(spec)) => {
+                    let started = machines.machine_start(deadline(), spec).await;
+                    said(Daemon::Init, started, done)
+                }
+                (other, _) => Err(misdirected(&other)),
+            }
+        }
+    }
+}
+
+fn misdirected(step: &Step) -> String {
+    format!("no daemon is asked to {step}")
+}
+
+fn said<T, E: Display>(
+    daemon: Daemon,
+    answer: Result<Result<T, E>, RpcError>,
+    effect: impl FnOnce(T) -> Effect,
+) -> Ending {
+    answer
+        .map_err(|error| text(call(daemon)(error)))?
+        .map(effect)
+        .map_err(text)
+}
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}
