@@ -74,6 +74,16 @@ pub struct Inlets {
     pub init: watch::Receiver<Option<Revision>>,
 }
 
+impl Inlets {
+    fn revisions(&mut self) -> Revisions {
+        Revisions {
+            storaged: *self.storaged.borrow_and_update(),
+            netd: *self.netd.borrow_and_update(),
+            init: *self.init.borrow_and_update(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     pub capacity: Capacity,
@@ -93,8 +103,9 @@ pub struct Agent {
     alive: BTreeMap<WorkloadId, Instant>,
     executor: Executor,
     picture: Picture,
-    /// Of the view that the last round saw.
+    /// Of the view that the last round saw, and what it knew of the daemons.
     generation: Option<u64>,
+    seen: Revisions,
     /// storaged was told whose node this is.
     named: bool,
     /// When the next round is due although nothing changes.
@@ -132,6 +143,7 @@ impl Agent {
             alive: BTreeMap::new(),
             picture: Picture::default(),
             generation: None,
+            seen: Revisions::default(),
             named: false,
             wakes: Wakes::default(),
             reported: None,
@@ -145,11 +157,8 @@ impl Agent {
         loop {
             self.screen.chain = inlets.chain.borrow_and_update().clone();
             let view = inlets.views.borrow_and_update().clone();
-            let now = Revisions {
-                storaged: *inlets.storaged.borrow_and_update(),
-                netd: *inlets.netd.borrow_and_update(),
-                init: *inlets.init.borrow_and_update(),
-            };
+            let now = inlets.revisions();
+            self.seen = now;
             self.generation = view.as_ref().map(|view| view.generation);
             self.round(view.as_deref(), now, &outlets).await;
             self.event(&mut inlets).await;
@@ -161,9 +170,9 @@ impl Agent {
         loop {
             let due = self.due();
             tokio::select! {
-                _ = inlets.storaged.changed() => return,
-                _ = inlets.netd.changed() => return,
-                _ = inlets.init.changed() => return,
+                _ = inlets.storaged.changed() => {}
+                _ = inlets.netd.changed() => {}
+                _ = inlets.init.changed() => {}
                 () = self.executor.ended() => return,
                 () = until(due) => return,
                 _ = inlets.views.changed() => {
@@ -182,6 +191,11 @@ impl Agent {
                         self.show().await;
                     }
                 }
+            }
+            // What noded itself has changed is known already when the daemon tells it.
+            let now = inlets.revisions();
+            if self.seen.answers_differ(now) || !self.picture.is_at(now) {
+                return;
             }
         }
     }

@@ -4,41 +4,38 @@
 //! meanwhile is written as it is then.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use loam_chain::{
-    GridReader, NodeRecord, NodeState,
+    GridReader, NodeState, ReadError,
     writer::{GridWriter, NodeRegistration, WriteError},
 };
 use loam_deployment::{
-    ChainContext, ContractId, FarmId,
-    report::{self, Report},
+    ChainContext, ContractId, FarmId, NodeKey,
+    report::{self, Report, ReportError},
 };
-use loam_node_api::network::Uplink;
+use thiserror::Error;
 use tokio::{
     sync::watch,
     time::{sleep_until, timeout},
 };
 use tracing::{info, warn};
 
-use crate::{agent::Offer, budget::Budget, follow::View, identity::Identity, reach};
+use crate::{
+    agent::Offer,
+    budget::Budget,
+    follow::View,
+    identity::Identity,
+    reach,
+    registration::{RETRY, Schedule},
+};
 
-/// After a failure.
-const RETRY: Duration = Duration::from_secs(10);
 /// A node that was silent for longer may be taken for gone.
 const HEARTBEAT: Duration = Duration::from_secs(60 * 60);
-/// Something of the record is wrong: a disk came or went, or no address leads here any more. It may
-/// be a thing of moments.
-const SETTLE: Duration = Duration::from_secs(30);
-/// Some of the addresses are others now, and one that is registered still leads here.
-const SETTLE_ADDRESSES: Duration = Duration::from_secs(60 * 60);
-/// Between two registrations for addresses alone.
-const ADDRESSES: Duration = Duration::from_secs(24 * 60 * 60);
-
 pub struct Announcer {
     pub identity: Rc<Identity>,
     pub writer: Rc<GridWriter>,
@@ -47,12 +44,24 @@ pub struct Announcer {
     pub farm: FarmId,
 }
 
-/// How much the record on the chain differs from what is true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Difference {
-    Absent,
-    Wrong,
-    SomeAddresses,
+#[derive(Debug, Error)]
+enum ReportFailure {
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl ReportFailure {
+    /// Whether another report would fail as well.
+    fn concerns_all(&self) -> bool {
+        matches!(
+            self,
+            Self::Write(
+                WriteError::Read(_) | WriteError::NoFunds { .. } | WriteError::TooExpensive(_)
+            )
+        )
+    }
 }
 
 impl Announcer {
@@ -64,16 +73,15 @@ impl Announcer {
     ) {
         let binding = self.writer.bind(self.identity.signing.as_bytes());
         let mut spoke = Instant::now();
-        let mut moved: Option<Instant> = None;
-        let mut pending: Option<(NodeRegistration, Instant)> = None;
-        let mut not_before = Instant::now();
+        let mut schedule = Schedule::default();
         loop {
             let offer = offers.borrow_and_update().clone();
             let view = views.borrow_and_update().clone();
             let now = Instant::now();
             let mut due = None;
             if let (Some(offer), Some(view)) = (offer, view) {
-                let known = view.node.as_ref().map_or("", |record| &record.addresses);
+                let record = view.node.as_ref();
+                let known = record.map_or("", |record| &record.addresses);
                 let wanted = NodeRegistration {
                     key: self.identity.node,
                     farm: self.farm,
@@ -82,37 +90,20 @@ impl Announcer {
                     addresses: reach::addresses(&offer.uplink, known),
                     binding,
                 };
-                let difference = difference(&wanted, view.node.as_ref(), &offer.uplink);
-                let since = match &pending {
-                    Some((before, since)) if *before == wanted => *since,
-                    _ => now,
-                };
-                pending = Some((wanted.clone(), since));
-                due = match difference {
-                    // Without an address nobody can reach it.
-                    _ if wanted.addresses.is_empty() => None,
-                    None => None,
-                    Some(Difference::Absent) => Some(now),
-                    Some(Difference::Wrong) => Some(since + SETTLE),
-                    Some(Difference::SomeAddresses) => {
-                        let rested = moved.map_or(now, |moved| moved + ADDRESSES);
-                        Some(rested.max(since + SETTLE_ADDRESSES))
-                    }
-                }
-                .map(|due| due.max(not_before));
+                due = schedule.due(&wanted, record, &offer.uplink, now);
                 if due.is_some_and(|due| due <= now) {
                     match self.writer.register_node(&wanted).await {
                         Ok(included) => {
                             info!(node = %wanted.key, block = included.block.number, "registered");
                             spoke = Instant::now();
-                            moved = Some(spoke);
+                            schedule.written(spoke);
                             self.wait_until(&mut views, included.block.number).await;
                         }
                         Err(error) => self.complain("register the node", &error),
                     }
-                    not_before = Instant::now() + RETRY;
-                    due = Some(not_before);
-                } else if difference.is_none() && spoke.elapsed() > HEARTBEAT {
+                    schedule.tried(Instant::now());
+                    due = Some(Instant::now() + RETRY);
+                } else if due.is_none() && spoke.elapsed() > HEARTBEAT {
                     spoke = Instant::now();
                     if let Err(error) = self.writer.heartbeat(NodeState::Up).await {
                         self.complain("give a sign of life", &error);
@@ -143,12 +134,21 @@ impl Announcer {
                 let now = Instant::now();
                 let id = report.contract;
                 let budget = match budgets.entry(id) {
-                    std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                    std::collections::btree_map::Entry::Vacant(entry) => {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => {
                         // Before a restart this node may have written it already.
-                        let Ok(there) = self.on_chain(id, &views).await else {
-                            next = earliest(next, now + RETRY);
-                            continue;
+                        let view = views.borrow().clone();
+                        let there = on_chain(
+                            &*self.reader,
+                            &self.chain,
+                            self.identity.node,
+                            view.as_deref(),
+                            id,
+                        );
+                        let Ok(there) = there.await else {
+                            // Nor would it answer about the others.
+                            next = earliest(next, Instant::now() + RETRY);
+                            break;
                         };
                         let budget = entry.insert(Budget::new(now));
                         if let Some(there) = there {
@@ -161,15 +161,22 @@ impl Announcer {
                     None => {}
                     Some(due) if due > now => next = earliest(next, due),
                     Some(_) => {
-                        budget.spend(now);
+                        written = true;
                         match self.write(&report).await {
-                            Ok(()) => budget.has(report, Instant::now()),
+                            Ok(()) => {
+                                budget.spend(now);
+                                budget.has(report, Instant::now());
+                            }
                             Err(error) => {
-                                warn!(contract = %id, error, "a report was not written");
+                                warn!(contract = %id, %error, "a report was not written");
                                 next = earliest(next, Instant::now() + RETRY);
+                                if error.concerns_all() {
+                                    break;
+                                }
+                                // It may have cost something all the same.
+                                budget.spend(now);
                             }
                         }
-                        written = true;
                     }
                 }
             }
@@ -185,32 +192,12 @@ impl Announcer {
         }
     }
 
-    /// What the chain has of this node's about the contract.
-    async fn on_chain(
-        &self,
-        contract: ContractId,
-        views: &watch::Receiver<Option<Rc<View>>>,
-    ) -> Result<Option<Report>, loam_chain::ReadError> {
-        let Some(view) = views.borrow().clone() else {
-            return Ok(None);
-        };
-        let Some(listed) = view.contracts.iter().find(|c| c.record.id == contract) else {
-            return Ok(None);
-        };
-        let bytes = self.reader.report(&listed.record, view.block).await?;
-        let report =
-            bytes.and_then(|bytes| report::verify(&bytes, &self.chain, &self.identity.node).ok());
-        Ok(report.filter(|report| report.contract == contract))
-    }
-
-    async fn write(&self, report: &Report) -> Result<(), String> {
+    async fn write(&self, report: &Report) -> Result<(), ReportFailure> {
         let shortened = report.clone().shortened();
-        let bytes = report::sign(&shortened, &self.chain, &self.identity.signing)
-            .map_err(|error| error.to_string())?;
+        let bytes = report::sign(&shortened, &self.chain, &self.identity.signing)?;
         self.writer
             .report(report.contract, report.version, &bytes)
-            .await
-            .map_err(|error| error.to_string())?;
+            .await?;
         info!(contract = %report.contract, version = %report.version, "reported");
         Ok(())
     }
@@ -227,23 +214,23 @@ impl Announcer {
     }
 }
 
-fn difference(
-    wanted: &NodeRegistration,
-    record: Option<&NodeRecord>,
-    uplink: &Uplink,
-) -> Option<Difference> {
-    let Some(record) = record else {
-        return Some(Difference::Absent);
+/// What the chain has of this node's about the contract.
+async fn on_chain(
+    reader: &dyn GridReader,
+    chain: &ChainContext,
+    node: NodeKey,
+    view: Option<&View>,
+    contract: ContractId,
+) -> Result<Option<Report>, ReadError> {
+    let Some(view) = view else {
+        return Ok(None);
     };
-    let right = record.farm == wanted.farm
-        && record.hpke_key == wanted.hpke_key
-        && record.capacity == wanted.capacity
-        && reach::leads_here(uplink, &record.addresses);
-    match right {
-        false => Some(Difference::Wrong),
-        true if record.addresses != wanted.addresses => Some(Difference::SomeAddresses),
-        true => None,
-    }
+    let Some(listed) = view.contracts.iter().find(|c| c.record.id == contract) else {
+        return Ok(None);
+    };
+    let bytes = reader.report(&listed.record, view.block).await?;
+    let report = bytes.and_then(|bytes| report::verify(&bytes, chain, &node).ok());
+    Ok(report.filter(|report| report.contract == contract))
 }
 
 fn earliest(a: Option<Instant>, b: Instant) -> Option<Instant> {
@@ -254,5 +241,70 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use loam_chain::{ContractState, TwinRecord};
+    use loam_deployment::{Version, report::Verdict};
+
+    use super::*;
+    use crate::{fake_chain::*, ledger::Published};
+
+    #[tokio::test]
+    async fn what_this_node_has_reported_before_a_restart_is_found_again() {
+        let signing = SigningKey::from_bytes(&[1; 32]);
+        let node = NodeKey(signing.verifying_key().to_bytes());
+        let chain = FakeChain::default();
+        let grid = chain.grid();
+        let report = |contract| Report {
+            node,
+            contract: ContractId(contract),
+            version: Version(1),
+            time: 5,
+            verdict: Verdict::Accepted,
+            workloads: BTreeMap::new(),
+        };
+        let sign = |report: &Report| report::sign(report, &grid, &signing).unwrap();
+        let published = |id| Published {
+            record: contract(id, node, ContractState::Created),
+            bytes: vec![],
+            owner: TwinRecord {
+                id: loam_deployment::TwinId(1),
+                owner: loam_chain::Address::ZERO,
+                keys: vec![],
+                threshold: 1,
+                version: 1,
+            },
+        };
+        let view = View {
+            block: block(1),
+            node: None,
+            farm: None,
+            contracts: (1..=4).map(published).collect(),
+            cancelled: Default::default(),
+            generation: 1,
+        };
+        let mut changed = sign(&report(3));
+        *changed.last_mut().unwrap() ^= 1;
+        *chain.reports.lock().unwrap() = [
+            (ContractId(1), sign(&report(1))),
+            // Another contract's, and one that was changed.
+            (ContractId(2), sign(&report(1))),
+            (ContractId(3), changed),
+        ]
+        .into();
+        for (id, expected) in [
+            (1, Some(report(1))),
+            (2, None),
+            (3, None),
+            (4, None),
+            (5, None),
+        ] {
+            let found = on_chain(&chain, &grid, node, Some(&view), ContractId(id)).await;
+            assert_eq!(found.unwrap(), expected, "{id}");
+        }
     }
 }

@@ -133,3 +133,98 @@ impl ClockKeeper {
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::{
+        fake::{FakeNode, Part, State},
+        fake_chain::{FakeChain, block},
+    };
+
+    fn view() -> Rc<View> {
+        Rc::new(View {
+            block: block(7),
+            node: None,
+            farm: None,
+            contracts: Rc::new([]),
+            cancelled: BTreeSet::new(),
+            generation: 1,
+        })
+    }
+
+    fn keep(node: &FakeNode) -> tokio::task::JoinHandle<()> {
+        let keeper = ClockKeeper {
+            sockets: node.sockets.clone(),
+            clock: node.clock(),
+        };
+        let (_, views) = watch::channel(Some(view()));
+        spawn_local(keeper.run(Arc::new(FakeChain::default()), views))
+    }
+
+    fn kept(state: &State) -> Option<u64> {
+        let bytes = state.secrets.get(KEPT)?;
+        Some(u64::from_be_bytes(bytes[..].try_into().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_and_what_blocks_say_is_told_and_the_time_is_kept() {
+        let work = async {
+            let node = FakeNode::new();
+            let before = 1_700_000_000u64;
+            node.change(|state| {
+                state
+                    .secrets
+                    .insert(KEPT.into(), before.to_be_bytes().into());
+            });
+            // Not set: what is certain is the floor.
+            let clock = Clock {
+                floor: UnixTime(before + 9),
+                ..Clock::default()
+            };
+            std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();
+            let _daemons = [node.start(Part::Storaged), node.start(Part::Clockd)];
+            node.wait_for_sockets(&[Part::Storaged, Part::Clockd]).await;
+            let keeper = keep(&node);
+            node.wait("both are told", |state| {
+                state.passed.contains(&(UnixTime(before), false))
+                    && state.passed.contains(&(UnixTime(1_800_000_007), true))
+            })
+            .await;
+            node.wait("it is kept", |state| kept(state) == Some(before + 9))
+                .await;
+            keeper.abort();
+        };
+        LocalSet::new().run_until(work).await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_before_what_was_kept_is_told() {
+        let work = async {
+            let node = FakeNode::new();
+            node.change(|state| {
+                state.secrets.insert(KEPT.into(), 5u64.to_be_bytes().into());
+            });
+            let clock = Clock {
+                floor: UnixTime(3),
+                ..Clock::default()
+            };
+            std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();
+            let _storaged = node.start(Part::Storaged);
+            node.wait_for_sockets(&[Part::Storaged]).await;
+            // No clockd.
+            let keeper = keep(&node);
+            node.wait("the time is read", |state| {
+                state.calls.contains_key("secret_load")
+            })
+            .await;
+            node.look(|state| assert_eq!(kept(state), Some(5)));
+            keeper.abort();
+        };
+        LocalSet::new().run_until(work).await;
+    }
+}

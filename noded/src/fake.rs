@@ -11,6 +11,7 @@ use std::{
 use loam_deployment::{Bytes, NodeKey, Version, payload::OciReference};
 use loam_node_api::{
     WorkloadId,
+    clock::{Clock, ClockService, UnixTime},
     machine::{
         ConsoleChunk, Exit, Machine, MachineError, MachineSpec, MachineState, Machines, Shutdown,
     },
@@ -71,6 +72,8 @@ pub struct State {
     pub forgotten: BTreeSet<WorkloadId>,
     pub status: Option<NodeStatus>,
     pub named: Option<NodeKey>,
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    pub passed: Vec<(UnixTime, bool)>,
     pub calls: BTreeMap<&'static str, usize>,
     /// In order, of those calls that change something.
     pub log: Vec<String>,
@@ -82,6 +85,7 @@ pub enum Part {
     Storaged,
     Netd,
     Init,
+    Clockd,
 }
 
 /// A daemon, until it is dropped.
@@ -125,9 +129,28 @@ impl FakeNode {
                 Part::Storaged => transport::serve(&sockets.storaged, Storage::serve(node)).await,
                 Part::Netd => transport::serve(&sockets.netd, NetworkService::serve(node)).await,
                 Part::Init => transport::serve(&sockets.init, Machines::serve(node)).await,
+                Part::Clockd => transport::serve(&sockets.clockd, ClockService::serve(node)).await,
             };
             served.unwrap();
         }))
+    }
+
+    /// Until these listen.
+    pub async fn wait_for_sockets(&self, parts: &[Part]) {
+        let listening = async {
+            for part in parts {
+                let path = match part {
+                    Part::Storaged => &self.sockets.storaged,
+                    Part::Netd => &self.sockets.netd,
+                    Part::Init => &self.sockets.init,
+                    Part::Clockd => &self.sockets.clockd,
+                };
+                while tokio::net::UnixStream::connect(path).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        timeout(LONGEST, listening).await.unwrap();
     }
 
     /// Changes something behind noded's back.
@@ -325,12 +348,30 @@ impl Storage for FakeNode {
         Ok(())
     }
 
-    async fn secret_load(self, _: Context, _: String) -> Result<Option<Vec<u8>>, StorageError> {
-        Ok(None)
+    async fn secret_load(self, _: Context, name: String) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.called("secret_load").secrets.get(&name).cloned())
     }
 
-    async fn secret_store(self, _: Context, _: String, _: Vec<u8>) -> Result<(), StorageError> {
+    async fn secret_store(
+        self,
+        _: Context,
+        name: String,
+        secret: Vec<u8>,
+    ) -> Result<(), StorageError> {
+        self.called("secret_store").secrets.insert(name, secret);
         Ok(())
+    }
+}
+
+impl ClockService for FakeNode {
+    async fn has_passed(self, _: Context, time: UnixTime, finalized_block: bool) {
+        self.called("has_passed")
+            .passed
+            .push((time, finalized_block));
+    }
+
+    async fn clock(self, _: Context) -> Clock {
+        Clock::default()
     }
 }
 

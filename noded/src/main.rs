@@ -21,6 +21,8 @@ mod execute;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod fake_chain;
+#[cfg(test)]
 mod fixture;
 mod follow;
 mod grid;
@@ -30,6 +32,7 @@ mod lookout;
 mod picture;
 mod plan;
 mod reach;
+mod registration;
 mod report;
 mod retry;
 mod screen;

@@ -44,6 +44,15 @@ pub struct Revisions {
     pub init: Option<Revision>,
 }
 
+impl Revisions {
+    /// Whether a daemon has fallen silent or is back.
+    pub fn answers_differ(self, other: Self) -> bool {
+        self.storaged.is_some() != other.storaged.is_some()
+            || self.netd.is_some() != other.netd.is_some()
+            || self.init.is_some() != other.init.is_some()
+    }
+}
+
 impl Known {
     fn is_due(&self, now: Option<Revision>) -> bool {
         now.is_some() && (self.touched || self.at != now)
@@ -102,6 +111,13 @@ impl Picture {
     pub async fn refresh_images(&mut self, sockets: &Sockets) -> Result<(), DaemonError> {
         self.actual.images = read_images(&sockets.storage().await?).await?;
         Ok(())
+    }
+
+    /// Whether nothing has moved since the lists were read.
+    pub fn is_at(&self, now: Revisions) -> bool {
+        !self.storaged.is_due(now.storaged)
+            && !self.netd.is_due(now.netd)
+            && !self.init.is_due(now.init)
     }
 
     pub fn touch(&mut self, daemon: Daemon) {

@@ -1,0 +1,136 @@
+//! A chain for tests, that says what a test lets it say.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use async_trait::async_trait;
+use loam_chain::{
+    Address, B256, BlockRef, ContractRecord, ContractState, FarmRecord, GridReader, NodeRecord,
+    ReadError, TwinRecord, record::Stored,
+};
+use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId, Version};
+
+#[derive(Default)]
+pub struct FakeChain {
+    pub revision: Mutex<u64>,
+    pub listed: Mutex<Vec<ContractRecord>>,
+    pub records: Mutex<BTreeMap<ContractId, ContractRecord>>,
+    pub asked: Mutex<Vec<ContractId>>,
+    pub reports: Mutex<BTreeMap<ContractId, Vec<u8>>>,
+}
+
+pub fn contract(id: u64, node: NodeKey, state: ContractState) -> ContractRecord {
+    ContractRecord {
+        id: ContractId(id),
+        twin: TwinId(1),
+        node,
+        state,
+        deployment: Stored {
+            version: Version(1),
+            pointer: Address::ZERO,
+            hash: B256::ZERO,
+        },
+        report: None,
+        created: 1,
+        updated: 1,
+    }
+}
+
+#[async_trait]
+impl GridReader for FakeChain {
+    fn grid(&self) -> ChainContext {
+        ChainContext {
+            chain_id: 1,
+            contract: [0; 20],
+        }
+    }
+
+    async fn finalized(&self) -> Result<BlockRef, ReadError> {
+        Ok(block(1))
+    }
+
+    async fn latest(&self) -> Result<BlockRef, ReadError> {
+        self.finalized().await
+    }
+
+    async fn block(&self, number: u64) -> Result<Option<BlockRef>, ReadError> {
+        Ok(Some(block(number)))
+    }
+
+    async fn time_of(&self, at: BlockRef) -> Result<u64, ReadError> {
+        Ok(1_800_000_000 + at.number)
+    }
+
+    async fn node_revision(&self, _: NodeKey, _: BlockRef) -> Result<u64, ReadError> {
+        Ok(*self.revision.lock().unwrap())
+    }
+
+    async fn node(&self, _: NodeKey, _: BlockRef) -> Result<Option<NodeRecord>, ReadError> {
+        Ok(None)
+    }
+
+    async fn nodes(&self, _: BlockRef) -> Result<Vec<NodeRecord>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn contracts_of_node(
+        &self,
+        _: NodeKey,
+        _: BlockRef,
+    ) -> Result<Vec<ContractRecord>, ReadError> {
+        Ok(self.listed.lock().unwrap().clone())
+    }
+
+    async fn contracts_of_twin(
+        &self,
+        _: TwinId,
+        _: BlockRef,
+    ) -> Result<Vec<ContractRecord>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn contract(
+        &self,
+        id: ContractId,
+        _: BlockRef,
+    ) -> Result<Option<ContractRecord>, ReadError> {
+        self.asked.lock().unwrap().push(id);
+        Ok(self.records.lock().unwrap().get(&id).cloned())
+    }
+
+    async fn stored(&self, _: &Stored, _: BlockRef) -> Result<Vec<u8>, ReadError> {
+        Ok(vec![])
+    }
+
+    async fn report(
+        &self,
+        contract: &ContractRecord,
+        _: BlockRef,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.reports.lock().unwrap().get(&contract.id).cloned())
+    }
+
+    async fn twin(&self, id: TwinId, _: BlockRef) -> Result<Option<TwinRecord>, ReadError> {
+        Ok(Some(TwinRecord {
+            id,
+            owner: Address::ZERO,
+            keys: vec![],
+            threshold: 1,
+            version: 1,
+        }))
+    }
+
+    async fn twin_of(&self, _: Address, _: BlockRef) -> Result<Option<TwinId>, ReadError> {
+        Ok(None)
+    }
+
+    async fn farm(&self, _: FarmId, _: BlockRef) -> Result<Option<FarmRecord>, ReadError> {
+        Ok(None)
+    }
+}
+
+pub fn block(number: u64) -> BlockRef {
+    BlockRef {
+        number,
+        hash: B256::with_last_byte(number as u8),
+    }
+}
