@@ -15,6 +15,10 @@ pub struct FakeChain {
     pub listed: Mutex<Vec<ContractRecord>>,
     pub records: Mutex<BTreeMap<ContractId, ContractRecord>>,
     pub asked: Mutex<Vec<ContractId>>,
+    /// Hashes of the deployments that were asked for.
+    pub fetched: Mutex<Vec<B256>>,
+    /// So many questions are answered, and then none.
+    pub answers: Mutex<Option<usize>>,
     pub reports: Mutex<BTreeMap<ContractId, Vec<u8>>>,
 }
 
@@ -97,7 +101,16 @@ impl GridReader for FakeChain {
         Ok(self.records.lock().unwrap().get(&id).cloned())
     }
 
-    async fn stored(&self, _: &Stored, _: BlockRef) -> Result<Vec<u8>, ReadError> {
+    async fn stored(&self, stored: &Stored, _: BlockRef) -> Result<Vec<u8>, ReadError> {
+        let mut answers = self.answers.lock().unwrap();
+        if *answers == Some(0) {
+            return Err(ReadError::Silent {
+                endpoint: "chain".into(),
+                reason: "enough".into(),
+            });
+        }
+        *answers = answers.map(|left| left - 1);
+        self.fetched.lock().unwrap().push(stored.hash);
         Ok(vec![])
     }
 

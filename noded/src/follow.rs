@@ -11,18 +11,21 @@ use std::{
 };
 
 use loam_chain::{
-    BlockRef, ContractState, GridReader, NodeRecord, ReadError,
+    B256, BlockRef, ContractState, GridReader, NodeRecord, ReadError,
     follower::{Follower, FollowerOptions},
 };
 use loam_deployment::{ContractId, FarmId, NodeKey, envelope::Farm};
 use loam_node_api::status::ChainState;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep_until};
 use tracing::{info, warn};
 
 use crate::ledger::Published;
 
 /// Keys of twins change without a sign in the node's revision, so all is read again this often.
 const REREAD: Duration = Duration::from_secs(60);
+/// Before a block that could not be read is read again, doubled by each failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What the chain says about this node, all at one block.
 #[derive(Clone, Debug)]
@@ -60,9 +63,16 @@ pub async fn follow(
 ) {
     let mut follower = Follower::new(reader.clone(), FollowerOptions::default());
     let mut looker = Looker::new(reader, node, farm);
+    // After a block that could not be read: the next final one may be minutes away.
+    let mut again: Option<Instant> = None;
+    let mut pause = FIRST_PAUSE;
     loop {
         let block = tokio::select! {
             next = follower.next() => next,
+            () = until(again) => match follower.seen() {
+                Some(block) => Ok(block),
+                None => continue,
+            },
             // The sender lives as long as the process.
             Ok(()) = present.changed() => match follower.seen() {
                 Some(block) => Ok(block),
@@ -76,8 +86,10 @@ pub async fn follow(
             }
             Err(error) => Err(error),
         };
+        again = None;
         match result {
             Ok(view) => {
+                pause = FIRST_PAUSE;
                 let block = view.block.number;
                 state.send_replace(match view.node {
                     Some(_) => ChainState::Following { block },
@@ -86,6 +98,9 @@ pub async fn follow(
                 views.send_replace(Some(view));
             }
             Err(error) => {
+                // Asking for the next block has pauses of its own, and goes on meanwhile.
+                again = Some(Instant::now() + pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
                 let reason = error.to_string();
                 let news = state.send_if_modified(|state| {
                     let silent = ChainState::Silent {
@@ -103,12 +118,22 @@ pub async fn follow(
     }
 }
 
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Reads views, and what it has read it does not ask for again.
 struct Looker {
     reader: Arc<dyn GridReader>,
     node: NodeKey,
     farm: FarmId,
     last: Option<Last>,
+    /// Deployments by their hashes, also those of a view that could not be read whole: stored bytes
+    /// never change.
+    fetched: BTreeMap<B256, Vec<u8>>,
 }
 
 struct Last {
@@ -126,6 +151,7 @@ impl Looker {
             node,
             farm,
             last: None,
+            fetched: BTreeMap::new(),
         }
     }
 
@@ -199,27 +225,28 @@ impl Looker {
         Ok(())
     }
 
-    async fn read(&self, block: BlockRef) -> Result<View, ReadError> {
-        let reader = &*self.reader;
+    async fn read(&mut self, block: BlockRef) -> Result<View, ReadError> {
+        let reader = self.reader.clone();
         let (node, farm) = (self.node, self.farm);
         let record = reader.node(node, block).await?;
         let farm = reader.farm(farm, block).await?.map(|farm| Farm {
             id: farm.id,
             twin: farm.twin,
         });
-        // Stored bytes never change under a hash, so they are fetched once.
-        let known: BTreeMap<_, _> = self
-            .last
-            .iter()
-            .flat_map(|last| &*last.view.contracts)
-            .map(|contract| (contract.record.deployment.hash, &contract.bytes))
-            .collect();
+        let listed = reader.contracts_of_node(node, block).await?;
+        let hashes: BTreeSet<_> = listed.iter().map(|c| c.deployment.hash).collect();
+        self.fetched.retain(|hash, _| hashes.contains(hash));
         let mut owners = BTreeMap::new();
         let mut contracts = Vec::new();
-        for contract in reader.contracts_of_node(node, block).await? {
-            let bytes = match known.get(&contract.deployment.hash) {
-                Some(bytes) => (*bytes).clone(),
-                None => reader.deployment(&contract, block).await?,
+        for contract in listed {
+            let hash = contract.deployment.hash;
+            let bytes = match self.fetched.get(&hash) {
+                Some(bytes) => bytes.clone(),
+                None => {
+                    let bytes = reader.deployment(&contract, block).await?;
+                    self.fetched.insert(hash, bytes.clone());
+                    bytes
+                }
             };
             if !owners.contains_key(&contract.twin)
                 && let Some(owner) = reader.twin(contract.twin, block).await?

@@ -447,6 +447,53 @@ async fn one_daemon_away_stops_only_what_needs_it() {
     .await;
 }
 
+/// netd takes connections and answers nothing, from the start and later on.
+#[tokio::test]
+async fn a_daemon_that_hangs_is_taken_for_one_that_is_away() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let _others = [
+            bench.node.start(Part::Init),
+            bench.node.start(Part::Storaged),
+        ];
+        let silent = tokio::net::UnixListener::bind(&bench.node.sockets.netd).unwrap();
+        bench.publish(vec![always(&bench, 1)], &[]);
+        // Nothing is planned without a whole picture, and the screen is drawn all the same.
+        bench
+            .node
+            .wait("the screen", |state| state.status.is_some())
+            .await;
+        bench.node.look(|state| assert!(state.volumes.is_empty()));
+        drop(silent);
+        let netd = bench.node.start(Part::Netd);
+        bench
+            .node
+            .wait("the machine runs", |state| runs(state, 1))
+            .await;
+
+        drop(netd);
+        std::fs::remove_file(&bench.node.sockets.netd).unwrap();
+        let _silent = tokio::net::UnixListener::bind(&bench.node.sockets.netd).unwrap();
+        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
+        bench
+            .node
+            .wait("its volume is there", |state| {
+                state.volumes.contains_key(&data(2))
+            })
+            .await;
+        bench.node.change(|state| {
+            let machine = state.machines.get_mut(&id(1, "web")).unwrap();
+            machine.state = MachineState::Exited(Exit::Failed("KVM".into()));
+        });
+        bench
+            .node
+            .wait("the other runs again", |state| runs(state, 1))
+            .await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start() {
     local(async {

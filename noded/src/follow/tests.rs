@@ -44,3 +44,60 @@ async fn only_its_own_record_says_that_a_contract_is_cancelled() {
     let view = looker.look(block(4), &ids([1])).await.unwrap();
     assert_eq!(view.cancelled, ids([]));
 }
+
+/// As many as fit a node, each with bytes of its own.
+fn listed(count: u8) -> Vec<loam_chain::ContractRecord> {
+    let with_hash = |n: u8| {
+        let mut record = contract(n.into(), NODE, ContractState::Created);
+        record.deployment.hash = B256::with_last_byte(n);
+        record
+    };
+    (1..=count).map(with_hash).collect()
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_little_at_a_time_is_read_whole_at_last() {
+    let chain = Arc::new(FakeChain::default());
+    *chain.listed.lock().unwrap() = listed(50);
+    let mut looker = Looker::new(chain.clone(), NODE, FarmId(1));
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        *chain.answers.lock().unwrap() = Some(10);
+        match looker.look(block(1), &BTreeSet::new()).await {
+            Ok(view) => break assert_eq!(view.contracts.len(), 50),
+            Err(_) => assert!(tries < 10),
+        }
+    }
+    assert_eq!(
+        chain.fetched.lock().unwrap().len(),
+        50,
+        "none is asked for twice"
+    );
+}
+
+#[tokio::test]
+async fn a_block_that_could_not_be_read_is_read_again_before_the_next_one() {
+    let chain = Arc::new(FakeChain::default());
+    *chain.listed.lock().unwrap() = listed(3);
+    // The chain stays at this block, and its first answers break off.
+    *chain.answers.lock().unwrap() = Some(2);
+    let (_holders, present) = watch::channel(BTreeSet::new());
+    let (views, mut seen) = watch::channel(None);
+    let (state, mut said) = watch::channel(ChainState::Connecting);
+    let following = follow(chain.clone(), NODE, FarmId(1), present, views, state);
+    let watching = async {
+        let silent = |state: &ChainState| matches!(state, ChainState::Silent { .. });
+        said.wait_for(silent).await.unwrap();
+        *chain.answers.lock().unwrap() = None;
+        seen.wait_for(|view: &Option<Rc<View>>| view.is_some())
+            .await
+            .unwrap();
+        let following = |state: &ChainState| matches!(state, ChainState::Registering { block: 1 });
+        said.wait_for(following).await.unwrap();
+    };
+    tokio::select! {
+        () = following => panic!("it follows for ever"),
+        done = tokio::time::timeout(Duration::from_secs(120), watching) => done.unwrap(),
+    }
+}
