@@ -2,4 +2,5 @@
 
 pub mod button;
 pub mod end;
+mod vigil;
 pub mod watchdog;
