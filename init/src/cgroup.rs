@@ -4,6 +4,8 @@ use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -60,6 +62,35 @@ fn enable_controllers(path: &Path) {
     }
 }
 
+/// As long as a killed process takes to leave its group, unless it is stuck in the kernel.
+const LEAVING: Duration = Duration::from_millis(20);
+const MAX_TRIES: u32 = 50;
+
+fn take_away(path: &Path) -> io::Result<()> {
+    let removed = || match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    // What is not there any longer need not be killed.
+    let kill = || drop(fs::write(path.join("cgroup.kill"), "1"));
+    once_not_busy(removed, kill)
+}
+
+fn once_not_busy(
+    mut remove: impl FnMut() -> io::Result<()>,
+    mut kill: impl FnMut(),
+) -> io::Result<()> {
+    for _ in 0..MAX_TRIES {
+        match remove() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            removed => return removed,
+        }
+        kill();
+        thread::sleep(LEAVING);
+    }
+    remove()
+}
+
 impl Group {
     /// Makes the group `name` (a path below the root), or takes the one that is there, and sets
     /// its limits.
@@ -88,12 +119,10 @@ impl Group {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
-    /// Removes the group, which must be without processes.
-    pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    /// Removes the group `name` and ends what is still in it. Waits a little for the last process:
+    /// that was reaped before the kernel took it off its group.
+    pub fn take_away(name: &str) -> io::Result<()> {
+        take_away(&Path::new(ROOT).join(name))
     }
 
     fn limit(&self, limits: GroupLimits) -> anyhow::Result<()> {
@@ -121,5 +150,31 @@ impl Group {
                 .map(|cpus| format!("{} 100000", u64::from(cpus) * 100_000)),
         )?;
         set("pids.max", limits.tasks.map(|tasks| tasks.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUSY: io::ErrorKind = io::ErrorKind::ResourceBusy;
+
+    #[test]
+    fn a_group_that_is_busy_is_removed_when_it_is_not() {
+        let (mut tries, mut kills) = (0, 0);
+        let remove = || {
+            tries += 1;
+            if tries < 3 { Err(BUSY.into()) } else { Ok(()) }
+        };
+        once_not_busy(remove, || kills += 1).unwrap();
+        assert_eq!((tries, kills), (3, 2));
+    }
+
+    #[test]
+    fn other_errors_are_told_at_once_and_absence_is_none() {
+        let denied = io::ErrorKind::PermissionDenied;
+        let error = once_not_busy(|| Err(denied.into()), || ()).unwrap_err();
+        assert_eq!(error.kind(), denied);
+        assert!(take_away(Path::new("/nowhere/at-all")).is_ok());
     }
 }

@@ -1,9 +1,17 @@
-//! Loading the modules that the devices ask for.
+//! Loading the modules that the devices ask for: [`Coldplug`] of those that are there at start,
+//! [`Hotplug`] of those that come later.
 
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, TrySendError},
+    },
+    thread,
 };
 
 use anyhow::Context;
@@ -16,6 +24,9 @@ const LIST: &str = "/etc/loam/modules";
 
 /// Deeper than any device is in `/sys/devices`; a bound for a walk of what the kernel made.
 const MAX_DEPTH: usize = 32;
+
+/// Devices that wait for their modules. More are noticed, and answered by looking at all again.
+const MAX_WAITING: usize = 1024;
 
 #[derive(Debug)]
 pub struct Coldplug {
@@ -100,6 +111,47 @@ impl Coldplug {
     }
 }
 
+/// A thread that loads modules: one that initialises its device may take as long as that does.
+#[derive(Debug)]
+pub struct Hotplug {
+    devices: mpsc::SyncSender<Uevent>,
+    /// Some devices were not told.
+    lost: Arc<AtomicBool>,
+}
+
+impl Hotplug {
+    pub fn new(mut modules: Coldplug) -> io::Result<Self> {
+        Self::with(move |event| modules.device(event))
+    }
+
+    fn with(mut load: impl FnMut(&Uevent) + Send + 'static) -> io::Result<Self> {
+        let (devices, waiting) = mpsc::sync_channel(MAX_WAITING);
+        let lost = Arc::new(AtomicBool::new(false));
+        let missed = lost.clone();
+        thread::Builder::new()
+            .name("modules".into())
+            .spawn(move || {
+                for event in waiting {
+                    let event = match missed.swap(false, Ordering::Relaxed) {
+                        true => Uevent::Lost,
+                        false => event,
+                    };
+                    if catch_unwind(AssertUnwindSafe(|| load(&event))).is_err() {
+                        tracing::error!(?event, "loading modules panicked");
+                    }
+                }
+            })?;
+        Ok(Self { devices, lost })
+    }
+
+    /// A device came. Does not wait for its modules.
+    pub fn device(&self, event: Uevent) {
+        if let Err(TrySendError::Full(_)) = self.devices.try_send(event) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 pub fn modules_folder() -> String {
     let release = rustix::system::uname();
     format!("/usr/lib/modules/{}", release.release().to_string_lossy())
@@ -144,6 +196,45 @@ fn modaliases(folder: &Path, depth: usize, found: &mut Vec<String>) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_that_hangs_holds_up_nobody_and_no_device_is_lost() {
+        let (let_go, hung) = mpsc::channel::<()>();
+        let (loaded, seen) = mpsc::channel();
+        let hotplug = Hotplug::with(move |event| {
+            let _ = hung.recv();
+            loaded.send(event.clone()).unwrap();
+        })
+        .unwrap();
+        let device = Uevent::Added {
+            subsystem: "pci".into(),
+            modalias: Some("pci:x".into()),
+        };
+        for _ in 0..2 * MAX_WAITING {
+            hotplug.device(device.clone());
+        }
+        drop((let_go, hotplug));
+        let seen: Vec<_> = seen.iter().collect();
+        assert!(seen.len() <= MAX_WAITING + 1);
+        assert_eq!(
+            seen.iter().filter(|event| **event == Uevent::Lost).count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_panic_while_loading_is_survived() {
+        let (loaded, seen) = mpsc::channel();
+        let hotplug = Hotplug::with(move |event| {
+            loaded.send(event.clone()).unwrap();
+            panic!("on purpose");
+        })
+        .unwrap();
+        hotplug.device(Uevent::Lost);
+        hotplug.device(Uevent::Lost);
+        drop(hotplug);
+        assert_eq!(seen.iter().count(), 2);
+    }
 
     #[test]
     fn every_device_is_found_once() {

@@ -2,18 +2,20 @@
 
 use loam_node_api::{WorkloadId, machine::Shutdown};
 
-use crate::{api::Call, machine::lifecycle::Input, uevent::Uevent};
+use crate::{api::Call, machine::launcher::News, uevent::Uevent};
 
 #[derive(Debug)]
 pub enum Event {
     Call(Call),
-    /// Process number `launch` of a machine said something.
+    /// Something became of process number `launch` of a machine.
     Machine {
         id: WorkloadId,
         launch: u32,
-        input: Input,
+        news: News,
     },
     Device(Uevent),
+    /// A power button of this name is no longer heard.
+    ButtonGone(String),
     /// The power button, or a signal that asks for it.
     Power(Shutdown),
 }

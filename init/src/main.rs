@@ -31,9 +31,9 @@ mod service;
 mod spawn;
 mod uevent;
 
-use std::{future::Future, os::fd::OwnedFd, process::ExitCode};
+use std::{future::Future, os::fd::OwnedFd, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use loam_node_api::{machine::Shutdown, page::Changes};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -42,15 +42,15 @@ use tokio::{
 };
 
 use crate::{
-    coldplug::Coldplug,
+    coldplug::{Coldplug, Hotplug},
     event::Event,
     log::Log,
-    machine::{Machines, memory::MemoryBudget},
+    machine::{Machines, NodeLauncher, memory::MemoryBudget},
     node::{Node, Phase},
     power::watchdog::Watchdog,
     screen::{Screen, facts},
     service::Services,
-    uevent::Uevents,
+    uevent::{Uevent, Uevents},
 };
 
 /// Events that wait for the main loop. Those who send more wait themselves.
@@ -122,10 +122,14 @@ async fn run(
     let changes = Changes::new();
     let mut node = Node {
         services: Services::new(log.clone()),
-        machines: Machines::new(budget, sender.clone(), log.clone(), changes.clone()),
+        machines: Machines::new(
+            budget,
+            NodeLauncher::new(sender.clone(), log.clone())?,
+            changes.clone(),
+        ),
         screen: Screen::open(),
         watchdog: arm_watchdog(modules.as_mut()),
-        modules,
+        modules: modules.and_then(hotplug),
         buttons: Default::default(),
         log,
         sender: sender.clone(),
@@ -135,16 +139,20 @@ async fn run(
     };
     node.buttons.listen(&sender);
 
-    let devices = Uevents::new(devices).context("listening for devices")?;
-    let served = api::serve(sender.clone(), changes);
-    let ended = tokio::select! {
-        how = node.run(&mut events, &mut children) => Ok(how),
-        // Each of these goes on as long as the node; without one the node is better restarted.
-        ended = vital("the calls of the daemons", served) => ended,
-        ended = vital("news of devices", forward_devices(devices, sender.clone())) => ended,
-        ended = vital("signals", forward_signals(sender)) => ended,
-    };
-    let how = ended?;
+    // Each in a task of its own, and made anew when it ends: none of them may end the node.
+    let served = sender.clone();
+    keep_up("the calls of the daemons", KEEP_UP_PAUSE, move || {
+        api::serve(served.clone(), changes.clone())
+    });
+    let mut devices = Some(devices);
+    let told = sender.clone();
+    keep_up("news of devices", KEEP_UP_PAUSE, move || {
+        forward_devices(devices.take(), told.clone())
+    });
+    keep_up("signals", KEEP_UP_PAUSE, move || {
+        forward_signals(sender.clone())
+    });
+    let how = node.run(&mut events, &mut children).await;
     node.screen.last_words(match how {
         Shutdown::PowerOff => "everything has ended; switching off",
         Shutdown::Reboot => "everything has ended; restarting",
@@ -160,15 +168,46 @@ fn arm_watchdog(modules: Option<&mut Coldplug>) -> Option<Watchdog> {
     })
 }
 
-async fn vital<T>(
-    what: &str,
-    task: impl Future<Output = std::io::Result<()>>,
-) -> anyhow::Result<T> {
-    task.await.with_context(|| format!("{what} failed"))?;
-    bail!("{what} ended")
+fn hotplug(modules: Coldplug) -> Option<Hotplug> {
+    Hotplug::new(modules)
+        .inspect_err(|error| tracing::error!(%error, "no modules for devices that come later"))
+        .ok()
 }
 
-async fn forward_devices(devices: Uevents, sender: mpsc::Sender<Event>) -> std::io::Result<()> {
+/// How long something that ended stays away, in case it ends again at once.
+const KEEP_UP_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs what `make` makes, in a task of its own, again and again, with a pause between.
+fn keep_up<F>(what: &'static str, pause: Duration, mut make: impl FnMut() -> F + 'static)
+where
+    F: Future<Output = std::io::Result<()>> + 'static,
+{
+    tokio::task::spawn_local(async move {
+        loop {
+            match tokio::task::spawn_local(make()).await {
+                Ok(Ok(())) => tracing::error!(what, "ended; trying again"),
+                Ok(Err(error)) => tracing::error!(what, %error, "failed; trying again"),
+                Err(error) => tracing::error!(what, %error, "panicked; trying again"),
+            }
+            tokio::time::sleep(pause).await;
+        }
+    });
+}
+
+/// By the socket that was open from the start; if that failed, by a new one, and then all devices
+/// are looked at again.
+async fn forward_devices(
+    first: Option<OwnedFd>,
+    sender: mpsc::Sender<Event>,
+) -> std::io::Result<()> {
+    let again = first.is_none();
+    let devices = Uevents::new(match first {
+        Some(socket) => socket,
+        None => uevent::open()?,
+    })?;
+    if again {
+        let _ = sender.send(Event::Device(Uevent::Lost)).await;
+    }
     loop {
         let event = devices.next().await?;
         if sender.send(Event::Device(event)).await.is_err() {
@@ -193,5 +232,36 @@ async fn forward_signals(sender: mpsc::Sender<Event>) -> std::io::Result<()> {
         if sender.send(Event::Power(how)).await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_fails_or_panics_is_made_anew() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (sender, mut lives) = mpsc::channel(8);
+                let mut life = 0;
+                keep_up("a test", Duration::ZERO, move || {
+                    let sender = sender.clone();
+                    life += 1;
+                    async move {
+                        sender.send(life).await.map_err(std::io::Error::other)?;
+                        match life {
+                            1 => panic!("on purpose"),
+                            2 => Err(std::io::Error::other("on purpose")),
+                            _ => Ok(()),
+                        }
+                    }
+                });
+                for life in 1..=4 {
+                    assert_eq!(lives.recv().await, Some(life));
+                }
+            })
+            .await;
     }
 }

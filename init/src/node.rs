@@ -3,6 +3,7 @@
 
 use std::{
     ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
 
@@ -12,10 +13,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     api::Call,
-    coldplug::Coldplug,
+    coldplug::Hotplug,
     event::Event,
     log::Log,
-    machine::Machines,
+    machine::{Machines, NodeLauncher},
     power::{button::Buttons, watchdog::Watchdog},
     screen::{Screen, facts::Observer, layout::Facts},
     service::Services,
@@ -29,15 +30,17 @@ const DAEMONS_GRACE: Duration = Duration::from_secs(15);
 
 /// The loop turns at least so often: the watchdog is petted, and the screen's facts are fresh.
 const TURN: Duration = Duration::from_secs(5);
+/// After a panic the loop turns no faster than this, in case each turn has one.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 /// While a daemon waits for another's socket, which comes without an event.
 const WAITING_TURN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Node {
     pub services: Services,
-    pub machines: Machines,
+    pub machines: Machines<NodeLauncher>,
     pub screen: Screen,
-    pub modules: Option<Coldplug>,
+    pub modules: Option<Hotplug>,
     pub watchdog: Option<Watchdog>,
     pub buttons: Buttons,
     pub log: Log,
@@ -61,27 +64,32 @@ impl Node {
         events: &mut mpsc::Receiver<Event>,
         children: &mut tokio::signal::unix::Signal,
     ) -> Shutdown {
+        let mut calm = true;
         loop {
-            let turn = self.turn(Instant::now());
+            let turn = match calm {
+                true => self.turn(Instant::now()),
+                false => PANIC_PAUSE,
+            };
+            calm = true;
             tokio::select! {
                 event = events.recv() => {
                     if let Some(event) = event {
-                        self.take(event, Instant::now());
+                        calm &= survive("an event", || self.take(event, Instant::now())).is_some();
                     }
                 }
-                _ = children.recv() => self.reap(),
+                _ = children.recv() => calm &= self.reap(),
                 () = tokio::time::sleep(turn) => {}
             }
             let now = Instant::now();
-            self.machines.tick(now);
-            self.services.tick(now);
+            calm &= survive("machines", || self.machines.tick(now)).is_some();
+            calm &= survive("daemons", || self.services.tick(now)).is_some();
             if let Some(watchdog) = &self.watchdog {
                 watchdog.pet();
             }
-            if let ControlFlow::Break(how) = self.go_down(now) {
+            if let Some(ControlFlow::Break(how)) = survive("going down", || self.go_down(now)) {
                 return how;
             }
-            self.draw(now);
+            calm &= survive("the screen", || self.draw(now)).is_some();
         }
     }
 
@@ -112,24 +120,34 @@ impl Node {
         }
     }
 
-    fn reap(&mut self) {
+    /// Each end is told on its own, so that a panic costs no other. False after a panic.
+    fn reap(&mut self) -> bool {
+        let mut calm = true;
         while let Some((pid, end)) = reap::next() {
             let now = Instant::now();
-            if !self.machines.child_ended(pid, end, now)
-                && !self.services.child_ended(pid, end, now)
-            {
-                tracing::debug!(pid = pid.as_raw_nonzero(), %end, "orphan reaped");
-            }
+            calm &= survive("the end of a process", || {
+                if !self.machines.child_ended(pid, end, now)
+                    && !self.services.child_ended(pid, end, now)
+                {
+                    tracing::debug!(pid = pid.as_raw_nonzero(), %end, "orphan reaped");
+                }
+            })
+            .is_some();
         }
+        calm
     }
 
     fn take(&mut self, event: Event, now: Instant) {
         match event {
             Event::Call(call) => self.answer(call, now),
-            Event::Machine { id, launch, input } => self.machines.heard(&id, launch, input, now),
+            Event::Machine { id, launch, news } => self.machines.heard(&id, launch, news, now),
+            Event::ButtonGone(name) => {
+                self.buttons.forget(&name);
+                self.buttons.listen(&self.sender);
+            }
             Event::Device(event) => {
-                if let Some(modules) = &mut self.modules {
-                    modules.device(&event);
+                if let Some(modules) = &self.modules {
+                    modules.device(event);
                 }
                 self.buttons.listen(&self.sender);
                 if self.watchdog.is_none() {
@@ -143,9 +161,7 @@ impl Node {
     /// Whoever asked may be gone: then the answer goes nowhere.
     fn answer(&mut self, call: Call, now: Instant) {
         match call {
-            Call::Start { spec, reply } => {
-                let _ = reply.send(self.machines.start(*spec, now));
-            }
+            Call::Start { spec, reply } => self.machines.start(*spec, reply, now),
             Call::Stop {
                 id,
                 grace_seconds,
@@ -252,5 +268,28 @@ impl Node {
             },
         };
         self.screen.draw(&facts, now);
+    }
+}
+
+/// PID 1 outlives a fault in any one of its parts: what it was about is lost, all else goes on.
+fn survive<T>(what: &str, part: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(part));
+    if done.is_err() {
+        tracing::error!(
+            part = what,
+            "init panicked in one of its parts, and goes on"
+        );
+    }
+    done.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_part_is_survived() {
+        assert_eq!(survive("nothing", || -> u8 { panic!("on purpose") }), None);
+        assert_eq!(survive("nothing", || 7), Some(7));
     }
 }

@@ -7,9 +7,8 @@ mod child;
 
 use std::{
     ffi::CString,
-    fmt,
-    io::{self, Read},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd},
     ptr,
 };
 
@@ -19,6 +18,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::Pid,
 };
+use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
 
 /// What the child may hold at most, so that its list of descriptors has a fixed size: a machine
 /// needs 8 and one for each disk and interface.
@@ -97,9 +97,9 @@ pub enum SpawnError {
 }
 
 impl Spawn<'_> {
-    /// Returns when the program runs or its start has failed. Whoever calls must reap the child,
-    /// also after a failure.
-    pub fn start(&self) -> Result<Pid, SpawnError> {
+    /// Makes the process and waits for nothing: [`Outcome`] says whether the program runs. Whoever
+    /// calls must reap the child, also after a failure.
+    pub fn start(&self) -> Result<(Pid, Outcome), SpawnError> {
         if self.descriptors.len() > MAX_DESCRIPTORS {
             return Err(SpawnError::Descriptors);
         }
@@ -107,10 +107,10 @@ impl Spawn<'_> {
             .map_err(io::Error::from)?;
         let (outcome, failure) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         let failure = fcntl_dupfd_cloexec(failure, child::PARKING).map_err(io::Error::from)?;
+        let outcome = Outcome(Receiver::from_owned_fd(outcome)?);
         let prepared = child::Prepared::new(self, null.as_fd(), failure.as_fd());
         let pid = self.clone_into(&prepared)?;
-        drop(failure);
-        read_outcome(outcome).map(|()| pid)
+        Ok((pid, outcome))
     }
 
     fn clone_into(&self, prepared: &child::Prepared) -> Result<Pid, SpawnError> {
@@ -140,19 +140,26 @@ impl Spawn<'_> {
     }
 }
 
-/// The pipe closes by `execve`, or says which step failed and how.
-fn read_outcome(outcome: OwnedFd) -> Result<(), SpawnError> {
-    let mut said = Vec::new();
-    std::fs::File::from(outcome).read_to_end(&mut said)?;
-    match said.as_slice() {
-        [] => Ok(()),
-        [step, errno @ ..] => {
-            let errno = errno.try_into().map(i32::from_ne_bytes).unwrap_or(0);
-            let error = io::Error::from_raw_os_error(errno);
-            Err(SpawnError::Child {
-                step: Step::from_number(*step),
-                error,
-            })
+/// How a start goes on in the child.
+#[derive(Debug)]
+pub struct Outcome(Receiver);
+
+impl Outcome {
+    /// Returns when the program runs, or its start has failed.
+    pub async fn wait(mut self) -> Result<(), SpawnError> {
+        // The pipe closes by `execve`, or says which step failed and how.
+        let mut said = Vec::new();
+        self.0.read_to_end(&mut said).await?;
+        match said.as_slice() {
+            [] => Ok(()),
+            [step, errno @ ..] => {
+                let errno = errno.try_into().map(i32::from_ne_bytes).unwrap_or(0);
+                let error = io::Error::from_raw_os_error(errno);
+                Err(SpawnError::Child {
+                    step: Step::from_number(*step),
+                    error,
+                })
+            }
         }
     }
 }
@@ -196,7 +203,11 @@ impl fmt::Display for Step {
 mod tests {
     use super::*;
     use rustix::process::{WaitOptions, waitpid};
-    use std::{fs::File, os::fd::AsFd};
+    use std::{
+        fs::File,
+        io::Read,
+        os::fd::{AsFd, OwnedFd},
+    };
 
     const LIMITS: Limits = Limits {
         open_files: 256,
@@ -229,40 +240,43 @@ mod tests {
             .exit_status()
     }
 
-    fn said(script: &str, descriptors: &[&OwnedFd]) -> (String, Option<i32>) {
+    async fn said(script: &str, descriptors: &[&OwnedFd]) -> (String, Option<i32>) {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let mut spawn = daemon(script, write.as_fd());
         spawn.descriptors = descriptors.iter().map(|fd| fd.as_fd()).collect();
-        let pid = spawn.start().unwrap();
+        let (pid, outcome) = spawn.start().unwrap();
+        outcome.wait().await.unwrap();
         drop(write);
         let mut text = String::new();
         File::from(read).read_to_string(&mut text).unwrap();
         (text, wait(pid))
     }
 
-    #[test]
-    fn runs_with_its_environment_and_status() {
-        let (text, status) = said("echo $GREETING $(ulimit -c) $(ulimit -n) >&2; exit 7", &[]);
+    #[tokio::test]
+    async fn runs_with_its_environment_and_status() {
+        let (text, status) =
+            said("echo $GREETING $(ulimit -c) $(ulimit -n) >&2; exit 7", &[]).await;
         assert_eq!(text, "hello 0 256\n");
         assert_eq!(status, Some(7));
     }
 
-    #[test]
-    fn holds_only_the_named_descriptors() {
+    #[tokio::test]
+    async fn holds_only_the_named_descriptors() {
         let (first, second) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         // Swapped, so that source and target numbers may overlap.
         let script = "for n in 0 1 2 3 4 5 6 7 8 9; do [ -e /proc/$$/fd/$n ] && echo $n; done >&2";
-        let (text, _) = said(script, &[&second, &first]);
+        let (text, _) = said(script, &[&second, &first]).await;
         // The shell itself may hold one more, above 9.
         assert_eq!(text, "0\n1\n2\n3\n4\n");
     }
 
-    #[test]
-    fn a_daemon_has_only_the_named_capabilities() {
+    #[tokio::test]
+    async fn a_daemon_has_only_the_named_capabilities() {
         let (text, _) = said(
             "while read l; do case $l in Cap[PEB]*|NoNew*) echo $l;; esac; done </proc/$$/status >&2",
             &[],
-        );
+        )
+        .await;
         let values: Vec<_> = text.lines().filter_map(|l| l.split_once(' ')).collect();
         assert_eq!(
             values,
@@ -275,12 +289,13 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_failed_start_says_which_step() {
+    #[tokio::test]
+    async fn a_failed_start_says_which_step() {
         let (_read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let mut spawn = daemon("", write.as_fd());
         spawn.program = Program::Path(c"/nowhere/at-all".to_owned());
-        match spawn.start() {
+        let (pid, outcome) = spawn.start().unwrap();
+        match outcome.wait().await {
             Err(SpawnError::Child {
                 step: Step::Execute,
                 error,
@@ -289,5 +304,6 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        assert_eq!(wait(pid), Some(127));
     }
 }

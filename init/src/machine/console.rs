@@ -8,6 +8,7 @@ use std::{
     ffi::CString,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use loam_node_api::{
@@ -47,7 +48,7 @@ pub struct ConsoleTail {
 /// What there is of a machine's console.
 #[derive(Debug)]
 pub enum Console {
-    Ring(ConsoleRing),
+    Ring(Arc<ConsoleRing>),
     Tail(ConsoleTail),
 }
 
@@ -65,6 +66,14 @@ impl Console {
         match self {
             Self::Ring(ring) => ring.read(from),
             Self::Tail(tail) => Ok(tail.read(from)),
+        }
+    }
+
+    /// How much memory it takes that no machine's limit counts.
+    pub fn kept(&self) -> u64 {
+        match self {
+            Self::Ring(_) => 0,
+            Self::Tail(tail) => tail.bytes.len() as u64,
         }
     }
 
@@ -293,7 +302,7 @@ mod tests {
         set_position(&ring, RING as u64 - 3);
         write(&ring, b"abcdef");
         let position = ring.position();
-        let mut console = Console::Ring(ring);
+        let mut console = Console::Ring(Arc::new(ring));
         console.shrink();
         assert!(matches!(console, Console::Tail(_)));
         assert_eq!(console.position(), position);

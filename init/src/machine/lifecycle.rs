@@ -10,27 +10,35 @@ use loam_node_api::{
     vmm::VmmEvent,
 };
 
-/// A guest that resets itself sooner than this after its start is in a loop.
+/// A guest that resets itself sooner than this after its start is in a loop: it waits longer and
+/// longer before its next process, but for ever gets one.
 const HEALTHY: Duration = Duration::from_secs(60);
-
-/// So many resets in a row, each sooner than [`HEALTHY`], and the machine has failed. With the
-/// back-off between them this is after about three minutes.
-const MAX_QUICK_RESETS: u32 = 10;
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// An honest VMM sends four events at most. One that sends more is not listened to any longer.
 const MAX_EVENTS: u32 = 64;
 
+/// What a machine's end says at most: lists of machines must fit their frame.
+const MAX_REASON: usize = 2 << 10;
+
 #[derive(Debug)]
 pub struct Lifecycle {
-    /// None: no process now.
-    process: Option<Process>,
-    /// When to start the next process, between a reset and the start that follows.
-    restart_at: Option<Instant>,
+    phase: Phase,
     stop: Stop,
     resets: u32,
     quick_resets: u32,
-    exit: Option<Exit>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// What the next process may use is being opened, which may take as long as a disk does.
+    Opening,
+    Process(Process),
+    /// Between a reset and the opening that follows.
+    Pause {
+        until: Instant,
+    },
+    Over(Exit),
 }
 
 #[derive(Debug)]
@@ -65,11 +73,14 @@ enum Stop {
 
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The process runs. Its life before this is the launcher's affair.
+    /// All that a process may use is open.
+    Opened,
+    /// The process is there.
     Launched,
+    /// Opening failed, or making the process: there is none.
     LaunchFailed(String),
     Event(VmmEvent),
-    /// The VMM broke the rules of its event pipe.
+    /// The process could not be executed, or the VMM broke the rules of its event pipe.
     Broken(String),
     EventsClosed,
     ProcessEnded(End),
@@ -82,38 +93,36 @@ pub enum Input {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Open what a process may use.
+    Open,
+    /// Opening is for nothing now, and shall end soon; that it did is told all the same.
+    GiveUp,
+    /// Make the process.
+    Launch,
     /// Ask the guest to shut down, over the control socket.
     AskToStop,
-    /// Kill all that is in the machine's cgroup.
+    /// Kill the process.
     Kill,
-    /// Start a process for it.
-    Launch,
-    /// It has ended: give back all but its record and its console.
+    /// It has ended: give back all but its record and the end of its console.
     Release,
 }
 
 impl Lifecycle {
-    /// The first process is about to be launched.
+    /// What the first process may use is about to be opened.
     pub fn new() -> Self {
         Self {
-            process: None,
-            restart_at: None,
+            phase: Phase::Opening,
             stop: Stop::No,
             resets: 0,
             quick_resets: 0,
-            exit: None,
         }
     }
 
     pub fn state(&self) -> MachineState {
-        if let Some(exit) = &self.exit {
-            return MachineState::Exited(exit.clone());
-        }
-        if self.stop != Stop::No {
-            return MachineState::Stopping;
-        }
-        match &self.process {
-            Some(process) if process.command_started => MachineState::Running,
+        match &self.phase {
+            Phase::Over(exit) => MachineState::Exited(exit.clone()),
+            _ if self.stop != Stop::No => MachineState::Stopping,
+            Phase::Process(process) if process.command_started => MachineState::Running,
             _ => MachineState::Booting,
         }
     }
@@ -123,39 +132,42 @@ impl Lifecycle {
     }
 
     pub fn is_over(&self) -> bool {
-        self.exit.is_some()
+        matches!(self.phase, Phase::Over(_))
     }
 
     /// When [`Input::Tick`] is wanted next.
     pub fn deadline(&self) -> Option<Instant> {
-        match self.stop {
-            _ if self.is_over() => None,
-            Stop::No => self.restart_at,
-            Stop::Asked { kill_at } => Some(kill_at),
-            Stop::Killed => None,
+        match (&self.phase, self.stop) {
+            (Phase::Over(_), _) | (_, Stop::Killed) => None,
+            (_, Stop::Asked { kill_at }) => Some(kill_at),
+            (Phase::Pause { until }, Stop::No) => Some(*until),
+            (_, Stop::No) => None,
         }
     }
 
     pub fn step(&mut self, now: Instant, input: Input) -> Option<Action> {
-        if self.is_over() {
-            return None;
-        }
         match input {
+            _ if self.is_over() => None,
+            Input::Opened => match (&self.phase, self.stop) {
+                (Phase::Opening, Stop::No) => Some(Action::Launch),
+                (Phase::Opening, _) => self.over(STOPPED),
+                _ => None,
+            },
             Input::Launched => {
-                self.restart_at = None;
-                self.process = Some(Process::new(now));
-                // Asked to stop while the launch was under way: nobody has told this process.
-                matches!(self.stop, Stop::Asked { .. }).then_some(Action::AskToStop)
+                self.phase = Phase::Process(Process::new(now));
+                None
             }
+            // Asked to stop meanwhile, it has nothing to complain of.
+            Input::LaunchFailed(_) if self.stop != Stop::No => self.over(STOPPED),
             Input::LaunchFailed(what) => self.over(Exit::Failed(what)),
             Input::Event(event) => self.event(event),
             Input::Broken(what) => self.broken(what),
             Input::EventsClosed => {
-                self.process.as_mut()?.silent = true;
+                self.process()?.silent = true;
                 self.conclude(now)
             }
             Input::ProcessEnded(end) => {
-                self.process.as_mut()?.end = Some(end);
+                self.process()?.end = Some(end);
                 self.conclude(now)
             }
             Input::Stop { grace } => self.ask_to_stop(now, grace),
@@ -163,8 +175,15 @@ impl Lifecycle {
         }
     }
 
+    fn process(&mut self) -> Option<&mut Process> {
+        match &mut self.phase {
+            Phase::Process(process) => Some(process),
+            _ => None,
+        }
+    }
+
     fn event(&mut self, event: VmmEvent) -> Option<Action> {
-        let process = self.process.as_mut()?;
+        let process = self.process()?;
         process.events += 1;
         if process.events > MAX_EVENTS {
             return self.broken(format!("the VMM sent more than {MAX_EVENTS} events"));
@@ -182,21 +201,24 @@ impl Lifecycle {
     }
 
     fn broken(&mut self, what: String) -> Option<Action> {
-        let process = self.process.as_mut()?;
+        let process = self.process()?;
         process.last_word = Some(LastWord::Failed(what));
         process.silent = true;
         Some(Action::Kill)
     }
 
     fn ask_to_stop(&mut self, now: Instant, grace: Duration) -> Option<Action> {
-        if self.restart_at.is_some() {
-            return self.over(Exit::PoweredOff { status: None });
+        if matches!(self.phase, Phase::Pause { .. }) {
+            return self.over(STOPPED);
         }
         let kill_at = now + grace;
         match self.stop {
             Stop::No => {
                 self.stop = Stop::Asked { kill_at };
-                self.process.as_ref().map(|_| Action::AskToStop)
+                match self.phase {
+                    Phase::Opening => Some(Action::GiveUp),
+                    _ => Some(Action::AskToStop),
+                }
             }
             // A second call can only make it sooner.
             Stop::Asked { kill_at: before } => {
@@ -210,14 +232,14 @@ impl Lifecycle {
     }
 
     fn tick(&mut self, now: Instant) -> Option<Action> {
-        match self.stop {
-            Stop::Asked { kill_at } if kill_at <= now => {
+        match (&self.phase, self.stop) {
+            (_, Stop::Asked { kill_at }) if kill_at <= now => {
                 self.stop = Stop::Killed;
                 Some(Action::Kill)
             }
-            Stop::No if self.restart_at.is_some_and(|at| at <= now) => {
-                self.restart_at = None;
-                Some(Action::Launch)
+            (Phase::Pause { until }, Stop::No) if *until <= now => {
+                self.phase = Phase::Opening;
+                Some(Action::Open)
             }
             _ => None,
         }
@@ -225,51 +247,59 @@ impl Lifecycle {
 
     /// The process is over when it was reaped and all that it said is read, in whatever order.
     fn conclude(&mut self, now: Instant) -> Option<Action> {
-        let process = self.process.as_ref()?;
+        let stop = self.stop;
+        let process = self.process()?;
         let end = process.end.filter(|_| process.silent)?;
-        let process = self.process.take()?;
-        let powered_off = || match process.guest_failure {
+        let failure = process.guest_failure.take();
+        let status = process.status;
+        let started = process.started;
+        let powered_off = match failure {
             Some(reason) => Exit::Failed(format!("the guest could not be set up: {reason}")),
-            None => Exit::PoweredOff {
-                status: process.status,
-            },
+            None => Exit::PoweredOff { status },
         };
-        match process.last_word {
-            Some(LastWord::PoweredOff) => self.over(powered_off()),
-            Some(LastWord::Reset) if self.stop != Stop::No => self.over(powered_off()),
-            Some(LastWord::Reset) => self.reset(now, process.started),
+        match process.last_word.take() {
+            Some(LastWord::PoweredOff) => self.over(powered_off),
+            Some(LastWord::Reset) if stop != Stop::No => self.over(powered_off),
+            Some(LastWord::Reset) => self.reset(now, started),
             Some(LastWord::Failed(reason)) => self.over(Exit::Failed(reason)),
-            None if self.stop == Stop::Killed => self.over(Exit::Killed),
+            None if stop == Stop::Killed => self.over(Exit::Killed),
             None => self.over(Exit::Failed(format!("the VMM {end} without saying why"))),
         }
     }
 
     fn reset(&mut self, now: Instant, started: Instant) -> Option<Action> {
-        self.resets += 1;
-        self.quick_resets = match now.duration_since(started) < HEALTHY {
-            true => self.quick_resets + 1,
+        self.resets = self.resets.saturating_add(1);
+        self.quick_resets = match now.saturating_duration_since(started) < HEALTHY {
+            true => self.quick_resets.saturating_add(1),
             false => 0,
         };
-        if self.quick_resets >= MAX_QUICK_RESETS {
-            return self.over(Exit::Failed(format!(
-                "the guest reset itself {MAX_QUICK_RESETS} times in a row, each within {} seconds",
-                HEALTHY.as_secs()
-            )));
-        }
-        let delay = match self.quick_resets {
+        let pause = match self.quick_resets {
             0 | 1 => Duration::ZERO,
-            n => MAX_BACKOFF.min(Duration::from_secs(1 << (n - 2).min(5))),
+            n => MAX_PAUSE.min(Duration::from_secs(1 << (n - 2).min(16))),
         };
-        self.restart_at = Some(now + delay);
+        self.phase = Phase::Pause { until: now + pause };
         self.tick(now)
     }
 
     fn over(&mut self, exit: Exit) -> Option<Action> {
-        self.process = None;
-        self.restart_at = None;
-        self.exit = Some(exit);
+        self.phase = Phase::Over(match exit {
+            Exit::Failed(reason) => Exit::Failed(bounded(&reason)),
+            exit => exit,
+        });
         Some(Action::Release)
     }
+}
+
+/// Of a machine that was asked to stop while it had no process.
+const STOPPED: Exit = Exit::PoweredOff { status: None };
+
+/// A VMM may be taken over, and say anything.
+fn bounded(reason: &str) -> String {
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason[..end].replace(|char: char| char.is_control(), " ")
 }
 
 impl Process {

@@ -18,9 +18,15 @@ impl MemoryBudget {
         self.0
     }
 
-    /// Whether a machine of `wanted` fits beside those that run.
-    pub fn admit(self, running: impl Iterator<Item = Bytes>, wanted: Bytes) -> Result<(), String> {
-        let used = running.fold(0, |sum: u64, memory| sum.saturating_add(cost(memory).get()));
+    /// Whether a machine of `wanted` fits beside those that run, and `kept` of those that ended.
+    pub fn admit(
+        self,
+        running: impl Iterator<Item = Bytes>,
+        kept: Bytes,
+        wanted: Bytes,
+    ) -> Result<(), String> {
+        let add = |sum: u64, memory| sum.saturating_add(cost(memory).get());
+        let used = running.fold(kept.get(), add);
         let free = self.0.get().saturating_sub(used);
         let cost = cost(wanted);
         if cost.get() <= free {
@@ -37,7 +43,8 @@ impl MemoryBudget {
 }
 
 /// What a machine takes at most, and its cgroup's limit: the guest's memory, a share of it for the
-/// kernel's page tables of the guest, and the VMM itself with its buffers and cached file pages.
+/// kernel's page tables of the guest, and the VMM itself with its buffers, its console's ring (which it
+/// is charged for, as the first to touch it) and cached file pages.
 pub fn cost(memory: Bytes) -> Bytes {
     const VMM: u64 = 48 * Bytes::MIB;
     const PAGE_TABLES: u64 = 64;
@@ -57,25 +64,43 @@ fn mib(bytes: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const NONE: Bytes = Bytes(0);
+
+    #[test]
+    fn what_ended_machines_leave_is_counted() {
+        let budget = MemoryBudget::new(Bytes::gib(1));
+        let wanted = Bytes::mib(512);
+        assert!(budget.admit([].into_iter(), Bytes::mib(64), wanted).is_ok());
+        assert!(
+            budget
+                .admit([].into_iter(), Bytes::mib(400), wanted)
+                .is_err()
+        );
+    }
+
     #[test]
     fn never_more_than_there_is() {
         let budget = MemoryBudget::new(Bytes::gib(2));
         let gib = Bytes::gib(1);
         assert_eq!(budget.total(), Bytes::mib(1792));
-        assert_eq!(budget.admit([].into_iter(), gib), Ok(()));
-        let error = budget.admit([gib].into_iter(), gib).unwrap_err();
+        assert_eq!(budget.admit([].into_iter(), NONE, gib), Ok(()));
+        let error = budget.admit([gib].into_iter(), NONE, gib).unwrap_err();
         assert_eq!(
             error,
             "1GiB of memory (with the VMM's own 64 MiB) do not fit: this node has 1792 MiB for \
              machines, of which 704 MiB are free"
         );
-        assert!(budget.admit([gib].into_iter(), Bytes::mib(512)).is_ok());
+        assert!(
+            budget
+                .admit([gib].into_iter(), NONE, Bytes::mib(512))
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_node_smaller_than_its_reserve_takes_none() {
         let budget = MemoryBudget::new(Bytes::mib(100));
-        assert!(budget.admit([].into_iter(), Bytes::mib(64)).is_err());
+        assert!(budget.admit([].into_iter(), NONE, Bytes::mib(64)).is_err());
     }
 
     #[test]
@@ -83,7 +108,7 @@ mod tests {
         let budget = MemoryBudget::new(Bytes::gib(2));
         assert!(
             budget
-                .admit([Bytes(u64::MAX)].into_iter(), Bytes(u64::MAX))
+                .admit([Bytes(u64::MAX)].into_iter(), NONE, Bytes(u64::MAX))
                 .is_err()
         );
     }

@@ -5,21 +5,28 @@
 //! | [`lifecycle`] | what one machine goes through (pure) |
 //! | [`request`] | what a specification must keep to (pure) |
 //! | [`memory`] | how much memory machines may have together (pure) |
+//! | [`launcher`] | what may be asked of whoever makes processes |
 //! | [`launch`], [`resource`], [`initrd`] | opening what a machine may use, and starting its VMM |
+//! | [`disk_opener`], [`seat`] | the threads that wait for disks and make cgroups |
 //! | [`console`] | what the guest last wrote |
-//! | [`control`] | the VMM's control socket |
+//! | [`voice`], [`control`] | what the VMM says, and its control socket |
 
 pub mod console;
 pub mod control;
+mod disk_opener;
 #[cfg(test)]
 mod fixture;
 mod initrd;
 mod launch;
+pub mod launcher;
 pub mod lifecycle;
 pub mod memory;
 mod record;
 mod request;
 mod resource;
+mod seat;
+#[cfg(test)]
+mod tests;
 mod voice;
 
 use std::{
@@ -28,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loam_deployment::Bytes;
+use loam_deployment::{Bytes, ContractId};
 use loam_init::reap::End;
 use loam_node_api::{
     WorkloadId,
@@ -36,46 +43,47 @@ use loam_node_api::{
     page::{Changes, Page},
 };
 use rustix::process::Pid;
-use tokio::sync::mpsc;
 
-pub use self::launch::EMPTY;
+pub use self::launch::{EMPTY, NodeLauncher};
 use self::{
     console::ConsoleTail,
+    launcher::{Launcher, News},
     lifecycle::{Action, Input},
     memory::MemoryBudget,
-    record::Record,
+    record::{Record, StartReply, Starter},
+    resource::DiskIdentity,
 };
-use crate::{event::Event, log::Log};
 
 /// The first user that machines get; each has one of its own.
 const FIRST_USER: u32 = 100_000;
 const USERS: u32 = 10_000;
 
+/// Ended machines that stay listed. A contract has 64 workloads at most; what they leave is
+/// [`console::MAX_TAIL`] each.
+const MAX_ENDED_OF_CONTRACT: usize = 64;
+const MAX_ENDED: usize = 1024;
+
 /// Every machine of this node, by its id.
 #[derive(Debug)]
-pub struct Machines {
+pub struct Machines<L> {
     records: BTreeMap<WorkloadId, Record>,
     budget: MemoryBudget,
-    events: mpsc::Sender<Event>,
-    log: Log,
+    launcher: L,
     changes: Changes,
+    /// How many have ended.
+    ends: u64,
     shutting_down: bool,
 }
 
-impl Machines {
+impl<L: Launcher> Machines<L> {
     /// `changes` is told when what [`Machines::list`] shows is different.
-    pub fn new(
-        budget: MemoryBudget,
-        events: mpsc::Sender<Event>,
-        log: Log,
-        changes: Changes,
-    ) -> Self {
+    pub fn new(budget: MemoryBudget, launcher: L, changes: Changes) -> Self {
         Self {
             records: BTreeMap::new(),
             budget,
-            events,
-            log,
+            launcher,
             changes,
+            ends: 0,
             shutting_down: false,
         }
     }
@@ -91,36 +99,26 @@ impl Machines {
         })
     }
 
-    /// Starts a machine, in the place of the one of this id that has ended.
-    pub fn start(&mut self, spec: MachineSpec, now: Instant) -> Result<(), MachineError> {
-        if self.shutting_down {
-            return Err(MachineError::ShuttingDown);
-        }
+    /// Starts a machine, in the place of the one of this id that has ended. Answers when the launch
+    /// has succeeded, has failed (and then there is no such machine), or takes long.
+    pub fn start(&mut self, spec: MachineSpec, reply: StartReply, now: Instant) {
         let id = spec.id.clone();
-        let before = match self.records.get(&id) {
-            Some(record) if !record.life.is_over() => return Err(MachineError::Exists(id)),
-            Some(record) => record.console.tail(),
-            None => ConsoleTail::default(),
-        };
-        let record = self.make(spec, &before).and_then(|mut record| {
-            self.launch(&mut record, now)
-                .map_err(|error| format!("{error:#}"))?;
-            Ok(record)
-        });
-        let record = record.map_err(|what| {
-            tracing::error!(machine = %id, reason = %what, "not started");
-            MachineError::Launch {
-                id: id.clone(),
-                what,
+        let record = match self.make(spec, now) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!(machine = %id, %error, "not started");
+                Starter::new(reply, None, now).answer(Err(error));
+                return;
             }
-        })?;
-        tracing::info!(
-            machine = %id, user = record.user, cpus = record.spec.cpus, memory = %record.spec.memory,
-            "machine started"
-        );
-        self.records.insert(id, record);
+        };
+        let before = self.records.insert(id.clone(), record);
+        if let Some(record) = self.records.get_mut(&id) {
+            // Numbers go on, so that no news of an earlier process is taken for its own.
+            record.launches = before.as_ref().map_or(0, |before| before.launches);
+            record.starter = Some(Starter::new(reply, before, now));
+        }
         self.changes.note();
-        Ok(())
+        self.perform(&id, Action::Open, now);
     }
 
     pub fn stop(&mut self, id: &WorkloadId, grace: Duration, now: Instant) {
@@ -159,10 +157,8 @@ impl Machines {
 
     /// How many run, and their memory with all that comes with it.
     pub fn load(&self) -> (usize, Bytes) {
-        let memory = self
-            .running()
-            .map(|record| memory::cost(record.spec.memory).get())
-            .sum();
+        let memory = self.running().filter_map(Record::memory);
+        let memory = memory.map(|memory| memory::cost(memory).get()).sum();
         (self.running().count(), Bytes(memory))
     }
 
@@ -200,7 +196,7 @@ impl Machines {
     pub fn reachable(&self, id: &WorkloadId) -> Result<(), MachineError> {
         match self.records.get(id) {
             None => Err(MachineError::Unknown(id.clone())),
-            Some(record) if record.pid.is_none() => Err(MachineError::Launch {
+            Some(record) if record.pid().is_none() => Err(MachineError::Launch {
                 id: id.clone(),
                 what: "it does not run".to_owned(),
             }),
@@ -210,46 +206,62 @@ impl Machines {
 
     /// A child of PID 1 ended; whether it was one of these.
     pub fn child_ended(&mut self, pid: Pid, end: End, now: Instant) -> bool {
-        let owner = self
-            .records
-            .iter_mut()
-            .find(|(_, record)| record.pid == Some(pid));
-        let Some((id, record)) = owner else {
+        let owner = self.records.values_mut().find_map(|record| {
+            let holding = record.holding.as_mut()?;
+            holding.pid.take_if(|its| *its == pid)?;
+            Some(record.id.clone())
+        });
+        let Some(id) = owner else {
             return false;
         };
-        record.pid = None;
-        let id = id.clone();
         self.step(&id, now, Input::ProcessEnded(end));
         true
     }
 
-    /// The process number `launch` of the machine said something.
-    pub fn heard(&mut self, id: &WorkloadId, launch: u32, input: Input, now: Instant) {
-        if self
-            .records
-            .get(id)
-            .is_some_and(|record| record.launches == launch)
-        {
-            self.step(id, now, input);
+    /// Something became of process number `launch` of the machine.
+    pub fn heard(&mut self, id: &WorkloadId, launch: u32, news: News, now: Instant) {
+        let record = self.records.get_mut(id);
+        let Some(record) = record.filter(|record| record.launches == launch) else {
+            return;
+        };
+        match news {
+            News::Opened(opened) => {
+                let opened = opened.and_then(|disks| self.claim(id, disks));
+                self.step(
+                    id,
+                    now,
+                    opened.map_or_else(Input::LaunchFailed, |()| Input::Opened),
+                );
+            }
+            News::Executed => {
+                if let Some(starter) = record.starter.take() {
+                    tracing::info!(machine = %id, "machine started");
+                    starter.answer(Ok(()));
+                }
+            }
+            News::Life(input) => self.step(id, now, input),
         }
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.records
-            .values()
-            .filter_map(|record| record.life.deadline())
-            .min()
+        self.records.values().filter_map(deadline).min()
     }
 
     pub fn tick(&mut self, now: Instant) {
-        let due = |record: &Record| record.life.deadline().is_some_and(|at| at <= now);
-        let ids: Vec<_> = self
+        let due = |record: &&Record| deadline(record).is_some_and(|at| at <= now);
+        let due: Vec<_> = self
             .records
-            .iter()
-            .filter(|(_, r)| due(r))
-            .map(|(id, _)| id.clone())
+            .values()
+            .filter(due)
+            .map(|r| r.id.clone())
             .collect();
-        for id in ids {
+        for id in due {
+            if let Some(record) = self.records.get_mut(&id)
+                && let Some(starter) = record.starter.take_if(|starter| starter.until <= now)
+            {
+                tracing::warn!(machine = %id, "its launch takes long");
+                starter.answer(Ok(()));
+            }
             self.step(&id, now, Input::Tick);
         }
     }
@@ -260,61 +272,56 @@ impl Machines {
             .filter(|record| !record.life.is_over())
     }
 
-    /// The guest's configuration and the user of a machine that fits beside the others that run.
+    /// The guest's configuration and the user of a machine that fits beside the others.
     fn admit(&self, spec: &MachineSpec) -> Result<(Vec<u8>, u32), String> {
         let guest_config = request::check(spec)?;
-        let others = || self.running().filter(|record| record.spec.id != spec.id);
-        let memory = others().map(|record| record.spec.memory);
-        self.budget.admit(memory, spec.memory)?;
-        let taken: BTreeSet<_> = others().map(|record| record.user).collect();
-        let user = (FIRST_USER..FIRST_USER + USERS).find(|user| !taken.contains(user));
-        let user = user.ok_or("the node has no user left for it")?;
+        let others = || self.records.values().filter(|record| record.id != spec.id);
+        let memory = others().filter_map(Record::memory);
+        let kept = others().map(|record| record.console.kept()).sum();
+        self.budget.admit(memory, Bytes(kept), spec.memory)?;
+        let holdings = others().filter_map(|record| record.holding.as_ref());
+        let taken: BTreeSet<_> = holdings.map(|holding| holding.user).collect();
+        let user = free_user(&taken).ok_or("the node has no user left for it")?;
         Ok((guest_config, user))
     }
 
-    fn make(&self, spec: MachineSpec, before: &ConsoleTail) -> Result<Record, String> {
-        let (guest_config, user) = self.admit(&spec)?;
-        Record::new(spec, guest_config, user, before).map_err(|error| format!("{error:#}"))
+    fn make(&self, spec: MachineSpec, now: Instant) -> Result<Record, MachineError> {
+        if self.shutting_down {
+            return Err(MachineError::ShuttingDown);
+        }
+        let id = spec.id.clone();
+        let before = match self.records.get(&id) {
+            Some(record) if !record.life.is_over() => return Err(MachineError::Exists(id)),
+            Some(record) => record.console.tail(),
+            None => ConsoleTail::default(),
+        };
+        let record = self.admit(&spec).and_then(|(guest_config, user)| {
+            Record::new(spec, guest_config, user, &before, now)
+                .map_err(|error| format!("{error:#}"))
+        });
+        record.map_err(|what| MachineError::Launch { id, what })
     }
 
-    fn launch(&self, record: &mut Record, now: Instant) -> anyhow::Result<()> {
-        // The record itself is not in the list while it is launched.
-        let others = self.records.values().filter(|other| !other.life.is_over());
-        let launched = record.launch(others, now);
-        let launched = launched.inspect_err(|_| record.release())?;
-        let voice = voice::Voice {
-            id: record.spec.id.clone(),
-            launch: record.launches,
-            sender: self.events.clone(),
-            log: self.log.clone(),
-        };
-        if let Err(error) = voice.listen(launched.events, launched.stderr) {
-            record.kill();
-            return Err(error);
+    /// Takes the disks for this machine, unless another writes to one of them, or it would write to
+    /// one that another reads.
+    fn claim(&mut self, id: &WorkloadId, disks: Vec<DiskIdentity>) -> Result<(), String> {
+        let mut others = self.records.values().filter(|record| record.id != *id);
+        if let Some(other) = others.find(|other| other.conflicts_with(&disks)) {
+            return Err(format!("machine {} has one of its disks", other.id));
+        }
+        let record = self.records.get_mut(id);
+        if let Some(holding) = record.and_then(|record| record.holding.as_mut()) {
+            holding.disks = disks;
         }
         Ok(())
     }
 
     fn step(&mut self, id: &WorkloadId, now: Instant, input: Input) {
-        let Some(mut record) = self.records.remove(id) else {
+        let Some(record) = self.records.get_mut(id) else {
             return;
         };
         let before = record.shown();
-        let mut next = record.life.step(now, input);
-        while let Some(action) = next.take() {
-            match action {
-                Action::AskToStop => ask_to_stop(id.clone()),
-                Action::Kill => record.kill(),
-                Action::Release => record.release(),
-                Action::Launch => {
-                    tracing::info!(machine = %id, resets = record.life.resets(), "starting again");
-                    if let Err(error) = self.launch(&mut record, now) {
-                        let what = Input::LaunchFailed(format!("{error:#}"));
-                        next = record.life.step(now, what);
-                    }
-                }
-            }
-        }
+        let action = record.life.step(now, input);
         let after = record.shown();
         if after != before {
             self.changes.note();
@@ -322,16 +329,102 @@ impl Machines {
                 tracing::info!(machine = %id, state = ?after.0, "machine ended");
             }
         }
-        self.records.insert(id.clone(), record);
+        if let Some(action) = action {
+            self.perform(id, action, now);
+        }
+    }
+
+    fn perform(&mut self, id: &WorkloadId, action: Action, now: Instant) {
+        let Some(record) = self.records.get_mut(id) else {
+            return;
+        };
+        match action {
+            Action::Open => {
+                let resets = record.life.resets();
+                tracing::info!(machine = %id, resets, "opening what it uses");
+                let ordered = record.order().and_then(|order| self.launcher.open(order));
+                if let Err(error) = ordered {
+                    self.step(id, now, Input::LaunchFailed(format!("{error:#}")));
+                }
+            }
+            Action::GiveUp => self.launcher.give_up(id),
+            Action::Launch => {
+                let launched = match self.launcher.launch(id) {
+                    Ok(pid) => {
+                        record.launched(pid, now);
+                        Input::Launched
+                    }
+                    Err(error) => Input::LaunchFailed(format!("{error:#}")),
+                };
+                self.step(id, now, launched);
+            }
+            Action::AskToStop => self.launcher.ask_to_stop(id),
+            Action::Kill => {
+                if let Some(pid) = record.pid() {
+                    self.launcher.kill(pid);
+                }
+            }
+            Action::Release => {
+                record.release();
+                self.launcher.release(id);
+                self.ended(id);
+            }
+        }
+    }
+
+    /// Settles what a machine that is over leaves.
+    fn ended(&mut self, id: &WorkloadId) {
+        self.ends += 1;
+        let Some(record) = self.records.get_mut(id) else {
+            return;
+        };
+        record.ended = self.ends;
+        if let Some(mut starter) = record.starter.take() {
+            let error = record.start_error();
+            tracing::error!(machine = %id, %error, "not started");
+            match starter.before.take() {
+                Some(before) => self.records.insert(id.clone(), *before),
+                None => self.records.remove(id),
+            };
+            starter.answer(Err(error));
+        }
+        self.drop_oldest_ended(id.contract);
+    }
+
+    /// The one that went last stays; of the contract with the most, the oldest go.
+    fn drop_oldest_ended(&mut self, contract: ContractId) {
+        let ended = || self.records.values().filter(|record| record.life.is_over());
+        let of = |contract| ended().filter(move |record| record.id.contract == contract);
+        let too_many = if of(contract).count() > MAX_ENDED_OF_CONTRACT {
+            contract
+        } else if ended().count() > MAX_ENDED {
+            let mut counts = BTreeMap::new();
+            for record in ended() {
+                *counts.entry(record.id.contract).or_insert(0u32) += 1;
+            }
+            match counts.into_iter().max_by_key(|(_, count)| *count) {
+                Some((contract, _)) => contract,
+                None => return,
+            }
+        } else {
+            return;
+        };
+        let oldest = of(too_many).min_by_key(|record| record.ended);
+        if let Some(id) = oldest.map(|record| record.id.clone()) {
+            tracing::info!(machine = %id, "forgetting the oldest of too many that ended");
+            self.records.remove(&id);
+        }
     }
 }
 
-/// If the VMM does not take the request, the end of the grace settles it.
-fn ask_to_stop(id: WorkloadId) {
-    tokio::task::spawn_local(async move {
-        let request = loam_node_api::vmm::ControlRequest::Stop;
-        if let Err(error) = control::ask(&id, &request).await {
-            tracing::info!(machine = %id, error = format!("{error:#}"), "asking it to stop failed");
-        }
-    });
+fn free_user(taken: &BTreeSet<u32>) -> Option<u32> {
+    (FIRST_USER..FIRST_USER + USERS).find(|user| !taken.contains(user))
+}
+
+fn deadline(record: &Record) -> Option<Instant> {
+    let starter = record.starter.as_ref().map(|starter| starter.until);
+    [starter, record.life.deadline()]
+        .into_iter()
+        .flatten()
+        .min()
 }

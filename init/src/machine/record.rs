@@ -1,52 +1,83 @@
 //! [`Record`]: one machine with all that is kept for it.
 
 use std::{
-    fs, io,
-    os::unix::{fs::DirBuilderExt, net::UnixListener},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use loam_node_api::machine::{Machine, MachineSpec, MachineState};
+use loam_deployment::Bytes;
+use loam_node_api::{
+    WorkloadId,
+    machine::{Exit, Machine, MachineError, MachineSpec, MachineState},
+};
 use rustix::process::Pid;
+use tokio::sync::oneshot;
 
 use super::{
     console::{Console, ConsoleRing, ConsoleTail},
-    control,
-    launch::{Launch, Launched},
-    lifecycle::{Input, Lifecycle},
-    memory,
+    launcher::Order,
+    lifecycle::Lifecycle,
     resource::DiskIdentity,
 };
-use crate::cgroup::{Group, GroupLimits, MACHINES};
 
-/// Threads of a VMM beside its virtual CPUs: devices, control, the kernel's own workers of io_uring.
-const OTHER_THREADS: u32 = 64;
+/// How long whoever starts a machine waits to hear whether its launch succeeds. What takes longer
+/// shows in the list of machines.
+const STARTER_PATIENCE: Duration = Duration::from_secs(2);
+
+pub type StartReply = oneshot::Sender<Result<(), MachineError>>;
 
 #[derive(Debug)]
 pub struct Record {
-    pub spec: MachineSpec,
+    pub id: WorkloadId,
     pub life: Lifecycle,
     pub console: Console,
-    /// User and group of the VMM.
-    pub user: u32,
-    /// Present while a process is to be waited for.
-    pub pid: Option<Pid>,
-    /// How many processes were started for it.
+    /// How many processes were launched for it.
     pub launches: u32,
-    guest_config: Vec<u8>,
+    /// None when it is over.
+    pub holding: Option<Holding>,
+    /// Present until its first launch has succeeded or takes too long.
+    pub starter: Option<Starter>,
+    /// Which of the ended ones this is, in the order of their ends.
+    pub ended: u64,
+    fingerprint: String,
     started: Instant,
-    disks: Vec<DiskIdentity>,
-    /// Given back when the machine is over.
-    seat: Option<Seat>,
 }
 
-/// What a machine has of the node as long as it is not over.
+/// What only a machine that is not over needs.
 #[derive(Debug)]
-struct Seat {
-    group: Group,
-    /// The same for every process of the machine, so that its socket never goes away between two.
-    control: UnixListener,
+pub struct Holding {
+    pub spec: Arc<MachineSpec>,
+    /// User and group of the VMM.
+    pub user: u32,
+    pub disks: Vec<DiskIdentity>,
+    /// Present while a process is to be waited for.
+    pub pid: Option<Pid>,
+    guest_config: Arc<[u8]>,
+}
+
+/// Who asked for the machine.
+#[derive(Debug)]
+pub struct Starter {
+    reply: StartReply,
+    /// The record that comes back if the launch fails while the starter still waits.
+    pub before: Option<Box<Record>>,
+    pub until: Instant,
+}
+
+impl Starter {
+    pub fn new(reply: StartReply, before: Option<Record>, now: Instant) -> Self {
+        Self {
+            reply,
+            before: before.map(Box::new),
+            until: now + STARTER_PATIENCE,
+        }
+    }
+
+    /// Whoever asked may be gone: then the answer goes nowhere.
+    pub fn answer(self, result: Result<(), MachineError>) {
+        let _ = self.reply.send(result);
+    }
 }
 
 impl Record {
@@ -56,64 +87,69 @@ impl Record {
         guest_config: Vec<u8>,
         user: u32,
         before: &ConsoleTail,
+        now: Instant,
     ) -> anyhow::Result<Self> {
         let console = ConsoleRing::make(&spec.id, before).context("making its console")?;
         Ok(Self {
-            spec,
+            id: spec.id.clone(),
             life: Lifecycle::new(),
-            console: Console::Ring(console),
-            user,
-            pid: None,
+            console: Console::Ring(Arc::new(console)),
             launches: 0,
-            guest_config,
-            started: Instant::now(),
-            disks: Vec::new(),
-            seat: None,
+            fingerprint: spec.fingerprint.clone(),
+            started: now,
+            ended: 0,
+            starter: None,
+            holding: Some(Holding {
+                spec: Arc::new(spec),
+                user,
+                disks: Vec::new(),
+                pid: None,
+                guest_config: guest_config.into(),
+            }),
         })
     }
 
-    /// Starts a process for it. `others` are those that run.
-    pub fn launch<'a>(
-        &mut self,
-        mut others: impl Iterator<Item = &'a Self>,
-        now: Instant,
-    ) -> anyhow::Result<Launched> {
-        let seat = match self.seat.take() {
-            Some(seat) => seat,
-            None => Seat::make(&self.spec)?,
-        };
-        let seat = self.seat.insert(seat);
-        let Console::Ring(console) = &self.console else {
+    /// The order for its next process.
+    pub fn order(&mut self) -> anyhow::Result<Order> {
+        let (Some(holding), Console::Ring(console)) = (&self.holding, &self.console) else {
             bail!("it has ended");
         };
-        let launch = Launch {
-            spec: &self.spec,
-            guest_config: &self.guest_config,
-            console,
-            control: &seat.control,
-            cgroup: seat.group.folder(),
-            user: self.user,
-        };
-        let (files, disks) = launch.open_disks()?;
-        let taken = |disk: &DiskIdentity| {
-            others.find(|other| other.disks.iter().any(|theirs| theirs.conflicts_with(disk)))
-        };
-        if let Some(other) = disks.iter().find_map(taken) {
-            bail!("machine {} has one of its disks", other.spec.id);
-        }
-        let launched = launch.start(&files)?;
-        self.disks = disks;
-        self.pid = Some(launched.pid);
-        self.started = now;
         self.launches += 1;
-        self.life.step(now, Input::Launched);
-        Ok(launched)
+        Ok(Order {
+            spec: holding.spec.clone(),
+            guest_config: holding.guest_config.clone(),
+            console: console.clone(),
+            user: holding.user,
+            launch: self.launches,
+        })
+    }
+
+    pub fn launched(&mut self, pid: Pid, now: Instant) {
+        self.started = now;
+        if let Some(holding) = &mut self.holding {
+            holding.pid = Some(pid);
+        }
+    }
+
+    pub fn pid(&self) -> Option<Pid> {
+        self.holding.as_ref()?.pid
+    }
+
+    pub fn memory(&self) -> Option<Bytes> {
+        self.holding.as_ref().map(|holding| holding.spec.memory)
+    }
+
+    /// A disk of this machine that must not be one of the other's at once.
+    pub fn conflicts_with(&self, disks: &[DiskIdentity]) -> bool {
+        let ours = self.holding.iter().flat_map(|holding| &holding.disks);
+        ours.into_iter()
+            .any(|ours| disks.iter().any(|theirs| theirs.conflicts_with(ours)))
     }
 
     pub fn describe(&self, now: Instant) -> Machine {
         Machine {
-            id: self.spec.id.clone(),
-            fingerprint: self.spec.fingerprint.clone(),
+            id: self.id.clone(),
+            fingerprint: self.fingerprint.clone(),
             state: self.life.state(),
             age_seconds: now.saturating_duration_since(self.started).as_secs(),
             resets: self.life.resets(),
@@ -126,51 +162,19 @@ impl Record {
         (self.life.state(), self.life.resets())
     }
 
-    pub fn kill(&self) {
-        let Some(seat) = &self.seat else { return };
-        if let Err(error) = seat.group.kill() {
-            tracing::error!(machine = %self.spec.id, %error, "killing its cgroup failed");
-        }
-    }
-
-    /// Gives back cgroup, socket, disks and most of the console.
-    pub fn release(&mut self) {
-        self.console.shrink();
-        self.disks.clear();
-        let Some(seat) = self.seat.take() else { return };
-        let id = &self.spec.id;
-        if let Err(error) = seat.group.remove() {
-            tracing::warn!(machine = %id, %error, "its cgroup stays");
-        }
-        match fs::remove_dir_all(control::folder(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(machine = %id, %error, "its socket stays");
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Seat {
-    fn make(spec: &MachineSpec) -> anyhow::Result<Self> {
-        let limits = GroupLimits {
-            memory_max: Some(memory::cost(spec.memory)),
-            cpu_weight: Some((spec.cpus * 100).clamp(1, 10_000)),
-            // One more than the guest sees, for the threads that serve its devices.
-            cpus: Some(spec.cpus + 1),
-            tasks: Some(spec.cpus + OTHER_THREADS),
+    /// Why there is no machine, for whoever waits for its start.
+    pub fn start_error(&self) -> MachineError {
+        let what = match self.life.state() {
+            MachineState::Exited(Exit::Failed(what)) => what,
+            _ => "it was stopped before it ran".to_owned(),
         };
-        let group = Group::make(&format!("{MACHINES}/{}", spec.id), limits)?;
-        let folder = control::folder(&spec.id);
-        // What a predecessor of this name left is nobody's: its record is gone.
-        let _ = fs::remove_dir_all(&folder);
-        (fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder))
-        .with_context(|| format!("making {}", folder.display()))?;
-        let control =
-            UnixListener::bind(control::socket(&spec.id)).context("making its control socket")?;
-        Ok(Self { group, control })
+        let id = self.id.clone();
+        MachineError::Launch { id, what }
+    }
+
+    /// Gives back what only a machine that is not over needs.
+    pub fn release(&mut self) {
+        self.holding = None;
+        self.console.shrink();
     }
 }

@@ -27,6 +27,15 @@ pub struct DiskIdentity {
 }
 
 impl DiskIdentity {
+    #[cfg(test)]
+    pub fn of(inode: u64, read_only: bool) -> Self {
+        Self {
+            device: 1,
+            inode,
+            read_only,
+        }
+    }
+
     /// Two machines may share a file only if neither writes to it.
     pub fn conflicts_with(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
@@ -34,7 +43,8 @@ impl DiskIdentity {
     }
 }
 
-/// Opens a disk: a regular file or a block device on a pool, reached without any symbolic link.
+/// Opens a disk: a regular file on a pool, reached without any symbolic link. Pools are mounted
+/// without devices. Waits for the disk, however long that takes.
 pub fn open_disk(disk: &MachineDisk) -> anyhow::Result<(OwnedFd, DiskIdentity)> {
     open_disk_below(Path::new(POOLS), disk)
         .with_context(|| format!("opening the disk {}", disk.path.display()))
@@ -55,14 +65,14 @@ fn open_disk_below(pools: &Path, disk: &MachineDisk) -> anyhow::Result<(OwnedFd,
     } else {
         OFlags::RDWR
     };
-    // Without NONBLOCK a FIFO would hold up PID 1; on files and disks it changes nothing.
+    // Without NONBLOCK a FIFO would never answer; on files it changes nothing.
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let file = rustix::fs::openat2(&pools, below, flags, Mode::empty(), resolve)?;
     let stat = rustix::fs::fstat(&file)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile | FileType::BlockDevice => {}
-        other => bail!("it is a {other:?}, not a file or a disk"),
+        FileType::RegularFile => {}
+        other => bail!("it is a {other:?}, not a file"),
     }
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
     let identity = DiskIdentity {
@@ -112,14 +122,14 @@ pub fn open_tap(interface: &MachineInterface) -> anyhow::Result<OwnedFd> {
     let namespace = open_namespace(namespace).with_context(context)?;
     // A thread of its own changes its namespace and ends; this one never has to find its way back.
     let opened = std::thread::scope(|scope| {
-        let inside = scope.spawn(|| {
+        let inside = std::thread::Builder::new().spawn_scoped(scope, || {
             let network = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(namespace.as_fd(), network)?;
             attach(&interface.tap)
         });
-        inside.join()
+        inside.map(|thread| thread.join())
     });
-    match opened {
+    match opened.context("making a thread").with_context(context)? {
         Ok(tap) => tap.with_context(context),
         Err(_) => Err(anyhow::anyhow!("the thread that opens it panicked").context(context())),
     }
@@ -196,6 +206,10 @@ mod tests {
         let open = |path: &str| open_disk_below(pools, &disk(pools.join(path), true));
 
         assert!(open("uuid/file").is_ok());
+        let fifo = pools.join("uuid/fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let error = format!("{:#}", open("uuid/fifo").unwrap_err());
+        assert!(error.contains("not a file"), "{error}");
         for path in [
             "uuid/link",
             "folder-link/file",

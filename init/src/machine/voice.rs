@@ -1,4 +1,4 @@
-//! [`Voice`]: what a VMM says, by its event pipe and its standard error.
+//! [`Voice`]: what a VMM says: whether it runs at all, by its event pipe and by its standard error.
 
 use std::{os::fd::OwnedFd, time::Duration};
 
@@ -6,11 +6,12 @@ use anyhow::Context;
 use loam_node_api::WorkloadId;
 use tokio::sync::mpsc;
 
-use super::lifecycle::Input;
+use super::{launcher::News, lifecycle::Input};
 use crate::{
     event::Event,
     lines::Lines,
     log::{Log, Source},
+    spawn::Outcome,
 };
 
 /// The longest event carries a reason for the tenant; guest init's own lines are 4 KiB at most.
@@ -31,14 +32,37 @@ pub struct Voice {
     pub log: Log,
 }
 
+/// The pipes of a process, ready to be listened to.
+#[derive(Debug)]
+pub struct Ears {
+    events: Lines,
+    stderr: Lines,
+}
+
 impl Voice {
+    pub fn ears(&self, events: OwnedFd, stderr: OwnedFd) -> anyhow::Result<Ears> {
+        Ok(Ears {
+            events: Lines::new(events, MAX_EVENT).context("listening to its events")?,
+            stderr: Lines::new(stderr, MAX_LOG_LINE).context("listening to its log")?,
+        })
+    }
+
     /// Listens until the process has closed both pipes.
-    pub fn listen(self, events: OwnedFd, stderr: OwnedFd) -> anyhow::Result<()> {
-        let events = Lines::new(events, MAX_EVENT).context("listening to its events")?;
-        let stderr = Lines::new(stderr, MAX_LOG_LINE).context("listening to its log")?;
-        tokio::task::spawn_local(log_lines(self.id.clone(), self.log.clone(), stderr));
-        tokio::task::spawn_local(self.forward(events));
-        Ok(())
+    pub fn listen(self, ears: Ears, outcome: Outcome) {
+        let (id, log) = (self.id.clone(), self.log.clone());
+        tokio::task::spawn_local(log_lines(id, log, ears.stderr));
+        tokio::task::spawn_local(async move {
+            match outcome.wait().await {
+                Ok(()) => {
+                    self.tell(News::Executed).await;
+                    self.forward(ears.events).await;
+                }
+                Err(error) => {
+                    let what = format!("starting loam-vmm: {error}");
+                    self.tell(News::Life(Input::Broken(what))).await;
+                }
+            }
+        });
     }
 
     async fn forward(self, mut events: Lines) {
@@ -46,23 +70,23 @@ impl Voice {
             match serde_json::from_slice(&line) {
                 Ok(event) => {
                     tracing::debug!(machine = %self.id, ?event, "event");
-                    self.tell(Input::Event(event)).await;
+                    self.tell(News::Life(Input::Event(event))).await;
                 }
                 Err(error) => {
                     let what = format!("the VMM sent an event that makes no sense: {error}");
-                    self.tell(Input::Broken(what)).await;
+                    self.tell(News::Life(Input::Broken(what))).await;
                     return;
                 }
             }
         }
-        self.tell(Input::EventsClosed).await;
+        self.tell(News::Life(Input::EventsClosed)).await;
     }
 
-    async fn tell(&self, input: Input) {
+    async fn tell(&self, news: News) {
         let event = Event::Machine {
             id: self.id.clone(),
             launch: self.launch,
-            input,
+            news,
         };
         // The main loop ends only with the node.
         let _ = self.sender.send(event).await;

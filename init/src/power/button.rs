@@ -1,6 +1,11 @@
 //! The power button, as the kernel's input devices show it.
 
-use std::{fs, io, os::fd::BorrowedFd, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
 
 use loam_node_api::machine::Shutdown;
 use rustix::fs::{Mode, OFlags};
@@ -15,34 +20,64 @@ const KEY_POWER: u16 = 116;
 /// `struct input_event` on 64 bits: two times 8 bytes of time, type, code, value.
 const EVENT_SIZE: usize = 24;
 
-const INPUTS: &str = "/sys/class/input";
+#[derive(Debug)]
+pub struct Buttons {
+    /// What the kernel says of input devices, and the devices.
+    class: PathBuf,
+    devices: PathBuf,
+    /// Names (`event0`) that are listened to already.
+    heard: BTreeSet<String>,
+}
 
-/// Devices that are listened to already, by their names (`event0`).
-#[derive(Debug, Default)]
-pub struct Buttons(Vec<String>);
+impl Default for Buttons {
+    fn default() -> Self {
+        Self::below("/sys/class/input".into(), "/dev/input".into())
+    }
+}
 
 impl Buttons {
-    /// Listens to every power button that is not yet listened to.
+    fn below(class: PathBuf, devices: PathBuf) -> Self {
+        Self {
+            class,
+            devices,
+            heard: BTreeSet::new(),
+        }
+    }
+
+    /// Listens to every power button that is not yet listened to. When it goes,
+    /// [`Event::ButtonGone`] says so.
     pub fn listen(&mut self, sender: &mpsc::Sender<Event>) {
-        let entries = fs::read_dir(INPUTS).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.class).into_iter().flatten().flatten();
         for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
-            if !name.starts_with("event") || self.0.contains(&name) || !is_power_button(&name) {
+            if !name.starts_with("event")
+                || self.heard.contains(&name)
+                || !is_power_button(&self.class.join(&name))
+            {
                 continue;
             }
-            match open(&name) {
+            match open(&self.devices.join(&name)) {
                 Ok(device) => {
                     tracing::info!(device = name, "listening to the power button");
-                    tokio::task::spawn_local(wait(device, sender.clone()));
-                    self.0.push(name);
+                    let (sender, gone) = (sender.clone(), name.clone());
+                    tokio::task::spawn_local(async move {
+                        wait(device, &sender).await;
+                        let _ = sender.send(Event::ButtonGone(gone)).await;
+                    });
+                    self.heard.insert(name);
                 }
                 Err(error) => tracing::warn!(device = name, %error, "power button is not heard"),
             }
         }
     }
+
+    /// It is gone: another device may have its name by now.
+    pub fn forget(&mut self, name: &str) {
+        self.heard.remove(name);
+    }
 }
 
-fn is_power_button(name: &str) -> bool {
-    let keys = Path::new(INPUTS).join(name).join("device/capabilities/key");
+fn is_power_button(device: &Path) -> bool {
+    let keys = device.join("device/capabilities/key");
     fs::read_to_string(keys).is_ok_and(|keys| has_key(&keys, KEY_POWER))
 }
 
@@ -53,14 +88,14 @@ fn has_key(keys: &str, key: u16) -> bool {
     word.is_some_and(|word| word & (1 << (key % 64)) != 0)
 }
 
-fn open(name: &str) -> io::Result<AsyncDevice> {
+fn open(path: &Path) -> io::Result<AsyncDevice> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let device = rustix::fs::open(format!("/dev/input/{name}"), flags, Mode::empty())?;
+    let device = rustix::fs::open(path, flags, Mode::empty())?;
     AsyncDevice::new(device, Interest::READABLE)
 }
 
 /// Until the device has gone.
-async fn wait(device: AsyncDevice, sender: mpsc::Sender<Event>) {
+async fn wait(device: AsyncDevice, sender: &mpsc::Sender<Event>) {
     let mut buffer = [0; 16 * EVENT_SIZE];
     loop {
         let read = |fd: BorrowedFd| Ok(rustix::io::read(fd, &mut buffer)?);
@@ -95,15 +130,64 @@ mod tests {
         assert!(!has_key("fffffffffffffffe", KEY_POWER));
     }
 
+    fn event(kind: u16, code: u16, value: i32) -> Vec<u8> {
+        let mut bytes = vec![0; 16];
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend(value.to_ne_bytes());
+        bytes
+    }
+
+    /// A FIFO stands for the device: it ends when its writer does.
+    #[tokio::test]
+    async fn a_button_that_is_plugged_in_again_is_heard_again() {
+        let root = tempfile::tempdir().unwrap();
+        let (class, devices) = (root.path().join("class"), root.path().join("dev"));
+        let keys = class.join("event0/device/capabilities");
+        fs::create_dir_all(&keys).unwrap();
+        fs::write(keys.join("key"), "10000000000000 0").unwrap();
+        fs::create_dir(&devices).unwrap();
+        let path = devices.join("event0");
+        let plug = || {
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::FileType::Fifo,
+                Mode::RWXU,
+                0,
+            )
+            .unwrap();
+            fs::File::options()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap()
+        };
+        let mut buttons = Buttons::below(class, devices.clone());
+        let (sender, mut events) = mpsc::channel(8);
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                for _ in 0..2 {
+                    let mut device = plug();
+                    buttons.listen(&sender);
+                    buttons.listen(&sender);
+                    io::Write::write_all(&mut device, &event(1, 116, 1)).unwrap();
+                    let pressed = events.recv().await;
+                    assert!(matches!(pressed, Some(Event::Power(Shutdown::PowerOff))));
+                    drop(device);
+                    fs::remove_file(&path).unwrap();
+                    match events.recv().await {
+                        Some(Event::ButtonGone(name)) => buttons.forget(&name),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            })
+            .await;
+    }
+
     #[test]
     fn only_the_press_counts() {
-        let event = |kind: u16, code: u16, value: i32| {
-            let mut bytes = vec![0; 16];
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend(code.to_ne_bytes());
-            bytes.extend(value.to_ne_bytes());
-            bytes
-        };
         assert!(is_press(&event(1, 116, 1)));
         assert!(!is_press(&event(1, 116, 0)));
         assert!(!is_press(&event(1, 30, 1)));

@@ -1,7 +1,7 @@
 //! The node's daemons: what each needs, offers and may do.
 
 use loam_deployment::Bytes;
-use loam_node_api::path::{NETD_SOCKET, STORAGED_SOCKET};
+use loam_node_api::path::{CLOCKD_SOCKET, NETD_SOCKET, STORAGED_SOCKET};
 
 #[derive(Debug)]
 pub struct Service {
@@ -14,9 +14,11 @@ pub struct Service {
     pub capabilities: u64,
     /// Far above what it uses: a leak ends the daemon, not the node.
     pub memory: Bytes,
+    /// The node does without it where the image has no such program.
+    pub optional: bool,
 }
 
-pub static SERVICES: [Service; 3] = [
+pub static SERVICES: &[Service] = &[
     Service {
         name: "storaged",
         program: "/usr/bin/loam-storaged",
@@ -24,6 +26,7 @@ pub static SERVICES: [Service; 3] = [
         socket: Some(STORAGED_SOCKET),
         capabilities: !(NEVER | NETWORK),
         memory: Bytes::gib(2),
+        optional: false,
     },
     Service {
         name: "netd",
@@ -32,6 +35,17 @@ pub static SERVICES: [Service; 3] = [
         socket: Some(NETD_SOCKET),
         capabilities: !NEVER,
         memory: Bytes::mib(512),
+        optional: false,
+    },
+    Service {
+        name: "clockd",
+        program: "/usr/bin/loam-clockd",
+        needs: &[NETD_SOCKET],
+        socket: Some(CLOCKD_SOCKET),
+        // Asking time servers needs none.
+        capabilities: TIME,
+        memory: Bytes::mib(128),
+        optional: true,
     },
     Service {
         name: "noded",
@@ -41,11 +55,12 @@ pub static SERVICES: [Service; 3] = [
         // It speaks to the chain, to tenants and to the daemons' sockets, all of which need none.
         capabilities: 0,
         memory: Bytes::gib(1),
+        optional: false,
     },
 ];
 
-/// Capabilities that no daemon has: with one of them it could change the kernel, the node's clock
-/// or other processes.
+/// Capabilities that no daemon has unless it is there for just that: with one of them it could
+/// change the kernel, the node's clock or other processes.
 const NEVER: u64 = bits(&[
     16, // SYS_MODULE
     17, // SYS_RAWIO
@@ -58,6 +73,10 @@ const NEVER: u64 = bits(&[
     38, // PERFMON
     39, // BPF
     40, // CHECKPOINT_RESTORE
+]);
+
+const TIME: u64 = bits(&[
+    25, // SYS_TIME
 ]);
 
 const NETWORK: u64 = bits(&[

@@ -47,7 +47,7 @@ pub struct Services {
 impl Services {
     pub fn new(log: Log) -> Self {
         Self {
-            supervision: Supervision::new(&SERVICES),
+            supervision: Supervision::new(SERVICES),
             log,
         }
     }
@@ -58,6 +58,14 @@ impl Services {
             .supervision
             .due(now, |socket| Path::new(socket).exists())
         {
+            if service.optional && !Path::new(service.program).exists() {
+                tracing::info!(
+                    daemon = service.name,
+                    "this image has none; going on without"
+                );
+                self.supervision.absent(service.name);
+                continue;
+            }
             match start(service, &self.log) {
                 Ok(pid) => {
                     tracing::info!(daemon = service.name, pid = pid.as_raw_nonzero(), "started");
@@ -156,10 +164,14 @@ fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
             capabilities: service.capabilities,
         },
     };
-    let pid = spawn.start()?;
     let mut lines = Lines::new(stderr, MAX_LINE)?;
+    let (pid, outcome) = spawn.start()?;
     let log = log.clone();
     tokio::task::spawn_local(async move {
+        if let Err(error) = outcome.wait().await {
+            // Its end follows, and starts it again.
+            tracing::error!(daemon = service.name, %error, "could not be started");
+        }
         while let Some(line) = lines.next().await {
             log.line(&Source::Daemon(service.name), &line);
         }

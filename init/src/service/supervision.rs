@@ -37,6 +37,8 @@ pub enum State {
         at: Instant,
     },
     Stopped,
+    /// The image has no such program, and the node does without.
+    Absent,
 }
 
 impl Supervision {
@@ -58,7 +60,7 @@ impl Supervision {
         let due = |supervised: &&Supervised| match supervised.state {
             State::Waiting => true,
             State::Restarting { at } => at <= now,
-            State::Running { .. } | State::Stopped => false,
+            State::Running { .. } | State::Stopped | State::Absent => false,
         };
         let offered = |socket: &str| {
             let from = self
@@ -90,6 +92,13 @@ impl Supervision {
     pub fn started(&mut self, name: &str, pid: Pid, now: Instant) {
         if let Some(supervised) = self.find(|s| s.service.name == name) {
             supervised.state = State::Running { pid, since: now };
+        }
+    }
+
+    /// It is never started.
+    pub fn absent(&mut self, name: &str) {
+        if let Some(supervised) = self.find(|s| s.service.name == name) {
+            supervised.state = State::Absent;
         }
     }
 
@@ -125,7 +134,7 @@ impl Supervision {
     pub fn stop(&mut self) -> Vec<Pid> {
         self.stopping = true;
         for supervised in &mut self.services {
-            if !matches!(supervised.state, State::Running { .. }) {
+            if !matches!(supervised.state, State::Running { .. } | State::Absent) {
                 supervised.state = State::Stopped;
             }
         }
@@ -154,8 +163,10 @@ impl Supervision {
         !self.stopping && self.services.iter().any(|s| s.state == State::Waiting)
     }
 
+    /// Of all that this image has.
     pub fn states(&self) -> impl Iterator<Item = (&'static str, State)> {
-        self.services.iter().map(|s| (s.service.name, s.state))
+        let there = self.services.iter().filter(|s| s.state != State::Absent);
+        there.map(|s| (s.service.name, s.state))
     }
 
     fn find(&mut self, is: impl Fn(&Supervised) -> bool) -> Option<&mut Supervised> {
@@ -170,6 +181,7 @@ impl fmt::Display for State {
             Self::Running { .. } => "running",
             Self::Restarting { .. } => "restarting",
             Self::Stopped => "stopped",
+            Self::Absent => "absent",
         })
     }
 }
@@ -190,7 +202,7 @@ mod tests {
     #[test]
     fn noded_waits_for_both_sockets() {
         let now = Instant::now();
-        let mut supervision = Supervision::new(&SERVICES);
+        let mut supervision = Supervision::new(SERVICES);
         // A socket that a killed predecessor left is not yet its daemon.
         assert_eq!(names(supervision.due(now, |_| true)), ["storaged", "netd"]);
         supervision.started("storaged", pid(10), now);
@@ -201,7 +213,8 @@ mod tests {
                 .is_empty()
         );
         assert!(supervision.waits());
-        assert_eq!(names(supervision.due(now, |_| true)), ["noded"]);
+        assert_eq!(names(supervision.due(now, |_| true)), ["clockd", "noded"]);
+        supervision.started("clockd", pid(13), now);
         supervision.started("noded", pid(12), now);
         assert!(!supervision.waits());
         assert!(supervision.due(now, |_| true).is_empty());
@@ -241,7 +254,7 @@ mod tests {
     #[test]
     fn a_start_that_fails_is_tried_again() {
         let now = Instant::now();
-        let mut supervision = Supervision::new(&SERVICES);
+        let mut supervision = Supervision::new(SERVICES);
         supervision.not_started("netd", now);
         assert_eq!(names(supervision.due(now, |_| true)), ["storaged"]);
         assert_eq!(
@@ -255,7 +268,7 @@ mod tests {
         let now = Instant::now();
         let mut supervision = all_running(now);
         supervision.ended(pid(11), now);
-        assert_eq!(supervision.stop(), [pid(12), pid(10)]);
+        assert_eq!(supervision.stop(), [pid(12), pid(13), pid(10)]);
         assert_eq!(supervision.ended(pid(12), now), Some(("noded", None)));
         assert!(
             supervision
@@ -264,13 +277,29 @@ mod tests {
         );
         assert_eq!(supervision.deadline(), None);
         supervision.ended(pid(10), now);
+        supervision.ended(pid(13), now);
         assert!(supervision.running().is_empty());
     }
 
-    fn all_running(now: Instant) -> Supervision {
-        let mut supervision = Supervision::new(&SERVICES);
+    #[test]
+    fn what_the_image_lacks_is_not_tried_nor_waited_for() {
+        let now = Instant::now();
+        let mut supervision = Supervision::new(SERVICES);
         supervision.started("storaged", pid(10), now);
         supervision.started("netd", pid(11), now);
+        supervision.absent("clockd");
+        assert_eq!(names(supervision.due(now, |_| true)), ["noded"]);
+        supervision.started("noded", pid(12), now);
+        assert!(!supervision.waits());
+        assert_eq!(supervision.deadline(), None);
+        assert!(supervision.states().all(|(name, _)| name != "clockd"));
+    }
+
+    fn all_running(now: Instant) -> Supervision {
+        let mut supervision = Supervision::new(SERVICES);
+        supervision.started("storaged", pid(10), now);
+        supervision.started("netd", pid(11), now);
+        supervision.started("clockd", pid(13), now);
         supervision.started("noded", pid(12), now);
         supervision
     }

@@ -6,12 +6,18 @@ const ENDED: Input = Input::ProcessEnded(End::Exited(0));
 fn running() -> (Lifecycle, Instant) {
     let now = Instant::now();
     let mut life = Lifecycle::new();
-    assert_eq!(life.step(now, Input::Launched), None);
+    launch(&mut life, now);
     life.step(now, Input::Event(VmmEvent::Started));
     assert_eq!(life.state(), MachineState::Booting);
     life.step(now, Input::Event(VmmEvent::GuestStarted));
     assert_eq!(life.state(), MachineState::Running);
     (life, now)
+}
+
+/// What it needs is open, and its process is there.
+fn launch(life: &mut Lifecycle, now: Instant) {
+    assert_eq!(life.step(now, Input::Opened), Some(Action::Launch));
+    assert_eq!(life.step(now, Input::Launched), None);
 }
 
 /// The process says `last` and ends.
@@ -141,32 +147,32 @@ fn a_guest_that_resets_instead_of_stopping_stays_down() {
 #[test]
 fn a_reset_starts_it_again() {
     let (mut life, now) = running();
-    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Launch));
-    life.step(now, Input::Launched);
+    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Open));
+    launch(&mut life, now);
     assert_eq!(life.state(), MachineState::Booting);
     assert_eq!(life.resets(), 1);
 }
 
 #[test]
-fn a_reset_loop_slows_down_and_ends() {
+fn a_reset_loop_slows_down_and_is_never_given_up() {
     let (mut life, mut now) = running();
-    let mut delays = Vec::new();
-    for _ in 1..MAX_QUICK_RESETS {
+    let mut pauses = Vec::new();
+    for n in 1..=100 {
         let action = end(&mut life, now, VmmEvent::Reset);
         match life.deadline() {
-            None => assert_eq!(action, Some(Action::Launch)),
+            None => assert_eq!(action, Some(Action::Open)),
             Some(at) => {
                 assert_eq!(action, None);
-                delays.push(at.duration_since(now).as_secs());
+                pauses.push(at.duration_since(now).as_secs());
                 now = at;
-                assert_eq!(life.step(now, Input::Tick), Some(Action::Launch));
+                assert_eq!(life.step(now, Input::Tick), Some(Action::Open));
             }
         }
-        life.step(now, Input::Launched);
+        launch(&mut life, now);
+        assert_eq!(life.resets(), n);
     }
-    assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30, 30]);
-    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Release));
-    assert!(matches!(exit(&life), Exit::Failed(_)));
+    assert_eq!(pauses[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
+    assert_eq!(pauses.last(), Some(&60));
 }
 
 #[test]
@@ -174,8 +180,8 @@ fn rare_resets_are_not_a_loop() {
     let (mut life, mut now) = running();
     for n in 1..50 {
         now += HEALTHY;
-        assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Launch));
-        life.step(now, Input::Launched);
+        assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Open));
+        launch(&mut life, now);
         assert_eq!(life.resets(), n);
     }
 }
@@ -184,12 +190,47 @@ fn rare_resets_are_not_a_loop() {
 fn stop_between_two_processes_ends_it_at_once() {
     let (mut life, now) = running();
     end(&mut life, now, VmmEvent::Reset);
-    life.step(now, Input::Launched);
+    launch(&mut life, now);
     assert_eq!(end(&mut life, now, VmmEvent::Reset), None, "it waits");
     assert_eq!(
         life.step(now, Input::Stop { grace: HEALTHY }),
         Some(Action::Release)
     );
+}
+
+#[test]
+fn a_stop_while_it_is_opened_is_kept() {
+    for opened in [Input::Opened, Input::LaunchFailed("no disk".into())] {
+        let now = Instant::now();
+        let mut life = Lifecycle::new();
+        let grace = Duration::from_secs(5);
+        assert_eq!(life.step(now, Input::Stop { grace }), Some(Action::GiveUp));
+        assert_eq!(life.state(), MachineState::Stopping);
+        assert_eq!(life.step(now, opened), Some(Action::Release));
+        assert_eq!(exit(&life), Exit::PoweredOff { status: None });
+    }
+}
+
+#[test]
+fn what_cannot_be_opened_has_failed() {
+    let mut life = Lifecycle::new();
+    let what = Input::LaunchFailed("no disk".into());
+    assert_eq!(life.step(Instant::now(), what), Some(Action::Release));
+    assert_eq!(exit(&life), Exit::Failed("no disk".into()));
+}
+
+#[test]
+fn a_reason_is_bounded_and_plain() {
+    let (mut life, now) = running();
+    let reason = "\u{1}€".repeat(MAX_REASON);
+    end(&mut life, now, VmmEvent::Failed { reason });
+    match exit(&life) {
+        Exit::Failed(reason) => {
+            assert!(reason.len() <= MAX_REASON);
+            assert!(reason.starts_with(" € €"));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -206,6 +247,7 @@ fn a_flood_of_events_gets_it_killed() {
 
 fn inputs() -> impl Strategy<Value = Input> {
     prop_oneof![
+        Just(Input::Opened),
         Just(Input::Launched),
         Just(Input::LaunchFailed("no".into())),
         Just(Input::Event(VmmEvent::GuestStarted)),
