@@ -1,6 +1,6 @@
 //! Links, addresses and routes of one network namespace, over rtnetlink.
 
-use std::{io, net::IpAddr, os::fd::AsRawFd};
+use std::{fs::File, io, net::IpAddr, os::fd::AsRawFd};
 
 use futures::TryStreamExt;
 use ipnet::IpNet;
@@ -11,8 +11,6 @@ use netlink_packet_route::{
 use netlink_sys::{Socket, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::task::JoinHandle;
-
-use crate::namespace::Namespace;
 
 /// A netlink conversation with one namespace.
 #[derive(Debug)]
@@ -33,6 +31,7 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Index of the bridge that it is a port of.
     pub controller: Option<u32>,
+    pub alias: Option<String>,
 }
 
 impl Drop for Links {
@@ -42,14 +41,12 @@ impl Drop for Links {
 }
 
 impl Links {
-    /// Of the calling thread's namespace.
+    /// Of the namespace that the calling thread is in now; a socket stays where it was made.
     pub fn here() -> io::Result<Self> {
-        Self::over(Socket::new(NETLINK_ROUTE)?)
-    }
-
-    pub fn inside(namespace: &Namespace) -> io::Result<Self> {
-        // A socket stays in the namespace in which it was made.
-        Self::over(namespace.enter(|| Socket::new(NETLINK_ROUTE))?)
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        // So that the kernel itself picks what is asked for, in place of telling all.
+        socket.set_netlink_get_strict_chk(true)?;
+        Self::over(socket)
     }
 
     fn over(socket: Socket) -> io::Result<Self> {
@@ -74,8 +71,13 @@ impl Links {
     }
 
     pub async fn find(&self, name: &str) -> io::Result<Option<Link>> {
-        // By way of the whole list: asked by name, an absent link is an error among others.
-        Ok(self.all().await?.into_iter().find(|link| link.name == name))
+        let request = self.handle.link().get().match_name(name.to_owned());
+        let found = request.execute().try_collect::<Vec<_>>().await;
+        match found.map_err(io_error) {
+            Ok(messages) => Ok(messages.into_iter().next().map(Link::from)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub async fn expect(&self, name: &str) -> io::Result<Link> {
@@ -99,11 +101,10 @@ impl Links {
     }
 
     /// A pair: `near` here and `far` in the namespace `there`.
-    pub async fn add_veth(&self, near: &str, far: &str, there: &Namespace) -> io::Result<()> {
-        let file = there.open()?;
+    pub async fn add_veth(&self, near: &str, far: &str, there: &File) -> io::Result<()> {
         let peer = LinkMessageBuilder::<LinkUnspec>::new()
             .name(far)
-            .setns_by_fd(file.as_raw_fd())
+            .setns_by_fd(there.as_raw_fd())
             .build();
         let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(near)
@@ -117,20 +118,32 @@ impl Links {
             .map_err(io_error)
     }
 
-    pub async fn set_up(&self, index: u32) -> io::Result<()> {
-        self.set(LinkUnspec::new_with_index(index).up().build())
+    pub async fn set_up(&self, link: &Link) -> io::Result<()> {
+        if link.up {
+            return Ok(());
+        }
+        self.set(LinkUnspec::new_with_index(link.index).up().build())
             .await
     }
 
-    /// The alias is for the person who looks at the node's links.
-    pub async fn set_alias(&self, index: u32, alias: &str) -> io::Result<()> {
-        self.set(LinkUnspec::new_with_index(index).alias(alias).build())
-            .await
+    /// The alias is for the person who looks at the node's links, and for a netd that lost its
+    /// record of them. It holds 255 bytes.
+    pub async fn set_alias(&self, link: &Link, alias: &str) -> io::Result<()> {
+        if link.alias.as_deref() == Some(alias) {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(link.index).alias(alias).build();
+        self.set(message).await
     }
 
-    pub async fn set_bridge(&self, port: u32, bridge: u32) -> io::Result<()> {
-        self.set(LinkUnspec::new_with_index(port).controller(bridge).build())
-            .await
+    pub async fn set_bridge(&self, port: &Link, bridge: u32) -> io::Result<()> {
+        if port.controller == Some(bridge) {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(port.index)
+            .controller(bridge)
+            .build();
+        self.set(message).await
     }
 
     async fn set(&self, message: LinkMessage) -> io::Result<()> {
@@ -157,7 +170,20 @@ impl Links {
     }
 
     pub async fn addresses(&self, index: u32) -> io::Result<Vec<AddressMessage>> {
-        let request = self.handle.address().get().set_link_index_filter(index);
+        let mut request = self.handle.address().get().set_link_index_filter(index);
+        // The filter above is the library's; this one is the kernel's.
+        request.message_mut().header.index = index;
+        let found: Result<Vec<_>, _> = request.execute().try_collect().await;
+        match found.map_err(io_error) {
+            // A link that went has none.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// Of all links.
+    pub async fn all_addresses(&self) -> io::Result<Vec<AddressMessage>> {
+        let request = self.handle.address().get();
         request.execute().try_collect().await.map_err(io_error)
     }
 
@@ -276,11 +302,13 @@ impl From<LinkMessage> for Link {
             carrier: flags.contains(LinkFlags::LowerUp),
             mac: None,
             controller: None,
+            alias: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 _ => {}
             }

@@ -29,7 +29,14 @@
 //!
 //! All state is the kernel's, and lives on when netd is killed: namespaces (bind mounts in
 //! `/run/loam/netns`), links, rules, the leased address. What the kernel cannot hold is in small
-//! records in `/run/loam/netd`, which live exactly as long. See [`record`].
+//! records in `/run/loam/netd`, which live exactly as long. See [`record`] and [`recovery`].
+//!
+//! # Nobody waits for another
+//!
+//! The thread that answers calls never asks the kernel. Each network has a [`lane`] in which a thread
+//! brings the kernel's part of it to what is asked for, and tries again what failed; the node's own
+//! rules have one, and the uplink a thread of its own. Lists show what is in force in full and
+//! nothing else.
 //!
 //! # What it needs
 //!
@@ -42,25 +49,31 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`service`] | the calls, and recovery at the start |
-//! | [`state`] | what was asked for; what is refused |
+//! | [`service`], [`tenants`] | the calls |
+//! | [`state`] | what was asked for, what is refused, what is in force |
+//! | [`lane`], [`apart`] | work on the kernel, one network beside the other |
+//! | [`record`], [`recovery`] | what a netd that starts finds |
 //! | [`network`] | a network and its taps in the kernel |
 //! | [`firewall`] | rules |
 //! | [`uplink`] | physical links, DHCP |
 //! | [`link`], [`namespace`], [`tap`], [`sysctl`] | the kernel's interfaces |
 //! | [`name`], [`transit`], [`gateway`] | names and addresses derived from what is asked |
 
+mod apart;
 mod firewall;
 mod gateway;
+mod lane;
 mod link;
 mod name;
 mod namespace;
 mod network;
 mod record;
+mod recovery;
 mod service;
 mod state;
 mod sysctl;
 mod tap;
+mod tenants;
 mod transit;
 mod uplink;
 
@@ -75,12 +88,16 @@ use loam_node_api::{
     transport,
 };
 
+use tokio::sync::oneshot;
+
 use crate::{
+    apart::{apart, block_on},
     link::Links,
     network::{LOOPBACK, Networks},
     record::Records,
     service::Service,
-    uplink::{UplinkTask, physical::Physical},
+    tenants::Tenants,
+    uplink::physical::Physical,
 };
 
 #[derive(Debug, Parser)]
@@ -107,26 +124,48 @@ async fn main() -> anyhow::Result<()> {
 
     let run = PathBuf::from(RUN);
     let folder = run.join("netd");
+    let records = Records::open(&folder)?;
+    let networks = Records::open(folder.join("networks"))?;
+    let interfaces = Records::open(folder.join("interfaces"))?;
+    let kernel = Networks::new(run.join("netns"));
     let physical = Physical {
         also: arguments.uplink,
     };
 
-    sysctl::prepare_node().context("settings of the node's namespace")?;
-    let links = Links::here().context("netlink")?;
-    links.set_up(LOOPBACK).await.context("loopback")?;
+    apart(prepare).await?;
     let changes = Changes::new();
-    let uplink = UplinkTask::new(Records::open(&folder)?, physical, changes.clone())
-        .await
-        .context("uplink")?;
-    let networks = Networks::new(links, run.join("netns"));
-    // Rules first, then links: the node is never without.
-    let service = Service::recover(networks, &folder, uplink.view(), changes).await?;
+    let (rules, are_made) = oneshot::channel();
+    let uplink = uplink::start(records, physical, changes.clone(), are_made).await?;
 
-    let serving = transport::serve(NETD_SOCKET.as_ref(), service.serve());
+    let (named, held, place) = (networks.clone(), interfaces.clone(), kernel.clone());
+    let found = apart(move || recovery::find(&named, &held, &place)).await?;
+    let tenants = Tenants::new(found.state, networks, interfaces, kernel, changes.clone());
+    // Before anybody is answered: what is not listed is made anew, or stopped.
+    tenants.take_over(found.others).await;
+
+    let service = Service::new(tenants.clone(), uplink.view.clone(), changes);
     let serving = async {
-        serving
+        transport::serve(NETD_SOCKET.as_ref(), service.serve())
             .await
             .with_context(|| format!("serving at {NETD_SOCKET}"))
     };
-    tokio::try_join!(serving, uplink.run()).map(|_| ())
+    // Rules first, then links: the node is never without.
+    let ruled = async {
+        tenants.node_rules().await;
+        // Refused when the uplink's thread has ended, of which the other future tells.
+        let _ = rules.send(());
+        Ok(())
+    };
+    tokio::try_join!(serving, ruled, uplink.ended).map(|_| ())
+}
+
+fn prepare() -> anyhow::Result<()> {
+    sysctl::prepare_node().context("settings of the node's namespace")?;
+    block_on(async {
+        let links = Links::here().context("netlink")?;
+        links
+            .set_up(&links.expect(LOOPBACK).await?)
+            .await
+            .context("loopback")
+    })
 }

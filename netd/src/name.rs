@@ -31,6 +31,18 @@ pub fn transit(network: &WorkloadId) -> String {
     derive(TRANSIT_PREFIX, &network.to_string())
 }
 
+/// The same of a network of which only the namespace's name is known.
+pub fn transit_of(namespace: &str) -> String {
+    let hash = namespace.strip_prefix(NAMESPACE_PREFIX);
+    format!("{TRANSIT_PREFIX}{}", hash.unwrap_or(namespace))
+}
+
+/// And the other way round.
+pub fn namespace_of(transit: &str) -> String {
+    let hash = transit.strip_prefix(TRANSIT_PREFIX);
+    format!("{NAMESPACE_PREFIX}{}", hash.unwrap_or(transit))
+}
+
 pub fn tap(id: &InterfaceId) -> String {
     // No id holds a slash, so no two pairs read the same.
     derive(TAP_PREFIX, &format!("{}/{}", id.machine, id.network))
@@ -94,6 +106,13 @@ mod tests {
         // A netd that derived other names would not find what its predecessor made.
         assert_eq!(bridge(&id("12.net")), "lb88cbd05270fc");
         assert_eq!(namespace(&id("12.net")), "ln88cbd05270fc");
+    }
+
+    #[test]
+    fn a_networks_names_tell_each_other() {
+        let id = id("12.net");
+        assert_eq!(transit_of(&namespace(&id)), transit(&id));
+        assert_eq!(namespace_of(&transit(&id)), namespace(&id));
     }
 
     #[test]

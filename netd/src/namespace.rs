@@ -62,7 +62,8 @@ impl Namespace {
     /// process that still holds a tap of it. Absent is success.
     pub fn delete(folder: &Path, name: &str) -> io::Result<()> {
         let path = folder.join(name);
-        if is_namespace(&path)? {
+        // More than once when two made it at a time.
+        while is_namespace(&path)? {
             unmount(&path, UnmountFlags::DETACH)?;
         }
         match fs::remove_file(&path) {
@@ -75,15 +76,21 @@ impl Namespace {
         File::open(&self.path)
     }
 
-    /// Runs `work` inside, on a thread of its own: a namespace belongs to a thread.
-    pub fn enter<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        let file = self.open()?;
-        let inside = || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join()).map_err(panicked)?
+    /// Moves the calling thread in. A thread that does so belongs to its work and ends with it.
+    pub fn enter(&self) -> io::Result<()> {
+        enter(&self.open()?)
     }
+}
+
+/// The calling thread's own, to come back to.
+pub fn current() -> io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
+}
+
+/// Moves the calling thread in.
+pub fn enter(namespace: &File) -> io::Result<()> {
+    let network = Some(LinkNameSpaceType::Network);
+    Ok(move_into_link_name_space(namespace.as_fd(), network)?)
 }
 
 fn panicked(_: Box<dyn std::any::Any + Send>) -> io::Error {

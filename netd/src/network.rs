@@ -1,258 +1,235 @@
-//! A network in the kernel: its namespace, its bridge, its link to the node's own namespace.
+//! A network in the kernel: its namespace, its bridge and taps, its link to the node's own namespace.
+//!
+//! Everything here is done on a thread of its own (see [`apart`](crate::apart)), which goes into the
+//! namespace. Every step looks first and does only what is missing, so that what runs is not
+//! interrupted.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use loam_node_api::{WorkloadId, network::InterfaceId};
 
 use crate::{
+    apart::block_on,
     firewall, gateway,
-    link::Links,
+    link::{Link, Links},
     name,
-    namespace::Namespace,
-    state::{InterfaceRecord, NetworkRecord},
+    namespace::{self, Namespace},
+    state::{InterfaceRecord, NetworkRecord, Wanted},
     sysctl, tap,
 };
 
-/// Makes and removes networks. Every step looks first and does only what is missing.
-#[derive(Debug)]
+/// The first link of every namespace.
+pub const LOOPBACK: &str = "lo";
+
+/// Why single interfaces of a network could not be made.
+pub type Troubles = BTreeMap<InterfaceId, String>;
+
+/// Makes and removes networks.
+#[derive(Clone, Debug)]
 pub struct Networks {
-    /// Of the node's own namespace.
-    links: Links,
     /// Where namespaces are kept.
     folder: PathBuf,
 }
 
 impl Networks {
-    pub fn new(links: Links, folder: PathBuf) -> Self {
-        Self { links, folder }
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub fn namespace_path(&self, network: &WorkloadId) -> PathBuf {
         self.folder.join(name::namespace(network))
     }
 
-    /// Makes the network as `record` says, with the rules for all of its `interfaces`.
-    pub async fn ensure(
-        &self,
-        record: &NetworkRecord,
-        interfaces: &[&InterfaceRecord],
-    ) -> anyhow::Result<()> {
+    /// Makes the network with all of its interfaces, and removes taps of others.
+    pub fn ensure(&self, wanted: &Wanted) -> anyhow::Result<Troubles> {
+        block_on(self.try_ensure(wanted))
+    }
+
+    async fn try_ensure(&self, wanted: &Wanted) -> anyhow::Result<Troubles> {
+        let record = &wanted.network;
+        let home = namespace::current()?;
+        let node = Links::here().context("netlink")?;
         let namespace = Namespace::ensure(&self.folder, &name::namespace(&record.id))
             .context("namespace of the network")?;
-        namespace
-            .enter(sysctl::prepare_network)
-            .context("settings of the network's namespace")?;
-        // Before the first link: nothing passes unjudged.
-        replace_rules(&namespace, record, interfaces)?;
-        let inside = Links::inside(&namespace).context("netlink in the network's namespace")?;
-        inside
-            .set_up(LOOPBACK)
-            .await
-            .context("loopback of the network's namespace")?;
-        ensure_bridge(&inside, record).await.context("bridge")?;
-        self.ensure_transit(&inside, &namespace, record)
-            .await
-            .context("link to the network")
-    }
+        let there = namespace.open().context("namespace of the network")?;
 
-    async fn ensure_transit(
-        &self,
-        inside: &Links,
-        namespace: &Namespace,
-        record: &NetworkRecord,
-    ) -> anyhow::Result<()> {
-        let name = name::transit(&record.id);
-        if self.links.find(&name).await?.is_none() {
-            self.links.add_veth(&name, name::UPLINK, namespace).await?;
+        namespace::enter(&there).context("namespace of the network")?;
+        sysctl::prepare_network().context("settings of the network's namespace")?;
+        // Before the first link, and before a tap is on the bridge: nothing passes unjudged.
+        replace_rules(wanted).context("rules of the network")?;
+        let inside = Links::here().context("netlink in the network's namespace")?;
+        let links: HashMap<String, Link> = inside
+            .all()
+            .await
+            .context("links of the network")?
+            .into_iter()
+            .map(|link| (link.name.clone(), link))
+            .collect();
+        if let Some(loopback) = links.get(LOOPBACK) {
+            inside.set_up(loopback).await.context(LOOPBACK)?;
         }
-        let near = self.links.expect(&name).await?;
-        sysctl::prepare_transit(&name)?;
-        self.links
-            .set_alias(near.index, &record.id.to_string())
-            .await?;
-        self.links
-            .set_addresses(near.index, &record.transit.near().addresses())
-            .await?;
-        self.links.set_up(near.index).await?;
-
-        let far = inside.expect(name::UPLINK).await?;
-        inside
-            .set_addresses(far.index, &record.transit.far().addresses())
-            .await?;
-        inside.set_up(far.index).await?;
-        for gateway in record.transit.near().addresses() {
-            inside.set_default_route(gateway.addr(), far.index).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes all of it. Absent is success.
-    pub async fn delete(&self, network: &WorkloadId) -> anyhow::Result<()> {
-        self.delete_named(&name::namespace(network)).await?;
-        self.links
-            .delete(&name::transit(network))
+        let bridge = ensure_bridge(&inside, &links, record)
             .await
-            .context("link to the network")
+            .context("bridge")?;
+        let mut troubles = Troubles::new();
+        for interface in &wanted.interfaces {
+            let name = name::tap(&interface.id);
+            let made = ensure_tap(&inside, links.get(&name), interface, bridge.index).await;
+            if let Err(error) = made {
+                troubles.insert(interface.id.clone(), format!("tap {name}: {error:#}"));
+            }
+        }
+        delete_other_taps(&inside, &links, &wanted.interfaces).await?;
+
+        namespace::enter(&home).context("back in the node's own namespace")?;
+        ensure_transit(&node, &inside, &there, record)
+            .await
+            .context("link to the network")?;
+        Ok(troubles)
     }
 
-    /// Ends the namespace of this file name with every link in it. A machine that still holds a
-    /// tap finds it dead, and does not keep the rest alive.
-    async fn delete_named(&self, namespace: &str) -> anyhow::Result<()> {
-        if let Some(found) = Namespace::find(&self.folder, namespace)? {
-            let inside = Links::inside(&found)?;
+    /// Removes all of the network whose namespace has this file name. Absent is success.
+    pub fn delete(&self, namespace: &str) -> anyhow::Result<()> {
+        block_on(async {
+            // With it the far end goes; nothing of the network is led to any more.
+            let node = Links::here().context("netlink")?;
+            node.delete(&name::transit_of(namespace))
+                .await
+                .context("link to the network")?;
+            self.delete_namespace(namespace).await
+        })
+    }
+
+    /// Ends the namespace with every link in it. A machine that still holds a tap finds it dead, and
+    /// does not keep the rest alive.
+    async fn delete_namespace(&self, name: &str) -> anyhow::Result<()> {
+        if let Some(found) = Namespace::find(&self.folder, name)? {
+            found.enter().context("namespace of the network")?;
+            let inside = Links::here()?;
             for link in inside.all().await? {
-                if link.index != LOOPBACK {
-                    inside.delete(&link.name).await.with_context(|| link.name)?;
+                if link.name != LOOPBACK {
+                    inside.delete(&link.name).await.context(link.name)?;
                 }
             }
         }
-        Namespace::delete(&self.folder, namespace).context("namespace of the network")
-    }
-
-    /// Removes what is named like ours and belongs to none of `known`.
-    pub async fn delete_others(&self, known: &[&WorkloadId]) -> anyhow::Result<()> {
-        let namespaces: Vec<_> = known.iter().map(|id| name::namespace(id)).collect();
-        for found in Namespace::list(&self.folder, name::NAMESPACE_PREFIX)? {
-            if !namespaces.contains(&found) {
-                tracing::warn!(
-                    namespace = found,
-                    "removing a network of which there is no record"
-                );
-                self.delete_named(&found).await?;
-            }
-        }
-        let transits: Vec<_> = known.iter().map(|id| name::transit(id)).collect();
-        for link in self.links.all().await? {
-            if link.name.starts_with(name::TRANSIT_PREFIX) && !transits.contains(&link.name) {
-                tracing::warn!(
-                    link = link.name,
-                    "removing a link of which there is no record"
-                );
-                self.links.delete(&link.name).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the tap of one of the network's `interfaces`, behind the rules for all of them.
-    pub async fn ensure_interface(
-        &self,
-        network: &NetworkRecord,
-        interfaces: &[&InterfaceRecord],
-        id: &InterfaceId,
-    ) -> anyhow::Result<()> {
-        let namespace = self
-            .find(&network.id)?
-            .context("the network's namespace is gone")?;
-        // Before the tap is on the bridge: nothing passes unjudged.
-        replace_rules(&namespace, network, interfaces)?;
-        let inside = Links::inside(&namespace)?;
-        let name = name::tap(id);
-        let bridge = inside.expect(&name::bridge(&network.id)).await?;
-        if inside.find(&name).await?.is_none() {
-            namespace
-                .enter(|| tap::make(&name))
-                .with_context(|| format!("tap {name}"))?;
-        }
-        // The bridge speaks for its ports.
-        let disable_ipv6 = format!("ipv6/conf/{name}/disable_ipv6");
-        namespace.enter(|| sysctl::set_if_present(&disable_ipv6, "1"))?;
-        let tap = inside.expect(&name).await?;
-        inside.set_alias(tap.index, &id.machine.to_string()).await?;
-        if tap.controller != Some(bridge.index) {
-            inside
-                .set_bridge(tap.index, bridge.index)
-                .await
-                .context("tap to bridge")?;
-        }
-        inside
-            .set_up(tap.index)
-            .await
-            .with_context(|| format!("tap {name}"))
-    }
-
-    /// Removes the tap; `interfaces` are those that stay. Absent is success.
-    pub async fn delete_interface(
-        &self,
-        network: &NetworkRecord,
-        interfaces: &[&InterfaceRecord],
-        id: &InterfaceId,
-    ) -> anyhow::Result<()> {
-        let Some(namespace) = self.find(&network.id)? else {
-            return Ok(());
-        };
-        let inside = Links::inside(&namespace)?;
-        inside.delete(&name::tap(id)).await.context("tap")?;
-        replace_rules(&namespace, network, interfaces)
-    }
-
-    /// Removes taps of the network that belong to none of `interfaces`.
-    pub async fn delete_other_interfaces(
-        &self,
-        network: &NetworkRecord,
-        interfaces: &[&InterfaceRecord],
-    ) -> anyhow::Result<()> {
-        let Some(namespace) = self.find(&network.id)? else {
-            return Ok(());
-        };
-        let known: Vec<_> = interfaces
-            .iter()
-            .map(|record| name::tap(&record.id))
-            .collect();
-        let inside = Links::inside(&namespace)?;
-        for link in inside.all().await? {
-            if link.name.starts_with(name::TAP_PREFIX) && !known.contains(&link.name) {
-                tracing::warn!(
-                    tap = link.name,
-                    "removing a tap of which there is no record"
-                );
-                inside.delete(&link.name).await?;
-            }
-        }
-        Ok(())
-    }
-
-    pub fn find(&self, network: &WorkloadId) -> anyhow::Result<Option<Namespace>> {
-        Ok(Namespace::find(
-            Path::new(&self.folder),
-            &name::namespace(network),
-        )?)
+        Namespace::delete(&self.folder, name).context("namespace of the network")
     }
 }
 
-/// The first link of every namespace.
-pub const LOOPBACK: u32 = 1;
-
-async fn ensure_bridge(inside: &Links, record: &NetworkRecord) -> anyhow::Result<()> {
+async fn ensure_bridge(
+    inside: &Links,
+    links: &HashMap<String, Link>,
+    record: &NetworkRecord,
+) -> anyhow::Result<Link> {
     let name = name::bridge(&record.id);
-    if inside.find(&name).await?.is_none() {
-        inside
-            .add_bridge(&name, name::bridge_mac(&record.id))
-            .await?;
-    }
-    let bridge = inside.expect(&name).await?;
+    let bridge = match links.get(&name) {
+        Some(bridge) => bridge.clone(),
+        None => {
+            let mac = name::bridge_mac(&record.id);
+            inside.add_bridge(&name, mac).await?;
+            inside.expect(&name).await?
+        }
+    };
+    // By which a netd whose record is of no use knows what the network was.
+    let spec = serde_json::to_string(&record.spec)?;
+    inside.set_alias(&bridge, &spec).await?;
+    let addresses = gateway::addresses(&record.spec);
+    inside.set_addresses(bridge.index, &addresses).await?;
+    inside.set_up(&bridge).await?;
+    Ok(bridge)
+}
+
+async fn ensure_tap(
+    inside: &Links,
+    found: Option<&Link>,
+    interface: &InterfaceRecord,
+    bridge: u32,
+) -> anyhow::Result<()> {
+    let name = name::tap(&interface.id);
+    let tap = match found {
+        Some(tap) => tap.clone(),
+        None => {
+            tap::make(&name)?;
+            inside.expect(&name).await?
+        }
+    };
+    // The bridge speaks for its ports.
+    sysctl::set_if_present(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
     inside
-        .set_alias(bridge.index, &record.id.to_string())
+        .set_alias(&tap, &interface.id.machine.to_string())
         .await?;
-    inside
-        .set_addresses(bridge.index, &gateway::addresses(&record.spec))
-        .await?;
-    inside.set_up(bridge.index).await?;
+    inside.set_bridge(&tap, bridge).await.context("to bridge")?;
+    inside.set_up(&tap).await?;
     Ok(())
 }
 
-fn replace_rules(
-    namespace: &Namespace,
-    record: &NetworkRecord,
-    interfaces: &[&InterfaceRecord],
+async fn delete_other_taps(
+    inside: &Links,
+    links: &HashMap<String, Link>,
+    interfaces: &[InterfaceRecord],
 ) -> anyhow::Result<()> {
+    let known: Vec<_> = interfaces.iter().map(|r| name::tap(&r.id)).collect();
+    for name in links.keys() {
+        if name.starts_with(name::TAP_PREFIX) && !known.contains(name) {
+            inside
+                .delete(name)
+                .await
+                .with_context(|| format!("tap {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Called in the node's own namespace.
+async fn ensure_transit(
+    node: &Links,
+    inside: &Links,
+    there: &File,
+    record: &NetworkRecord,
+) -> anyhow::Result<()> {
+    let name = name::transit(&record.id);
+    let near = match node.find(&name).await? {
+        Some(near) => near,
+        None => {
+            node.add_veth(&name, name::UPLINK, there).await?;
+            node.expect(&name).await?
+        }
+    };
+    sysctl::prepare_transit(&name)?;
+    node.set_alias(&near, &record.id.to_string()).await?;
+    let (near_end, far_end) = (record.transit.near(), record.transit.far());
+    node.set_addresses(near.index, &near_end.addresses())
+        .await?;
+    node.set_up(&near).await?;
+
+    let far = inside.expect(name::UPLINK).await?;
+    inside
+        .set_addresses(far.index, &far_end.addresses())
+        .await?;
+    inside.set_up(&far).await?;
+    for gateway in near_end.addresses() {
+        inside.set_default_route(gateway.addr(), far.index).await?;
+    }
+    Ok(())
+}
+
+/// Called in the network's namespace.
+fn replace_rules(wanted: &Wanted) -> anyhow::Result<()> {
+    let (record, interfaces) = (&wanted.network, &wanted.interfaces);
     let bridge = name::bridge(&record.id);
-    let tables = [
+    firewall::replace(&[
         firewall::network::table(&bridge, &record.spec, record.transit, interfaces),
         firewall::machine::table(interfaces),
-    ];
-    namespace
-        .enter(|| firewall::replace(&tables))
-        .context("rules of the network")
+    ])?;
+    let published = firewall::network::leads(record.transit, interfaces);
+    firewall::conntrack::forget_misled(&published).context("connections")
 }

@@ -1,10 +1,12 @@
 //! Records of what was asked for, one JSON file each, in a folder of `/run`.
 //!
 //! `/run` is a tmpfs: it lives exactly as long as the kernel's own state. A record is written
-//! before the kernel is changed and removed after, so whatever the kernel holds when netd is
-//! killed has a record, and a netd that starts makes or finishes what the records say.
+//! before the kernel is changed, and removed before the kernel's part is. So a netd that starts
+//! makes or finishes what the records say, and removes what no record names. Of a record that
+//! cannot be read, the kernel tells the rest: see [`recovery`](crate::recovery).
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -40,6 +42,9 @@ impl Records {
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                fs::remove_dir_all(self.path(name))
+            }
             other => other,
         }
     }
@@ -52,20 +57,20 @@ impl Records {
         }
     }
 
-    pub fn all<T: DeserializeOwned>(&self) -> io::Result<Vec<T>> {
-        let mut records = Vec::new();
+    /// All records by their names, also those that cannot be read: torn, or of another version.
+    pub fn all<T: DeserializeOwned>(&self) -> io::Result<BTreeMap<String, io::Result<T>>> {
+        let mut records = BTreeMap::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let record = serde_json::from_slice(&fs::read(&path)?);
-            records.push(record.map_err(|error| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("{}: {error}", path.display()),
-                )
-            })?);
+            // What has no name of ours is no record of ours.
+            let Some(name) = path.file_stem().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let record = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+            records.insert(name.to_owned(), record);
         }
         Ok(records)
     }
@@ -90,12 +95,34 @@ mod tests {
         fs::write(folder.path().join("networks/c.next"), "{").unwrap();
 
         let records = Records::open(folder.path().join("networks")).unwrap();
-        let mut all: Vec<i32> = records.all().unwrap();
-        all.sort();
-        assert_eq!(all, [2, 3]);
+        let all = records.all::<i32>().unwrap();
+        let all: Vec<_> = all
+            .iter()
+            .map(|(name, n)| (&**name, *n.as_ref().unwrap()))
+            .collect();
+        assert_eq!(all, [("a", 3), ("b", 2)]);
         assert_eq!(records.read::<i32>("a").unwrap(), Some(3));
         records.remove("a").unwrap();
         records.remove("a").unwrap();
         assert_eq!(records.read::<i32>("a").unwrap(), None);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        records.write("good", &1).unwrap();
+        for (name, bytes) in [
+            ("empty", &b""[..]),
+            ("torn", b"{\"id"),
+            ("garbage", &[0xff; 9]),
+        ] {
+            fs::write(folder.path().join(format!("{name}.json")), bytes).unwrap();
+        }
+        fs::create_dir(folder.path().join("folder.json")).unwrap();
+        let all = records.all::<i32>().unwrap();
+        let readable: Vec<_> = all.iter().filter(|(_, record)| record.is_ok()).collect();
+        assert_eq!((all.len(), readable.len()), (5, 1));
+        assert_eq!(readable[0].0, "good");
     }
 }

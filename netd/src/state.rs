@@ -1,12 +1,18 @@
-//! What netd has been asked for and holds: pure, so that every rule about it is tested here.
+//! What netd has been asked for, and what of it is in force: pure, so that every rule about it is
+//! tested here.
+//!
+//! What was asked for changes at once; the kernel follows. Each change has a number (its
+//! [`Generation`]), and whoever makes the kernel follow tells up to which change it has. A
+//! specification is in force once both did: its network's lane, and the node's own rules.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    ops::Bound,
 };
 
 use ipnet::IpNet;
-use loam_deployment::payload::Protocol;
+use loam_deployment::payload::{Protocol, Publish};
 use loam_node_api::{
     WorkloadId,
     network::{InterfaceId, InterfaceSpec, NetworkError, NetworkSpec},
@@ -16,29 +22,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     firewall::node::Published,
-    gateway,
+    gateway, name,
     transit::{RANGE_V4, RANGE_V6, Transit},
 };
 
 /// Where the uplink's DHCP client listens.
 const DHCP_CLIENT_PORT: u16 = 68;
 
+/// Counts the changes of what is asked for, since netd started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(u64);
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
     pub id: WorkloadId,
     pub spec: NetworkSpec,
     pub transit: Transit,
-    /// Whether the kernel has all of it; never believed of a predecessor.
-    #[serde(skip)]
-    pub made: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceRecord {
     pub id: InterfaceId,
     pub spec: InterfaceSpec,
-    #[serde(skip)]
-    pub made: bool,
 }
 
 impl InterfaceRecord {
@@ -54,13 +59,132 @@ fn first_ipv4(spec: &InterfaceSpec) -> Option<Ipv4Addr> {
     })
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A network as its lane shall make it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub network: NetworkRecord,
+    pub interfaces: Vec<InterfaceRecord>,
+}
+
+#[derive(Debug)]
+struct Held<R> {
+    record: R,
+    /// The change that asked for it.
+    since: Generation,
+    /// Whether the network's lane has it in the kernel; never believed of a predecessor.
+    made: bool,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    interfaces: BTreeSet<InterfaceId>,
+    addresses: BTreeMap<IpAddr, InterfaceId>,
+}
+
+#[derive(Debug, Default)]
 pub struct State {
-    pub networks: BTreeMap<WorkloadId, NetworkRecord>,
-    pub interfaces: BTreeMap<InterfaceId, InterfaceRecord>,
+    generation: Generation,
+    networks: BTreeMap<WorkloadId, Held<NetworkRecord>>,
+    interfaces: BTreeMap<InterfaceId, Held<InterfaceRecord>>,
+    /// Which machines publish, and up to which change the node's rules say so.
+    ports: BTreeMap<(Protocol, u16), InterfaceId>,
+    node_rules: Generation,
+    members: BTreeMap<WorkloadId, Members>,
+    /// By the name of the network's namespace, which alone is known of what no record names.
+    named: BTreeMap<String, WorkloadId>,
+    /// Links that exist, also those of networks that the kernel still has after their deletion.
+    transits: BTreeSet<Transit>,
+    leaving: BTreeMap<String, Transit>,
 }
 
 impl State {
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub fn network(&self, id: &WorkloadId) -> Option<&NetworkRecord> {
+        self.networks.get(id).map(|held| &held.record)
+    }
+
+    pub fn interface(&self, id: &InterfaceId) -> Option<&InterfaceRecord> {
+        self.interfaces.get(id).map(|held| &held.record)
+    }
+
+    /// Networks that the kernel has as they were asked for, behind `after`.
+    pub fn networks_in_force(
+        &self,
+        after: Option<WorkloadId>,
+    ) -> impl Iterator<Item = &NetworkRecord> {
+        let held = self.networks.range(behind(after)).map(|(_, held)| held);
+        held.filter(|held| held.made).map(|held| &held.record)
+    }
+
+    /// Interfaces that are in force in full: tap, rules, addresses, published ports.
+    pub fn interfaces_in_force(
+        &self,
+        after: Option<InterfaceId>,
+    ) -> impl Iterator<Item = &InterfaceRecord> {
+        let held = self.interfaces.range(behind(after)).map(|(_, held)| held);
+        held.filter(|held| self.follows(held))
+            .map(|held| &held.record)
+    }
+
+    pub fn is_in_force(&self, network: &WorkloadId) -> bool {
+        self.networks.get(network).is_some_and(|held| held.made)
+    }
+
+    pub fn is_interface_in_force(&self, id: &InterfaceId, spec: &InterfaceSpec) -> bool {
+        let held = self.interfaces.get(id);
+        held.is_some_and(|held| self.follows(held) && held.record.spec == *spec)
+    }
+
+    /// Whether the kernel follows the interface's record in full.
+    fn follows(&self, held: &Held<InterfaceRecord>) -> bool {
+        held.made && held.since <= self.node_rules
+    }
+
+    /// The names of the networks' namespaces.
+    pub fn namespaces(&self) -> Vec<String> {
+        self.named.keys().cloned().collect()
+    }
+
+    /// What the network's lane shall make; none when nothing shall be left.
+    pub fn wanted(&self, namespace: &str) -> Option<Wanted> {
+        let id = self.named.get(namespace)?;
+        let members = self.members.get(id).into_iter();
+        let interfaces = members.flat_map(|members| &members.interfaces);
+        Some(Wanted {
+            network: self.network(id)?.clone(),
+            interfaces: interfaces
+                .filter_map(|id| self.interface(id))
+                .cloned()
+                .collect(),
+        })
+    }
+
+    pub fn networks(&self) -> Vec<WorkloadId> {
+        self.networks.keys().cloned().collect()
+    }
+
+    pub fn interfaces_of(&self, network: &WorkloadId) -> Vec<InterfaceId> {
+        let members = self.members.get(network).into_iter();
+        members
+            .flat_map(|members| members.interfaces.iter().cloned())
+            .collect()
+    }
+
+    /// Every published port, with the network that it leads to.
+    pub fn published(&self) -> Vec<Published> {
+        let interfaces = self.interfaces.values().map(|held| &held.record);
+        interfaces
+            .filter_map(|record| Some((record, self.network(&record.id.network)?.transit)))
+            .flat_map(|(record, transit)| {
+                let publish = record.spec.publish.iter();
+                publish.map(move |&publish| Published { publish, transit })
+            })
+            .collect()
+    }
+
     /// The record that a network with this specification gets. `uplink` are the subnets and name
     /// servers that its machines must be able to reach outside.
     pub fn admit_network(
@@ -69,22 +193,21 @@ impl State {
         spec: NetworkSpec,
         uplink: &[IpNet],
     ) -> Result<NetworkRecord, NetworkError> {
-        let before = self.networks.get(id);
+        let before = self.network(id);
         // What runs already is not ended because the uplink changed.
         if before.is_none_or(|record| record.spec != spec) {
             refuse_overlap(&spec, uplink)?;
         }
-        let transit = match before {
-            Some(record) => record.transit,
-            None => Transit::free(self.networks.values().map(|record| record.transit))
-                .ok_or(NetworkError::Full)?,
-        };
-        let made = before.is_some_and(|record| record.made && record.spec == spec);
+        let transit = before.map(|record| record.transit);
+        // What is not all gone yet comes back as it was.
+        let transit = transit.or_else(|| self.leaving.get(&name::namespace(id)).copied());
+        let transit = transit
+            .or_else(|| Transit::free(&self.transits))
+            .ok_or(NetworkError::Full)?;
         Ok(NetworkRecord {
             id: id.clone(),
             spec,
             transit,
-            made,
         })
     }
 
@@ -95,114 +218,244 @@ impl State {
         spec: InterfaceSpec,
     ) -> Result<InterfaceRecord, NetworkError> {
         let network = self
-            .networks
-            .get(&id.network)
+            .network(&id.network)
             .ok_or_else(|| NetworkError::NoNetwork(id.network.clone()))?;
-        self.refuse_addresses(id, &spec, &network.spec)?;
-        self.refuse_ports(id, &spec)?;
-        let made = self
-            .interfaces
-            .get(id)
-            .is_some_and(|r| r.made && r.spec == spec);
-        Ok(InterfaceRecord {
+        refuse_foreign_addresses(&spec, network)?;
+        refuse_reserved_ports(&spec)?;
+        let record = InterfaceRecord {
             id: id.clone(),
             spec,
-            made,
-        })
-    }
-
-    fn refuse_addresses(
-        &self,
-        id: &InterfaceId,
-        spec: &InterfaceSpec,
-        network: &NetworkSpec,
-    ) -> Result<(), NetworkError> {
-        let refuse = |address: &IpAddr, why: String| {
-            Err(NetworkError::AddressRefused {
-                address: *address,
-                why,
-            })
         };
-        for address in &spec.addresses {
-            let inside = match address {
-                IpAddr::V4(address) => network.ipv4.contains(address),
-                IpAddr::V6(address) => network.ipv6.is_some_and(|net| net.contains(address)),
-            };
-            if !inside {
-                return refuse(address, format!("it is not in {}", id.network));
-            }
-            if gateway::addresses(network)
-                .iter()
-                .any(|net| net.addr() == *address)
-            {
-                return refuse(address, "it is the gateway's".to_owned());
-            }
-            let holder = self
-                .interfaces_of(&id.network)
-                .into_iter()
-                .find(|other| other.id != *id && other.spec.addresses.contains(address));
-            if let Some(holder) = holder {
-                return refuse(address, format!("{} has it", holder.id.machine));
-            }
-        }
-        Ok(())
+        self.refuse_held(&record)?;
+        Ok(record)
     }
 
-    fn refuse_ports(&self, id: &InterfaceId, spec: &InterfaceSpec) -> Result<(), NetworkError> {
-        if !spec.publish.is_empty() && first_ipv4(spec).is_none() {
-            return Err(NetworkError::NothingToPublish);
-        }
-        for (n, publish) in spec.publish.iter().enumerate() {
-            let port = publish.node_port;
-            let of_node = match publish.protocol {
-                Protocol::Tcp => TENANT_PORT,
-                Protocol::Udp => DHCP_CLIENT_PORT,
-            };
-            if port == of_node || port == 0 {
-                return Err(NetworkError::PortReserved(port));
-            }
-            let same = |other: &loam_deployment::payload::Publish| {
-                (other.protocol, other.node_port) == (publish.protocol, port)
-            };
-            let holder = if spec.publish[..n].iter().any(same) {
-                Some(&id.machine)
-            } else {
-                self.interfaces
-                    .values()
-                    .find(|other| other.id != *id && other.spec.publish.iter().any(same))
-                    .map(|other| &other.id.machine)
-            };
-            if let Some(holder) = holder {
-                return Err(NetworkError::PortTaken {
-                    port,
-                    holder: holder.clone(),
+    /// Refuses what another has, or the same twice. It is free as soon as the other's interface is
+    /// deleted or has been given something else.
+    pub fn refuse_held(&self, record: &InterfaceRecord) -> Result<(), NetworkError> {
+        let addresses = self.members.get(&record.id.network).map(|m| &m.addresses);
+        for address in &record.spec.addresses {
+            let holder = addresses.and_then(|addresses| addresses.get(address));
+            if let Some(holder) = holder.filter(|holder| **holder != record.id) {
+                return Err(NetworkError::AddressRefused {
+                    address: *address,
+                    why: format!("{} has it", holder.machine),
                 });
             }
         }
+        let mut own = BTreeSet::new();
+        for publish in &record.spec.publish {
+            let port = port_of(publish);
+            let holder = self.ports.get(&port);
+            let taken = match holder.filter(|holder| **holder != record.id) {
+                Some(holder) => Some(holder.machine.clone()),
+                None => (!own.insert(port)).then(|| record.id.machine.clone()),
+            };
+            if let Some(holder) = taken {
+                let port = publish.node_port;
+                return Err(NetworkError::PortTaken { port, holder });
+            }
+        }
         Ok(())
     }
 
-    pub fn interfaces_of(&self, network: &WorkloadId) -> Vec<&InterfaceRecord> {
-        self.interfaces
-            .values()
-            .filter(|record| record.id.network == *network)
-            .collect()
+    /// Takes over a record of a predecessor. No two networks share a link, whatever records say.
+    pub fn restore_network(&mut self, mut record: NetworkRecord) {
+        if self.transits.contains(&record.transit) {
+            let Some(free) = Transit::free(&self.transits) else {
+                return;
+            };
+            record.transit = free;
+        }
+        self.put_network(record);
     }
 
-    /// Every published port, with the network that it leads to.
-    pub fn published(&self) -> Vec<Published> {
-        self.interfaces
-            .values()
-            .filter_map(|record| Some((record, self.networks.get(&record.id.network)?.transit)))
-            .flat_map(|(record, transit)| {
-                record
-                    .spec
-                    .publish
-                    .iter()
-                    .map(move |&publish| Published { publish, transit })
-            })
-            .collect()
+    /// Takes over an admitted record.
+    pub fn put_network(&mut self, record: NetworkRecord) {
+        let name = name::namespace(&record.id);
+        self.leaving.remove(&name);
+        self.named.insert(name, record.id.clone());
+        self.transits.insert(record.transit);
+        if self.network(&record.id) == Some(&record) {
+            return;
+        }
+        let since = self.next();
+        let held = Held {
+            record,
+            since,
+            made: false,
+        };
+        self.networks.insert(held.record.id.clone(), held);
     }
+
+    /// Takes over an admitted record.
+    pub fn put_interface(&mut self, record: InterfaceRecord) {
+        if self.interface(&record.id) == Some(&record) {
+            return;
+        }
+        self.remove_interface(&record.id);
+        let id = &record.id;
+        let members = self.members.entry(id.network.clone()).or_default();
+        members.interfaces.insert(id.clone());
+        let addresses = record.spec.addresses.iter();
+        members
+            .addresses
+            .extend(addresses.map(|a| (*a, id.clone())));
+        let ports = record.spec.publish.iter().map(port_of);
+        self.ports.extend(ports.map(|port| (port, id.clone())));
+        let since = self.next();
+        let held = Held {
+            record,
+            since,
+            made: false,
+        };
+        self.interfaces.insert(held.record.id.clone(), held);
+    }
+
+    /// Its addresses and ports are free from now on: every rule set is made from the whole state,
+    /// so none ever names two holders.
+    pub fn remove_interface(&mut self, id: &InterfaceId) {
+        let Some(held) = self.interfaces.remove(id) else {
+            return;
+        };
+        if let Some(members) = self.members.get_mut(&id.network) {
+            members.interfaces.remove(id);
+            for address in &held.record.spec.addresses {
+                members.addresses.remove(address);
+            }
+            if members.interfaces.is_empty() {
+                self.members.remove(&id.network);
+            }
+        }
+        for publish in &held.record.spec.publish {
+            self.ports.remove(&port_of(publish));
+        }
+        self.next();
+    }
+
+    /// With its interfaces. Its link's addresses stay taken until the kernel is [rid of
+    /// it](Self::gone).
+    pub fn remove_network(&mut self, id: &WorkloadId) {
+        for interface in self.interfaces_of(id) {
+            self.remove_interface(&interface);
+        }
+        if let Some(held) = self.networks.remove(id) {
+            let name = name::namespace(id);
+            self.named.remove(&name);
+            self.leaving.insert(name, held.record.transit);
+            self.next();
+        }
+    }
+
+    /// The kernel has something of this namespace's network, of which there is no record.
+    pub fn found(&mut self, namespace: &str, transit: Option<Transit>) {
+        if let Some(transit) = transit.filter(|transit| self.transits.insert(*transit)) {
+            self.leaving.insert(namespace.to_owned(), transit);
+        }
+    }
+
+    /// Nothing of the namespace's network is left in the kernel.
+    pub fn gone(&mut self, namespace: &str) {
+        if let Some(transit) = self.leaving.remove(namespace) {
+            self.transits.remove(&transit);
+        }
+    }
+
+    pub fn is_gone(&self, namespace: &str) -> bool {
+        !self.named.contains_key(namespace) && !self.leaving.contains_key(namespace)
+    }
+
+    /// The network's lane failed as a whole. Its interfaces that were made before are still there.
+    pub fn network_failed(&mut self, id: &WorkloadId) -> bool {
+        let held = self.networks.get_mut(id);
+        held.is_some_and(|held| std::mem::replace(&mut held.made, false))
+    }
+
+    /// The network's lane made what was wanted at `generation`, but for what `failed` says. Returns
+    /// whether more, or less, is made than before.
+    pub fn network_made(
+        &mut self,
+        id: &WorkloadId,
+        generation: Generation,
+        failed: impl Fn(&InterfaceId) -> bool,
+    ) -> bool {
+        let mut changed = false;
+        if let Some(held) = self.networks.get_mut(id)
+            && held.since <= generation
+        {
+            changed |= !std::mem::replace(&mut held.made, true);
+        }
+        for id in self.interfaces_of(id) {
+            if let Some(held) = self.interfaces.get_mut(&id)
+                && held.since <= generation
+            {
+                let made = !failed(&id);
+                changed |= std::mem::replace(&mut held.made, made) != made;
+            }
+        }
+        changed
+    }
+
+    /// The node's rules are those of `generation`.
+    pub fn node_rules_made(&mut self, generation: Generation) {
+        self.node_rules = self.node_rules.max(generation);
+    }
+
+    fn next(&mut self) -> Generation {
+        self.generation.0 += 1;
+        self.generation
+    }
+}
+
+/// The keys behind `after`; all when none is named.
+fn behind<K>(after: Option<K>) -> (Bound<K>, Bound<K>) {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    (from, Bound::Unbounded)
+}
+
+fn port_of(publish: &Publish) -> (Protocol, u16) {
+    (publish.protocol, publish.node_port)
+}
+
+fn refuse_foreign_addresses(
+    spec: &InterfaceSpec,
+    network: &NetworkRecord,
+) -> Result<(), NetworkError> {
+    let gateways = gateway::addresses(&network.spec);
+    for address in &spec.addresses {
+        let inside = match address {
+            IpAddr::V4(address) => network.spec.ipv4.contains(address),
+            IpAddr::V6(address) => network.spec.ipv6.is_some_and(|net| net.contains(address)),
+        };
+        let why = if !inside {
+            format!("it is not in {}", network.id)
+        } else if gateways.iter().any(|net| net.addr() == *address) {
+            "it is the gateway's".to_owned()
+        } else {
+            continue;
+        };
+        return Err(NetworkError::AddressRefused {
+            address: *address,
+            why,
+        });
+    }
+    Ok(())
+}
+
+fn refuse_reserved_ports(spec: &InterfaceSpec) -> Result<(), NetworkError> {
+    if !spec.publish.is_empty() && first_ipv4(spec).is_none() {
+        return Err(NetworkError::NothingToPublish);
+    }
+    for publish in &spec.publish {
+        let of_node = match publish.protocol {
+            Protocol::Tcp => TENANT_PORT,
+            Protocol::Udp => DHCP_CLIENT_PORT,
+        };
+        if publish.node_port == of_node || publish.node_port == 0 {
+            return Err(NetworkError::PortReserved(publish.node_port));
+        }
+    }
+    Ok(())
 }
 
 /// Machines of a network with NAT could not reach what lies outside at their own addresses.
@@ -219,188 +472,4 @@ fn refuse_overlap(spec: &NetworkSpec, uplink: &[IpNet]) -> Result<(), NetworkErr
 }
 
 #[cfg(test)]
-mod tests {
-    use loam_deployment::payload::Publish;
-    use loam_node_api::network::Mac;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn network(ipv4: &str, nat: bool) -> NetworkSpec {
-        let ipv6 = Some("fd00:20::/64".parse().unwrap());
-        NetworkSpec {
-            ipv4: ipv4.parse().unwrap(),
-            ipv6,
-            nat,
-        }
-    }
-
-    fn id(machine: &str, network: &str) -> InterfaceId {
-        InterfaceId {
-            machine: machine.parse().unwrap(),
-            network: network.parse().unwrap(),
-        }
-    }
-
-    fn spec(addresses: &[&str], ports: &[(Protocol, u16)]) -> InterfaceSpec {
-        let publish = |&(protocol, node_port)| Publish {
-            protocol,
-            node_port,
-            machine_port: 80,
-        };
-        InterfaceSpec {
-            mac: Mac([2; 6]),
-            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-            publish: ports.iter().map(publish).collect(),
-        }
-    }
-
-    /// Two tenants with the same subnet, one machine each.
-    fn two_tenants() -> State {
-        let mut state = State::default();
-        for (tenant, port) in [("1", 8001), ("2", 8002)] {
-            let net: WorkloadId = format!("{tenant}.net").parse().unwrap();
-            let record = state
-                .admit_network(&net, network("10.20.0.0/24", true), &[])
-                .unwrap();
-            state.networks.insert(net, record);
-            let id = id(&format!("{tenant}.web"), &format!("{tenant}.net"));
-            let spec = spec(&["10.20.0.2"], &[(Protocol::Tcp, port)]);
-            let record = state.admit_interface(&id, spec).unwrap();
-            state.interfaces.insert(id, record);
-        }
-        state
-    }
-
-    #[test]
-    fn two_tenants_may_have_the_same_subnet_and_address() {
-        let state = two_tenants();
-        let transits: Vec<_> = state
-            .networks
-            .values()
-            .map(|record| record.transit)
-            .collect();
-        assert_ne!(transits[0], transits[1]);
-        let published = state.published();
-        assert_eq!(published.len(), 2);
-        assert_ne!(published[0].transit, published[1].transit);
-    }
-
-    #[test]
-    fn a_port_leads_to_one_machine() {
-        let state = two_tenants();
-        let ask = |machine: &str, ports: &[(Protocol, u16)]| {
-            state.admit_interface(&id(machine, "1.net"), spec(&["10.20.0.9"], ports))
-        };
-        let holder = "2.web".parse().unwrap();
-        assert_eq!(
-            ask("1.new", &[(Protocol::Tcp, 8002)]),
-            Err(NetworkError::PortTaken { port: 8002, holder })
-        );
-        assert!(
-            ask("1.new", &[(Protocol::Udp, 8002)]).is_ok(),
-            "another protocol"
-        );
-        // Its own port it keeps, but not twice.
-        assert!(ask("1.web", &[(Protocol::Tcp, 8001)]).is_ok());
-        assert!(ask("1.web", &[(Protocol::Tcp, 9), (Protocol::Tcp, 9)]).is_err());
-        // Ports of the node.
-        let reserved = Err(NetworkError::PortReserved(TENANT_PORT));
-        assert_eq!(ask("1.new", &[(Protocol::Tcp, TENANT_PORT)]), reserved);
-        assert_eq!(
-            ask("1.new", &[(Protocol::Udp, 68)]),
-            Err(NetworkError::PortReserved(68))
-        );
-        assert_eq!(
-            ask("1.new", &[(Protocol::Tcp, 0)]),
-            Err(NetworkError::PortReserved(0))
-        );
-    }
-
-    #[test]
-    fn addresses_are_of_the_network_and_of_one_machine() {
-        let state = two_tenants();
-        let ask =
-            |addresses: &[&str]| state.admit_interface(&id("1.new", "1.net"), spec(addresses, &[]));
-        assert!(ask(&["10.20.0.3", "fd00:20::3"]).is_ok());
-        for refused in [
-            "10.20.0.1",
-            "10.20.0.2",
-            "10.21.0.3",
-            "fd00:20::1",
-            "fd00:21::3",
-        ] {
-            let address: IpAddr = refused.parse().unwrap();
-            let error = ask(&[refused]).unwrap_err();
-            assert!(
-                matches!(error, NetworkError::AddressRefused { address: a, .. } if a == address),
-                "{refused}: {error}"
-            );
-        }
-        let unknown = state.admit_interface(&id("1.new", "1.other"), spec(&[], &[]));
-        assert_eq!(
-            unknown,
-            Err(NetworkError::NoNetwork("1.other".parse().unwrap()))
-        );
-        let mute = spec(&["fd00:20::3"], &[(Protocol::Tcp, 80)]);
-        let mute = state.admit_interface(&id("1.new", "1.net"), mute);
-        assert_eq!(mute, Err(NetworkError::NothingToPublish));
-    }
-
-    #[test]
-    fn a_subnet_does_not_hide_what_machines_need_outside() {
-        let state = two_tenants();
-        let uplink = [
-            "192.168.1.7/24".parse().unwrap(),
-            "9.9.9.9/32".parse().unwrap(),
-        ];
-        let new: WorkloadId = "3.net".parse().unwrap();
-        let ask = |ipv4, nat| state.admit_network(&new, network(ipv4, nat), &uplink);
-        assert!(ask("10.20.0.0/24", true).is_ok());
-        assert!(ask("192.168.0.0/16", true).is_err());
-        assert!(ask("192.168.1.128/25", true).is_err());
-        assert!(ask("9.0.0.0/8", true).is_err(), "the name server");
-        assert!(ask("192.168.0.0/16", false).is_ok());
-        assert!(ask("198.18.7.0/24", false).is_err(), "the node's own links");
-        // What runs is not refused when the uplink moves to the same subnet.
-        let uplink = ["10.20.0.200/24".parse().unwrap()];
-        let running: WorkloadId = "1.net".parse().unwrap();
-        let before = state.networks[&running].clone();
-        let same = state.admit_network(&running, before.spec.clone(), &uplink);
-        assert_eq!(same, Ok(before));
-    }
-
-    proptest! {
-        /// Whatever is admitted in whatever order, no port leads to two machines, no two
-        /// networks share a link, and no two machines of a network share an address.
-        #[test]
-        fn what_is_admitted_never_collides(
-            requests in prop::collection::vec((0..3u8, 0..4u8, 2..5u8, 80..84u16, any::<bool>()), 0..40)
-        ) {
-            let mut state = State::default();
-            for (net, machine, host, port, tcp) in requests {
-                let network_id: WorkloadId = format!("{net}.net").parse().unwrap();
-                let record =
-                    state.admit_network(&network_id, network("10.20.0.0/24", true), &[]).unwrap();
-                state.networks.insert(network_id, record);
-                let id = id(&format!("{net}.m{machine}"), &format!("{net}.net"));
-                let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
-                let spec = spec(&[&format!("10.20.0.{host}")], &[(protocol, port)]);
-                if let Ok(record) = state.admit_interface(&id, spec) {
-                    state.interfaces.insert(id, record);
-                }
-            }
-            let mut ports: Vec<_> =
-                state.published().iter().map(|p| (p.publish.protocol, p.publish.node_port)).collect();
-            let mut transits: Vec<_> = state.networks.values().map(|r| r.transit).collect();
-            let mut addresses: Vec<_> =
-                state.interfaces.values().map(|r| (&r.id.network, &r.spec.addresses)).collect();
-            ports.sort();
-            transits.sort();
-            addresses.sort();
-            prop_assert!(ports.windows(2).all(|pair| pair[0] != pair[1]));
-            prop_assert!(transits.windows(2).all(|pair| pair[0] != pair[1]));
-            prop_assert!(addresses.windows(2).all(|pair| pair[0] != pair[1]));
-        }
-    }
-}
+mod tests;

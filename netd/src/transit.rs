@@ -1,6 +1,9 @@
 //! Addresses of the links between the node's own namespace and those of networks.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -14,7 +17,21 @@ pub const RANGE_V6: Ipv6Net =
 
 /// Which of the node's transit links a network has: 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u16")]
 pub struct Transit(u16);
+
+/// There is no such link: the first addresses of the range stay unused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("0 is no transit link")]
+pub struct NoTransit;
+
+impl TryFrom<u16> for Transit {
+    type Error = NoTransit;
+
+    fn try_from(number: u16) -> Result<Self, NoTransit> {
+        (number > 0).then_some(Self(number)).ok_or(NoTransit)
+    }
+}
 
 /// One end of a transit link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +45,25 @@ pub const PREFIX_V4: u8 = 31;
 pub const PREFIX_V6: u8 = 127;
 
 impl Transit {
-    /// The lowest that is not `taken`; none when all are.
-    pub fn free(taken: impl IntoIterator<Item = Transit>) -> Option<Self> {
-        let taken: std::collections::BTreeSet<u16> = taken.into_iter().map(|t| t.0).collect();
-        (1..=u16::MAX).find(|n| !taken.contains(n)).map(Self)
+    /// One that is not `taken`; none when all are. Behind the highest first, so that a link that
+    /// was just removed is not taken at once.
+    pub fn free(taken: &BTreeSet<Transit>) -> Option<Self> {
+        let highest = taken.last().map_or(0, |transit| transit.0);
+        if let Some(next) = highest.checked_add(1) {
+            return Some(Self(next));
+        }
+        // All numbers up to a gap are those before it.
+        let mut numbers = (1..=u16::MAX).zip(taken);
+        numbers.find_map(|(n, transit)| (transit.0 != n).then_some(Self(n)))
+    }
+
+    /// Whose near end has this address.
+    pub fn of_near(address: Ipv4Addr) -> Option<Self> {
+        let host = address
+            .to_bits()
+            .checked_sub(RANGE_V4.network().to_bits())?;
+        let transit = Self::try_from(u16::try_from(host / 2).ok()?).ok()?;
+        (transit.near().v4 == address).then_some(transit)
     }
 
     /// The end in the node's own namespace.
@@ -68,10 +100,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_free_link_is_taken() {
-        assert_eq!(Transit::free([]), Some(Transit(1)));
-        assert_eq!(Transit::free([Transit(1), Transit(3)]), Some(Transit(2)));
-        assert_eq!(Transit::free((1..=u16::MAX).map(Transit)), None);
+    fn a_free_link_is_one_that_nobody_has() {
+        let taken = |numbers: &[u16]| numbers.iter().map(|n| Transit(*n)).collect();
+        assert_eq!(Transit::free(&taken(&[])), Some(Transit(1)));
+        assert_eq!(Transit::free(&taken(&[1, 3])), Some(Transit(4)));
+        // At the end of the numbers, the gaps are used.
+        assert_eq!(Transit::free(&taken(&[u16::MAX])), Some(Transit(1)));
+        assert_eq!(Transit::free(&taken(&[1, 3, u16::MAX])), Some(Transit(2)));
+        let all_but_last: BTreeSet<_> = (1..u16::MAX).map(Transit).collect();
+        assert_eq!(Transit::free(&all_but_last), Some(Transit(u16::MAX)));
+        let all: BTreeSet<_> = (1..=u16::MAX).map(Transit).collect();
+        assert_eq!(Transit::free(&all), None);
+    }
+
+    #[test]
+    fn a_link_is_known_by_the_address_of_its_near_end() {
+        for transit in [Transit(1), Transit(2), Transit(300), Transit(u16::MAX)] {
+            assert_eq!(Transit::of_near(transit.near().v4), Some(transit));
+            assert_eq!(Transit::of_near(transit.far().v4), None);
+        }
+        for foreign in ["198.18.0.0", "198.17.255.254", "198.20.0.0", "10.0.0.2"] {
+            assert_eq!(
+                Transit::of_near(foreign.parse().unwrap()),
+                None,
+                "{foreign}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_holds_no_link_that_there_is_not() {
+        assert_eq!(serde_json::from_str::<Transit>("7").unwrap(), Transit(7));
+        assert!(serde_json::from_str::<Transit>("0").is_err());
+        assert!(serde_json::from_str::<Transit>("65536").is_err());
     }
 
     #[test]

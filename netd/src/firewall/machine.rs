@@ -17,13 +17,13 @@ use crate::{name, state::InterfaceRecord};
 const DHCP_SERVER_PORT: u16 = 67;
 const DHCPV6_SERVER_PORT: u16 = 547;
 
-pub fn table(interfaces: &[&InterfaceRecord]) -> Table {
+pub fn table(interfaces: &[InterfaceRecord]) -> Table {
     let doors = interfaces.iter().map(|interface| {
         let tap = name::tap(&interface.id);
         Rule::new().input(&tap).jump(&tap)
     });
     let mut chains = vec![Chain::bridge_prerouting().rules(doors)];
-    chains.extend(interfaces.iter().flat_map(|interface| door(interface)));
+    chains.extend(interfaces.iter().flat_map(door));
     Table {
         family: Family::Bridge,
         chains,

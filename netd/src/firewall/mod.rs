@@ -7,7 +7,7 @@
 //! | [`machine`] | rules at each machine's door: spoofing ends there |
 //! | [`expression`], [`table`] | the language those three are written in |
 //! | [`encode`] | the same as netlink messages |
-//! | [`conntrack`] | forgets connections of ports that are no longer published |
+//! | [`conntrack`] | forgets connections that lead where no rule leads any more |
 //!
 //! Rules are never edited: each change makes the whole table anew from the state and replaces it
 //! in one transaction of the kernel, so no packet ever meets half a rule set.

@@ -1,11 +1,13 @@
 //! The rules of a network's namespace: what is routed between its machines and the node.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use ipnet::IpNet;
+use loam_deployment::payload::Publish;
 use loam_node_api::network::NetworkSpec;
 
 use super::{
+    conntrack::{Leads, Through},
     expression::Rule,
     icmp,
     table::{Chain, Family, Table},
@@ -17,7 +19,7 @@ pub fn table(
     bridge: &str,
     spec: &NetworkSpec,
     transit: Transit,
-    interfaces: &[&InterfaceRecord],
+    interfaces: &[InterfaceRecord],
 ) -> Table {
     Table {
         family: Family::Inet,
@@ -84,20 +86,38 @@ fn forward(bridge: &str, spec: &NetworkSpec) -> Vec<Rule> {
     rules
 }
 
-fn publish(far: Ipv4Addr, interfaces: &[&InterfaceRecord]) -> Vec<Rule> {
-    interfaces
-        .iter()
-        .filter_map(|interface| Some((interface, interface.first_ipv4()?)))
-        .flat_map(|(interface, machine)| {
-            interface.spec.publish.iter().map(move |publish| {
-                Rule::new()
-                    .input(name::UPLINK)
-                    .ipv4()
-                    .destination(IpAddr::V4(far))
-                    .protocol(publish.protocol)
-                    .destination_port(publish.node_port)
-                    .translate_destination(machine, Some(publish.machine_port))
-            })
-        })
-        .collect()
+fn publish(far: Ipv4Addr, interfaces: &[InterfaceRecord]) -> Vec<Rule> {
+    let published = published(interfaces);
+    let rules = published.map(|(publish, machine)| {
+        Rule::new()
+            .input(name::UPLINK)
+            .ipv4()
+            .destination(IpAddr::V4(far))
+            .protocol(publish.protocol)
+            .destination_port(publish.node_port)
+            .translate_destination(machine, Some(publish.machine_port))
+    });
+    rules.collect()
+}
+
+/// Where connections to the network's end of its link lead.
+pub fn leads(transit: Transit, interfaces: &[InterfaceRecord]) -> Leads {
+    let published = published(interfaces);
+    let ports = published.map(|(publish, machine)| {
+        let port = (publish.protocol, publish.node_port);
+        (port, SocketAddrV4::new(machine, publish.machine_port))
+    });
+    Leads {
+        ports: ports.collect(),
+        through: Through::Namespace(transit.far().v4),
+    }
+}
+
+/// The published ports, and the machines' addresses that they lead to.
+fn published(interfaces: &[InterfaceRecord]) -> impl Iterator<Item = (Publish, Ipv4Addr)> {
+    let reachable = interfaces.iter().filter_map(|i| Some((i, i.first_ipv4()?)));
+    reachable.flat_map(|(interface, machine)| {
+        let publish = interface.spec.publish.iter();
+        publish.map(move |publish| (*publish, machine))
+    })
 }

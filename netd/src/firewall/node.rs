@@ -1,12 +1,13 @@
 //! The rules of the node's own namespace.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use loam_deployment::payload::{Protocol, Publish};
 use loam_node_api::path::TENANT_PORT;
 
 use super::{
+    conntrack::{Leads, Through},
     expression::Rule,
     icmp,
     table::{Chain, Family, Table},
@@ -145,4 +146,16 @@ fn publish(published: &[Published]) -> Vec<Rule> {
             .translate_destination(transit.far().v4, None)
     }));
     rules
+}
+
+/// Where connections to the node's ports lead.
+pub fn leads(published: &[Published]) -> Leads {
+    let ports = published.iter().map(|Published { publish, transit }| {
+        let port = (publish.protocol, publish.node_port);
+        (port, SocketAddrV4::new(transit.far().v4, publish.node_port))
+    });
+    Leads {
+        ports: ports.collect(),
+        through: Through::Node,
+    }
 }

@@ -1,13 +1,14 @@
 //! Rules from state, and their encoding, without a kernel.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use loam_deployment::payload::{Protocol, Publish};
 use loam_node_api::network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec};
 
 use super::{
+    conntrack::Through,
     encode::Batch,
-    expression::{Expression, Rule, Verdict},
+    expression::{Comparison, Expression, Rule, Verdict},
     machine, netfilter, network,
     node::{self, Published},
     table::{Chain, Family, Policy, Table},
@@ -25,8 +26,11 @@ fn interface(addresses: &[&str], publish: &[Publish]) -> InterfaceRecord {
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             publish: publish.to_vec(),
         },
-        made: false,
     }
+}
+
+fn transit() -> Transit {
+    Transit::try_from(1).unwrap()
 }
 
 fn chain<'a>(table: &'a Table, name: &str) -> &'a Chain {
@@ -59,6 +63,119 @@ const WEB: Publish = Publish {
     machine_port: 80,
 };
 
+/// A table as text: its chains, and each rule's instructions.
+fn text(table: &Table) -> String {
+    let mut text = format!("{:?}\n", table.family);
+    for chain in &table.chains {
+        text += &match chain.entry {
+            Some(entry) => format!(
+                "{}: {:?} at {:?} {}, else {:?}\n",
+                chain.name, entry.kind, entry.hook, entry.priority, entry.policy
+            ),
+            None => format!("{}:\n", chain.name),
+        };
+        for rule in &chain.rules {
+            let words: Vec<_> = rule.0.iter().map(word).collect();
+            text += &format!("    {}\n", words.join(" "));
+        }
+    }
+    text
+}
+
+fn word(expression: &Expression) -> String {
+    // Names of links are told as they are, all else in hexadecimal digits.
+    let value = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(name) if bytes.iter().all(|b| *b == 0 || b.is_ascii_alphanumeric()) && bytes[0] != 0 => {
+            name.trim_end_matches('\0').to_owned()
+        }
+        _ => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    match expression {
+        Expression::Payload {
+            base,
+            offset,
+            length,
+        } => format!("{base:?}[{offset}+{length}]"),
+        Expression::Meta(key) => format!("{key:?}"),
+        Expression::Conntrack(key) => format!("Conntrack{key:?}"),
+        Expression::DestinationType => "DestinationType".to_owned(),
+        Expression::Mask(mask) => format!("& {}", value(mask)),
+        Expression::Compare(Comparison::Equal, bytes) => format!("== {}", value(bytes)),
+        Expression::Compare(Comparison::NotEqual, bytes) => format!("!= {}", value(bytes)),
+        Expression::Load(register, bytes) => format!("{register:?} := {}", value(bytes)),
+        Expression::DestinationNat { port: true } => "DNAT with port".to_owned(),
+        Expression::DestinationNat { port: false } => "DNAT".to_owned(),
+        Expression::Masquerade => "MASQUERADE".to_owned(),
+        Expression::Verdict(Verdict::Accept) => "ACCEPT".to_owned(),
+        Expression::Verdict(Verdict::Drop) => "DROP".to_owned(),
+        Expression::Verdict(Verdict::Jump(chain)) => format!("JUMP {chain}"),
+    }
+}
+
+/// Every rule that there is, to be read when one is changed.
+#[test]
+fn the_rules_are_these_and_no_others() {
+    let udp = Publish {
+        protocol: Protocol::Udp,
+        node_port: 5300,
+        machine_port: 53,
+    };
+    let published = [WEB, udp].map(|publish| Published {
+        publish,
+        transit: transit(),
+    });
+    let spec = NetworkSpec {
+        ipv4: "10.20.0.0/24".parse().unwrap(),
+        ipv6: Some("fd00:20::/64".parse().unwrap()),
+        nat: true,
+    };
+    let interfaces = [interface(&["10.20.0.2", "fd00:20::2"], &[WEB, udp])];
+    let tables = [
+        (
+            node::table(&published),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/src/firewall/tests/node.txt"),
+        ),
+        (
+            network::table("lb0", &spec, transit(), &interfaces),
+            concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/src/firewall/tests/network.txt"
+            ),
+        ),
+        (
+            machine::table(&interfaces),
+            concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/src/firewall/tests/machine.txt"
+            ),
+        ),
+    ];
+    let mut differ = String::new();
+    for (table, file) in tables {
+        let text = text(&table);
+        if text != std::fs::read_to_string(file).unwrap() {
+            differ += &format!("{file}:\n{text}");
+        }
+    }
+    assert!(differ.is_empty(), "the rules are now\n{differ}");
+}
+
+#[test]
+fn connections_are_led_where_the_rules_lead_them() {
+    let leads = node::leads(&[Published {
+        publish: WEB,
+        transit: transit(),
+    }]);
+    let far = transit().far().v4;
+    let expected = [((Protocol::Tcp, 8080), SocketAddrV4::new(far, 8080))];
+    assert_eq!(leads.ports, expected.into());
+    let record = interface(&["fd00::2", "10.20.0.2"], &[WEB]);
+    let leads = network::leads(transit(), &[record]);
+    let machine = SocketAddrV4::new(Ipv4Addr::new(10, 20, 0, 2), 80);
+    assert_eq!(leads.ports, [((Protocol::Tcp, 8080), machine)].into());
+    assert!(matches!(leads.through, Through::Namespace(address) if address == far));
+}
+
 #[test]
 fn everything_not_named_is_dropped() {
     let spec = NetworkSpec {
@@ -66,11 +183,11 @@ fn everything_not_named_is_dropped() {
         ipv6: None,
         nat: true,
     };
-    let transit = Transit::free([]).unwrap();
+    let transit = transit();
     let tables = [
         node::table(&[]),
         network::table("lb0", &spec, transit, &[]),
-        machine::table(&[&interface(&["10.20.0.2"], &[])]),
+        machine::table(&[interface(&["10.20.0.2"], &[])]),
     ];
     let filters = tables
         .iter()
@@ -85,7 +202,7 @@ fn everything_not_named_is_dropped() {
 
 #[test]
 fn a_published_port_is_translated_twice() {
-    let transit = Transit::free([]).unwrap();
+    let transit = transit();
     let node = node::table(&[Published {
         publish: WEB,
         transit,
@@ -104,7 +221,7 @@ fn a_published_port_is_translated_twice() {
         nat: false,
     };
     let record = interface(&["fd00::2", "10.20.0.2"], &[WEB]);
-    let inside = network::table("lb0", &spec, transit, &[&record]);
+    let inside = network::table("lb0", &spec, transit, &[record]);
     let rule = chain(&inside, "publish").rules.last().unwrap();
     assert!(compares(rule, &8080u16.to_be_bytes()));
     assert!(
@@ -120,7 +237,7 @@ fn a_published_port_is_translated_twice() {
 
 #[test]
 fn without_nat_nothing_is_translated_or_let_out() {
-    let transit = Transit::free([]).unwrap();
+    let transit = transit();
     let count = |nat| {
         let ipv6 = Some("fd00:20::/64".parse().unwrap());
         let spec = NetworkSpec {
@@ -141,7 +258,7 @@ fn without_nat_nothing_is_translated_or_let_out() {
 #[test]
 fn a_door_names_every_address_and_no_other() {
     let record = interface(&["10.20.0.2", "fd00:20::2"], &[]);
-    let table = machine::table(&[&record]);
+    let table = machine::table(std::slice::from_ref(&record));
     let tap = name::tap(&record.id);
     assert_eq!(chain(&table, "machines").rules.len(), 1);
     assert!(ends_with(
@@ -173,7 +290,7 @@ fn a_door_names_every_address_and_no_other() {
 #[test]
 fn a_machine_without_addresses_is_mute() {
     let record = interface(&[], &[]);
-    let table = machine::table(&[&record]);
+    let table = machine::table(std::slice::from_ref(&record));
     let rules = table
         .chains
         .iter()
@@ -188,7 +305,7 @@ fn a_machine_without_addresses_is_mute() {
 
 #[test]
 fn a_batch_is_one_transaction_of_whole_messages() {
-    let transit = Transit::free([]).unwrap();
+    let transit = transit();
     let table = node::table(&[Published {
         publish: WEB,
         transit,

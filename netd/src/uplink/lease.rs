@@ -8,8 +8,9 @@ use std::{
 use futures::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::{
+    AddressFamily,
     address::{AddressAttribute, AddressMessage, AddressProtocol, CacheInfo},
-    route::{RouteAttribute, RouteProtocol},
+    route::{RouteAttribute, RouteMessage, RouteProtocol},
 };
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
@@ -118,7 +119,10 @@ async fn set_default_route(
 
 async fn delete_default_routes(links: &Links, link: u32) -> anyhow::Result<()> {
     let routes = links.handle().route();
-    let all = routes.get(RouteMessageBuilder::<Ipv4Addr>::new().build());
+    // Nothing but the family, as all else would be a filter.
+    let mut ipv4 = RouteMessage::default();
+    ipv4.header.address_family = AddressFamily::Inet;
+    let all = routes.get(ipv4);
     let all: Vec<_> = all.execute().try_collect().await.map_err(io_error)?;
     for route in all {
         let ours = route.header.protocol == RouteProtocol::Dhcp

@@ -21,6 +21,7 @@ pub mod physical;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -29,16 +30,20 @@ use futures::StreamExt;
 use ipnet::IpNet;
 use lease::{Lease, LeaseRecord};
 use loam_node_api::{network::Uplink, page::Changes};
-use netlink_packet_route::address::AddressScope;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{RouteNetlinkMessage, address::AddressScope, link::LinkAttribute};
 use physical::Physical;
 use rtnetlink::MulticastGroup;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::AbortHandle,
+    time,
 };
 
 use crate::{
+    apart::{apart, block_on},
     link::{self, Link, Links},
+    name::TRANSIT_PREFIX,
     record::Records,
     sysctl,
 };
@@ -52,6 +57,46 @@ impl UplinkView {
     pub fn read(&self) -> Uplink {
         self.0.borrow().clone()
     }
+}
+
+/// The uplink on its thread.
+#[derive(Debug)]
+pub struct Started<F> {
+    pub view: UplinkView,
+    /// Ends with an error only.
+    pub ended: F,
+}
+
+/// Adopts what a predecessor left, on a thread of its own. Links come up and leases are asked for
+/// once `rules` says that packets are judged.
+pub async fn start(
+    records: Records,
+    physical: Physical,
+    changes: Changes,
+    rules: oneshot::Receiver<()>,
+) -> anyhow::Result<Started<impl Future<Output = anyhow::Result<()>>>> {
+    let (adopted, ready) = oneshot::channel();
+    let work = move || {
+        block_on(async {
+            let task = UplinkTask::new(records, physical, changes).await?;
+            // Nobody waits any more: netd ends.
+            let _ = adopted.send(task.view());
+            rules.await.context("netd ends")?;
+            task.run().await
+        })
+    };
+    let mut ended = Box::pin(apart(work));
+    let view = tokio::select! {
+        view = ready => view,
+        outcome = &mut ended => {
+            outcome.context("uplink")?;
+            anyhow::bail!("the uplink ended");
+        }
+    };
+    Ok(Started {
+        view: view.context("uplink")?,
+        ended: async { ended.await.context("uplink") },
+    })
 }
 
 /// Asks the kernel.
@@ -114,12 +159,17 @@ pub struct UplinkTask {
     changes: Changes,
     records: Records,
     election: Election,
+    /// Indices of the physical links when last looked at.
+    physical: BTreeSet<u32>,
     /// Names of the links that had a carrier when last looked at.
     plugged: BTreeSet<String>,
     clients: BTreeMap<u32, AbortHandle>,
     events: mpsc::Sender<(u32, dhcp::Outcome)>,
     outcomes: mpsc::Receiver<(u32, dhcp::Outcome)>,
 }
+
+/// When to look again at what the kernel did not tell.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The name of the one record.
 const LEASE: &str = "lease";
@@ -160,6 +210,7 @@ impl UplinkTask {
             changes,
             records,
             election,
+            physical: BTreeSet::new(),
             plugged: BTreeSet::new(),
             clients: BTreeMap::new(),
             events,
@@ -182,19 +233,25 @@ impl UplinkTask {
             rtnetlink::new_multicast_connection(&groups).context("notices about links")?;
         let connection = tokio::spawn(connection);
         // After the subscription, so that nothing falls between.
-        self.look_at_links().await?;
-        self.show().await;
+        let mut unsure = !self.look().await;
         loop {
             tokio::select! {
                 notice = notices.next() => {
-                    if notice.is_none() {
+                    let Some((notice, _)) = notice else {
                         connection.abort();
                         anyhow::bail!("the kernel's notices about links ended");
-                    }
+                    };
+                    let mut concerns = self.concerns(&notice);
                     // A burst is looked at once.
-                    while notices.try_recv().is_ok() {}
-                    self.look_at_links().await?;
+                    while let Ok((notice, _)) = notices.try_recv() {
+                        concerns |= self.concerns(&notice);
+                    }
+                    if !concerns {
+                        continue;
+                    }
+                    unsure = !self.look().await;
                 }
+                () = time::sleep(AGAIN), if unsure => unsure = !self.look().await,
                 Some((link, outcome)) = self.outcomes.recv() => match outcome {
                     dhcp::Outcome::Leased(lease) => {
                         let actions = self.election.on(Event::Leased(link));
@@ -206,18 +263,49 @@ impl UplinkTask {
                     }
                 }
             }
-            self.show().await;
+        }
+    }
+
+    /// Whether all could be looked at. What could not is looked at again, and the last view stands.
+    async fn look(&mut self) -> bool {
+        let looked = async {
+            self.look_at_links().await?;
+            self.show().await
+        };
+        match looked.await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("the uplink cannot be looked at: {error:#}");
+                false
+            }
+        }
+    }
+
+    /// Whether the notice is about anything but the links to networks, which come and go by hundreds
+    /// and are none of ours.
+    fn concerns(&self, notice: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+        let NetlinkPayload::InnerMessage(message) = &notice.payload else {
+            // Notices were lost.
+            return true;
+        };
+        match message {
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+                let transit = |attribute: &LinkAttribute| match attribute {
+                    LinkAttribute::IfName(name) => name.starts_with(TRANSIT_PREFIX),
+                    _ => false,
+                };
+                !link.attributes.iter().any(transit)
+            }
+            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+                self.physical.contains(&address.header.index)
+            }
+            _ => true,
         }
     }
 
     /// Tells those who ask what the uplink is now.
-    async fn show(&self) {
-        // Empty when the kernel does not answer: then nothing else works either.
-        let now = self.kernel.uplink(self.lease.as_ref()).await;
-        let now = now.unwrap_or_else(|error| {
-            tracing::error!("the uplink cannot be read: {error:#}");
-            Uplink::default()
-        });
+    async fn show(&self) -> anyhow::Result<()> {
+        let now = self.kernel.uplink(self.lease.as_ref()).await?;
         let changed = self.shown.send_if_modified(|shown| {
             let differs = *shown != now;
             *shown = now;
@@ -226,6 +314,7 @@ impl UplinkTask {
         if changed {
             self.changes.note();
         }
+        Ok(())
     }
 
     async fn look_at_links(&mut self) -> anyhow::Result<()> {
@@ -234,11 +323,12 @@ impl UplinkTask {
             .into_iter()
             .filter(|l| self.kernel.physical.is(l))
             .collect();
+        self.physical = links.iter().map(|link| link.index).collect();
         for link in links.iter().filter(|link| !link.up) {
             // A link that refuses is no reason to leave the others.
             let up = async {
                 sysctl::prepare_uplink(&link.name)?;
-                self.kernel.links.set_up(link.index).await
+                self.kernel.links.set_up(link).await
             };
             match up.await {
                 Ok(()) => tracing::info!(link = link.name, "up"),
@@ -335,7 +425,7 @@ impl UplinkTask {
         self.records
             .publish(RESOLV_CONF, &resolv_conf(&record.lease.dns))?;
         lease::apply(&self.kernel.links, index, &record.lease).await?;
-        self.show().await;
+        self.show().await?;
         if before.as_ref() != Some(&record) {
             tracing::info!(link = record.link, address = %record.lease.address,
                 router = ?record.lease.router, dns = ?record.lease.dns, "leased");
@@ -347,7 +437,7 @@ impl UplinkTask {
         let held = self.lease.take();
         lease::withdraw(&self.kernel.links, index).await?;
         self.records.remove(LEASE)?;
-        self.show().await;
+        self.show().await?;
         if let Some(record) = held {
             tracing::warn!(link = record.link, address = %record.lease.address, "lease lost");
         }

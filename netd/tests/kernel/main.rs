@@ -9,10 +9,14 @@
 mod dhcp_server;
 mod frame;
 mod host;
+mod killed;
 mod machine;
 mod netd;
+mod nft;
 mod restart;
+mod scale;
 mod spoofing;
 mod tenants;
+mod trouble;
 mod uplink;
 mod world;

@@ -14,6 +14,7 @@ use loam_node_api::{
     network::{
         Interface, InterfaceId, InterfaceSpec, Mac, NetworkError, NetworkServiceClient, NetworkSpec,
     },
+    page::Revision,
     path::NETD_SOCKET,
     transport,
 };
@@ -95,7 +96,7 @@ impl Drop for Netd {
 #[derive(Clone)]
 pub struct Client(pub NetworkServiceClient);
 
-fn patient() -> context::Context {
+pub fn patient() -> context::Context {
     let mut context = context::current();
     context.deadline = std::time::Instant::now() + LIMIT;
     context
@@ -104,6 +105,20 @@ fn patient() -> context::Context {
 impl Client {
     pub fn uplink(&self, world: &World) -> loam_node_api::network::Uplink {
         world.wait(self.0.uplink(patient())).unwrap()
+    }
+
+    pub fn changes(&self, world: &World) -> Revision {
+        let none = Revision::default();
+        world.wait(self.0.changes(patient(), none)).unwrap()
+    }
+
+    /// Waits until `done`, looking at each change since `seen`.
+    pub fn wait_for(&self, world: &World, mut seen: Revision, done: impl Fn(&Self) -> bool) {
+        while !done(self) {
+            let now = world.wait(self.0.changes(patient(), seen)).unwrap();
+            assert_ne!(now, seen, "nothing changes any more");
+            seen = now;
+        }
     }
 
     pub fn network(&self, world: &World, id: &str, spec: NetworkSpec) -> Result<(), NetworkError> {
