@@ -9,6 +9,7 @@ use loam_chain::{
     writer::{GridWriter, WriterOptions},
 };
 use loam_deployment::{ChainContext, FarmId};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 use xtask::{
     oci::{self, Image},
@@ -16,7 +17,7 @@ use xtask::{
     registry::Registry,
 };
 
-use crate::tenant::Tenant;
+use crate::{folder, tenant::Tenant};
 
 #[derive(Debug)]
 pub struct Grid {
@@ -35,7 +36,10 @@ impl Grid {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let chain = runtime.block_on(LocalChain::start(LocalChainOptions::default()))?;
+        let chain = runtime.block_on(LocalChain::start(LocalChainOptions {
+            folder: Some(folder::new("chain")?),
+            ..LocalChainOptions::default()
+        }))?;
         let reader = EndpointReader::new(&chain.config())?;
         let registry = Registry::start(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
         let hello = std::env::var_os("LOAM_HELLO")
@@ -90,20 +94,17 @@ impl Grid {
 
     /// Stops the chain from answering, until [`Grid::wake_chain`].
     pub fn silence_chain(&self) -> anyhow::Result<()> {
-        self.signal_chain(rustix_signal::STOP)
+        self.signal_chain(Signal::STOP)
     }
 
     pub fn wake_chain(&self) -> anyhow::Result<()> {
-        self.signal_chain(rustix_signal::CONT)
+        self.signal_chain(Signal::CONT)
     }
 
-    fn signal_chain(&self, signal: i32) -> anyhow::Result<()> {
-        let status = std::process::Command::new("kill")
-            .arg(format!("-{signal}"))
-            .arg(self.chain.pid().to_string())
-            .status()?;
-        anyhow::ensure!(status.success(), "anvil cannot be signalled");
-        Ok(())
+    fn signal_chain(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.chain.pid())?;
+        let pid = Pid::from_raw(pid).context("anvil has no number")?;
+        kill_process(pid, signal).context("anvil cannot be signalled")
     }
 
     pub(crate) fn latest_nodes(&self) -> anyhow::Result<Vec<loam_chain::NodeRecord>> {
@@ -112,12 +113,6 @@ impl Grid {
             Ok(self.reader.nodes(latest).await?)
         })
     }
-}
-
-/// Numbers of signal(7) on x86-64.
-mod rustix_signal {
-    pub const STOP: i32 = 19;
-    pub const CONT: i32 = 18;
 }
 
 /// A funded account is not needed: the local chain has no gas price.

@@ -9,12 +9,16 @@
 //! | [`grid`] | a chain of its own with a farm, and the demo's image in a registry |
 //! | [`tenant`] | someone who deploys: valid deployments, and any bytes |
 //! | [`node`] | a node in QEMU: boot, cut its power, look into it, break its daemons |
+//! | [`shared`] | one node for cases that do not break it |
+//! | [`folder`] | where its files are |
 //! | [`http`] | the few requests that cases make of the demo's web server |
 //!
 //! The cases are in `cases/`; `cargo xtask test` builds what they need and runs them.
 
+pub mod folder;
 pub mod grid;
 pub mod http;
 pub mod node;
+pub mod shared;
 pub mod tenant;
 pub mod wait;

@@ -3,24 +3,21 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, bail};
 use loam_chain::NodeRecord;
 use loam_node_api::debug::{DebugRequest, DebugResponse};
-use tempfile::TempDir;
 use xtask::qemu::{Disk, Node as Machine, NodeConfig, WatchdogAction};
 
 use crate::{
+    folder,
     grid::Grid,
     wait::{LIMIT, wait_for},
 };
 
 /// Lines of a console shown when a case fails.
 const LAST_LINES: usize = 80;
-
-static NODES: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -57,9 +54,7 @@ pub struct Node<'a> {
     config: NodeConfig,
     /// None while its power is cut.
     machine: Option<Machine>,
-    folder: TempDir,
     record: Option<NodeRecord>,
-    number: u32,
 }
 
 impl<'a> Node<'a> {
@@ -68,14 +63,12 @@ impl<'a> Node<'a> {
         let image = std::env::var_os("LOAM_IMAGE")
             .context("LOAM_IMAGE does not name the image; run `cargo xtask test`")?;
         let known = grid.latest_nodes()?;
-        let folder = tempfile::tempdir()?;
-        let mut config = NodeConfig::new(folder.path().join("node"), image)
+        let mut config = NodeConfig::new(folder::new("node")?, image)
             .memory_mib(options.memory_mib)
             .cpus(1)
             .slots(options.slots)
             .grid(grid.node_config()?)
             .debug_port();
-        std::fs::create_dir_all(config.folder())?;
         for (index, source) in options.full_disks.iter().enumerate() {
             let name = format!("full{index}");
             std::fs::copy(source, config.disk_file(&name))?;
@@ -91,14 +84,11 @@ impl<'a> Node<'a> {
             config = config.watchdog(action);
         }
         let machine = config.start()?;
-        let number = NODES.fetch_add(1, Ordering::Relaxed);
         let mut node = Self {
             _grid: grid,
             config,
             machine: Some(machine),
-            folder,
             record: None,
-            number,
         };
         node.record = Some(wait_for("the node to register", || {
             node.qemu()?.check_on()?;
@@ -116,7 +106,7 @@ impl<'a> Node<'a> {
     }
 
     /// The address on this machine that leads to TCP port `port` of the node, from now on.
-    pub fn forward(&self, port: u16) -> anyhow::Result<SocketAddr> {
+    pub fn forward(&mut self, port: u16) -> anyhow::Result<SocketAddr> {
         let host = self.qemu()?.forward(port)?;
         Ok((Ipv4Addr::LOCALHOST, host).into())
     }
@@ -214,13 +204,13 @@ impl<'a> Node<'a> {
     }
 
     fn show(&self, machine: &Machine) {
-        let number = self.number;
+        let files = self.folder().display();
         eprintln!(
-            "── log of node {number}\n{}",
+            "── log, the end of {files}/logs.jsonl\n{}",
             machine.logs().tail(LAST_LINES)
         );
         eprintln!(
-            "── screen of node {number}\n{}\n──",
+            "── screen, the end of {files}/console.log\n{}\n──",
             machine.console().tail(LAST_LINES)
         );
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use xtask::check::Wanted;
 use xtask::image::packages::Gone;
 use xtask::qemu::accel::Choice;
 use xtask::qemu::{Disk, NodeConfig};
@@ -70,6 +71,17 @@ enum Command {
         /// Run one step alone.
         #[arg(long, value_name = "STEP", value_parser = PossibleValuesParser::new(check::KEYS))]
         only: Option<String>,
+        /// Run the cases with NAME in their names alone, each on a node of its own.
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "all"])]
+        case: Option<String>,
+        /// Run the slow tests too, but nothing that has passed with the same bytes before.
+        ///
+        /// It ends after 100 minutes at the latest; the same command goes on where it ended.
+        #[arg(long)]
+        all: bool,
+        /// Print the names of the cases.
+        #[arg(long, conflicts_with_all = ["only", "case", "all"])]
+        list: bool,
     },
 }
 
@@ -116,7 +128,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
-        Command::Setup => setup::run(),
+        Command::Setup => setup::for_tests(),
         Command::Image {
             update_lock: true, ..
         } => image::relock::update(),
@@ -132,7 +144,17 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Up { keep, .. } => up::run(keep),
         Command::Down => up::down(),
         Command::Bench => bench::run(),
-        Command::Test { only } => check::run(only.as_deref()),
+        Command::Test {
+            only,
+            case,
+            all,
+            list,
+        } => check::run(&Wanted {
+            only,
+            case,
+            all,
+            list,
+        }),
     }
 }
 

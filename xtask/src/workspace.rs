@@ -19,20 +19,30 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The cargo that runs us, on this workspace, free of what the outer cargo put in our environment
-/// for this package alone.
+/// The cargo that runs us, on this workspace.
 pub fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut cargo = Command::new(program);
-    cargo.current_dir(root()).env("CARGO_TARGET_DIR", target());
-    for (name, _) in env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
+    tool(program.as_ref())
+}
+
+/// A program that builds or tests this workspace, free of what the outer cargo put in our
+/// environment for this package alone.
+pub fn tool(program: &Path) -> Command {
+    let mut tool = Command::new(program);
+    tool.current_dir(root()).env("CARGO_TARGET_DIR", target());
+    for (name, value) in env::vars_os() {
+        let text = name.to_string_lossy();
         // Build scripts of dependencies watch some of these, and would rebuild for nothing.
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-            cargo.env_remove(name);
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            tool.env_remove(name);
+        } else if text == "LOAM_CACHE" && !value.is_empty() {
+            // A relative one is ours: tests run in their packages' folders.
+            if let Ok(absolute) = std::path::absolute(&value) {
+                tool.env(name, absolute);
+            }
         }
     }
-    cargo
+    tool
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! `cargo xtask setup`: what this machine lacks, why it is needed, and its installation.
 
 mod apt;
+mod nextest;
 mod npm;
 
-use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 
 /// Installs what is missing. Says so in one line when nothing is.
 pub fn run() -> Result<()> {
@@ -25,4 +28,18 @@ pub fn run() -> Result<()> {
     }
     apt::install(&packages)?;
     npm::install(&tools)
+}
+
+/// [`run`], and what only the tests need.
+pub fn for_tests() -> Result<()> {
+    run()?;
+    if nextest::find()?.is_none() {
+        nextest::install()?;
+    }
+    Ok(())
+}
+
+/// Where `cargo-nextest` is.
+pub fn nextest() -> Result<PathBuf> {
+    nextest::find()?.context("cargo-nextest is missing: run `cargo xtask setup`")
 }
