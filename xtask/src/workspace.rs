@@ -35,14 +35,17 @@ pub fn tool(program: &Path) -> Command {
         // Build scripts of dependencies watch some of these, and would rebuild for nothing.
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
             tool.env_remove(name);
-        } else if text == "LOAM_CACHE" && !value.is_empty() {
-            // A relative one is ours: tests run in their packages' folders.
-            if let Ok(absolute) = std::path::absolute(&value) {
-                tool.env(name, absolute);
-            }
+        } else if text == "LOAM_CACHE" {
+            tool.env(name, absolute(value));
         }
     }
     tool
+}
+
+/// A relative folder is one of ours: cargo runs tests in the folders of their packages.
+fn absolute(folder: OsString) -> OsString {
+    // None is made of an empty one, which stands for no folder.
+    std::path::absolute(&folder).map_or(folder, PathBuf::into_os_string)
 }
 
 #[cfg(test)]
@@ -71,6 +74,14 @@ mod tests {
         crates
             .map(|(name, features)| (name.to_owned(), features.replace(" (*)", "")))
             .collect()
+    }
+
+    #[test]
+    fn a_relative_cache_is_the_same_for_tests() {
+        let here = env::current_dir().unwrap();
+        assert_eq!(absolute("c".into()), here.join("c").as_os_str());
+        assert_eq!(absolute("/c".into()), "/c");
+        assert_eq!(absolute(OsString::new()), "");
     }
 
     /// Else cargo builds a crate, and all above it, for `cargo xtask` and once more for the tests.

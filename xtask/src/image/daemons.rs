@@ -3,8 +3,10 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal};
 
 use super::programs::Linkage;
 use crate::workspace;
@@ -23,11 +25,15 @@ pub fn folder() -> PathBuf {
 
 /// Builds the packages in release and returns the folder with their binaries.
 pub fn build(packages: &[&str]) -> Result<PathBuf> {
-    build_telling(packages, |_| {})
+    build_telling(packages, |_| {}, &AtomicBool::new(false))
 }
 
-/// The same; `progress` hears what cargo is busy with.
-pub fn build_telling(packages: &[&str], progress: impl Fn(&str)) -> Result<PathBuf> {
+/// The same; `progress` hears what cargo is busy with. It ends soon after `in_vain` has been set.
+pub fn build_telling(
+    packages: &[&str],
+    progress: impl Fn(&str),
+    in_vain: &AtomicBool,
+) -> Result<PathBuf> {
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--release", "--locked", "--target", TARGET]);
     for package in packages.iter().chain(&BESIDE) {
@@ -48,6 +54,12 @@ pub fn build_telling(packages: &[&str], progress: impl Fn(&str)) -> Result<PathB
         .flat_map(|out| BufReader::new(out).lines())
     {
         let line = line.context("reading what cargo says")?;
+        if in_vain.load(Ordering::Relaxed) {
+            // So that cargo ends its compilers.
+            rustix::process::kill_process(Pid::from_child(&child), Signal::TERM)?;
+            child.wait()?;
+            bail!("stopped, since another part of the image failed");
+        }
         if is_progress(&line) {
             progress(line.trim());
         } else {

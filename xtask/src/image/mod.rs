@@ -20,6 +20,7 @@ pub mod tree;
 pub mod uki;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result};
@@ -75,28 +76,34 @@ pub fn build_from(gone: Gone) -> Result<Image> {
         lock.get(&debian.package)?;
     }
     let stages = Stages::new(folder().join("stages"))?;
+    let in_vain = AtomicBool::new(false);
     thread::scope(|scope| {
         let ours = scope.spawn(|| {
             phase::run("our programs", |phase| {
-                Ok::<_, anyhow::Error>((build_ours(&spec, phase)?, String::new()))
+                Ok::<_, anyhow::Error>((build_ours(&spec, phase, &in_vain)?, String::new()))
             })
         });
         let debian = scope.spawn(|| {
-            let lock = phase::run("packages", |phase| {
-                packages::ready(&spec, lock, gone, phase)
-            })?;
-            let builder = Builder {
-                spec: &spec,
-                lock,
-                stages: &stages,
-            };
-            let debian = builder.debian()?;
-            Ok::<_, anyhow::Error>((builder, debian))
+            let debian = from_debian(&spec, lock, gone, &stages);
+            in_vain.store(debian.is_err(), Ordering::Relaxed);
+            debian
         });
         let (debian, ours) = (joined_thread(debian), joined_thread(ours));
         let (builder, debian) = debian?;
         builder.build(debian, &ours?)
     })
+}
+
+fn from_debian<'a>(
+    spec: &'a Spec,
+    lock: Lock,
+    gone: Gone,
+    stages: &'a Stages,
+) -> Result<(Builder<'a>, Debian)> {
+    let lock = phase::run("packages", |phase| packages::ready(spec, lock, gone, phase))?;
+    let builder = Builder { spec, lock, stages };
+    let debian = builder.debian()?;
+    Ok((builder, debian))
 }
 
 struct Builder<'a> {
@@ -346,11 +353,11 @@ impl Builder<'_> {
     }
 }
 
-fn build_ours(spec: &Spec, phase: &phase::Phase) -> Result<PathBuf> {
+fn build_ours(spec: &Spec, phase: &phase::Phase, in_vain: &AtomicBool) -> Result<PathBuf> {
     let mut packages: Vec<&str> = spec.ours.iter().map(|ours| ours.package.as_str()).collect();
     packages.sort_unstable();
     packages.dedup();
-    daemons::build_telling(&packages, |line| phase.note(line))
+    daemons::build_telling(&packages, |line| phase.note(line), in_vain)
 }
 
 /// What a thread gave; its panic becomes ours.
