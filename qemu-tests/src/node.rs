@@ -13,7 +13,7 @@ use xtask::qemu::{Disk, Node as Machine, NodeConfig, WatchdogAction};
 use crate::{
     folder,
     grid::Grid,
-    wait::{LIMIT, wait_for},
+    wait::{LIMIT, Watched, wait_for},
 };
 
 /// Lines of a console shown when a case fails.
@@ -54,6 +54,7 @@ pub struct Node<'a> {
     config: NodeConfig,
     /// None while its power is cut.
     machine: Option<Machine>,
+    watched: Option<Watched>,
     record: Option<NodeRecord>,
 }
 
@@ -83,13 +84,14 @@ impl<'a> Node<'a> {
         if let Some(action) = options.watchdog {
             config = config.watchdog(action);
         }
-        let machine = config.start()?;
         let mut node = Self {
             _grid: grid,
             config,
-            machine: Some(machine),
+            machine: None,
+            watched: None,
             record: None,
         };
+        node.switch_on()?;
         node.record = Some(wait_for("the node to register", || {
             node.qemu()?.check_on()?;
             let nodes = grid.latest_nodes()?;
@@ -113,6 +115,7 @@ impl<'a> Node<'a> {
 
     /// Pulls the power plug.
     pub fn cut_power(&mut self) {
+        self.watched = None;
         if let Some(machine) = self.machine.take() {
             machine.kill();
         }
@@ -129,7 +132,9 @@ impl<'a> Node<'a> {
 
     /// Switches it on again, with the disks as they are.
     pub fn switch_on(&mut self) -> anyhow::Result<()> {
-        self.machine = Some(self.config.start()?);
+        let machine = self.config.start()?;
+        self.watched = Some(Watched::new(machine.crash()));
+        self.machine = Some(machine);
         Ok(())
     }
 

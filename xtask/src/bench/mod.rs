@@ -165,7 +165,11 @@ impl Bench {
         let image = oci::hello_image(probe)?;
         registry.add("hello", &image);
         let seen = format!("{}:{}", qemu::HOST, registry.address().port());
-        let deployed = up::deploy(&self.grid.tenant, &image.reference(&seen, "hello"))?;
+        let deployed = up::deploy(
+            &self.grid.tenant,
+            &self.node,
+            &image.reference(&seen, "hello"),
+        )?;
         let guest = guest_probed(&self.grid.tenant, deployed.contract)?;
         // The report that the tenant saw is logged once the node knows that it is in a block.
         self.wait_silent()?;

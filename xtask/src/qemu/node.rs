@@ -134,7 +134,7 @@ impl Node {
     pub fn wait_off(&self, limit: Duration) -> Result<()> {
         match self.process.wait(limit) {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(self.ended(status)),
+            Some(status) => Err(ended(&self.folder, status)),
             None => bail!(
                 "the node is still on; its console:\n{}",
                 self.transcript.tail(20)
@@ -145,15 +145,19 @@ impl Node {
     /// An error once QEMU has ended, however it did: with its status and its last words.
     pub fn check_on(&self) -> Result<()> {
         match self.process.wait(Duration::ZERO) {
-            Some(status) => Err(self.ended(status)),
+            Some(status) => Err(ended(&self.folder, status)),
             None => Ok(()),
         }
     }
 
-    fn ended(&self, status: ExitStatus) -> anyhow::Error {
-        let said = complaints(&self.folder);
-        let said = if said.is_empty() { "nothing" } else { &said };
-        anyhow::anyhow!("QEMU ended with {status}; it said: {said}")
+    /// For whoever waits for something else: an error once QEMU has crashed. A node that switched
+    /// itself off is none.
+    pub fn crash(&self) -> impl Fn() -> Result<()> + Send + 'static {
+        let (exit, folder) = (self.process.exit(), self.folder.clone());
+        move || match exit.wait(Duration::ZERO) {
+            Some(status) if !status.success() => Err(ended(&folder, status)),
+            _ => Ok(()),
+        }
     }
 
     /// Pulls the power plug.
@@ -173,6 +177,12 @@ fn forwarded(connections: &str, port: u16) -> Option<u16> {
             _ => None,
         }
     })
+}
+
+fn ended(folder: &Path, status: ExitStatus) -> anyhow::Error {
+    let said = complaints(folder);
+    let said = if said.is_empty() { "nothing" } else { &said };
+    anyhow::anyhow!("QEMU ended with {status}; it said: {said}")
 }
 
 /// QEMU's last words. They only explain a failure that is told anyway.
@@ -266,12 +276,15 @@ mod tests {
     fn tells_how_qemu_ended() {
         let folder = tempfile::tempdir().unwrap();
         let node = standing(folder.path(), |config| config);
+        let crash = node.crash();
         node.check_on().unwrap();
+        crash().unwrap();
         fs::write(node.folder.join(COMPLAINTS), "out of luck\n").unwrap();
         node.process.kill();
         for error in [
             node.check_on().unwrap_err(),
             node.wait_off(LONG).unwrap_err(),
+            crash().unwrap_err(),
         ] {
             let said = error.to_string();
             assert!(

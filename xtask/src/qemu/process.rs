@@ -15,8 +15,12 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 pub struct Process {
     /// Names the process even after its number has been given to another.
     pidfd: OwnedFd,
-    exit: Arc<(Mutex<Option<ExitStatus>>, Condvar)>,
+    exit: Exit,
 }
+
+/// How a process ended, once it has. Clones outlive the [`Process`].
+#[derive(Debug, Clone, Default)]
+pub struct Exit(Arc<(Mutex<Option<ExitStatus>>, Condvar)>);
 
 impl Process {
     /// Starts `command` with `handed` open under their present numbers.
@@ -35,9 +39,9 @@ impl Process {
                 Ok(())
             });
         }
-        let exit = Arc::new((Mutex::new(None), Condvar::new()));
+        let exit = Exit::default();
         let (started, start) = mpsc::channel();
-        let announce = Arc::clone(&exit);
+        let announce = exit.clone();
         // The death signal comes when the thread that forked ends, so that thread waits for the
         // child and ends with it, or with us.
         thread::Builder::new().name("child".into()).spawn(move || {
@@ -52,8 +56,8 @@ impl Process {
             };
             let _ = started.send(Ok(pidfd));
             if let Ok(status) = child.wait() {
-                *announce.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
-                announce.1.notify_all();
+                *announce.lock() = Some(status);
+                announce.0.1.notify_all();
             }
         })?;
         let pidfd = start.recv().map_err(io::Error::other)??;
@@ -63,16 +67,24 @@ impl Process {
     /// Ends it at once. One that has ended already stays as it is.
     pub fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let mut exit = self.lock();
+        let mut exit = self.exit.lock();
         while exit.is_none() {
-            exit = self
-                .exit
-                .1
-                .wait(exit)
-                .unwrap_or_else(PoisonError::into_inner);
+            let news = &self.exit.0.1;
+            exit = news.wait(exit).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
+    /// How it ended, unless it still runs when `limit` has passed.
+    pub fn wait(&self, limit: Duration) -> Option<ExitStatus> {
+        self.exit.wait(limit)
+    }
+
+    pub fn exit(&self) -> Exit {
+        self.exit.clone()
+    }
+}
+
+impl Exit {
     /// How it ended, unless it still runs when `limit` has passed.
     pub fn wait(&self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
@@ -82,9 +94,8 @@ impl Process {
             if exit.is_some() || left.is_zero() {
                 return *exit;
             }
-            exit = self
-                .exit
-                .1
+            let news = &self.0.1;
+            exit = news
                 .wait_timeout(exit, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
@@ -92,7 +103,7 @@ impl Process {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<ExitStatus>> {
-        self.exit.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -111,11 +111,15 @@ fn bring_up() -> Result<Demo> {
     let hello = oci::hello_image(&tools.join("hello"))?;
     registry.add("hello", &hello);
     let registry_seen = format!("{}:{}", qemu::HOST, registry.address().port());
-    let deployed = deploy(&grid.tenant, &hello.reference(&registry_seen, "hello"));
+    let deployed = deploy(
+        &grid.tenant,
+        &node,
+        &hello.reference(&registry_seen, "hello"),
+    );
     let deployed = explain(deployed, &node)?;
     let url = format!("http://127.0.0.1:{web}/");
     let answered = phase::run("first answer", |_| {
-        let answer = wait_for_answer(web)?;
+        let answer = wait_for_answer(web, &node)?;
         Ok::<_, anyhow::Error>(((), answer))
     });
     explain(answered, &node)?;
@@ -170,7 +174,7 @@ fn last_message(line: &str) -> Option<String> {
     value.get("message")?.as_str().map(str::to_owned)
 }
 
-pub(crate) fn deploy(tenant: &Loam, image: &str) -> Result<Deployed> {
+pub(crate) fn deploy(tenant: &Loam, node: &Node, image: &str) -> Result<Deployed> {
     phase::run("hello.toml runs", |phase: &Phase| {
         let file = workspace::root().join("examples/hello.toml");
         let file = file.to_str().context("the workspace's path is not UTF-8")?;
@@ -178,7 +182,8 @@ pub(crate) fn deploy(tenant: &Loam, image: &str) -> Result<Deployed> {
         let deployed: Deployed = tenant.ask_with(
             &["deploy", file, "--timeout", &timeout],
             &[("HELLO_IMAGE", image), ("TOKEN", TOKEN)],
-            Some(phase),
+            |line| phase.note(line),
+            || node.check_on(),
         )?;
         let remark = format!("contract {}", deployed.contract);
         Ok((deployed, remark))
@@ -186,7 +191,7 @@ pub(crate) fn deploy(tenant: &Loam, image: &str) -> Result<Deployed> {
 }
 
 /// The first line of the demo's answer.
-fn wait_for_answer(port: u16) -> Result<String> {
+fn wait_for_answer(port: u16, node: &Node) -> Result<String> {
     let started = Instant::now();
     loop {
         match answer(port) {
@@ -194,7 +199,10 @@ fn wait_for_answer(port: u16) -> Result<String> {
             Err(error) if started.elapsed() > PATIENCE => {
                 return Err(error).context("the machine runs and its published port is silent");
             }
-            Err(_) => sleep(POLL),
+            Err(_) => {
+                node.check_on()?;
+                sleep(POLL);
+            }
         }
     }
 }
