@@ -23,6 +23,8 @@ pub struct Disk {
     bottom: Bottom,
     /// Block nodes above the bottom, each over one of those before it.
     filters: Vec<Value>,
+    /// Files that filters write, made anew.
+    logs: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,7 @@ impl Disk {
             cache: Cache::default(),
             bottom,
             filters: Vec::new(),
+            logs: Vec::new(),
         }
     }
 
@@ -126,10 +129,11 @@ impl Disk {
         self
     }
 
-    /// Records every write and flush in `log`, as dm-log-writes does.
+    /// Records every write and flush in `log`, as dm-log-writes does; what is there goes.
     #[must_use]
-    pub fn log_writes(self, log: &Path) -> Self {
-        let log = json!({ "driver": "file", "filename": log });
+    pub fn log_writes(mut self, log: &Path) -> Self {
+        self.logs.push(log.to_owned());
+        let log = json!({ "driver": "file", "filename": log, "cache": { "no-flush": true } });
         self.filter(|below| json!({ "driver": "blklogwrites", "file": below, "log": log }))
     }
 
@@ -169,6 +173,9 @@ impl Disk {
             }
             Bottom::Driver(driver) => driver.clone(),
         };
+        for log in &self.logs {
+            File::create(log).with_context(|| format!("making {}", log.display()))?;
+        }
         let named = std::iter::once(&bottom).chain(&self.filters).enumerate();
         named
             .map(|(level, node)| {
@@ -181,7 +188,8 @@ impl Disk {
                 node.entry("cache").or_insert_with(|| {
                     json!({
                         "direct": self.cache == Cache::Direct,
-                        "no-flush": self.cache == Cache::Unsafe,
+                        // A filter shall see flushes even if the bottom does nothing about them.
+                        "no-flush": self.cache == Cache::Unsafe && level == 0,
                     })
                 });
                 Ok(Value::Object(node))
@@ -247,7 +255,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk::new("data", 1 << 20)
             .filter(|below| json!({ "driver": "blkdebug", "image": below }))
-            .log_writes(Path::new("/log"))
+            .log_writes(&folder.path().join("log"))
             .cache(Cache::Direct)
             .serial(None)
             .property("physical_block_size", 4096);
