@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use loam_chain::NodeRecord;
 use loam_node_api::debug::{DebugRequest, DebugResponse};
-use xtask::qemu::{Disk, Node as Machine, NodeConfig, WatchdogAction};
+use xtask::qemu::{Disk, Node as Machine, NodeConfig, WatchdogAction, accel::Choice};
 
 use crate::{
     folder,
@@ -67,6 +67,7 @@ impl<'a> Node<'a> {
         let mut config = NodeConfig::new(folder::new("node")?, image)
             .memory_mib(options.memory_mib)
             .cpus(1)
+            .accel(Choice::of_environment()?.decide(&xtask::image::linux()))
             .slots(options.slots)
             .grid(grid.node_config()?)
             .debug_port();

@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use xtask::check::Wanted;
 use xtask::image::packages::Gone;
-use xtask::qemu::accel::Choice;
+use xtask::qemu::accel::{Choice, VARIABLE};
 use xtask::qemu::{Disk, NodeConfig};
 use xtask::{bench, check, image, setup, up, workspace};
 
@@ -101,7 +101,7 @@ struct Run {
     disks: u8,
     /// What runs the node: software emulation (tcg), kvm, or auto, which takes kvm if a kernel
     /// boots on it in time.
-    #[arg(long, value_name = "NAME", default_value = "tcg")]
+    #[arg(long, value_name = "NAME", env = VARIABLE, default_value = "tcg")]
     accel: Choice,
     /// The grid to join: a file like /etc/loam/grid.toml.
     #[arg(long, value_name = "FILE")]
@@ -164,7 +164,7 @@ impl Run {
             Some(image) => image,
             None => image::build()?.disk,
         };
-        let accel = self.accel.decide(&image::folder().join("stages/linux"));
+        let accel = self.accel.decide(&image::linux());
         let mut node = NodeConfig::new(workspace::target().join("run"), image)
             .memory_mib(self.memory)
             .cpus(self.cpus)

@@ -30,7 +30,7 @@ fn boot(folder: &Path, init: &Path) -> Result<Probed> {
     // Its name tells [`crate::qemu::NodeConfig`] that the firmware starts it directly: a kernel is
     // an EFI program too.
     let kernel = folder.join("linux.efi");
-    let linux = image::folder().join("stages/linux");
+    let linux = image::linux();
     fs::copy(&linux, &kernel).with_context(|| format!("copying {}", linux.display()))?;
 
     let mut tree = Tree::default();

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::nextest::{self, Event, Name, Outcome, Run, Scope, Test};
 use super::record::{self, Record};
 use crate::image::{self, Image, stage::Key};
+use crate::qemu::accel::{Choice, VARIABLE};
 use crate::{qemu, workspace};
 
 /// The binary that holds the cases.
@@ -154,6 +155,8 @@ fn run_chosen(
     remove(&temporary)?;
     fs::create_dir_all(&temporary)?;
     let programs = image::daemons::folder();
+    // Tried once, not by each case.
+    let accel = Choice::of_environment()?.decide(&image::linux());
     let run = Run {
         scope,
         arguments: how
@@ -171,6 +174,7 @@ fn run_chosen(
             ("LOAM_CLI", programs.join("loam")),
             ("LOAM_CASES", folder()),
             ("TMPDIR", temporary.clone()),
+            (VARIABLE, accel.to_string().into()),
         ],
         deadline,
     };
@@ -249,7 +253,10 @@ fn surroundings(image: &Image) -> Result<Key> {
         }
     }
     let version = Command::new(qemu::PROGRAM).arg("--version").output()?;
-    let mut key = Key::new("tests").with(version.stdout);
+    let accel = Choice::of_environment()?;
+    let mut key = Key::new("tests")
+        .with(version.stdout)
+        .with(format!("{accel:?}"));
     for file in files {
         key = key.with(record::hash(&file)?);
     }

@@ -55,6 +55,11 @@ pub fn folder() -> PathBuf {
     workspace::target().join("image")
 }
 
+/// The node's kernel alone, once an image has been made.
+pub fn linux() -> PathBuf {
+    folder().join("stages/linux")
+}
+
 /// `image/image.toml` and `image/packages.lock` of this repository.
 pub fn inputs() -> (PathBuf, PathBuf) {
     let folder = workspace::root().join("image");

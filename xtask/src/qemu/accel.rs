@@ -1,13 +1,15 @@
 //! Emulation in software, or KVM where it really works.
 
+use std::env;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::PROGRAM;
 use super::process::Process;
@@ -33,6 +35,15 @@ pub enum Choice {
 /// A kernel that KVM runs is through in two seconds; one that is interpreted never is.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        })
+    }
+}
+
 impl Accel {
     pub fn arguments(self) -> [&'static str; 4] {
         match self {
@@ -44,7 +55,18 @@ impl Accel {
     }
 }
 
+/// Says what runs nodes where no command line does: the demo and the cases.
+pub const VARIABLE: &str = "LOAM_ACCEL";
+
 impl Choice {
+    /// `$LOAM_ACCEL`, else software emulation.
+    pub fn of_environment() -> Result<Self> {
+        match env::var(VARIABLE) {
+            Ok(text) if !text.is_empty() => text.parse().context(VARIABLE),
+            _ => Ok(Self::default()),
+        }
+    }
+
     /// `linux` is a bzImage to try.
     pub fn decide(self, linux: &Path) -> Accel {
         match self {
@@ -85,11 +107,22 @@ fn kvm_boots(linux: &Path) -> bool {
             "KVM was not tried for lack of {linux}, which `cargo xtask image` makes"
         ));
     }
+    if !nested() {
+        return refused("this machine's KVM cannot nest, and nodes run machines");
+    }
     let kernel = [OsStr::new("-kernel"), linux.as_os_str()];
     if !boots(Accel::Kvm, &kernel, PROBE_LIMIT) {
         return refused("no kernel boots on this machine's KVM");
     }
     true
+}
+
+/// Whether guests may have guests (kvm.ko's parameter `nested`).
+fn nested() -> bool {
+    ["kvm_intel", "kvm_amd"].iter().any(|module| {
+        let file = format!("/sys/module/{module}/parameters/nested");
+        std::fs::read_to_string(file).is_ok_and(|value| matches!(value.trim(), "1" | "Y"))
+    })
 }
 
 /// Whether a kernel comes up. Without a root file system it panics then, which it says on the

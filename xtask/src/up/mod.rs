@@ -24,7 +24,7 @@ use self::{grid::LocalGrid, tool::Loam};
 use crate::{
     image, oci,
     phase::{self, Phase},
-    qemu::{self, Disk, Node, NodeConfig},
+    qemu::{self, Disk, Node, NodeConfig, accel::Choice},
     registry::Registry,
     setup, workspace,
 };
@@ -131,8 +131,11 @@ fn bring_up() -> Result<Demo> {
     })
 }
 
-fn start_node(image: &Path, grid: &LocalGrid) -> Result<Node> {
-    let mut config = NodeConfig::new(folder().join("node"), image).grid(grid.node_config()?);
+fn start_node(disk: &Path, grid: &LocalGrid) -> Result<Node> {
+    let accel = Choice::of_environment()?.decide(&image::linux());
+    let mut config = NodeConfig::new(folder().join("node"), disk)
+        .accel(accel)
+        .grid(grid.node_config()?);
     for name in ["disk0", "disk1"] {
         config = config.disk(Disk::new(name, 8 << 30));
     }
