@@ -141,7 +141,7 @@ impl FetchError {
         let mut names: Vec<&str> = worst_ones().map(|failure| failure.label.as_str()).collect();
         names.dedup();
         let labels = names.join(", ");
-        let apt = worst_ones().last().map(|failure| failure.said.clone());
+        let apt = worst_ones().next_back().map(|failure| failure.said.clone());
         let apt = apt.unwrap_or_default();
         Err(match worst {
             Reason::Altered => Self::Altered { labels, apt },
@@ -392,7 +392,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (serve(&[("bad", "wrong")]), serve(&[("bad", "right")]));
         let bad = want(folder.path(), "bad", "right");
-        archive(&[&first, &second]).fetch(&[bad.clone()]).unwrap();
+        archive(&[&first, &second])
+            .fetch(std::slice::from_ref(&bad))
+            .unwrap();
         assert_eq!(fs::read(&bad.to).unwrap(), b"right");
     }
 }

@@ -285,7 +285,7 @@ impl Builder<'_> {
                 self.spec.grid, self.spec.allow_grid_override
             ));
         self.stages
-            .archive("base", &key, LEVEL_OFTEN, || base::tree(&self.spec))
+            .archive("base", &key, LEVEL_OFTEN, || base::tree(self.spec))
     }
 
     fn uki(
