@@ -10,9 +10,6 @@ use loam_clockd::{
 use loam_node_api::{clock::ClockService as _, path, transport};
 use tracing_subscriber::EnvFilter;
 
-/// Which servers are asked.
-const CONFIG: &str = "/etc/loam/time.toml";
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -22,7 +19,7 @@ async fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     // A list of servers that cannot be read leaves the floor, which the others need.
-    let config = Config::read(Path::new(CONFIG)).unwrap_or_else(|error| {
+    let config = Config::read(Path::new(path::TIME)).unwrap_or_else(|error| {
         tracing::error!("no time server is asked: {error:#}");
         Config::default()
     });

@@ -89,8 +89,11 @@ fn boot() -> anyhow::Result<std::convert::Infallible> {
         modules.load_list();
         modules.load_all(&devices);
     }
-    if let Err(error) = grid::take_override(modules.as_mut()) {
-        tracing::error!(error = format!("{error:#}"), "keeping the image's own grid");
+    if let Err(error) = grid::take_overrides(modules.as_mut()) {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "keeping the image's own settings"
+        );
     }
     if grid::may_be_overridden() {
         debug::serve();

@@ -19,6 +19,9 @@ pub const POOLS: &str = "/pools";
 /// Which grid this node belongs to: TOML, read by noded (see `docs/architecture.md`).
 pub const GRID: &str = "/etc/loam/grid.toml";
 
+/// Whom the node asks for the time: TOML, read by clockd.
+pub const TIME: &str = "/etc/loam/time.toml";
+
 /// The kernel and the initial file system that OCI machines boot.
 pub const GUEST_KERNEL: &str = "/usr/lib/loam/guest/vmlinuz";
 pub const GUEST_INITRD: &str = "/usr/lib/loam/guest/initrd";

@@ -76,7 +76,9 @@ impl ClockKeeper {
         loop {
             let clock = Clock::read(&self.clock);
             let time = clock.for_ends(UnixTime::kernel());
-            if time > kept {
+            // A floor that rests on a block alone is not kept: an endpoint that lies about its blocks'
+            // times would else end every certificate for good, and not for one boot.
+            if clock.set && time > kept {
                 match self.store(time).await {
                     Ok(()) => kept = time,
                     Err(error) if told.is_none_or(|told| told.elapsed() > KEEP * 24) => {

@@ -1,9 +1,12 @@
 //! The parts of the root that no package brings: its merged folders, mount points, and `/etc`.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use super::spec::Spec;
 use super::tree::{DATA, Tree};
+use crate::workspace;
 
 /// Mount points and folders that init and the daemons expect.
 const FOLDERS: [&str; 8] = [
@@ -33,10 +36,28 @@ pub fn tree(spec: &Spec) -> Result<Tree> {
             toml::to_string(grid)?.into_bytes(),
         );
     }
+    let mut time = spec.time.clone().unwrap_or_default();
+    time.insert("built".to_owned(), built().into());
+    let time = toml::to_string(&time)?;
+    tree.file("etc/loam/time.toml", DATA, time.into_bytes());
     if spec.allow_grid_override {
         tree.file("etc/loam/allow-grid-override", DATA, Vec::new());
     }
     Ok(tree)
+}
+
+/// The day on which what is built was committed, in seconds since 1970: a moment that has passed
+/// before any node runs it, and the same for everybody who builds it. 0 outside a repository.
+pub fn built() -> i64 {
+    const DAY: i64 = 24 * 3600;
+    let git = Command::new("git")
+        .args(["log", "-1", "--format=%ct"])
+        .current_dir(workspace::root())
+        .output();
+    git.ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .and_then(|text| text.trim().parse().ok())
+        .map_or(0, |committed: i64| committed - committed % DAY)
 }
 
 /// os-release(5); the UKI carries the same text, which boot menus show.
@@ -67,6 +88,12 @@ mod tests {
                 .map(|(path, _)| path.to_owned())
                 .collect()
         };
+        let times = spec("allow_grid_override = true\ntime = { nts = ['time.example'] }");
+        let time = tree(&times).unwrap();
+        let time = time
+            .entries()
+            .find_map(|(path, entry)| (path == "etc/loam/time.toml").then(|| format!("{entry:?}")));
+        assert!(time.is_some());
         let demo = paths(&spec("allow_grid_override = true"));
         assert!(demo.contains(&"etc/loam/allow-grid-override".to_owned()));
         let farm = paths(&spec(

@@ -281,8 +281,11 @@ impl Builder<'_> {
         let key = Key::new(include_str!("base.rs"))
             .with(base::os_release())
             .with(format!(
-                "{:?} {}",
-                self.spec.grid, self.spec.allow_grid_override
+                "{:?} {:?} {} {}",
+                self.spec.grid,
+                self.spec.time,
+                base::built(),
+                self.spec.allow_grid_override
             ));
         self.stages
             .archive("base", &key, LEVEL_OFTEN, || base::tree(self.spec))

@@ -17,6 +17,8 @@ pub struct Spec {
     pub allow_grid_override: bool,
     /// Becomes `/etc/loam/grid.toml`.
     pub grid: Option<toml::Table>,
+    /// Becomes `/etc/loam/time.toml`: which servers are asked for the time.
+    pub time: Option<toml::Table>,
     pub stub: Stub,
     pub kernel: Kernel,
     pub guest: Guest,

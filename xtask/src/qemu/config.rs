@@ -28,6 +28,7 @@ pub struct NodeConfig {
     accel: Accel,
     disks: Vec<Disk>,
     grid: Option<String>,
+    time: Option<String>,
     /// (port of this machine on 127.0.0.1, port of the node)
     forwards: Vec<(u16, u16)>,
     slots: u8,
@@ -60,6 +61,7 @@ impl NodeConfig {
             accel: Accel::default(),
             disks: Vec::new(),
             grid: None,
+            time: None,
             forwards: Vec::new(),
             slots: 0,
             watchdog: None,
@@ -89,6 +91,12 @@ impl NodeConfig {
     #[must_use]
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disks.push(disk);
+        self
+    }
+
+    /// What an image with `allow_grid_override` reads instead of its own `/etc/loam/time.toml`.
+    pub fn time(mut self, toml: impl Into<String>) -> Self {
+        self.time = Some(toml.into());
         self
     }
 
@@ -234,11 +242,12 @@ impl NodeConfig {
         self.add_disks(&mut qemu)?;
         self.add_network(&mut qemu);
         self.add_watchdog(&mut qemu);
-        if let Some(grid) = &self.grid {
-            let file = self.folder.join("grid.toml");
-            fs::write(&file, grid).with_context(|| format!("writing {}", file.display()))?;
+        for (name, text) in [("grid.toml", &self.grid), ("time.toml", &self.time)] {
+            let Some(text) = text else { continue };
+            let file = self.folder.join(name);
+            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
             qemu.arg("-fw_cfg")
-                .arg(prefixed("name=opt/loam/grid.toml,file=", &file)?);
+                .arg(prefixed(&format!("name=opt/loam/{name},file="), &file)?);
         }
         qemu.args(&self.more);
         Ok(qemu)

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +19,7 @@ pub struct Package {
     present: fn() -> bool,
 }
 
-const PACKAGES: [Package; 5] = [
+const PACKAGES: [Package; 6] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -33,6 +34,11 @@ const PACKAGES: [Package; 5] = [
         name: "iproute2",
         why: "lays the networks of netd's tests",
         present: || in_path("ip"),
+    },
+    Package {
+        name: "chrony",
+        why: "is the time server that clockd is tried against",
+        present: || Path::new("/usr/sbin/chronyd").exists(),
     },
     Package {
         name: "nodejs",
