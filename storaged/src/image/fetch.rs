@@ -2,8 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Write},
-    path::Path,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,105 +19,28 @@ use tokio::{
 
 use super::{
     address::Reach,
-    answering::{self, Answering, Hangs},
+    answering::{self, Answering},
     blob::{self, BlobError, Transfer},
-    claim::SpaceClaim,
+    build::Build,
     digest::Digest,
-    erofs::{Pack, PackError},
+    erofs::Pack,
+    failure::{FetchError, io},
     gate::Gate,
     kept::Kept,
-    layer::{Allowance, Unpacked},
-    manifest::{Config, Descriptor, Document, Manifest, ManifestError},
-    merged::{Merged, MergedError},
+    manifest::{Config, Descriptor, Document, Manifest},
     pace::{Pace, Patience},
     queue::{Origin, Queue, Turn},
     registry::{Registry, RegistryError},
     staging::{self, Record, Staging},
     stop::Stop,
-    tarball::{TarError, Tarball},
-    tree::{LayerIndex, Tree, TreeError},
 };
-use crate::{durable, ledger::Full, pool::Pool};
+use crate::{ledger::Full, pool::Pool};
 
 /// Layers fetched at a time: hides the distance to the registry, leaves room for others.
 const CONNECTIONS: usize = 3;
 
 /// How often a disk is asked whether it is still there while an image is built on it.
 const LOOK_AT_DISK: Duration = Duration::from_secs(30);
-
-/// What a name takes in the file system at most: its inode, its place in its folder, and what its
-/// data lacks to whole blocks.
-const OVERHEAD_PER_NAME: u64 = 8 << 10;
-
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    #[error("the registry takes too long to send the image's manifest or configuration")]
-    SlowDocument,
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    #[error("the index leads to another index")]
-    NestedIndex,
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-    #[error("the layers come too slowly; at least {0} a second are expected")]
-    Slow(Bytes),
-    #[error("the layers have been coming for {0} hours")]
-    TooLong(u64),
-    #[error("layer {layer}: {source}")]
-    Tar { layer: usize, source: TarError },
-    #[error("layer {layer}: {source}")]
-    Tree { layer: usize, source: TreeError },
-    #[error("layer {layer} unpacks to {found}; the configuration says {expected}")]
-    DiffId {
-        layer: usize,
-        expected: Digest,
-        found: Digest,
-    },
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    #[error("no disk is ready; attach an empty one")]
-    NoPool,
-    #[error("no disk has room for it: {0}")]
-    NoSpace(#[from] Full),
-    #[error("{what}: {source}")]
-    Io {
-        what: &'static str,
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Hangs(#[from] Hangs),
-    #[error("it is no longer wanted")]
-    Stopped,
-}
-
-impl FetchError {
-    /// Whether what has come is of use for the next try: the registry was at fault, and it may
-    /// answer better. All others would find the same, or have filled the disk.
-    fn keeps_layers(&self) -> bool {
-        match self {
-            Self::Registry(error) | Self::Blob(BlobError::Registry(error)) => {
-                matches!(error, RegistryError::Http(_) | RegistryError::Status(_))
-            }
-            Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
-            _ => false,
-        }
-    }
-
-    /// Whether the image is at fault, whoever serves it.
-    fn is_flaw(&self) -> bool {
-        matches!(
-            self,
-            Self::Manifest(_)
-                | Self::NestedIndex
-                | Self::Tar { .. }
-                | Self::Tree { .. }
-                | Self::DiffId { .. }
-                | Self::Pack(PackError::Merged(_) | PackError::Program(_))
-        )
-    }
-}
 
 /// How far a fetch is. Read by those who ask.
 #[derive(Debug, Default)]
@@ -189,7 +111,7 @@ impl Fetch {
                 record.failures.saturating_add(1)
             };
             record.is_flawed = error.is_flaw();
-            record.why = Some(shown_reason(error));
+            record.why = Some(error.shown());
         }
         let left = match staging {
             Some(staging) => self.settle(staging, &result, record.clone()).await,
@@ -461,109 +383,6 @@ async fn all_layers(shared: &Transfer<'_>, layers: Vec<Descriptor>) -> Result<()
     all
 }
 
-/// The part of the way that takes a processor.
-struct Build {
-    image: OciReference,
-    packer: Arc<dyn Pack>,
-    stop: Stop,
-    number: u64,
-    until: Instant,
-    staging: Arc<Staging>,
-}
-
-impl Build {
-    /// Blocks, for as long as it takes to read all layers twice and write the image.
-    fn run(&self, manifest: &Manifest, config: Config) -> Result<Kept, FetchError> {
-        // What kills storaged from here on is the image's fault, or might be.
-        self.staging
-            .note(|record| record.building = true)
-            .map_err(io("note that the image is built"))?;
-        let tree = self.merge(manifest, &config)?;
-        let merged = Merged::new(&tree);
-        let size = merged.data() + merged.names() * OVERHEAD_PER_NAME;
-        // `mkfs.erofs` puts data aside before it puts it in place.
-        let pool = self.staging.pool();
-        let _building = SpaceClaim::new(pool, size.saturating_mul(2))?;
-
-        let hex = Digest::of_manifest(&self.image).hex();
-        let unfinished = pool.images().join(format!("build/{hex}-{}", self.number));
-        let packed = self.pack(&merged, manifest, &unfinished).and_then(|()| {
-            if self.stop.is_set() {
-                return Err(FetchError::Stopped);
-            }
-            Kept::create(pool, &self.image, &unfinished, config.run)
-                .map_err(io("keep the finished image"))
-        });
-        if packed.is_err()
-            && let Err(error) = durable::remove(&unfinished)
-        {
-            tracing::warn!(image = %self.image, %error, "could not remove an unfinished image");
-        }
-        packed
-    }
-
-    /// Reads every layer once: checks it whole, and learns what of it shows.
-    fn merge(&self, manifest: &Manifest, config: &Config) -> Result<Tree, FetchError> {
-        let folder = self.staging.folder();
-        let allowance = Allowance::new(&self.stop, self.until);
-        let mut tree = Tree::default();
-        for (layer, (descriptor, expected)) in
-            manifest.layers.iter().zip(&config.diff_ids).enumerate()
-        {
-            let tar = |source: TarError| self.unless_stopped(FetchError::Tar { layer, source });
-            let path = blob::path(&folder, descriptor.digest);
-            let mut unpacked =
-                Unpacked::open(&path, allowance.clone()).map_err(|e| tar(e.into()))?;
-            let mut tarball = Tarball::new(&mut unpacked);
-            let index = LayerIndex::try_from(layer)
-                .map_err(|_| FetchError::Manifest(ManifestError::Layers(manifest.layers.len())))?;
-            while let Some(entry) = tarball.next_entry().map_err(tar)? {
-                tree.apply(index, entry)
-                    .map_err(|source| FetchError::Tree { layer, source })?;
-            }
-            tarball.finish().map_err(tar)?;
-            let found = unpacked.digest();
-            if found != *expected {
-                return Err(FetchError::DiffId {
-                    layer,
-                    expected: *expected,
-                    found,
-                });
-            }
-        }
-        Ok(tree)
-    }
-
-    fn pack(
-        &self,
-        merged: &Merged<'_>,
-        manifest: &Manifest,
-        target: &Path,
-    ) -> Result<(), FetchError> {
-        let folder = self.staging.folder();
-        let allowance = Allowance::new(&self.stop, self.until);
-        let open = |layer: LayerIndex| {
-            let descriptor = &manifest.layers[usize::from(layer)];
-            Unpacked::open(&blob::path(&folder, descriptor.digest), allowance.clone())
-        };
-        let mut stream = |out: &mut dyn Write| -> Result<(), MergedError> {
-            merged.write(&mut BufWriter::new(out), open)
-        };
-        self.packer
-            .pack(target, &mut stream, &self.stop)
-            .map_err(|error| self.unless_stopped(error.into()))
-    }
-
-    /// Whoever is told to stop fails in many ways.
-    fn unless_stopped(&self, error: FetchError) -> FetchError {
-        if self.stop.is_set() {
-            FetchError::Stopped
-        } else {
-            error
-        }
-    }
-}
-
 /// Builders name the layer that changes nothing again and again.
 fn distinct(layers: &[Descriptor]) -> Vec<Descriptor> {
     let mut distinct: Vec<Descriptor> = Vec::new();
@@ -573,15 +392,6 @@ fn distinct(layers: &[Descriptor]) -> Vec<Descriptor> {
         }
     }
     distinct
-}
-
-fn io(what: &'static str) -> impl Fn(io::Error) -> FetchError {
-    move |source| FetchError::Io { what, source }
-}
-
-/// In a list of many, none may be long.
-fn shown_reason(error: &FetchError) -> String {
-    error.to_string().chars().take(500).collect()
 }
 
 /// For those who show it.

@@ -2,8 +2,8 @@
 //!
 //! | module | step |
 //! |---|---|
-//! | [`store`] | which images are here, being fetched, or failed; answers from memory |
-//! | [`fetch`] | the whole way of one image |
+//! | [`store`], [`backoff`] | which images are here, being fetched, or failed; answers from memory |
+//! | [`fetch`], [`build`], [`failure`] | the whole way of one image; the part that takes a processor; why it ended early |
 //! | [`queue`], [`pace`], [`gate`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
 //! | [`registry`], [`address`] | asking a registry for bytes, and where it may be |
 //! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
@@ -21,10 +21,13 @@
 
 pub mod address;
 pub mod answering;
+pub mod backoff;
 pub mod blob;
+pub mod build;
 pub mod claim;
 pub mod digest;
 pub mod erofs;
+pub mod failure;
 pub mod fetch;
 pub mod found;
 pub mod gate;

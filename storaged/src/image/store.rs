@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use loam_deployment::payload::OciReference;
@@ -23,6 +23,7 @@ use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 use super::{
     address::Reach,
     answering::Answering,
+    backoff::pause,
     digest::Digest,
     erofs::Pack,
     fetch::{self, Fetch, Means, Outcome, Progress},
@@ -34,18 +35,6 @@ use super::{
     stop::Stop,
 };
 use crate::pool::Pool;
-
-/// After a failure: 5 s, then twice as long each time, up to 5 minutes.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// When the image itself is at fault, which no later try finds otherwise.
-const LONGEST_PAUSE_FLAWED: Duration = Duration::from_secs(3600);
-
-/// After a build that storaged did not survive: half a minute, for it may have been a power cut,
-/// then four times as long each time. An image that kills its builder does so six times a day.
-const FIRST_PAUSE_DEADLY: Duration = Duration::from_secs(30);
-const LONGEST_PAUSE_DEADLY: Duration = Duration::from_secs(12 * 3600);
 
 /// The pools of this moment.
 pub type Pools = Arc<dyn Fn() -> Vec<Arc<Pool>> + Send + Sync>;
@@ -481,24 +470,6 @@ fn status(reference: &OciReference, attempt: &Attempt) -> ImageStatus {
         image: reference.clone(),
         state,
     }
-}
-
-/// How long an attempt that failed is not made again.
-fn pause(record: &Record) -> Duration {
-    let grown = |first: Duration, factor: u32, times: u32, longest: Duration| match times {
-        0 => Duration::ZERO,
-        _ => first
-            .saturating_mul(factor.saturating_pow((times - 1).min(16)))
-            .min(longest),
-    };
-    let longest = if record.is_flawed {
-        LONGEST_PAUSE_FLAWED
-    } else {
-        LONGEST_PAUSE
-    };
-    let failed = grown(FIRST_PAUSE, 2, record.failures, longest);
-    let died = grown(FIRST_PAUSE_DEADLY, 4, record.deaths, LONGEST_PAUSE_DEADLY);
-    failed.max(died)
 }
 
 #[cfg(test)]

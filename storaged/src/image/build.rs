@@ -1,0 +1,135 @@
+//! [`Build`]: the part of an image's way that takes a processor, from layers to a kept file.
+
+use std::{
+    io::{BufWriter, Write},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+
+use loam_deployment::payload::OciReference;
+
+use super::{
+    blob,
+    claim::SpaceClaim,
+    digest::Digest,
+    erofs::Pack,
+    failure::{FetchError, io},
+    kept::Kept,
+    layer::{Allowance, Unpacked},
+    manifest::{Config, Manifest, ManifestError},
+    merged::{Merged, MergedError},
+    staging::Staging,
+    stop::Stop,
+    tarball::{TarError, Tarball},
+    tree::{LayerIndex, Tree},
+};
+use crate::durable;
+
+/// What a name takes in the file system at most: its inode, its place in its folder, and what its
+/// data lacks to whole blocks.
+const OVERHEAD_PER_NAME: u64 = 8 << 10;
+
+#[derive(Debug)]
+pub struct Build {
+    pub image: OciReference,
+    pub packer: Arc<dyn Pack>,
+    pub stop: Stop,
+    /// Unique among the fetches of this process.
+    pub number: u64,
+    pub until: Instant,
+    pub staging: Arc<Staging>,
+}
+
+impl Build {
+    /// Blocks, for as long as it takes to read all layers twice and write the image.
+    pub fn run(&self, manifest: &Manifest, config: Config) -> Result<Kept, FetchError> {
+        // What kills storaged from here on is the image's fault, or might be.
+        self.staging
+            .note(|record| record.building = true)
+            .map_err(io("note that the image is built"))?;
+        let tree = self.merge(manifest, &config)?;
+        let merged = Merged::new(&tree);
+        let size = merged.data() + merged.names() * OVERHEAD_PER_NAME;
+        // `mkfs.erofs` puts data aside before it puts it in place.
+        let pool = self.staging.pool();
+        let _building = SpaceClaim::new(pool, size.saturating_mul(2))?;
+
+        let hex = Digest::of_manifest(&self.image).hex();
+        let unfinished = pool.images().join(format!("build/{hex}-{}", self.number));
+        let packed = self.pack(&merged, manifest, &unfinished).and_then(|()| {
+            if self.stop.is_set() {
+                return Err(FetchError::Stopped);
+            }
+            Kept::create(pool, &self.image, &unfinished, config.run)
+                .map_err(io("keep the finished image"))
+        });
+        if packed.is_err()
+            && let Err(error) = durable::remove(&unfinished)
+        {
+            tracing::warn!(image = %self.image, %error, "could not remove an unfinished image");
+        }
+        packed
+    }
+
+    /// Reads every layer once: checks it whole, and learns what of it shows.
+    fn merge(&self, manifest: &Manifest, config: &Config) -> Result<Tree, FetchError> {
+        let folder = self.staging.folder();
+        let allowance = Allowance::new(&self.stop, self.until);
+        let mut tree = Tree::default();
+        for (layer, (descriptor, expected)) in
+            manifest.layers.iter().zip(&config.diff_ids).enumerate()
+        {
+            let tar = |source: TarError| self.unless_stopped(FetchError::Tar { layer, source });
+            let path = blob::path(&folder, descriptor.digest);
+            let mut unpacked =
+                Unpacked::open(&path, allowance.clone()).map_err(|e| tar(e.into()))?;
+            let mut tarball = Tarball::new(&mut unpacked);
+            let index = LayerIndex::try_from(layer)
+                .map_err(|_| FetchError::Manifest(ManifestError::Layers(manifest.layers.len())))?;
+            while let Some(entry) = tarball.next_entry().map_err(tar)? {
+                tree.apply(index, entry)
+                    .map_err(|source| FetchError::Tree { layer, source })?;
+            }
+            tarball.finish().map_err(tar)?;
+            let found = unpacked.digest();
+            if found != *expected {
+                return Err(FetchError::DiffId {
+                    layer,
+                    expected: *expected,
+                    found,
+                });
+            }
+        }
+        Ok(tree)
+    }
+
+    fn pack(
+        &self,
+        merged: &Merged<'_>,
+        manifest: &Manifest,
+        target: &Path,
+    ) -> Result<(), FetchError> {
+        let folder = self.staging.folder();
+        let allowance = Allowance::new(&self.stop, self.until);
+        let open = |layer: LayerIndex| {
+            let descriptor = &manifest.layers[usize::from(layer)];
+            Unpacked::open(&blob::path(&folder, descriptor.digest), allowance.clone())
+        };
+        let mut stream = |out: &mut dyn Write| -> Result<(), MergedError> {
+            merged.write(&mut BufWriter::new(out), open)
+        };
+        self.packer
+            .pack(target, &mut stream, &self.stop)
+            .map_err(|error| self.unless_stopped(error.into()))
+    }
+
+    /// Whoever is told to stop fails in many ways.
+    fn unless_stopped(&self, error: FetchError) -> FetchError {
+        if self.stop.is_set() {
+            FetchError::Stopped
+        } else {
+            error
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! [`FetchError`]: why an image is not here, and what that means for the next try.
+
+use std::io;
+
+use loam_deployment::Bytes;
+
+use super::{
+    answering::Hangs, blob::BlobError, digest::Digest, erofs::PackError, manifest::ManifestError,
+    registry::RegistryError, tarball::TarError, tree::TreeError,
+};
+use crate::ledger::Full;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("the registry takes too long to send the image's manifest or configuration")]
+    SlowDocument,
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("the index leads to another index")]
+    NestedIndex,
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("the layers come too slowly; at least {0} a second are expected")]
+    Slow(Bytes),
+    #[error("the layers have been coming for {0} hours")]
+    TooLong(u64),
+    #[error("layer {layer}: {source}")]
+    Tar { layer: usize, source: TarError },
+    #[error("layer {layer}: {source}")]
+    Tree { layer: usize, source: TreeError },
+    #[error("layer {layer} unpacks to {found}; the configuration says {expected}")]
+    DiffId {
+        layer: usize,
+        expected: Digest,
+        found: Digest,
+    },
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error("no disk is ready; attach an empty one")]
+    NoPool,
+    #[error("no disk has room for it: {0}")]
+    NoSpace(#[from] Full),
+    #[error("{what}: {source}")]
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Hangs(#[from] Hangs),
+    #[error("it is no longer wanted")]
+    Stopped,
+}
+
+impl FetchError {
+    /// Whether what has come is of use for the next try: the registry was at fault, and it may
+    /// answer better. All others would find the same, or have filled the disk.
+    pub fn keeps_layers(&self) -> bool {
+        match self {
+            Self::Registry(error) | Self::Blob(BlobError::Registry(error)) => {
+                matches!(error, RegistryError::Http(_) | RegistryError::Status(_))
+            }
+            Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the image is at fault, whoever serves it.
+    pub fn is_flaw(&self) -> bool {
+        matches!(
+            self,
+            Self::Manifest(_)
+                | Self::NestedIndex
+                | Self::Tar { .. }
+                | Self::Tree { .. }
+                | Self::DiffId { .. }
+                | Self::Pack(PackError::Merged(_) | PackError::Program(_))
+        )
+    }
+
+    /// In a list of many, none may be long.
+    pub fn shown(&self) -> String {
+        self.to_string().chars().take(500).collect()
+    }
+}
+
+pub fn io(what: &'static str) -> impl Fn(io::Error) -> FetchError {
+    move |source| FetchError::Io { what, source }
+}
