@@ -14,6 +14,7 @@
 //! | [`judge`] | which time is believed, of what several servers answered. Pure |
 //! | [`floor`] | the latest moment that has surely passed. Pure |
 //! | [`keeper`] | the loop: ask, judge, set; and the state that other daemons read |
+//! | `local_server` | with feature `local-server`: a stock server for tests |
 //!
 //! The protocol is written here rather than taken from a crate: the ones there are judge a time
 //! server's certificate by the very clock that is to be set.
@@ -23,6 +24,8 @@ pub mod floor;
 pub mod instant;
 pub mod judge;
 pub mod keeper;
+#[cfg(feature = "local-server")]
+pub mod local_server;
 pub mod nts;
 pub mod packet;
 pub mod query;

@@ -1,6 +1,7 @@
 //! The cases. Each boots a node of its own on a chain of its own.
 
 mod cancel;
+mod clock;
 mod daemons;
 mod foreign_disk;
 mod full_disk;

@@ -31,6 +31,11 @@ pub struct NodeOptions {
     /// PCIe slots in which disks can be pulled and plugged.
     pub slots: u8,
     pub watchdog: Option<WatchdogAction>,
+    /// What the battery's clock says at the start, as QEMU's `-rtc base=` has it; this machine's time
+    /// when absent.
+    pub battery_clock: Option<&'static str>,
+    /// `time.toml` in place of the image's own.
+    pub time: Option<String>,
 }
 
 impl Default for NodeOptions {
@@ -42,6 +47,8 @@ impl Default for NodeOptions {
             more_disks: Vec::new(),
             slots: 0,
             watchdog: None,
+            battery_clock: None,
+            time: None,
         }
     }
 }
@@ -84,6 +91,12 @@ impl<'a> Node<'a> {
         }
         if let Some(action) = options.watchdog {
             config = config.watchdog(action);
+        }
+        if let Some(clock) = options.battery_clock {
+            config = config.arguments(["-rtc".to_owned(), format!("base={clock}")]);
+        }
+        if let Some(time) = options.time {
+            config = config.time(time);
         }
         let mut node = Self {
             _grid: grid,

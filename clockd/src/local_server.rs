@@ -1,0 +1,139 @@
+//! A time server of one's own: Debian's chrony on loopback, with NTS and without. For tests.
+
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    process::{Child, Command, Stdio},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use time::{Duration, OffsetDateTime};
+
+use crate::config::ServerName;
+
+const CHRONYD: &str = "/usr/sbin/chronyd";
+
+#[derive(Debug, thiserror::Error)]
+pub enum LocalServerError {
+    #[error("{CHRONYD} cannot be run ({0}); `cargo xtask setup` installs chrony")]
+    Chrony(io::Error),
+    #[error("chronyd ended with {0}")]
+    Ended(std::process::ExitStatus),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("certificates: {0}")]
+    Certificate(#[from] rcgen::Error),
+}
+
+/// A chronyd that serves this machine's time, once it is started; gone when dropped.
+#[derive(Debug)]
+pub struct LocalServer {
+    folder: tempfile::TempDir,
+    ntp_port: u16,
+    nts_port: u16,
+    /// The authority of its certificate, as PEM.
+    pub authority: String,
+    process: Option<Child>,
+}
+
+impl LocalServer {
+    /// A server with a certificate for `host`, that is not made before a minute ago.
+    ///
+    /// # Errors
+    ///
+    /// No port is free, or its files cannot be written.
+    pub fn new(host: &str) -> Result<Self, LocalServerError> {
+        let folder = tempfile::tempdir()?;
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate()?;
+        let authority = params.self_signed(&authority_key)?.pem();
+        let issuer = Issuer::new(params, authority_key);
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![host.to_owned()])?;
+        params.not_before = OffsetDateTime::now_utc() - Duration::minutes(1);
+        let certificate = params.signed_by(&key, &issuer)?.pem();
+        std::fs::write(folder.path().join("server.pem"), certificate)?;
+        std::fs::write(folder.path().join("server.key"), key.serialize_pem())?;
+        let server = Self {
+            ntp_port: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?
+                .local_addr()?
+                .port(),
+            nts_port: TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+                .local_addr()?
+                .port(),
+            folder,
+            authority,
+            process: None,
+        };
+        std::fs::write(server.file("chrony.conf"), server.chrony_conf())?;
+        Ok(server)
+    }
+
+    /// Starts to answer, and returns when it does.
+    ///
+    /// # Errors
+    ///
+    /// chronyd is not here, or ends.
+    pub fn start(&mut self) -> Result<(), LocalServerError> {
+        let process = Command::new(CHRONYD)
+            // In the foreground, without touching this machine's clock.
+            .args(["-d", "-x", "-u", "root", "-f", &self.file("chrony.conf")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(LocalServerError::Chrony)?;
+        let process = self.process.insert(process);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.nts_port)).is_err() {
+            if let Some(status) = process.try_wait()? {
+                return Err(LocalServerError::Ended(status));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    pub fn ntp(&self, host: &str) -> ServerName {
+        ServerName {
+            host: host.to_owned(),
+            port: Some(self.ntp_port),
+        }
+    }
+
+    pub fn nts(&self, host: &str) -> ServerName {
+        ServerName {
+            host: host.to_owned(),
+            port: Some(self.nts_port),
+        }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn chrony_conf(&self) -> String {
+        let Self {
+            ntp_port, nts_port, ..
+        } = self;
+        format!(
+            "local stratum 1\nallow 127.0.0.0/8\nbindaddress 127.0.0.1\nport {ntp_port}\n\
+             cmdport 0\nbindcmdaddress /\npidfile {}\nntsport {nts_port}\n\
+             ntsservercert {}\nntsserverkey {}\nntsdumpdir {}\n",
+            self.file("pid"),
+            self.file("server.pem"),
+            self.file("server.key"),
+            self.folder.path().display(),
+        )
+    }
+}
+
+impl Drop for LocalServer {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            // It may have ended already.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
