@@ -397,7 +397,9 @@ impl Agent {
             let since = self.alive.get(id).copied();
             if matches!(machine.state, MachineState::Exited(_)) {
                 if let Some(since) = since {
-                    info!(machine = %id, state = ?machine.state, "ended");
+                    if self.executor.is_news_of(Some(id.contract)) {
+                        info!(machine = %id, state = ?machine.state, "ended");
+                    }
                     self.backoff.ended(id, now - since, now);
                 }
             } else {

@@ -1,10 +1,12 @@
-//! Which failures are worth a line in the log: init keeps little of it, and one tenant's steps that
-//! fail again and again must not flush everybody's history.
+//! What is worth a line in the log: init keeps little of it, and one tenant's steps that fail again
+//! and again, or machines that end and start for ever, must not flush everybody's history.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
+
+use loam_deployment::ContractId;
 
 use crate::{
     bucket::Bucket,
@@ -16,14 +18,59 @@ use crate::{
 const FIRST: Duration = Duration::from_secs(10 * 60);
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Reasons that differ each time, or very many things that fail: a contract's lines at once, and
-/// then one a pause.
+/// then one a [`REFILL`].
 const BURST: u32 = 8;
+/// What goes well is told in full for a deployment of full size.
+const NEWS_BURST: u32 = 512;
 const REFILL: Duration = Duration::from_secs(5 * 60);
 
-#[derive(Debug, Default)]
+/// Lines about each contract.
+#[derive(Debug)]
+pub struct Lines {
+    burst: u32,
+    contracts: BTreeMap<Option<ContractId>, Bucket>,
+}
+
+impl Lines {
+    /// About what goes well.
+    pub fn of_news() -> Self {
+        Self::new(NEWS_BURST)
+    }
+
+    fn new(burst: u32) -> Self {
+        Self {
+            burst,
+            contracts: BTreeMap::new(),
+        }
+    }
+
+    /// Whether there is room for a line about this contract.
+    pub fn take(&mut self, contract: Option<ContractId>, now: Instant) -> bool {
+        let bucket = self.contracts.entry(contract);
+        let bucket = bucket.or_insert_with(|| Bucket::full(self.burst, now));
+        bucket.take(self.burst, REFILL, now)
+    }
+
+    pub fn prune(&mut self, now: Instant) {
+        let burst = self.burst;
+        self.contracts
+            .retain(|_, bucket| !bucket.is_full(burst, REFILL, now));
+    }
+}
+
+#[derive(Debug)]
 pub struct Complaints {
     told: BTreeMap<Resource, Told>,
-    contracts: BTreeMap<Option<loam_deployment::ContractId>, Bucket>,
+    lines: Lines,
+}
+
+impl Default for Complaints {
+    fn default() -> Self {
+        Self {
+            told: BTreeMap::new(),
+            lines: Lines::new(BURST),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -42,11 +89,7 @@ impl Complaints {
             Some(told) if told.reason == reason => (told.pause * 2).min(LONGEST),
             _ => FIRST,
         };
-        let bucket = self
-            .contracts
-            .entry(contract(&resource))
-            .or_insert_with(|| Bucket::full(BURST, now));
-        if !bucket.take(BURST, REFILL, now) {
+        if !self.lines.take(contract(&resource), now) {
             return false;
         }
         let told = Told {
@@ -61,8 +104,7 @@ impl Complaints {
     /// Forgets what is about nothing that is planned.
     pub fn retain(&mut self, planned: impl Fn(&Resource) -> bool, now: Instant) {
         self.told.retain(|resource, _| planned(resource));
-        self.contracts
-            .retain(|_, bucket| !bucket.is_full(BURST, REFILL, now));
+        self.lines.prune(now);
     }
 }
 
@@ -104,7 +146,12 @@ mod tests {
         }
         assert_eq!(lines, BURST);
         assert!(complaints.is_worth_a_line(&step(2, 0), "no", now));
+        let mut news = Lines::of_news();
+        let told = (0..10_000)
+            .filter(|_| news.take(Some(ContractId(1)), now))
+            .count();
+        assert_eq!(told, NEWS_BURST as usize);
         complaints.retain(|_| false, now + 2 * BURST * REFILL);
-        assert!(complaints.told.is_empty() && complaints.contracts.is_empty());
+        assert!(complaints.told.is_empty() && complaints.lines.contracts.is_empty());
     }
 }

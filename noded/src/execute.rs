@@ -18,9 +18,9 @@ use tracing::{info, warn};
 use crate::{
     actual::Actual,
     apply::{Progress, fetching, spec},
-    complaint::Complaints,
+    complaint::{Complaints, Lines},
     daemons::{Daemon, Sockets, call, deadline, within},
-    errand::{Effect, Ending, Errand, Errands, Late},
+    errand::{Effect, Ending, Errand, Errands, Late, contract},
     picture::{Picture, Revisions},
     plan::fingerprint,
     retry::Retries,
@@ -38,6 +38,7 @@ pub struct Executor {
     errands: Errands,
     retries: Retries,
     complaints: Complaints,
+    news: Lines,
     /// Of ready images, by their digests.
     configs: BTreeMap<[u8; 32], ImageConfig>,
     away: BTreeSet<Daemon>,
@@ -51,6 +52,7 @@ impl Executor {
             errands: Errands::default(),
             retries: Retries::default(),
             complaints: Complaints::default(),
+            news: Lines::of_news(),
             configs: BTreeMap::new(),
             away: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -107,6 +109,7 @@ impl Executor {
         let planned: BTreeSet<Resource> = plan.map(Step::resource).collect();
         self.complaints
             .retain(|resource| planned.contains(resource), now);
+        self.news.prune(now);
         self.configs
             .retain(|digest, _| actual.images.ready.contains_key(digest));
     }
@@ -125,6 +128,11 @@ impl Executor {
 
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         self.retries.next_due(now)
+    }
+
+    /// Whether a line about this contract leaves room in the log for the others'.
+    pub fn is_news_of(&mut self, contract: Option<ContractId>) -> bool {
+        self.news.take(contract, Instant::now())
     }
 
     pub fn forgive(&mut self, contract: ContractId) {
@@ -247,7 +255,9 @@ impl Executor {
             Effect::Done | Effect::Volume(_) | Effect::Interface(_) | Effect::Config(_) => {}
         }
         note(step, effect, actual);
-        info!(%step, "done");
+        if self.is_news_of(contract(&step.resource())) {
+            info!(%step, "done");
+        }
         self.retries.done(step);
         if frees(step) {
             self.try_now(owner(&step.resource()));

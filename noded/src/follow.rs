@@ -17,7 +17,7 @@ use loam_chain::{
 use loam_deployment::{ContractId, FarmId, NodeKey, envelope::Farm};
 use loam_node_api::status::ChainState;
 use tokio::{sync::watch, time::sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::ledger::Published;
 
@@ -131,6 +131,12 @@ struct Looker {
     node: NodeKey,
     farm: FarmId,
     last: Option<Last>,
+    /// By their own records; of those that have things here.
+    cancelled: BTreeSet<ContractId>,
+    /// Not listed and yet not cancelled, as of the last reading.
+    unlisted: BTreeSet<ContractId>,
+    /// Why they are left alone, as it was said.
+    kept: BTreeMap<ContractId, &'static str>,
     /// Deployments by their hashes, also those of a view that could not be read whole: stored bytes
     /// never change.
     fetched: BTreeMap<B256, Vec<u8>>,
@@ -140,8 +146,6 @@ struct Last {
     view: Rc<View>,
     revision: u64,
     read: Instant,
-    /// Not listed and yet not cancelled, by the record as of this revision.
-    unlisted: BTreeSet<ContractId>,
 }
 
 impl Looker {
@@ -151,6 +155,9 @@ impl Looker {
             node,
             farm,
             last: None,
+            cancelled: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
+            kept: BTreeMap::new(),
             fetched: BTreeMap::new(),
         }
     }
@@ -161,18 +168,23 @@ impl Looker {
         present: &BTreeSet<ContractId>,
     ) -> Result<Rc<View>, ReadError> {
         let revision = self.reader.node_revision(self.node, block).await?;
-        let (mut view, read, mut unlisted) = match &self.last {
+        let (mut view, read) = match &self.last {
             Some(last) if last.revision == revision && last.read.elapsed() < REREAD => {
                 let view = View {
                     block,
                     ..View::clone(&last.view)
                 };
-                (view, last.read, last.unlisted.clone())
+                (view, last.read)
             }
-            _ => (self.read(block).await?, Instant::now(), BTreeSet::new()),
+            _ => {
+                let view = self.read(block).await?;
+                // What lived then may be cancelled now.
+                self.unlisted.clear();
+                (view, Instant::now())
+            }
         };
-        self.find_cancelled(&mut view, present, &mut unlisted)
-            .await?;
+        self.find_cancelled(&view, present).await;
+        view.cancelled = self.cancelled.intersection(present).copied().collect();
         if self
             .last
             .as_ref()
@@ -190,39 +202,50 @@ impl Looker {
             view: view.clone(),
             revision,
             read,
-            unlisted,
         });
         Ok(view)
     }
 
     /// Asks for the record of each contract that has things here and is not listed. What is cancelled
-    /// once stays so.
-    async fn find_cancelled(
-        &self,
-        view: &mut View,
-        present: &BTreeSet<ContractId>,
-        unlisted: &mut BTreeSet<ContractId>,
-    ) -> Result<(), ReadError> {
+    /// once stays so. What is not answered now is asked for again at the next block: until then
+    /// nothing of it is touched, and the view is of use without it.
+    async fn find_cancelled(&mut self, view: &View, present: &BTreeSet<ContractId>) {
         let listed: BTreeSet<_> = view.contracts.iter().map(|c| c.record.id).collect();
-        view.cancelled.retain(|id| present.contains(id));
+        self.cancelled.retain(|id| present.contains(id));
+        self.kept.retain(|id, _| present.contains(id));
+        let mut news: BTreeMap<&str, Vec<ContractId>> = BTreeMap::new();
         for id in present.difference(&listed) {
-            if view.cancelled.contains(id) || unlisted.contains(id) {
+            if self.cancelled.contains(id) || self.unlisted.contains(id) {
                 continue;
             }
-            let record = self.reader.contract(*id, view.block).await?;
-            let why = match record {
-                Some(record) if record.node != self.node => "its record names another node",
-                Some(record) if record.state == ContractState::Cancelled => {
-                    view.cancelled.insert(*id);
+            let why = match self.reader.contract(*id, view.block).await {
+                Ok(Some(record)) if record.node != self.node => "its record names another node",
+                Ok(Some(record)) if record.state == ContractState::Cancelled => {
+                    self.cancelled.insert(*id);
+                    self.kept.remove(id);
                     continue;
                 }
-                Some(_) => "its record says that it lives",
-                None => "the chain has no record of it",
+                Ok(Some(_)) => "its record says that it lives",
+                Ok(None) => "the chain has no record of it",
+                Err(error) => {
+                    debug!(contract = %id, %error, "whether it is cancelled is not known yet");
+                    break;
+                }
             };
-            warn!(contract = %id, why, "not listed for this node; what it has here stays");
-            unlisted.insert(*id);
+            self.unlisted.insert(*id);
+            if self.kept.insert(*id, why) != Some(why) {
+                news.entry(why).or_default().push(*id);
+            }
         }
-        Ok(())
+        for (why, contracts) in news {
+            let (count, first) = (contracts.len(), contracts.first());
+            warn!(
+                why,
+                count,
+                ?first,
+                "not listed for this node; what it has here stays"
+            );
+        }
     }
 
     async fn read(&mut self, block: BlockRef) -> Result<View, ReadError> {
@@ -273,11 +296,7 @@ impl Looker {
             farm,
             contracts: contracts.into(),
             generation: 0,
-            cancelled: self
-                .last
-                .as_ref()
-                .map(|last| last.view.cancelled.clone())
-                .unwrap_or_default(),
+            cancelled: BTreeSet::new(),
         })
     }
 }

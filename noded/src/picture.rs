@@ -1,7 +1,7 @@
 //! What is known of the daemons' state: their lists as of a revision, read again only when that has
 //! moved.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use loam_node_api::{
     WorkloadId,
@@ -10,6 +10,8 @@ use loam_node_api::{
     page::Revision,
     storage::{Disk, Pool, StorageClient, Volume, VolumeKey},
 };
+
+use tokio::time::timeout;
 
 use crate::{
     actual::{Actual, Images},
@@ -70,9 +72,18 @@ impl Picture {
     /// Reads what has moved, of all daemons at once. What cannot be read stays as it was.
     pub async fn refresh(&mut self, sockets: &Sockets, now: Revisions) -> Vec<DaemonError> {
         let (storaged, netd, init) = tokio::join!(
-            on(self.storaged.is_due(now.storaged), Storage::read(sockets)),
-            on(self.netd.is_due(now.netd), Network::read(sockets)),
-            on(self.init.is_due(now.init), read_machines(sockets)),
+            on(
+                self.storaged.is_due(now.storaged),
+                soon(Daemon::Storaged, Storage::read(sockets)),
+            ),
+            on(
+                self.netd.is_due(now.netd),
+                soon(Daemon::Netd, Network::read(sockets)),
+            ),
+            on(
+                self.init.is_due(now.init),
+                soon(Daemon::Init, read_machines(sockets)),
+            ),
         );
         let mut errors = Vec::new();
         match storaged {
@@ -140,6 +151,21 @@ impl Picture {
     pub fn shows_offer(&self) -> bool {
         self.storaged.at.is_some() && self.netd.at.is_some()
     }
+}
+
+/// All lists of a daemon together; a round waits no longer for them.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn soon<T>(
+    daemon: Daemon,
+    reading: impl Future<Output = Result<T, DaemonError>>,
+) -> Result<T, DaemonError> {
+    timeout(PATIENCE, reading).await.unwrap_or_else(|late| {
+        Err(DaemonError::Away {
+            daemon,
+            source: late.into(),
+        })
+    })
 }
 
 async fn on<T>(due: bool, reading: impl Future<Output = T>) -> Option<T> {
