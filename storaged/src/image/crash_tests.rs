@@ -36,7 +36,7 @@ fn killed_anywhere_nothing_half_is_ready_and_claims_are_right() {
 }
 
 #[test]
-#[ignore = "takes a minute; part of the tests with --all"]
+#[ignore = "slow: some hundred lives of storaged"]
 fn killed_everywhere() {
     cut_every(1);
 }

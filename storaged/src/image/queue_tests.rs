@@ -45,6 +45,7 @@ fn a_registry_belongs_to_a_site() {
         ("10.0.2.2:5000/x", "10.0.2.2", "x"),
         ("10.1.2.2/x", "10.1.2.2", "x"),
         ("[fd00::1]:5000/x", "[fd00::1]", "x"),
+        ("[fd00::1]/x", "[fd00::1]", "x"),
         ("registry/x", "registry", "x"),
     ] {
         let origin = origin(name);

@@ -460,6 +460,13 @@ async fn an_image_cut_while_being_kept_is_fetched_again() {
     }
 }
 
+/// Only one who sends nothing at all is too slow.
+const SILENT: Patience = Patience {
+    window: Duration::from_millis(500),
+    least: 1,
+    ..Patience::USUAL
+};
+
 /// One digest at two registries.
 fn two_registries() -> ([TestRegistry; 2], [OciReference; 2]) {
     let registries = [TestRegistry::start(), TestRegistry::start()];
@@ -529,12 +536,7 @@ async fn the_attempt_of_another_name_is_not_ended() {
 #[tokio::test]
 async fn what_two_attempts_bring_counts_for_both() {
     let (registries, images) = two_registries();
-    let patience = Patience {
-        window: Duration::from_millis(50),
-        least: u64::MAX,
-        ..Patience::USUAL
-    };
-    let node = Node::with(KeepTar::default(), patience);
+    let node = Node::with(KeepTar::default(), SILENT);
     for registry in &registries {
         registry.behave(|b| b.drip = Some(100_000));
     }
@@ -656,12 +658,7 @@ async fn who_is_slow_lets_others_pass_and_gets_on() {
 async fn a_slow_registry_keeps_what_it_brought_and_a_bad_image_nothing() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let patience = Patience {
-        window: Duration::from_millis(50),
-        least: u64::MAX,
-        ..Patience::USUAL
-    };
-    let mut node = Node::with(KeepTar::default(), patience);
+    let mut node = Node::with(KeepTar::default(), SILENT);
     registry.behave(|b| b.drip = Some(100_000));
     let why = node.failed(&image).await;
     assert!(why.contains("too slowly"), "{why}");

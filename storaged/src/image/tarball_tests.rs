@@ -304,7 +304,11 @@ fn the_end_may_be_short_and_what_is_behind_it_is_read() {
     for end in [511, 512 + 599] {
         of(&whole[..end]).unwrap_err();
     }
-    // One who skips it notices too.
+    // One who reads it notices, and one who skips it too.
+    let mut tarball = Tarball::new(&whole[..512 + 599]);
+    tarball.next_entry().unwrap().unwrap();
+    let error = tarball.data().read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     let mut tarball = Tarball::new(&whole[..512 + 599]);
     tarball.next_entry().unwrap().unwrap();
     let error = tarball.next_entry().unwrap_err().to_string();
