@@ -73,6 +73,8 @@ struct Held<R> {
     since: Generation,
     /// Whether the network's lane has it in the kernel; never believed of a predecessor.
     made: bool,
+    /// Whether it was made once, perhaps with other values: its tap is there.
+    present: bool,
 }
 
 #[derive(Debug, Default)]
@@ -119,14 +121,15 @@ impl State {
         held.filter(|held| held.made).map(|held| &held.record)
     }
 
-    /// Interfaces that are in force in full: tap, rules, addresses, published ports.
-    pub fn interfaces_in_force(
+    /// Interfaces whose taps are there, behind `after`, and whether they are in force in full: rules,
+    /// addresses, published ports.
+    pub fn interfaces_present(
         &self,
         after: Option<InterfaceId>,
-    ) -> impl Iterator<Item = &InterfaceRecord> {
+    ) -> impl Iterator<Item = (&InterfaceRecord, bool)> {
         let held = self.interfaces.range(behind(after)).map(|(_, held)| held);
-        held.filter(|held| self.follows(held))
-            .map(|held| &held.record)
+        held.filter(|held| held.present)
+            .map(|held| (&held.record, self.follows(held)))
     }
 
     pub fn is_in_force(&self, network: &WorkloadId) -> bool {
@@ -284,6 +287,7 @@ impl State {
             record,
             since,
             made: false,
+            present: false,
         };
         self.networks.insert(held.record.id.clone(), held);
     }
@@ -293,6 +297,8 @@ impl State {
         if self.interface(&record.id) == Some(&record) {
             return;
         }
+        let before = self.interfaces.get(&record.id);
+        let present = before.is_some_and(|held| held.present);
         self.remove_interface(&record.id);
         let id = &record.id;
         let members = self.members.entry(id.network.clone()).or_default();
@@ -308,6 +314,7 @@ impl State {
             record,
             since,
             made: false,
+            present,
         };
         self.interfaces.insert(held.record.id.clone(), held);
     }
@@ -391,6 +398,7 @@ impl State {
             {
                 let made = !failed(&id);
                 changed |= std::mem::replace(&mut held.made, made) != made;
+                held.present |= made;
             }
         }
         changed

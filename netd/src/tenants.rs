@@ -119,8 +119,11 @@ impl Tenants {
 
     pub fn interfaces(&self, after: Option<InterfaceId>) -> Page<Interface> {
         let inner = self.lock();
-        let interfaces = inner.state.interfaces_in_force(after);
-        Page::of(interfaces.map(|record| self.describe(&record.id, &record.spec)))
+        let interfaces = inner.state.interfaces_present(after);
+        Page::of(interfaces.map(|(record, in_force)| Interface {
+            in_force,
+            ..self.describe(&record.id, &record.spec)
+        }))
     }
 
     pub async fn network_ensure(
@@ -320,6 +323,7 @@ impl Tenants {
             spec: spec.clone(),
             tap: name::tap(id),
             namespace: Some(self.kernel.namespace_path(&id.network)),
+            in_force: true,
         }
     }
 }

@@ -94,6 +94,9 @@ pub struct Interface {
     /// found only by a thread that was inside (`setns`) when it opened `/dev/net/tun`.
     #[serde(default)]
     pub namespace: Option<PathBuf>,
+    /// Whether all of `spec` is in the kernel: addresses, rules, published ports. While a change is
+    /// under way, or fails, it is not; the tap is there all the same, and the machine on it goes on.
+    pub in_force: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
