@@ -23,7 +23,7 @@ use loam_node_api::{
     status::{ChainState, NodeStatus},
     storage::Pool,
 };
-use tokio::{sync::watch, time::sleep_until};
+use tokio::{sync::watch, task::spawn_local, time::sleep_until};
 use tracing::{info, warn};
 
 use crate::{
@@ -174,6 +174,7 @@ impl Agent {
                 _ = inlets.netd.changed() => {}
                 _ = inlets.init.changed() => {}
                 () = self.executor.ended() => return,
+                () = self.picture.arrived() => return,
                 () = until(due) => return,
                 _ = inlets.views.changed() => {
                     let generation = inlets.views.borrow_and_update().as_ref().map(|v| v.generation);
@@ -225,7 +226,7 @@ impl Agent {
         self.wakes.again = false;
         self.take_in_late(now);
         self.look(now, fetch_due).await;
-        self.tell_name(now).await;
+        self.tell_name(now);
         if self.picture.shows_offer() {
             let new = Some(offer_of(&self.picture.pools, &self.picture.uplink));
             replace(&outlets.offer, new);
@@ -288,21 +289,24 @@ impl Agent {
         }
     }
 
-    /// Each life of storaged is told anew whose node it serves.
-    async fn tell_name(&mut self, now: Revisions) {
-        if now.storaged.is_none() {
-            self.named = false;
-        } else if !self.named {
-            self.named = true;
-            let told = match self.sockets.storage().await {
-                Ok(storage) => self.identity.tell(&storage).await,
+    /// Each life of storaged is told anew whose node it serves; a disk that hangs may let it take its
+    /// time.
+    fn tell_name(&mut self, now: Revisions) {
+        let named = std::mem::replace(&mut self.named, now.storaged.is_some());
+        if named || now.storaged.is_none() {
+            return;
+        }
+        let (identity, sockets) = (self.identity.clone(), self.sockets.clone());
+        spawn_local(async move {
+            let told = match sockets.storage().await {
+                Ok(storage) => identity.tell(&storage).await,
                 Err(error) => Err(error.into()),
             };
             // A disk that cannot be marked now is no reason to stay away from the others.
             if let Err(error) = told {
                 warn!(%error, "the pools do not carry this node's name yet");
             }
-        }
+        });
     }
 
     async fn reconcile(&mut self, view: &View, outlets: &Outlets) {

@@ -68,6 +68,8 @@ pub struct State {
     pub crashing: BTreeSet<WorkloadId>,
     /// Calls for these volumes never return.
     pub hung: BTreeSet<VolumeKey>,
+    /// The list of volumes never comes.
+    pub hung_list: bool,
     /// These networks are made, and are not there afterwards.
     pub forgotten: BTreeSet<WorkloadId>,
     pub status: Option<NodeStatus>,
@@ -256,7 +258,10 @@ impl Storage for FakeNode {
     }
 
     async fn volumes(self, _: Context, after: Option<VolumeKey>) -> Page<Volume> {
-        let state = self.called("volumes");
+        if self.called("volumes").hung_list {
+            return std::future::pending().await;
+        }
+        let state = self.state.lock().unwrap();
         match state.disk {
             true => page(&state.volumes, after),
             false => Page::of([]),

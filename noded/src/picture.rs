@@ -11,12 +11,20 @@ use loam_node_api::{
     storage::{Disk, Pool, StorageClient, Volume, VolumeKey},
 };
 
-use tokio::time::timeout;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{Instant, timeout, timeout_at},
+};
 
 use crate::{
     actual::{Actual, Images},
-    daemons::{Daemon, DaemonError, Sockets, call, shortly, whole},
+    daemons::{Daemon, DaemonError, Sockets, call, deadline, shortly, whole},
 };
+
+/// How long a round waits for lists. A daemon that has its answers at hand takes milliseconds.
+const WAIT: Duration = Duration::from_secs(2);
+/// For all lists of a daemon together: storaged answers when every disk has been looked at.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 pub struct Picture {
@@ -27,6 +35,15 @@ pub struct Picture {
     storaged: Known,
     netd: Known,
     init: Known,
+    reads: JoinSet<Read>,
+    errors: Vec<DaemonError>,
+}
+
+#[derive(Debug)]
+enum Read {
+    Storage(Result<Storage, DaemonError>),
+    Network(Result<Network, DaemonError>),
+    Machines(Result<(Revision, Machines), DaemonError>),
 }
 
 /// How far the lists of one daemon are known.
@@ -34,8 +51,11 @@ pub struct Picture {
 struct Known {
     /// None: never read.
     at: Option<Revision>,
-    /// A step has been done there since, so the lists are surely old.
-    touched: bool,
+    /// How many steps have been done there, and how many of them the lists surely show.
+    touched: u64,
+    shown: u64,
+    /// Being read, since so many steps had been done.
+    reading: Option<u64>,
 }
 
 /// What the daemons are at; none for one that does not answer.
@@ -57,85 +77,149 @@ impl Revisions {
 
 impl Known {
     fn is_due(&self, now: Option<Revision>) -> bool {
-        now.is_some() && (self.touched || self.at != now)
+        now.is_some() && (self.shown != self.touched || self.at != now)
     }
 
-    fn read(&mut self, at: Revision) {
-        *self = Self {
-            at: Some(at),
-            touched: false,
-        };
+    /// Whether to begin to read.
+    fn begins(&mut self, now: Option<Revision>) -> bool {
+        let begins = self.is_due(now) && self.reading.is_none();
+        if begins {
+            self.reading = Some(self.touched);
+        }
+        begins
+    }
+
+    /// Whether what was read is of use: lists from before the last step would undo what is known of
+    /// it.
+    fn ends(&mut self, at: Option<Revision>) -> bool {
+        let since = self.reading.take();
+        let of_use = at.is_some() && since == Some(self.touched);
+        if of_use {
+            self.at = at;
+            self.shown = self.touched;
+        }
+        of_use
     }
 }
 
 impl Picture {
-    /// Reads what has moved, of all daemons at once. What cannot be read stays as it was.
+    /// Reads what has moved, of all daemons at once, and waits for it, not for long: what comes later
+    /// is told by [`Picture::arrived`]. What cannot be read stays as it was. Must run inside a
+    /// `LocalSet`.
     pub async fn refresh(&mut self, sockets: &Sockets, now: Revisions) -> Vec<DaemonError> {
-        let (storaged, netd, init) = tokio::join!(
-            on(
-                self.storaged.is_due(now.storaged),
-                soon(Daemon::Storaged, Storage::read(sockets)),
-            ),
-            on(
-                self.netd.is_due(now.netd),
-                soon(Daemon::Netd, Network::read(sockets)),
-            ),
-            on(
-                self.init.is_due(now.init),
-                soon(Daemon::Init, read_machines(sockets)),
-            ),
-        );
-        let mut errors = Vec::new();
-        match storaged {
-            Some(Ok(lists)) => {
-                self.storaged.read(lists.at);
-                self.actual.images = lists.images;
-                self.actual.volumes = lists.volumes;
-                self.disks = lists.disks;
-                self.pools = lists.pools;
-            }
-            Some(Err(error)) => errors.push(error),
-            None => {}
+        let storaged = self.storaged.begins(now.storaged);
+        if storaged {
+            let sockets = sockets.clone();
+            self.reads.spawn_local(async move {
+                Read::Storage(soon(Daemon::Storaged, Storage::read(&sockets)).await)
+            });
         }
-        match netd {
-            Some(Ok(lists)) => {
-                self.netd.read(lists.at);
-                self.actual.networks = lists.networks;
-                self.actual.interfaces = lists.interfaces;
-                self.uplink = lists.uplink;
-            }
-            Some(Err(error)) => errors.push(error),
-            None => {}
+        let netd = self.netd.begins(now.netd);
+        if netd {
+            let sockets = sockets.clone();
+            self.reads.spawn_local(async move {
+                Read::Network(soon(Daemon::Netd, Network::read(&sockets)).await)
+            });
         }
-        match init {
-            Some(Ok((at, machines))) => {
-                self.init.read(at);
-                self.actual.machines = machines;
-            }
-            Some(Err(error)) => errors.push(error),
-            None => {}
+        let init = self.init.begins(now.init);
+        if init {
+            let sockets = sockets.clone();
+            self.reads.spawn_local(async move {
+                Read::Machines(soon(Daemon::Init, read_machines(&sockets)).await)
+            });
         }
-        errors
+        // For one that this round has not begun, an earlier one has waited in vain.
+        let deadline = Instant::now() + WAIT;
+        while (storaged && self.storaged.reading.is_some())
+            || (netd && self.netd.reading.is_some())
+            || (init && self.init.reading.is_some())
+        {
+            match timeout_at(deadline, self.reads.join_next()).await {
+                Ok(Some(read)) => self.take_in(read),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        std::mem::take(&mut self.errors)
+    }
+
+    /// Until lists have come that a round did not wait for. May be dropped at any time.
+    pub async fn arrived(&mut self) {
+        match self.reads.join_next().await {
+            Some(read) => self.take_in(read),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take_in(&mut self, read: Result<Read, JoinError>) {
+        let Ok(read) = read else {
+            // A task that panicked has said so itself, but not which it was: all are begun anew.
+            for known in [&mut self.storaged, &mut self.netd, &mut self.init] {
+                known.reading = None;
+            }
+            return;
+        };
+        match read {
+            Read::Storage(Ok(lists)) => {
+                if self.storaged.ends(Some(lists.at)) {
+                    self.actual.images = lists.images;
+                    self.actual.volumes = lists.volumes;
+                    self.disks = lists.disks;
+                    self.pools = lists.pools;
+                }
+            }
+            Read::Network(Ok(lists)) => {
+                if self.netd.ends(Some(lists.at)) {
+                    self.actual.networks = lists.networks;
+                    self.actual.interfaces = lists.interfaces;
+                    self.uplink = lists.uplink;
+                }
+            }
+            Read::Machines(Ok((at, machines))) => {
+                if self.init.ends(Some(at)) {
+                    self.actual.machines = machines;
+                }
+            }
+            Read::Storage(Err(error)) => {
+                self.storaged.ends(None);
+                self.errors.push(error);
+            }
+            Read::Network(Err(error)) => {
+                self.netd.ends(None);
+                self.errors.push(error);
+            }
+            Read::Machines(Err(error)) => {
+                self.init.ends(None);
+                self.errors.push(error);
+            }
+        }
     }
 
     /// How far fetches are is no change that storaged tells.
     pub async fn refresh_images(&mut self, sockets: &Sockets) -> Result<(), DaemonError> {
-        self.actual.images = read_images(&sockets.storage().await?).await?;
+        let read = async { read_images(&sockets.storage().await?).await };
+        let read = timeout(WAIT, read).await;
+        self.actual.images = read.unwrap_or_else(|late| {
+            Err(DaemonError::Away {
+                daemon: Daemon::Storaged,
+                source: late.into(),
+            })
+        })?;
         Ok(())
     }
 
-    /// Whether nothing has moved since the lists were read.
+    /// Whether there is nothing to read, or it is being read.
     pub fn is_at(&self, now: Revisions) -> bool {
-        !self.storaged.is_due(now.storaged)
-            && !self.netd.is_due(now.netd)
-            && !self.init.is_due(now.init)
+        let settled = |known: &Known, now| known.reading.is_some() || !known.is_due(now);
+        settled(&self.storaged, now.storaged)
+            && settled(&self.netd, now.netd)
+            && settled(&self.init, now.init)
     }
 
     pub fn touch(&mut self, daemon: Daemon) {
         match daemon {
-            Daemon::Storaged => self.storaged.touched = true,
-            Daemon::Netd => self.netd.touched = true,
-            Daemon::Init => self.init.touched = true,
+            Daemon::Storaged => self.storaged.touched += 1,
+            Daemon::Netd => self.netd.touched += 1,
+            Daemon::Init => self.init.touched += 1,
             Daemon::Clockd => {}
         }
     }
@@ -153,9 +237,6 @@ impl Picture {
     }
 }
 
-/// All lists of a daemon together; a round waits no longer for them.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 async fn soon<T>(
     daemon: Daemon,
     reading: impl Future<Output = Result<T, DaemonError>>,
@@ -168,13 +249,7 @@ async fn soon<T>(
     })
 }
 
-async fn on<T>(due: bool, reading: impl Future<Output = T>) -> Option<T> {
-    match due {
-        true => Some(reading.await),
-        false => None,
-    }
-}
-
+#[derive(Debug)]
 struct Storage {
     at: Revision,
     disks: Vec<Disk>,
@@ -193,11 +268,11 @@ impl Storage {
                 .changes(shortly(), Revision::default())
                 .await
                 .map_err(failed())?,
-            disks: client.disks(shortly()).await.map_err(failed())?,
-            pools: client.pools(shortly()).await.map_err(failed())?,
+            disks: client.disks(deadline()).await.map_err(failed())?,
+            pools: client.pools(deadline()).await.map_err(failed())?,
             volumes: whole(
                 Daemon::Storaged,
-                async |after| client.volumes(shortly(), after).await,
+                async |after| client.volumes(deadline(), after).await,
                 |volume| volume.key.clone(),
             )
             .await?,
@@ -209,7 +284,7 @@ impl Storage {
 async fn read_images(client: &StorageClient) -> Result<Images, DaemonError> {
     let list = whole(
         Daemon::Storaged,
-        async |after| client.images(shortly(), after).await,
+        async |after| client.images(deadline(), after).await,
         |status| status.image.clone(),
     );
     let mut images = Images::default();
@@ -219,6 +294,7 @@ async fn read_images(client: &StorageClient) -> Result<Images, DaemonError> {
     Ok(images)
 }
 
+#[derive(Debug)]
 struct Network {
     at: Revision,
     uplink: Uplink,
@@ -235,16 +311,16 @@ impl Network {
                 .changes(shortly(), Revision::default())
                 .await
                 .map_err(failed())?,
-            uplink: client.uplink(shortly()).await.map_err(failed())?,
+            uplink: client.uplink(deadline()).await.map_err(failed())?,
             networks: whole(
                 Daemon::Netd,
-                async |after| client.networks(shortly(), after).await,
+                async |after| client.networks(deadline(), after).await,
                 |network| network.id.clone(),
             )
             .await?,
             interfaces: whole(
                 Daemon::Netd,
-                async |after| client.interfaces(shortly(), after).await,
+                async |after| client.interfaces(deadline(), after).await,
                 |interface| interface.id.clone(),
             )
             .await?,
@@ -262,7 +338,7 @@ async fn read_machines(sockets: &Sockets) -> Result<(Revision, Machines), Daemon
         .map_err(call(Daemon::Init))?;
     let machines = whole(
         Daemon::Init,
-        async |after| client.machines(shortly(), after).await,
+        async |after| client.machines(deadline(), after).await,
         |machine| machine.id.clone(),
     );
     Ok((at, machines.await?))

@@ -495,6 +495,40 @@ async fn a_daemon_that_hangs_is_taken_for_one_that_is_away() {
 }
 
 #[tokio::test]
+async fn a_list_that_does_not_come_holds_up_no_round() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        bench
+            .node
+            .wait("the machine runs", |state| runs(state, 1))
+            .await;
+        bench.node.change(|state| state.hung_list = true);
+        let lists = |state: &State| state.calls["volumes"];
+        let before = bench.node.look(lists);
+        bench
+            .node
+            .wait("the list is asked for", |state| lists(state) > before)
+            .await;
+        for crash in 1..=3 {
+            bench.node.change(|state| {
+                let machine = state.machines.get_mut(&id(1, "web")).unwrap();
+                machine.state = MachineState::Exited(Exit::Failed(format!("crash {crash}")));
+            });
+            bench
+                .node
+                .wait("the machine runs again", |state| runs(state, 1))
+                .await;
+        }
+        let after = bench.node.look(lists);
+        assert_eq!(after, before + 1, "it is asked for once at a time");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start() {
     local(async {
         let bench = Bench::start(FakeNode::new());
