@@ -24,6 +24,9 @@ pub struct SysDisk {
     /// The kernel's name, as in `/sys/block/vda`. Another one after the next boot.
     pub name: String,
     pub device: PathBuf,
+    /// The kernel's count of the disks that it has seen: another one when the same disk was pulled
+    /// and put back.
+    pub seq: u64,
     /// Stable across boots.
     pub id: String,
     pub size: Bytes,
@@ -79,6 +82,9 @@ fn read(folder: &Path, name: String) -> Option<SysDisk> {
     };
     Some(SysDisk {
         device: Path::new("/dev").join(&name),
+        seq: attribute(folder, "diskseq")
+            .and_then(|seq| seq.parse().ok())
+            .unwrap_or(0),
         id: identity(folder, &name),
         in_use: in_use(folder, &name),
         name,

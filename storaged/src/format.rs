@@ -15,9 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use uuid::Uuid;
+
 use crate::{
     disk::SysDisk,
-    header::{Header, State},
+    header::{DiskTag, Header, State},
     mount, pool,
     probe::{self, Finding, LABEL},
     program::{self, ProgramError},
@@ -36,9 +38,9 @@ pub enum FormatError {
     Program(#[from] ProgramError),
 }
 
-/// Makes `disk` a pool. Looks once more, with the disk held alone, whether it may.
-pub fn format(disk: &SysDisk, pools: &Path) -> Result<Header, FormatError> {
-    let mut header = claim(disk)?;
+/// Makes `disk` a pool of `set`. Looks everywhere first, with the disk held alone, whether it may.
+pub fn format(disk: &SysDisk, set: Uuid, pools: &Path) -> Result<Header, FormatError> {
+    let mut header = claim(disk, set)?;
     make_filesystem(&disk.device, &header)?;
     furnish(&disk.device, &header, pools)?;
     header.state = State::Pool;
@@ -50,7 +52,7 @@ pub fn format(disk: &SysDisk, pools: &Path) -> Result<Header, FormatError> {
     Ok(header)
 }
 
-fn claim(disk: &SysDisk) -> Result<Header, FormatError> {
+fn claim(disk: &SysDisk, set: Uuid) -> Result<Header, FormatError> {
     // Exclusive: the kernel refuses while the disk is mounted or part of something.
     let exclusive = rustix::fs::OFlags::EXCL.bits().cast_signed();
     let file = OpenOptions::new()
@@ -61,14 +63,12 @@ fn claim(disk: &SysDisk) -> Result<Header, FormatError> {
         .map_err(io("open the disk alone"))?;
     let size = disk.size.get();
     match probe::probe(&file, size).map_err(io("read the disk"))? {
-        Finding::Empty => {
-            let header = Header::for_disk(size);
-            header.write(&file).map_err(io("write the header"))?;
-            Ok(header)
-        }
-        Finding::HalfMade(header) => Ok(header),
-        other => Err(FormatError::Changed(other)),
+        Finding::Empty | Finding::HalfMade(_) => {}
+        other => return Err(FormatError::Changed(other)),
     }
+    let header = Header::for_disk(size, set, DiskTag::of(&disk.id));
+    header.write(&file).map_err(io("write the header"))?;
+    Ok(header)
 }
 
 fn make_filesystem(device: &Path, header: &Header) -> Result<(), FormatError> {

@@ -2,21 +2,34 @@
 //!
 //! A pool's file system ends [`TAIL`] before the end of its disk, and the header is the first
 //! sector after the file system. `mkfs.btrfs`, told a size, writes nothing there, so a header that
-//! says [`State::Formatting`] outlives a power cut in the middle of making the file system.
+//! says [`State::Formatting`] outlives a power cut in the middle of making the file system. And it
+//! is read before anything is mounted: whose pool it is, and which of two copies is the one to use,
+//! is known without touching the file system.
 //!
 //! | offset | length | what |
 //! |---|---|---|
 //! | 0 | 16 | `LOAM-DISK-HEADER` |
-//! | 16 | 4 | format, little endian: 1 |
+//! | 16 | 4 | format, little endian: 2 |
 //! | 20 | 4 | state, little endian: 1 formatting, 2 pool |
 //! | 24 | 16 | UUID of the file system |
 //! | 40 | 8 | size of the file system in bytes, little endian; also where this header is |
+//! | 48 | 16 | UUID of the set of pools that belong together: those of one node |
+//! | 64 | 32 | the node's key; zeroes until it has one |
+//! | 96 | 16 | the machine that it was used in last (see [`crate::machine`]); zeroes if unknown |
+//! | 112 | 8 | when it was taken into use last, in seconds since 1970, little endian |
+//! | 120 | 16 | the disk that it was used on last (see [`DiskTag`]) |
 //! | 480 | 32 | SHA-256 of bytes 0 to 479 |
+//!
+//! It is there twice, [`COPY`] apart, and written one after the other: whatever a power cut does to
+//! one of them, the other is whole.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+use loam_deployment::NodeKey;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::machine::Machine;
 
 /// What stays free at the end of the disk. More than any partition table's or RAID's backup takes.
 pub const TAIL: u64 = 4 << 20;
@@ -24,8 +37,12 @@ pub const TAIL: u64 = 4 << 20;
 /// A sector, which disks write whole or not at all.
 pub const LENGTH: usize = 512;
 
-const MAGIC: &[u8; 16] = b"LOAM-DISK-HEADER";
-const FORMAT: u32 = 1;
+/// From the first header to the second: another physical sector, even on disks that have large ones
+/// and say that they have small ones.
+pub const COPY: u64 = 64 << 10;
+
+pub const MAGIC: &[u8; 16] = b"LOAM-DISK-HEADER";
+const FORMAT: u32 = 2;
 const SUM_AT: usize = LENGTH - 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,73 +52,151 @@ pub enum State {
     Pool,
 }
 
+/// Names a disk, by a digest of its [`crate::disk::SysDisk::id`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskTag(pub [u8; 16]);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     pub state: State,
     pub uuid: Uuid,
     /// A multiple of 1 MiB.
     pub filesystem_size: u64,
+    pub set: Uuid,
+    pub node: Option<NodeKey>,
+    pub machine: Option<Machine>,
+    /// Seconds since 1970.
+    pub used: u64,
+    pub disk: DiskTag,
+}
+
+/// What is where a header would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    Header(Header),
+    /// Made by a Loam that writes another format.
+    OtherFormat(u32),
+}
+
+impl DiskTag {
+    pub fn of(id: &str) -> Self {
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&Sha256::digest(id)[..16]);
+        Self(tag)
+    }
 }
 
 impl Header {
-    /// For a disk of `disk_size` bytes that is about to be made a pool.
-    pub fn for_disk(disk_size: u64) -> Self {
+    /// For a disk of `disk_size` bytes that is about to be made a pool of `set`.
+    pub fn for_disk(disk_size: u64, set: Uuid, disk: DiskTag) -> Self {
         Self {
             state: State::Formatting,
             uuid: Uuid::new_v4(),
             filesystem_size: filesystem_size(disk_size),
+            set,
+            node: None,
+            machine: None,
+            used: 0,
+            disk,
         }
     }
 
     /// Reads the header whose file system has this size, if one is there.
-    pub fn read(disk: &File, filesystem_size: u64) -> io::Result<Option<Self>> {
-        let mut sector = [0; LENGTH];
-        match disk.read_exact_at(&mut sector, filesystem_size) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            other => other?,
+    pub fn read(disk: &File, filesystem_size: u64) -> io::Result<Found> {
+        let mut found = Found::Nothing;
+        for at in [filesystem_size, filesystem_size + COPY] {
+            let mut sector = [0; LENGTH];
+            match disk.read_exact_at(&mut sector, at) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+                other => other?,
+            }
+            match Self::decode(&sector) {
+                Found::Header(header) if header.filesystem_size == filesystem_size => {
+                    return Ok(Found::Header(header));
+                }
+                Found::OtherFormat(format) => found = Found::OtherFormat(format),
+                _ => {}
+            }
         }
-        Ok(Self::decode(&sector).filter(|header| header.filesystem_size == filesystem_size))
+        Ok(found)
     }
 
     /// Durable when it returns.
     pub fn write(&self, disk: &File) -> io::Result<()> {
-        disk.write_all_at(&self.encode(), self.filesystem_size)?;
-        disk.sync_all()
+        for at in [self.filesystem_size, self.filesystem_size + COPY] {
+            disk.write_all_at(&self.encode(), at)?;
+            disk.sync_all()?;
+        }
+        Ok(())
     }
 
     pub fn encode(&self) -> [u8; LENGTH] {
         let mut sector = [0; LENGTH];
-        sector[..16].copy_from_slice(MAGIC);
-        sector[16..20].copy_from_slice(&FORMAT.to_le_bytes());
         let state: u32 = match self.state {
             State::Formatting => 1,
             State::Pool => 2,
         };
-        sector[20..24].copy_from_slice(&state.to_le_bytes());
-        sector[24..40].copy_from_slice(self.uuid.as_bytes());
-        sector[40..48].copy_from_slice(&self.filesystem_size.to_le_bytes());
+        let node = self.node.map_or([0; 32], |node| node.0);
+        let machine = self.machine.map_or([0; 16], |machine| machine.0);
+        let mut at = 0;
+        for field in [
+            MAGIC.as_slice(),
+            &FORMAT.to_le_bytes(),
+            &state.to_le_bytes(),
+            self.uuid.as_bytes(),
+            &self.filesystem_size.to_le_bytes(),
+            self.set.as_bytes(),
+            &node,
+            &machine,
+            &self.used.to_le_bytes(),
+            &self.disk.0,
+        ] {
+            sector[at..at + field.len()].copy_from_slice(field);
+            at += field.len();
+        }
         let sum = Sha256::digest(&sector[..SUM_AT]);
         sector[SUM_AT..].copy_from_slice(&sum);
         sector
     }
 
-    pub fn decode(sector: &[u8; LENGTH]) -> Option<Self> {
+    pub fn decode(sector: &[u8; LENGTH]) -> Found {
         let sum = Sha256::digest(&sector[..SUM_AT]);
         if &sector[..16] != MAGIC || sector[SUM_AT..] != sum[..] {
-            return None;
+            return Found::Nothing;
         }
-        let word = |at: usize| sector[at..at + 4].try_into().map(u32::from_le_bytes).ok();
-        let state = match (word(16)?, word(20)?) {
-            (FORMAT, 1) => State::Formatting,
-            (FORMAT, 2) => State::Pool,
-            _ => return None,
-        };
+        let mut rest = &sector[16..];
+        match (take(&mut rest).map(u32::from_le_bytes), rest) {
+            (Some(FORMAT), rest) => Self::fields(rest).map_or(Found::Nothing, Found::Header),
+            (Some(format), _) => Found::OtherFormat(format),
+            (None, _) => Found::Nothing,
+        }
+    }
+
+    /// What comes after the format.
+    fn fields(mut rest: &[u8]) -> Option<Self> {
+        let rest = &mut rest;
         Some(Self {
-            state,
-            uuid: Uuid::from_slice(&sector[24..40]).ok()?,
-            filesystem_size: u64::from_le_bytes(sector[40..48].try_into().ok()?),
+            state: match u32::from_le_bytes(take(rest)?) {
+                1 => State::Formatting,
+                2 => State::Pool,
+                _ => return None,
+            },
+            uuid: Uuid::from_bytes(take(rest)?),
+            filesystem_size: u64::from_le_bytes(take(rest)?),
+            set: Uuid::from_bytes(take(rest)?),
+            node: Some(NodeKey(take(rest)?)).filter(|node| node.0 != [0; 32]),
+            machine: Some(Machine(take(rest)?)).filter(|machine| machine.0 != [0; 16]),
+            used: u64::from_le_bytes(take(rest)?),
+            disk: DiskTag(take(rest)?),
         })
     }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (field, behind) = rest.split_first_chunk::<N>()?;
+    *rest = behind;
+    Some(*field)
 }
 
 /// The size of the file system on a disk of this size: whole MiB, with [`TAIL`] left.
@@ -114,29 +209,61 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn header() -> Header {
+        Header::for_disk(64 << 20, Uuid::new_v4(), DiskTag::of("a"))
+    }
+
     #[test]
     fn written_and_read_back() {
         let disk = tempfile::tempfile().unwrap();
         disk.set_len(64 << 20).unwrap();
-        let mut header = Header::for_disk(64 << 20);
-        assert_eq!(header.filesystem_size, 60 << 20);
-        assert_eq!(Header::read(&disk, header.filesystem_size).unwrap(), None);
+        let mut header = header();
+        let size = header.filesystem_size;
+        assert_eq!(size, 60 << 20);
+        assert_eq!(Header::read(&disk, size).unwrap(), Found::Nothing);
         for state in [State::Formatting, State::Pool] {
             header.state = state;
             header.write(&disk).unwrap();
-            assert_eq!(
-                Header::read(&disk, header.filesystem_size).unwrap(),
-                Some(header)
-            );
+            assert_eq!(Header::read(&disk, size).unwrap(), Found::Header(header));
         }
+        header.node = Some(NodeKey([7; 32]));
+        header.machine = Some(Machine([8; 16]));
+        header.used = 1_800_000_000;
+        header.write(&disk).unwrap();
+        assert_eq!(Header::read(&disk, size).unwrap(), Found::Header(header));
+    }
+
+    #[test]
+    fn one_of_the_two_is_enough() {
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(64 << 20).unwrap();
+        let header = header();
+        let size = header.filesystem_size;
+        for torn in [size, size + COPY] {
+            header.write(&disk).unwrap();
+            disk.write_all_at(&[0xa5; 100], torn).unwrap();
+            assert_eq!(Header::read(&disk, size).unwrap(), Found::Header(header));
+        }
+        disk.write_all_at(&[0xa5; 100], size).unwrap();
+        assert_eq!(Header::read(&disk, size).unwrap(), Found::Nothing);
+    }
+
+    #[test]
+    fn another_format_is_told_apart_from_nothing() {
+        let mut sector = header().encode();
+        sector[16..20].copy_from_slice(&1u32.to_le_bytes());
+        assert_eq!(Header::decode(&sector), Found::Nothing);
+        let sum = Sha256::digest(&sector[..SUM_AT]);
+        sector[SUM_AT..].copy_from_slice(&sum);
+        assert_eq!(Header::decode(&sector), Found::OtherFormat(1));
     }
 
     proptest! {
         #[test]
         fn any_flipped_bit_is_noticed(bit in 0..LENGTH * 8) {
-            let mut sector = Header::for_disk(1 << 30).encode();
+            let mut sector = header().encode();
             sector[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(Header::decode(&sector), None);
+            prop_assert_eq!(Header::decode(&sector), Found::Nothing);
         }
     }
 }

@@ -1,52 +1,75 @@
-//! The disks and pools of this moment. One thread looks for disks that came or went, and makes the
-//! empty ones pools.
+//! The disks and pools of this moment. One thread looks for disks that came or went; what may wait for
+//! a disk (to look at it, to mount it, to make it a pool) is done on a thread of its own, so that one
+//! that hangs holds up no other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use loam_deployment::NodeKey;
 use loam_node_api::{
+    clock::{Clock, UnixTime},
     page::Changes,
+    path,
     storage::{Disk, DiskState, StorageError},
 };
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::{
+    boot::Boot,
     disk::{self, SysDisk},
-    format,
-    header::Header,
+    format::{self, FormatError},
+    header::{DiskTag, Header},
+    machine::Machine,
     mount,
-    pool::Pool,
+    pool::{Health, Pool},
     probe::{self, Finding},
     secret,
+    takeover::{self, Seen, Surroundings, Verdict, What},
     uevent::Uevents,
     whereabouts,
 };
 
 /// Disks that spin up, or hang off a bus that is slow to be searched, come seconds after the first
-/// ones. Until this many looks in a row found nothing new, nothing is said to be absent: a volume
-/// or an identity that is on a late disk must not be made anew on another.
-const QUIET_LOOKS: u32 = 3;
-const SETTLING_INTERVAL: Duration = Duration::from_secs(1);
+/// ones. Until nothing new was found for so long, no pool is opened, no disk is made one, and nothing is
+/// said to be absent: a volume or an identity that is on a late disk must not be made anew on another.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// The kernel says when a disk comes; this is for what it cannot say (a file system that went bad).
 const INTERVAL: Duration = Duration::from_secs(10);
+const SETTLING_INTERVAL: Duration = Duration::from_secs(1);
+/// While a disk is being looked at, opened or made a pool.
+const BUSY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A disk that failed is tried again: a cable is put right, a predecessor's `mkfs` ends.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// For so long a disk is waited for when the node starts. The kernel gives up on most in this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const SILENT: &str = "does not answer";
+
 #[derive(Debug)]
 pub struct Inventory {
-    sys_block: PathBuf,
-    pools_folder: PathBuf,
+    places: Places,
+    /// This machine, as far as it can be told from others.
+    machine: Option<Machine>,
     disks: RwLock<BTreeMap<String, Known>>,
+    boot: Mutex<Boot>,
+    /// Pools whose disk is gone and whose mount is being taken away.
+    detaching: Mutex<BTreeSet<Uuid>>,
+    detached: Condvar,
+    /// Held while pools are told what the others have.
+    sharing: Mutex<()>,
     settled: watch::Sender<bool>,
     /// Told whenever a disk or a pool is another than before.
     changes: Changes,
@@ -54,20 +77,64 @@ pub struct Inventory {
     node: Mutex<Option<NodeKey>>,
 }
 
+/// Where things are; on a node as the default says.
+#[derive(Clone, Debug)]
+pub struct Places {
+    pub sys_block: PathBuf,
+    pub pools: PathBuf,
+    /// What was decided since the node booted (see [`crate::boot`]).
+    pub boot: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            sys_block: disk::SYS_BLOCK.into(),
+            pools: path::POOLS.into(),
+            boot: Path::new(path::RUN).join("storaged.json"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Known {
     sys: SysDisk,
-    state: DiskState,
-    looked: Instant,
-    pool: Option<Arc<Pool>>,
+    stage: Stage,
+    since: Instant,
+    /// What was found last, which is shown while it is looked at again.
+    found: Option<DiskState>,
+}
+
+/// How far the look at the disks has come that were there when the node started.
+enum Phase {
+    /// Nothing new was found since then.
+    Searching(Instant),
+    /// All are known; what is ours is being opened.
+    Opening,
+    Settled,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Looking,
+    /// Waits for a decision; the text says for what else, if for anything.
+    Seen(Finding, Option<String>),
+    /// Is mounted or made a pool.
+    Opening(Option<Uuid>),
+    InUse(Arc<Pool>),
+    Left(DiskState),
 }
 
 impl Inventory {
-    pub fn new(sys_block: PathBuf, pools_folder: PathBuf, changes: Changes) -> Self {
+    pub fn new(places: Places, machine: Option<Machine>, changes: Changes) -> Self {
         Self {
-            sys_block,
-            pools_folder,
+            boot: Mutex::new(Boot::open(&places.boot)),
+            places,
+            machine,
             disks: RwLock::default(),
+            detaching: Mutex::default(),
+            detached: Condvar::new(),
+            sharing: Mutex::default(),
             settled: watch::Sender::new(false),
             changes,
             node: Mutex::default(),
@@ -75,13 +142,13 @@ impl Inventory {
     }
 
     pub fn disks(&self) -> Vec<Disk> {
-        self.read().values().map(describe).collect()
+        self.read().values().filter_map(Known::describe).collect()
     }
 
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.read()
             .values()
-            .filter_map(|known| known.pool.clone())
+            .filter_map(|known| known.pool().cloned())
             .collect()
     }
 
@@ -89,19 +156,21 @@ impl Inventory {
         &self.changes
     }
 
-    /// Writes into the marks of the pools, of now and of later, whose they are.
+    /// Writes into the headers of the pools, of now and of later, whose they are.
     pub fn node_is(&self, node: NodeKey) -> Result<(), StorageError> {
-        let mut known = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = Some(node);
+        *lock(&self.node) = Some(node);
         for pool in self.pools() {
-            pool.mark(node).map_err(|error| {
-                StorageError::Io(format!("mark pool {} as this node's: {error}", pool.uuid()))
-            })?;
+            match name_node(&pool, node) {
+                // It is made good when the pool answers again.
+                Err(StorageError::Hangs(_)) => {}
+                result => result?,
+            }
         }
         Ok(())
     }
 
-    /// Returns once every disk that was there when the node started has been looked at.
+    /// Returns once every disk that was there when the node started has been looked at, and what is
+    /// ours is open.
     pub async fn settled(&self) {
         let mut settled = self.settled.subscribe();
         // The sender is `self`, so it is there for as long as we wait.
@@ -109,25 +178,28 @@ impl Inventory {
     }
 
     /// Looks for disks for ever. Blocks.
-    pub fn watch(&self) {
+    pub fn watch(self: &Arc<Self>) {
         let uevents = Uevents::listen()
             .inspect_err(|error| tracing::warn!(%error, "cannot hear of new disks; looking for them every {INTERVAL:?}"))
             .ok();
-        let mut quiet = 0;
+        let mut phase = Phase::Searching(Instant::now());
+        let mut refreshed = Instant::now();
+        let mut shown = Vec::new();
         loop {
-            match self.look() {
-                Ok(0) => quiet += 1,
-                Ok(_) => quiet = 0,
-                Err(error) => tracing::error!(%error, "cannot list the disks; trying again"),
+            let found = self.look().unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot list the disks; trying again");
+                0
+            });
+            phase = self.go_on(phase, found);
+            if refreshed.elapsed() >= INTERVAL {
+                refreshed = Instant::now();
+                self.pools().iter().for_each(Pool::refresh);
             }
-            let settled = quiet >= QUIET_LOOKS;
-            if settled && !self.settled.send_replace(true) {
-                tracing::info!(pools = self.pools().len(), "every disk has been looked at");
-            }
-            let interval = if *self.settled.borrow() {
-                INTERVAL
-            } else {
-                SETTLING_INTERVAL
+            self.tell_changes(&mut shown);
+            let interval = match phase {
+                _ if self.is_busy() => BUSY_INTERVAL,
+                Phase::Settled => INTERVAL,
+                _ => SETTLING_INTERVAL,
             };
             let heard = uevents.as_ref().map(|uevents| uevents.wait(interval));
             if !matches!(heard, Some(Ok(()))) {
@@ -136,154 +208,315 @@ impl Inventory {
         }
     }
 
-    /// One look: how many disks came or went.
-    fn look(&self) -> io::Result<usize> {
-        let present = disk::scan(&self.sys_block)?;
-        let gone = self.forget_all_but(&present);
-        let due: Vec<SysDisk> = {
-            let known = self.read();
-            present
-                .into_iter()
-                .filter(|disk| match known.get(&disk.name) {
-                    None => true,
-                    Some(known) => {
-                        matches!(known.state, DiskState::Failed(_))
-                            && known.pool.is_none()
-                            && known.looked.elapsed() >= RETRY
-                    }
-                })
-                .collect()
-        };
-        let came = due.len();
-        // Side by side, for making a file system takes seconds and a node may have dozens of disks.
-        thread::scope(|scope| {
-            for disk in due {
-                scope.spawn(|| self.examine(disk));
+    /// `found` is how many disks came or went just now.
+    fn go_on(self: &Arc<Self>, phase: Phase, found: usize) -> Phase {
+        match phase {
+            Phase::Searching(_) if found > 0 || self.is_busy() => Phase::Searching(Instant::now()),
+            Phase::Searching(since) if since.elapsed() < QUIET => phase,
+            Phase::Searching(_) => {
+                self.decide();
+                Phase::Opening
             }
-        });
-        if came > 0 {
-            self.share();
+            Phase::Opening => {
+                self.decide();
+                if self.is_busy() {
+                    return Phase::Opening;
+                }
+                tracing::info!(pools = self.pools().len(), "every disk has been looked at");
+                self.settled.send_replace(true);
+                Phase::Settled
+            }
+            Phase::Settled => {
+                self.decide();
+                Phase::Settled
+            }
         }
-        if came + gone > 0 {
-            self.changes.note();
+    }
+
+    /// One look: how many disks came or went. What they hold is found out on threads of their own.
+    fn look(self: &Arc<Self>) -> io::Result<usize> {
+        let present = disk::scan(&self.places.sys_block)?;
+        let gone = self.forget_all_but(&present);
+        let mut came = 0;
+        for disk in present {
+            let new = match self.read().get(&disk.name) {
+                None => true,
+                Some(known) if known.is_to_be_retried() => false,
+                Some(_) => continue,
+            };
+            came += usize::from(new);
+            self.set(&disk, Stage::Looking);
+            self.spawn(disk, |_, disk| judge(disk));
         }
-        self.note_bad_pools();
         Ok(came + gone)
     }
 
-    /// A pool that has just come gets what it lacks of what every pool has.
-    fn share(&self) {
-        let pools = self.pools();
-        whereabouts::share(&pools);
-        let node = *self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        for pool in &pools {
-            if let Some(node) = node
-                && let Err(error) = pool.mark(node)
-            {
-                tracing::error!(pool = %pool.uuid(), %error, "cannot mark this pool as this node's");
-            }
-            if let Err(error) = secret::replicate(&pools, pool) {
-                tracing::error!(pool = %pool.uuid(), %error, "cannot copy the node's secrets to this pool");
+    /// What is done with the disks that have been looked at.
+    fn decide(self: &Arc<Self>) {
+        for (disk, finding, verdict) in self.verdicts() {
+            match (verdict, finding) {
+                (Verdict::Wait(why), finding) => {
+                    self.set(&disk, Stage::Seen(finding, Some(why)));
+                }
+                (Verdict::Leave(what), _) => {
+                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what)));
+                }
+                (Verdict::Open, Finding::Pool { header, .. }) => {
+                    self.set(&disk, Stage::Opening(Some(header.uuid)));
+                    self.spawn(disk, move |this, disk| this.open(disk, header));
+                }
+                (Verdict::Make(set), _) => {
+                    self.set(&disk, Stage::Opening(None));
+                    self.spawn(disk, move |this, disk| this.make(disk, set));
+                }
+                (Verdict::Open, _) => {}
             }
         }
     }
 
-    fn forget_all_but(&self, present: &[SysDisk]) -> usize {
-        let mut known = self.write();
-        let same = |known: &Known| {
-            present
-                .iter()
-                .any(|disk| *disk == known.sys || is_mounted(known, disk))
+    fn verdicts(&self) -> Vec<(SysDisk, Finding, Verdict)> {
+        let disks = self.read();
+        let mut waiting = Vec::new();
+        let mut around = Surroundings {
+            machine: self.machine,
+            ..Surroundings::default()
         };
-        let gone: Vec<String> = known
-            .iter()
-            .filter(|(_, k)| !same(k))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in &gone {
-            let Some(lost) = known.remove(name) else {
-                continue;
-            };
-            tracing::warn!(disk = %lost.sys.id, device = %name, "a disk is gone");
-            if let Some(pool) = lost.pool
-                && let Err(error) = mount::detach(pool.root())
-            {
-                tracing::error!(pool = %pool.uuid(), %error, "cannot detach the pool of a disk that is gone");
+        for (name, known) in disks.iter() {
+            match &known.stage {
+                Stage::Seen(finding, _) => {
+                    let what = match finding {
+                        Finding::Pool { header, generation } => What::Pool {
+                            header: *header,
+                            generation: *generation,
+                        },
+                        _ => What::Blank,
+                    };
+                    waiting.push(Seen {
+                        name: name.clone(),
+                        id: known.sys.id.clone(),
+                        what,
+                    });
+                }
+                Stage::Looking => around.unknown = true,
+                Stage::Opening(uuid) => around.in_use.extend(*uuid),
+                Stage::InUse(pool) => {
+                    around.in_use.insert(pool.uuid());
+                }
+                Stage::Left(_) => {}
+            }
+        }
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let mut verdicts = BTreeMap::new();
+        lock(&self.boot).change(|decided| {
+            verdicts = takeover::decide(&waiting, decided, &around);
+        });
+        verdicts
+            .into_iter()
+            .filter_map(|(name, verdict)| {
+                let known = disks.get(&name)?;
+                match &known.stage {
+                    Stage::Seen(finding, _) => Some((known.sys.clone(), finding.clone(), verdict)),
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+
+    fn make(&self, disk: &SysDisk, set: Uuid) -> Stage {
+        tracing::info!(disk = %disk.id, device = %disk.name, "making an empty disk a pool");
+        match format::format(disk, set, &self.places.pools) {
+            Ok(header) => {
+                lock(&self.boot).change(|decided| {
+                    decided.runs_on.insert(header.uuid, disk.id.clone());
+                });
+                self.open(disk, header)
+            }
+            Err(FormatError::Changed(Finding::Foreign(what))) => {
+                Stage::Left(DiskState::Foreign(what))
+            }
+            Err(error) => failed(format!("cannot be made a pool: {error}")),
+        }
+    }
+
+    fn open(&self, disk: &SysDisk, header: Header) -> Stage {
+        let uuid = header.uuid;
+        let waited = self
+            .detached
+            .wait_timeout_while(lock(&self.detaching), PATIENCE, |those| {
+                those.contains(&uuid)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.1.timed_out() {
+            return failed(format!("pool {uuid} is still in use from before it went"));
+        }
+        drop(waited);
+        let header = self.stamp(disk, header);
+        let root = format::mount_point(&self.places.pools, &header);
+        if let Err(error) = mount_once(&disk.device, &root) {
+            return failed(format!("pool {uuid} cannot be mounted: {error}"));
+        }
+        match Pool::open(root, uuid, disk.media) {
+            Ok(pool) => Stage::InUse(Arc::new(pool.on(disk.device.clone(), header))),
+            Err(error) => failed(format!("pool {uuid} cannot be used: {error}")),
+        }
+    }
+
+    /// Writes into the header where and when the pool was used last.
+    fn stamp(&self, disk: &SysDisk, header: Header) -> Header {
+        let now = Clock::read(Path::new(path::CLOCK))
+            .floor
+            .max(UnixTime::kernel());
+        let stamped = Header {
+            machine: self.machine,
+            used: now.0.max(header.used),
+            disk: DiskTag::of(&disk.id),
+            ..header
+        };
+        let written = File::options()
+            .write(true)
+            .open(&disk.device)
+            .and_then(|device| stamped.write(&device));
+        match written {
+            Ok(()) => stamped,
+            Err(error) => {
+                tracing::error!(disk = %disk.id, %error, "cannot note in this pool's header where it is used");
+                header
+            }
+        }
+    }
+
+    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> usize {
+        let gone: Vec<Known> = {
+            let mut disks = self.write();
+            let names: Vec<String> = disks
+                .iter()
+                .filter(|(_, known)| !present.iter().any(|disk| known.is(disk)))
+                .map(|(name, _)| name.clone())
+                .collect();
+            names.iter().filter_map(|name| disks.remove(name)).collect()
+        };
+        for known in &gone {
+            tracing::warn!(disk = %known.sys.id, device = %known.sys.name, "a disk is gone");
+            if let Some(pool) = known.pool() {
+                self.detach(pool.clone());
             }
         }
         gone.len()
     }
 
-    fn examine(&self, disk: SysDisk) {
-        let (state, pool) = match self.judge(&disk) {
-            Ok(judged) => judged,
-            Err(reason) => (DiskState::Failed(reason), None),
-        };
-        match &state {
-            DiskState::Pool(uuid) => {
-                tracing::info!(disk = %disk.id, device = %disk.name, %uuid, "pool is ready")
+    /// Takes the mount of a pool away whose disk is gone. Machines may have files of it open.
+    fn detach(self: &Arc<Self>, pool: Arc<Pool>) {
+        lock(&self.detaching).insert(pool.uuid());
+        let this = self.clone();
+        thread::spawn(move || {
+            if let Err(error) = mount::detach(pool.root()) {
+                tracing::error!(pool = %pool.uuid(), %error, "cannot detach the pool of a disk that is gone");
             }
-            DiskState::Foreign(what) => {
-                tracing::info!(disk = %disk.id, device = %disk.name, %what, "left alone: the disk holds something")
-            }
-            DiskState::Unfit(why) => {
-                tracing::info!(disk = %disk.id, device = %disk.name, %why, "not fit for a pool")
-            }
-            DiskState::Failed(why) => {
-                tracing::error!(disk = %disk.id, device = %disk.name, %why, "disk failed; trying again later")
-            }
-        }
-        let name = disk.name.clone();
-        let known = Known {
-            sys: disk,
-            state,
-            looked: Instant::now(),
-            pool,
-        };
-        self.write().insert(name, known);
+            lock(&this.detaching).remove(&pool.uuid());
+            this.detached.notify_all();
+        });
     }
 
-    fn judge(&self, disk: &SysDisk) -> Result<(DiskState, Option<Arc<Pool>>), String> {
-        if let Some(why) = &disk.unfit {
-            return Ok((DiskState::Unfit(why.clone()), None));
+    /// Has `act` done for a disk on a thread of its own, and takes note of what came of it.
+    fn spawn(
+        self: &Arc<Self>,
+        disk: SysDisk,
+        act: impl FnOnce(&Self, &SysDisk) -> Stage + Send + 'static,
+    ) {
+        let (this, its) = (self.clone(), disk.clone());
+        let started = thread::Builder::new()
+            .name(disk.name.clone())
+            .spawn(move || {
+                let stage = act(&this, &its);
+                this.conclude(&its, stage);
+            });
+        if let Err(error) = started {
+            self.conclude(&disk, failed(format!("no thread for it: {error}")));
         }
-        if let Some(what) = &disk.in_use {
-            return Ok((DiskState::Foreign(what.clone()), None));
-        }
-        let finding = File::open(&disk.device)
-            .and_then(|file| probe::probe(&file, disk.size.get()))
-            .map_err(|error| format!("cannot be read: {error}"))?;
-        let header = match finding {
-            Finding::Foreign(what) => return Ok((DiskState::Foreign(what), None)),
-            Finding::Pool(header) => header,
-            Finding::Empty | Finding::HalfMade(_) => {
-                tracing::info!(disk = %disk.id, device = %disk.name, "making an empty disk a pool");
-                format::format(disk, &self.pools_folder)
-                    .map_err(|error| format!("cannot be made a pool: {error}"))?
-            }
+    }
+
+    fn conclude(self: &Arc<Self>, disk: &SysDisk, stage: Stage) {
+        let opened = match &stage {
+            Stage::InUse(pool) => Some(pool.clone()),
+            _ => None,
         };
-        let pool = self.open(disk, &header)?;
-        Ok((DiskState::Pool(header.uuid.to_string()), Some(pool)))
+        if !self.set(disk, stage)
+            && let Some(pool) = opened
+        {
+            // The disk went while it was opened.
+            self.detach(pool);
+        }
     }
 
-    fn open(&self, disk: &SysDisk, header: &Header) -> Result<Arc<Pool>, String> {
-        let root = format::mount_point(&self.pools_folder, header);
-        mount_once(&disk.device, &root)
-            .map_err(|error| format!("pool {} cannot be mounted: {error}", header.uuid))?;
-        let pool = Pool::open(root, header.uuid, disk.media)
-            .map_err(|error| format!("pool {} cannot be used: {error}", header.uuid))?;
-        Ok(Arc::new(pool))
+    /// False if that disk is not there any more.
+    fn set(&self, disk: &SysDisk, stage: Stage) -> bool {
+        let mut disks = self.write();
+        let known = disks.get(&disk.name).filter(|known| known.is(disk));
+        let there = known.is_some();
+        let before = known.and_then(|known| known.found.clone());
+        let found = match &stage {
+            Stage::Left(state) => Some(state.clone()),
+            Stage::InUse(pool) => Some(DiskState::Pool(pool.uuid().to_string())),
+            _ => before.clone(),
+        };
+        if there || matches!(stage, Stage::Looking) {
+            if found != before {
+                tell(disk, found.as_ref());
+            }
+            let known = Known {
+                sys: disk.clone(),
+                stage,
+                since: Instant::now(),
+                found,
+            };
+            disks.insert(disk.name.clone(), known);
+            return true;
+        }
+        false
     }
 
-    /// A pool that went read-only still serves what it can; its disk is shown as failed.
-    fn note_bad_pools(&self) {
-        for known in self.write().values_mut() {
-            let bad = known.pool.as_ref().is_some_and(|pool| !pool.is_writable());
-            if bad && !matches!(known.state, DiskState::Failed(_)) {
-                let why = "its file system met an error and can only be read".to_owned();
-                tracing::error!(disk = %known.sys.id, %why, "disk failed");
-                known.state = DiskState::Failed(why);
-                self.changes.note();
+    /// Whether something is under way that is still waited for.
+    fn is_busy(&self) -> bool {
+        self.read().values().any(|known| {
+            let under_way = matches!(known.stage, Stage::Looking | Stage::Opening(_));
+            under_way && known.since.elapsed() < PATIENCE
+        })
+    }
+
+    /// Compares what is shown with what was shown before.
+    fn tell_changes(self: &Arc<Self>, shown: &mut Vec<Disk>) {
+        let now = self.disks();
+        if now == *shown {
+            return;
+        }
+        for disk in &now {
+            let before = shown.iter().find(|before| before.id == disk.id);
+            if let DiskState::Failed(why) = &disk.state
+                && before.is_some_and(|before| matches!(before.state, DiskState::Pool(_)))
+            {
+                tracing::error!(disk = %disk.id, device = %disk.device.display(), %why, "the disk of a pool failed");
+            }
+        }
+        *shown = now;
+        self.changes.note();
+        let this = self.clone();
+        thread::spawn(move || this.share());
+    }
+
+    /// Pools that have just come, or answer again, get what they lack of what every pool has.
+    fn share(&self) {
+        let _alone = lock(&self.sharing);
+        let pools = self.pools();
+        whereabouts::share(&pools);
+        secret::level(&pools);
+        let node = *lock(&self.node);
+        for pool in &pools {
+            if let Some(node) = node
+                && let Err(error) = name_node(pool, node)
+            {
+                tracing::error!(pool = %pool.uuid(), %error, "cannot mark this pool as this node's");
             }
         }
     }
@@ -297,9 +530,91 @@ impl Inventory {
     }
 }
 
-/// A disk that is ours stays known when the kernel changes its mind about details such as its size.
-fn is_mounted(known: &Known, disk: &SysDisk) -> bool {
-    known.pool.is_some() && known.sys.name == disk.name && known.sys.id == disk.id
+impl Known {
+    /// A disk that is ours stays known when the kernel changes its mind about details such as its size;
+    /// one that was pulled and put back is another.
+    fn is(&self, disk: &SysDisk) -> bool {
+        let same = self.sys.name == disk.name && self.sys.id == disk.id && self.sys.seq == disk.seq;
+        *disk == self.sys || (same && self.pool().is_some())
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        match &self.stage {
+            Stage::InUse(pool) => Some(pool),
+            _ => None,
+        }
+    }
+
+    fn is_to_be_retried(&self) -> bool {
+        matches!(self.stage, Stage::Left(DiskState::Failed(_))) && self.since.elapsed() >= RETRY
+    }
+
+    /// What is shown; nothing for a disk that is still being looked at for the first time.
+    fn describe(&self) -> Option<Disk> {
+        let late = self.since.elapsed() >= PATIENCE;
+        let state = match &self.stage {
+            Stage::Looking | Stage::Opening(_) if late => DiskState::Failed(SILENT.to_owned()),
+            Stage::Seen(_, Some(why)) => DiskState::Failed(why.clone()),
+            Stage::Looking | Stage::Opening(_) | Stage::Seen(_, None) => self.found.clone()?,
+            Stage::InUse(pool) => match pool.health() {
+                Health::Well => DiskState::Pool(pool.uuid().to_string()),
+                Health::Hangs => DiskState::Failed(SILENT.to_owned()),
+                Health::Fails(why) => DiskState::Failed(why),
+            },
+            Stage::Left(state) => state.clone(),
+        };
+        Some(Disk {
+            id: self.sys.id.clone(),
+            device: self.sys.device.clone(),
+            size: self.sys.size,
+            media: self.sys.media,
+            state,
+        })
+    }
+}
+
+fn judge(disk: &SysDisk) -> Stage {
+    if let Some(why) = &disk.unfit {
+        return Stage::Left(DiskState::Unfit(why.clone()));
+    }
+    if let Some(what) = &disk.in_use {
+        return Stage::Left(DiskState::Foreign(what.clone()));
+    }
+    let found = File::open(&disk.device).and_then(|file| probe::glance(&file, disk.size.get()));
+    match found {
+        Ok(Finding::Foreign(what)) => Stage::Left(DiskState::Foreign(what)),
+        Ok(finding) => Stage::Seen(finding, None),
+        Err(error) => failed(format!("cannot be read: {error}")),
+    }
+}
+
+fn tell(disk: &SysDisk, found: Option<&DiskState>) {
+    match found {
+        Some(DiskState::Pool(uuid)) => {
+            tracing::info!(disk = %disk.id, device = %disk.name, %uuid, "pool is ready");
+        }
+        Some(DiskState::Foreign(what)) => {
+            tracing::info!(disk = %disk.id, device = %disk.name, %what, "left alone: the disk holds something");
+        }
+        Some(DiskState::Unfit(why)) => {
+            tracing::info!(disk = %disk.id, device = %disk.name, %why, "not fit for a pool");
+        }
+        Some(DiskState::Failed(why)) => {
+            tracing::error!(disk = %disk.id, device = %disk.name, %why, "disk failed; trying again later");
+        }
+        None => {}
+    }
+}
+
+fn failed(why: String) -> Stage {
+    Stage::Left(DiskState::Failed(why))
+}
+
+fn name_node(pool: &Arc<Pool>, node: NodeKey) -> Result<(), StorageError> {
+    let at = pool.clone();
+    pool.run(move || at.name_node(node))?.map_err(|error| {
+        StorageError::Io(format!("mark pool {} as this node's: {error}", pool.uuid()))
+    })
 }
 
 /// A restarted storaged finds its pools mounted already: machines go on using them meanwhile.
@@ -315,12 +630,6 @@ fn mount_once(device: &Path, root: &Path) -> io::Result<()> {
     }
 }
 
-fn describe(known: &Known) -> Disk {
-    Disk {
-        id: known.sys.id.clone(),
-        device: known.sys.device.clone(),
-        size: known.sys.size,
-        media: known.sys.media,
-        state: known.state.clone(),
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,33 +6,43 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`disk`] | the disks that the kernel shows |
-//! | [`probe`], [`signature`] | whether a disk is empty, ours, or somebody's |
+//! | [`disk`], [`machine`] | the disks that the kernel shows, and the machine that they are in |
+//! | [`probe`], [`signature`], [`sample`] | whether a disk is empty, ours, or somebody's |
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
+//! | [`set`], [`duplicate`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used |
 //! | [`inventory`], [`uevent`] | the disks and pools of this moment |
 //! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
+//! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
 //! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
 //! | [`durable`], [`program`], [`cgroup`], [`mount`] | what the above stand on |
 
+pub mod boot;
 pub mod cgroup;
 pub mod disk;
+pub mod duplicate;
 pub mod durable;
 pub mod format;
 pub mod header;
 pub mod image;
 pub mod inventory;
 pub mod ledger;
+pub mod machine;
 pub mod mount;
 pub mod placement;
 pub mod pool;
 pub mod probe;
 pub mod program;
+pub mod pulse;
+pub mod sample;
 pub mod secret;
 pub mod service;
+pub mod set;
 pub mod signature;
+pub mod takeover;
 pub mod uevent;
 pub mod volume;
 pub mod whereabouts;
+pub mod worker;

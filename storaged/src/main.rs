@@ -5,9 +5,9 @@ use std::{path::Path, sync::Arc, thread};
 use anyhow::Context as _;
 use loam_node_api::{page::Changes, path, transport};
 use loam_storaged::{
-    disk,
     image::{address::Reach, erofs::MkfsErofs, store::Images},
-    inventory::Inventory,
+    inventory::{Inventory, Places},
+    machine,
     service::Storaged,
 };
 use tracing_subscriber::EnvFilter;
@@ -20,11 +20,13 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
 
-    let inventory = Arc::new(Inventory::new(
-        disk::SYS_BLOCK.into(),
-        path::POOLS.into(),
-        Changes::new(),
-    ));
+    let machine = machine::this(Path::new(machine::SYS_DMI), Path::new(machine::SYS_NET));
+    if machine.is_none() {
+        tracing::warn!(
+            "nothing tells this machine from others of its kind; disks of two nodes in it are told apart by which was used last"
+        );
+    }
+    let inventory = Arc::new(Inventory::new(Places::default(), machine, Changes::new()));
     let watched = inventory.clone();
     thread::Builder::new()
         .name("disks".to_owned())

@@ -1,38 +1,156 @@
 //! On which pool a volume is.
+//!
+//! Which pool is decided from what is known in memory, and what is decided is done on that pool's own
+//! thread. So each pool makes and removes its volumes one after the other, and one that hangs holds up
+//! nobody but those who need it.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use loam_deployment::{Bytes, Version, payload::Media};
-use loam_node_api::storage::{Deletion, StorageError, Volume, VolumeKey, VolumeSpec};
+use loam_node_api::{
+    page::Changes,
+    storage::{Deletion, StorageError, Volume, VolumeKey, VolumeSpec},
+};
+use uuid::Uuid;
 
 use crate::{pool::Pool, whereabouts};
 
 /// A sector of a virtio disk: a volume is a whole number of them.
 const SECTOR: u64 = 512;
 
-/// Makes the volume exist on one of `pools` with this size, or grows it; notes `version` if it is
-/// the newest that named the volume.
-///
-/// Only one call of this or of [`delete`] may be under way at a time.
-pub fn ensure(
-    pools: &[Arc<Pool>],
-    key: &VolumeKey,
-    spec: &VolumeSpec,
-    version: Version,
-) -> Result<Volume, StorageError> {
-    if spec.size.get() == 0 || !spec.size.get().is_multiple_of(SECTOR) {
-        return Err(StorageError::Io(format!(
-            "{key} has a size of {}; a size is a multiple of {SECTOR} bytes, and not 0",
-            spec.size
-        )));
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// Where volumes are being made. Until one is there or has failed, every call for it goes to the
+    /// same pool, so that two calls never make it on two.
+    making: Arc<Mutex<BTreeMap<VolumeKey, Making>>>,
+    changes: Changes,
+}
+
+#[derive(Debug)]
+struct Making {
+    pool: Uuid,
+    calls: usize,
+}
+
+/// Held by a call that makes a volume, until it is done or dropped undone.
+struct Claim {
+    placement: Placement,
+    key: VolumeKey,
+}
+
+impl Placement {
+    /// `changes` hears of each volume that is another than before.
+    pub fn new(changes: Changes) -> Self {
+        Self {
+            making: Arc::default(),
+            changes,
+        }
     }
-    match home(pools, key) {
-        Some((pool, has)) => change(pool, &has, spec, version),
-        None => create(pools, key, spec, version),
+
+    /// Makes the volume exist on one of `pools` with this size, or grows it; notes `version` if it is
+    /// the newest that named the volume.
+    pub fn ensure(
+        &self,
+        pools: &[Arc<Pool>],
+        key: &VolumeKey,
+        spec: &VolumeSpec,
+        version: Version,
+    ) -> Result<Volume, StorageError> {
+        if spec.size.get() == 0 || !spec.size.get().is_multiple_of(SECTOR) {
+            return Err(StorageError::Io(format!(
+                "{key} has a size of {}; a size is a multiple of {SECTOR} bytes, and not 0",
+                spec.size
+            )));
+        }
+        let (pool, claim) = self.choose(pools, key, spec)?;
+        let (at, key, spec, others) = (pool.clone(), key.clone(), spec.clone(), pools.to_vec());
+        let changes = self.changes.clone();
+        pool.run(move || {
+            let result = telling(&changes, &at, &key, || ensure_on(&at, &key, &spec, version));
+            if result.is_ok() {
+                whereabouts::note(&others, &key, &at);
+            }
+            drop(claim);
+            result
+        })?
+    }
+
+    /// Removes the volume wherever it is, unless its record contradicts the reason.
+    pub fn delete(
+        &self,
+        pools: &[Arc<Pool>],
+        key: &VolumeKey,
+        why: Deletion,
+    ) -> Result<(), StorageError> {
+        for pool in pools {
+            if let Some(volume) = pool.volumes().get(key) {
+                check_reason(&volume, why)?;
+            }
+        }
+        let making = self.lock().get(key).map(|making| making.pool);
+        for pool in pools {
+            if !pool.volumes().has(key) && making != Some(pool.uuid()) {
+                continue;
+            }
+            let (at, key, changes) = (pool.clone(), key.clone(), self.changes.clone());
+            pool.run(move || telling(&changes, &at, &key, || delete_on(&at, &key, why)))??;
+        }
+        whereabouts::forget(pools, key);
+        Ok(())
+    }
+
+    /// The pool that has the volume, is making it, or is to make it.
+    fn choose(
+        &self,
+        pools: &[Arc<Pool>],
+        key: &VolumeKey,
+        spec: &VolumeSpec,
+    ) -> Result<(Arc<Pool>, Claim), StorageError> {
+        let mut making = self.lock();
+        let chosen = match home(pools, key) {
+            Some((pool, _)) => pool.clone(),
+            None => {
+                let begun = making.get(key).map(|making| making.pool);
+                let begun = pools.iter().find(|pool| Some(pool.uuid()) == begun);
+                match begun {
+                    Some(pool) => pool.clone(),
+                    None => roomiest(pools, key, spec)?.clone(),
+                }
+            }
+        };
+        let pool = chosen.uuid();
+        making
+            .entry(key.clone())
+            .and_modify(|making| making.calls += 1)
+            .or_insert(Making { pool, calls: 1 });
+        let claim = Claim {
+            placement: self.clone(),
+            key: key.clone(),
+        };
+        Ok((chosen, claim))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeKey, Making>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Every volume of every pool.
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut making = self.placement.lock();
+        if let Entry::Occupied(mut entry) = making.entry(self.key.clone()) {
+            entry.get_mut().calls -= 1;
+            if entry.get().calls == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// Every volume of every pool, in the order of their keys.
 pub fn list(pools: &[Arc<Pool>]) -> Vec<Volume> {
     let mut volumes: Vec<Volume> = pools
         .iter()
@@ -56,33 +174,6 @@ pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
     home(pools, key).map(|(_, volume)| volume)
 }
 
-/// Removes the volume wherever it is, unless its record contradicts the reason.
-pub fn delete(pools: &[Arc<Pool>], key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
-    if let Deletion::Unnamed { by } = why {
-        let named = pools
-            .iter()
-            .filter_map(|pool| pool.volumes().get(key))
-            .map(|volume| volume.version)
-            .max();
-        if let Some(named) = named
-            && by <= named
-        {
-            let key = key.clone();
-            return Err(StorageError::StillNamed { key, named, by });
-        }
-    }
-    for pool in pools {
-        if let Some(volume) = pool.volumes().get(key) {
-            pool.volumes()
-                .delete(key)
-                .map_err(|error| failed(key, &error))?;
-            pool.with_ledger(|ledger| ledger.release_volume(volume.spec.size));
-            tracing::info!(%key, pool = %pool.uuid(), "deleted a volume");
-        }
-    }
-    whereabouts::forget(pools, key).map_err(|error| failed(key, &error))
-}
-
 /// Where the volume is. Should a disk that was away have come back after its volume was made anew
 /// elsewhere, the one that was there first is the tenant's data.
 fn home<'a>(pools: &'a [Arc<Pool>], key: &VolumeKey) -> Option<(&'a Arc<Pool>, Volume)> {
@@ -91,6 +182,92 @@ fn home<'a>(pools: &'a [Arc<Pool>], key: &VolumeKey) -> Option<(&'a Arc<Pool>, V
         .filter_map(|pool| Some((pool.volumes().created(key)?, pool)))
         .min_by_key(|(created, pool)| (*created, pool.uuid()))
         .and_then(|(_, pool)| Some((pool, pool.volumes().get(key)?)))
+}
+
+/// Where a new volume is made.
+fn roomiest<'a>(
+    pools: &'a [Arc<Pool>],
+    key: &VolumeKey,
+    spec: &VolumeSpec,
+) -> Result<&'a Arc<Pool>, StorageError> {
+    if pools.is_empty() {
+        return Err(StorageError::NoPool);
+    }
+    if let Some(pool) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
+        return Err(StorageError::Io(format!(
+            "{key} is on pool {pool}, whose disk is missing; attach the disk, or delete the volume \
+             to have a new, empty one"
+        )));
+    }
+    let fits: Vec<_> = pools
+        .iter()
+        .filter(|pool| spec.media == Media::Any || spec.media == pool.media())
+        .filter(|pool| pool.is_writable())
+        .collect();
+    let free = |pool: &&Arc<Pool>| pool.with_ledger(|ledger| ledger.free_for_volumes());
+    let answering = fits.iter().filter(|pool| pool.answers());
+    match (answering.copied().max_by_key(free), fits.first()) {
+        (Some(pool), _) => Ok(pool),
+        (None, Some(hanging)) => Err(StorageError::Hangs(hanging.uuid().to_string())),
+        (None, None) => Err(StorageError::NoSpace {
+            wanted: spec.size,
+            free: Bytes(0),
+        }),
+    }
+}
+
+fn check_reason(volume: &Volume, why: Deletion) -> Result<(), StorageError> {
+    match why {
+        Deletion::Unnamed { by } if by <= volume.version => Err(StorageError::StillNamed {
+            key: volume.key.clone(),
+            named: volume.version,
+            by,
+        }),
+        Deletion::Unnamed { .. } | Deletion::Cancelled => Ok(()),
+    }
+}
+
+/// Tells who listens if the volume is another after `act`, and only then: a caller that acts on every
+/// change would otherwise wake itself for ever.
+fn telling<T>(changes: &Changes, pool: &Pool, key: &VolumeKey, act: impl FnOnce() -> T) -> T {
+    let shown = || {
+        let volume = pool.volumes().get(key)?;
+        Some((volume.spec, volume.version))
+    };
+    let before = shown();
+    let result = act();
+    if shown() != before {
+        changes.note();
+    }
+    result
+}
+
+/// On the pool's own thread.
+fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
+    // It may have been made or named since it was looked for.
+    let Some(volume) = pool.volumes().get(key) else {
+        return Ok(());
+    };
+    check_reason(&volume, why)?;
+    pool.volumes()
+        .delete(key)
+        .map_err(|error| failed(key, &error))?;
+    pool.with_ledger(|ledger| ledger.release_volume(volume.spec.size));
+    tracing::info!(%key, pool = %pool.uuid(), "deleted a volume");
+    Ok(())
+}
+
+/// On the pool's own thread.
+fn ensure_on(
+    pool: &Pool,
+    key: &VolumeKey,
+    spec: &VolumeSpec,
+    version: Version,
+) -> Result<Volume, StorageError> {
+    match pool.volumes().get(key) {
+        Some(has) => change(pool, &has, spec, version),
+        None => create(pool, key, spec, version),
+    }
 }
 
 fn change(
@@ -123,6 +300,11 @@ fn change(
     if spec.media != Media::Any && spec.media != pool.media() {
         return changed(format!("{:?}", pool.media()), format!("{:?}", spec.media));
     }
+    if pool.volumes().is_half_deleted(key) {
+        return Err(StorageError::Io(format!(
+            "{key} was deleted, but its data could not be removed yet"
+        )));
+    }
     if !pool.volumes().has_data(key) {
         return Err(StorageError::Io(format!(
             "the data of {key} is gone from pool {}; delete the volume to have a new one",
@@ -147,39 +329,18 @@ fn change(
 }
 
 fn create(
-    pools: &[Arc<Pool>],
+    pool: &Pool,
     key: &VolumeKey,
     spec: &VolumeSpec,
     version: Version,
 ) -> Result<Volume, StorageError> {
-    let fits = |pool: &&Arc<Pool>| {
-        (spec.media == Media::Any || spec.media == pool.media()) && pool.is_writable()
-    };
-    if pools.is_empty() {
-        return Err(StorageError::NoPool);
-    }
-    if let Some(pool) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
-        return Err(StorageError::Io(format!(
-            "{key} is on pool {pool}, whose disk is missing; attach the disk, or delete the volume \
-             to have a new, empty one"
-        )));
-    }
-    let free = |pool: &Arc<Pool>| pool.with_ledger(|ledger| ledger.free_for_volumes());
-    let Some(pool) = pools.iter().filter(fits).max_by_key(|pool| free(pool)) else {
-        return Err(StorageError::NoSpace {
-            wanted: spec.size,
-            free: Bytes(0),
-        });
-    };
     pool.with_ledger(|ledger| ledger.promise_volume(spec.size))
         .map_err(|full| StorageError::NoSpace {
             wanted: full.wanted,
             free: full.free,
         })?;
-    let made = pool.volumes().create(key, spec, version);
-    match made {
+    match pool.volumes().create(key, spec, version) {
         Ok(volume) => {
-            whereabouts::note(pools, key, pool.uuid());
             tracing::info!(%key, size = %spec.size, pool = %pool.uuid(), "made a volume");
             Ok(volume)
         }

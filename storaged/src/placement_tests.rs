@@ -1,15 +1,15 @@
 use loam_deployment::payload::Filesystem;
 
 use super::*;
-use crate::pool::testing::pool;
+use crate::pool::testing::{hang, hasty_pool, pool, settle};
 
 /// As a first deployment does.
 fn ensure(pools: &[Arc<Pool>], key: &VolumeKey, spec: &VolumeSpec) -> Result<Volume, StorageError> {
-    super::ensure(pools, key, spec, Version(1))
+    Placement::default().ensure(pools, key, spec, Version(1))
 }
 
 fn delete(pools: &[Arc<Pool>], key: &VolumeKey) -> Result<(), StorageError> {
-    super::delete(pools, key, Deletion::Cancelled)
+    Placement::default().delete(pools, key, Deletion::Cancelled)
 }
 
 fn key(name: &str) -> VolumeKey {
@@ -142,6 +142,7 @@ fn a_volume_whose_disk_is_missing_is_not_made_anew() {
     ensure(&pools[..2], &key("a"), &wish).unwrap();
     // The third comes later, and hears of it too.
     whereabouts::share(pools);
+    settle(pools);
     for rest in [&pools[1..2], &pools[2..]] {
         let error = ensure(rest, &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap_err();
         assert!(error.to_string().contains("disk is missing"), "{error}");
@@ -149,6 +150,7 @@ fn a_volume_whose_disk_is_missing_is_not_made_anew() {
     ensure(pools, &key("a"), &wish).unwrap();
     // Whoever gives the data up may have a new one.
     delete(&pools[1..], &key("a")).unwrap();
+    settle(pools);
     ensure(&pools[1..], &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap();
 }
 
@@ -173,11 +175,17 @@ fn only_a_version_newer_than_any_that_named_a_volume_drops_it() {
             Pool::open(root, pools[0].uuid(), Media::Ssd).unwrap(),
         )]
     };
-    super::ensure(pools, &key("a"), &wish, Version(3)).unwrap();
-    super::ensure(pools, &key("a"), &wish, Version(5)).unwrap();
+    Placement::default()
+        .ensure(pools, &key("a"), &wish, Version(3))
+        .unwrap();
+    Placement::default()
+        .ensure(pools, &key("a"), &wish, Version(5))
+        .unwrap();
     // A late call of the past takes nothing back, though it may still grow the volume.
     let larger = spec(Bytes::mib(2), Media::Any);
-    let volume = super::ensure(pools, &key("a"), &larger, Version(4)).unwrap();
+    let volume = Placement::default()
+        .ensure(pools, &key("a"), &larger, Version(4))
+        .unwrap();
     assert_eq!(volume.version, Version(5));
 
     // What was noted outlives a restart.
@@ -185,7 +193,7 @@ fn only_a_version_newer_than_any_that_named_a_volume_drops_it() {
     assert_eq!(list(again)[0].version, Version(5));
     for by in [0, 3, 4, 5] {
         assert_eq!(
-            super::delete(again, &key("a"), unnamed(by)),
+            Placement::default().delete(again, &key("a"), unnamed(by)),
             Err(StorageError::StillNamed {
                 key: key("a"),
                 named: Version(5),
@@ -194,14 +202,22 @@ fn only_a_version_newer_than_any_that_named_a_volume_drops_it() {
         );
     }
     assert_eq!(list(&reopened()).len(), 1);
-    super::delete(again, &key("a"), unnamed(6)).unwrap();
+    Placement::default()
+        .delete(again, &key("a"), unnamed(6))
+        .unwrap();
     assert_eq!(list(&reopened()), []);
     // Absent is success, whatever the version.
-    super::delete(again, &key("a"), unnamed(1)).unwrap();
+    Placement::default()
+        .delete(again, &key("a"), unnamed(1))
+        .unwrap();
 
     // A cancelled contract needs no version.
-    super::ensure(again, &key("a"), &wish, Version(9)).unwrap();
-    super::delete(again, &key("a"), Deletion::Cancelled).unwrap();
+    Placement::default()
+        .ensure(again, &key("a"), &wish, Version(9))
+        .unwrap();
+    Placement::default()
+        .delete(again, &key("a"), Deletion::Cancelled)
+        .unwrap();
     assert_eq!(list(&reopened()), []);
 }
 
@@ -214,11 +230,148 @@ fn of_two_volumes_of_one_key_the_newest_version_protects_both() {
         volumes.create(&key("a"), &wish, Version(version)).unwrap();
     }
     let by = Version(7);
-    let refused = super::delete(pools, &key("a"), Deletion::Unnamed { by });
+    let refused = Placement::default().delete(pools, &key("a"), Deletion::Unnamed { by });
     assert!(matches!(refused, Err(StorageError::StillNamed { named, .. }) if named == by));
     assert!(
         pools
             .iter()
             .all(|pool| pool.volumes().get(&key("a")).is_some())
     );
+}
+
+/// A pool that hangs soon after it is asked to, beside a patient one.
+fn one_hangs() -> (Pools, std::sync::mpsc::Sender<()>) {
+    let _folders = vec![tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let pools = vec![
+        Arc::new(hasty_pool(_folders[0].path(), Media::Hdd)),
+        Arc::new(pool(_folders[1].path(), Media::Ssd)),
+    ];
+    let wish = spec(Bytes::mib(1), Media::Any);
+    for (pool, name) in pools.iter().zip(["on-hdd", "on-ssd"]) {
+        pool.volumes()
+            .create(&key(name), &wish, Version(1))
+            .unwrap();
+    }
+    let release = hang(&pools[0]);
+    (Pools { _folders, pools }, release)
+}
+
+#[test]
+fn a_pool_that_hangs_holds_up_nobody_else() {
+    let (Pools { pools, _folders }, release) = one_hangs();
+    let pools = &pools;
+    let placement = Placement::default();
+    let wish = spec(Bytes::mib(1), Media::Any);
+    let hangs = StorageError::Hangs(pools[0].uuid().to_string());
+
+    // All are still listed, so that nobody thinks them gone.
+    assert_eq!(list(pools).len(), 2);
+    // What is on it can neither be had nor deleted, and is not made anew elsewhere.
+    let error = placement
+        .ensure(pools, &key("on-hdd"), &wish, Version(2))
+        .unwrap_err();
+    assert_eq!(error, hangs);
+    let error = placement
+        .delete(pools, &key("on-hdd"), Deletion::Cancelled)
+        .unwrap_err();
+    assert_eq!(error, hangs);
+    // Who must have its media hears why; who need not is served by the other.
+    let hdd = spec(Bytes::mib(1), Media::Hdd);
+    let error = placement
+        .ensure(pools, &key("new"), &hdd, Version(1))
+        .unwrap_err();
+    assert_eq!(error, hangs);
+    let made = placement
+        .ensure(pools, &key("new"), &wish, Version(1))
+        .unwrap();
+    assert!(made.path.starts_with(pools[1].root()));
+    let grown = spec(Bytes::mib(2), Media::Any);
+    placement
+        .ensure(pools, &key("on-ssd"), &grown, Version(2))
+        .unwrap();
+    placement
+        .delete(pools, &key("on-ssd"), Deletion::Cancelled)
+        .unwrap();
+    assert_eq!(list(pools).len(), 2);
+
+    drop(release);
+    while !pools[0].answers() {
+        std::thread::yield_now();
+    }
+    // Nothing that was refused was done.
+    assert_eq!(find(pools, &key("on-hdd")).unwrap().version, Version(1));
+}
+
+#[test]
+fn two_calls_for_one_volume_make_it_once() {
+    let Pools { pools, _folders } = &pools(&[Media::Ssd, Media::Ssd]);
+    let placement = Placement::default();
+    let wish = spec(Bytes::mib(1), Media::Any);
+    std::thread::scope(|scope| {
+        for n in 0..16 {
+            let (placement, wish) = (&placement, &wish);
+            scope.spawn(move || {
+                let key = key(&format!("v{}", n % 4));
+                placement.ensure(pools, &key, wish, Version(1)).unwrap();
+            });
+        }
+    });
+    let of = |pool: &Arc<Pool>| pool.volumes().list().len();
+    assert_eq!(of(&pools[0]) + of(&pools[1]), 4);
+    assert!(placement.lock().is_empty());
+}
+
+#[test]
+fn a_call_whose_pool_is_still_making_the_volume_waits_for_that_one() {
+    let (Pools { pools, _folders }, release) = one_hangs();
+    let placement = Placement::default();
+    let wish = spec(Bytes::mib(1), Media::Any);
+    // Begun on the pool that hangs now.
+    let claim = {
+        let mut making = placement.lock();
+        let pool = pools[0].uuid();
+        making.insert(key("new"), Making { pool, calls: 1 });
+        Claim {
+            placement: placement.clone(),
+            key: key("new"),
+        }
+    };
+    let error = placement
+        .ensure(&pools, &key("new"), &wish, Version(1))
+        .unwrap_err();
+    assert_eq!(error, StorageError::Hangs(pools[0].uuid().to_string()));
+    // It failed there: now it may go elsewhere.
+    drop(claim);
+    let made = placement
+        .ensure(&pools, &key("new"), &wish, Version(1))
+        .unwrap();
+    assert!(made.path.starts_with(pools[1].root()));
+    drop(release);
+}
+
+#[test]
+fn who_listens_hears_of_changes_and_of_nothing_else() {
+    let Pools { pools, _folders } = &pools(&[Media::Ssd]);
+    let changes = Changes::new();
+    let placement = Placement::new(changes.clone());
+    let ensure = |mib, version| {
+        let wish = spec(Bytes::mib(mib), Media::Any);
+        placement.ensure(pools, &key("a"), &wish, Version(version))
+    };
+    let delete = |why| placement.delete(pools, &key("a"), why);
+    let heard = |act: &dyn Fn()| {
+        let before = changes.now();
+        act();
+        changes.now() != before
+    };
+    assert!(heard(&|| drop(ensure(1, 1).unwrap())));
+    assert!(!heard(&|| drop(ensure(1, 1).unwrap())));
+    assert!(heard(&|| drop(ensure(2, 1).unwrap())));
+    assert!(heard(&|| drop(ensure(2, 2).unwrap())));
+    assert!(!heard(&|| drop(ensure(1, 2).unwrap_err())));
+    assert!(!heard(&|| drop(
+        delete(Deletion::Unnamed { by: Version(2) }).unwrap_err()
+    )));
+    assert!(heard(&|| delete(Deletion::Cancelled).unwrap()));
+    assert!(!heard(&|| delete(Deletion::Cancelled).unwrap()));
 }

@@ -2,7 +2,7 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `pool.json` | the mark: format, UUID and the node's key; a file system without it is not used |
+//! | `pool.json` | the mark: format and UUID; a file system without it is not used |
 //! | `volumes/<name>.raw` | a volume's data, sparse; not copied on write |
 //! | `volumes/<name>.json` | what the volume is; while it is absent, the volume is not there |
 //! | `elsewhere/<name>.json` | which other pool has a volume |
@@ -12,37 +12,52 @@
 //! | `images/build/` | where `mkfs.erofs` works, without rights |
 //! | `secrets/<name>` | the node's own small secrets, the same on every pool |
 //!
+//! Whose pool it is stands outside the file system (see [`crate::header`]).
+//!
+//! What a pool holds is known in memory. Its disk is touched on the pool's own thread
+//! ([`crate::worker`]) alone, so that a disk that hangs holds up nobody who does not need it.
+//!
 //! [`Staging`]: crate::image::staging::Staging
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use loam_deployment::{Bytes, NodeKey, payload::Media};
-use loam_node_api::storage;
+use loam_node_api::storage::{self, StorageError};
 use rustix::fs::{IFlags, StatVfsMountFlags, ioctl_getflags, ioctl_setflags, statvfs};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
     durable,
+    header::Header,
     image::{erofs::BUILDER_ID, found::Found},
     ledger::Ledger,
+    pulse::{Beat, Pulse},
     volume::Volumes,
+    whereabouts::Notes,
+    worker::{self, Worker},
 };
 
 const FORMAT: u32 = 1;
+
+/// After so long without an answer a disk is said to hang. Longer than what a slow disk needs to make
+/// the largest file system in a volume.
+const HANGS_AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Serialize, Deserialize)]
 struct Mark {
     format: u32,
     uuid: Uuid,
-    /// Whose it is, once the node has an identity.
-    node: Option<NodeKey>,
 }
 
 #[derive(Debug)]
@@ -53,12 +68,48 @@ pub struct Pool {
     ledger: Mutex<Ledger>,
     volumes: Volumes,
     images: Mutex<Found>,
+    notes: Notes,
+    space: Mutex<Space>,
+    /// Whether a look at the space is asked for and not done.
+    looking: AtomicBool,
+    worker: Worker,
+    /// The disk under it; in unit tests there is none.
+    disk: Option<Disk>,
+}
+
+#[derive(Debug)]
+struct Disk {
+    device: PathBuf,
+    header: Mutex<Header>,
+    pulse: Pulse,
+}
+
+/// As it was at the last look.
+#[derive(Clone, Copy, Debug)]
+struct Space {
+    size: Bytes,
+    free: Bytes,
+    writable: bool,
+}
+
+/// Whether a pool can be worked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    Well,
+    /// It does not answer; what is on it is known from before.
+    Hangs,
+    /// It answers with errors, or can only be read; the text says which.
+    Fails(String),
 }
 
 impl Pool {
     /// Takes over the file system mounted at `root`, and clears away what a killed predecessor
     /// left unfinished on it.
     pub fn open(root: PathBuf, uuid: Uuid, media: Media) -> io::Result<Self> {
+        Self::open_with(root, uuid, media, worker::PATIENCE)
+    }
+
+    fn open_with(root: PathBuf, uuid: Uuid, media: Media, patience: Duration) -> io::Result<Self> {
         check_mark(&root, uuid)?;
         make_folders(&root)?;
         let build = root.join("images/build");
@@ -76,7 +127,8 @@ impl Pool {
             durable::remove_unfinished(&root.join(folder))?;
         }
         let volumes = Volumes::open(root.join("volumes"))?;
-        let mut ledger = Ledger::new(size(&root)?);
+        let space = look(&root)?;
+        let mut ledger = Ledger::new(space.size);
         for volume in volumes.list() {
             ledger.record_volume(volume.spec.size);
         }
@@ -85,11 +137,29 @@ impl Pool {
         Ok(Self {
             uuid,
             media,
+            notes: Notes::open(root.join("elsewhere"))?,
             root,
             ledger: Mutex::new(ledger),
             volumes,
             images: Mutex::new(images),
+            space: Mutex::new(space),
+            looking: AtomicBool::new(false),
+            worker: Worker::start("pool", patience)?,
+            disk: None,
         })
+    }
+
+    /// With the disk that it is on, whose header is `header`.
+    pub fn on(self, device: PathBuf, header: Header) -> Self {
+        let disk = Disk {
+            pulse: Pulse::new(device.clone(), header.filesystem_size),
+            device,
+            header: Mutex::new(header),
+        };
+        Self {
+            disk: Some(disk),
+            ..self
+        }
     }
 
     pub fn uuid(&self) -> Uuid {
@@ -108,8 +178,8 @@ impl Pool {
         &self.volumes
     }
 
-    pub fn images(&self) -> PathBuf {
-        self.root.join("images")
+    pub fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// What of images was here when the pool came, for whoever takes it over.
@@ -122,8 +192,8 @@ impl Pool {
         )
     }
 
-    pub fn elsewhere(&self) -> PathBuf {
-        self.root.join("elsewhere")
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
     }
 
     pub fn secrets(&self) -> PathBuf {
@@ -139,35 +209,112 @@ impl Pool {
             .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// False once btrfs has met an error that it cannot mend and refuses to write.
-    pub fn is_writable(&self) -> bool {
-        statvfs(&self.root).is_ok_and(|stat| !stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+    /// Does `act`, which may touch the disk, on the pool's own thread.
+    pub fn run<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StorageError> {
+        self.worker
+            .run(act)
+            .map_err(|_| StorageError::Hangs(self.uuid.to_string()))
     }
 
-    /// Writes into the mark whose pool this is. Never overwrites another's name.
-    pub fn mark(&self, node: NodeKey) -> io::Result<()> {
-        let mark = read_mark(&self.root)?;
-        match mark.node {
+    /// Has `act` done there without waiting. Not at all, and says so, if the pool does not answer: for
+    /// what is made good later.
+    pub fn post(&self, act: impl FnOnce() + Send + 'static) -> bool {
+        self.worker.post(act)
+    }
+
+    /// Whether it makes sense to ask it for anything now.
+    pub fn answers(&self) -> bool {
+        self.worker.answers() && !self.pulse_stopped()
+    }
+
+    /// False once btrfs has met an error that it cannot mend and refuses to write.
+    pub fn is_writable(&self) -> bool {
+        self.space().writable
+    }
+
+    pub fn health(&self) -> Health {
+        if self.worker.busy_for() > HANGS_AFTER || self.pulse_stopped() {
+            return Health::Hangs;
+        }
+        if !self.is_writable() {
+            let why = "its file system met an error and can only be read";
+            return Health::Fails(why.to_owned());
+        }
+        match self.disk.as_ref().map(|disk| disk.pulse.last()) {
+            Some(Beat::Error(error)) => Health::Fails(format!("cannot be read: {error}")),
+            _ => Health::Well,
+        }
+    }
+
+    fn pulse_stopped(&self) -> bool {
+        let waiting = |disk: &Disk| disk.pulse.waiting_for();
+        self.disk.as_ref().map_or(Duration::ZERO, waiting) > HANGS_AFTER
+    }
+
+    /// Asks for a look at the space, at what volumes take, and whether the disk answers; what is
+    /// found shows later.
+    pub fn refresh(self: &std::sync::Arc<Self>) {
+        if let Some(disk) = &self.disk {
+            disk.pulse.feel();
+        }
+        if !self.answers() || self.looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let pool = self.clone();
+        let asked = self.post(move || {
+            match look(&pool.root) {
+                Ok(space) => *pool.space.lock().unwrap_or_else(PoisonError::into_inner) = space,
+                Err(error) => {
+                    tracing::error!(pool = %pool.uuid, %error, "cannot look at a pool's space");
+                }
+            }
+            pool.volumes.measure();
+            pool.looking.store(false, Ordering::Release);
+        });
+        if !asked {
+            self.looking.store(false, Ordering::Release);
+        }
+    }
+
+    /// Writes into the header whose pool this is. On the pool's own thread.
+    pub fn name_node(&self, node: NodeKey) -> io::Result<()> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        let mut header = disk.header.lock().unwrap_or_else(PoisonError::into_inner);
+        match header.node {
             Some(noted) if noted == node => Ok(()),
-            Some(other) => Err(io::Error::other(format!("it is of node {other}"))),
+            Some(other) => Err(io::Error::other(format!(
+                "it is marked as a pool of node {other}"
+            ))),
             None => {
-                let node = Some(node);
-                write_mark(&self.root, &Mark { node, ..mark })
+                let named = Header {
+                    node: Some(node),
+                    ..*header
+                };
+                named.write(&OpenOptions::new().write(true).open(&disk.device)?)?;
+                *header = named;
+                Ok(())
             }
         }
     }
 
     pub fn describe(&self) -> storage::Pool {
-        let (size, free) = statvfs(&self.root).map_or((0, 0), |stat| {
-            (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
-        });
+        let Space { size, free, .. } = self.space();
         storage::Pool {
             id: self.uuid.to_string(),
             media: self.media,
-            size: Bytes(size),
+            size,
             reserved: self.with_ledger(|ledger| ledger.promised_to_volumes()),
-            free: Bytes(free),
+            free,
         }
+    }
+
+    fn space(&self) -> Space {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,22 +324,13 @@ pub fn furnish(root: &Path, uuid: Uuid) -> io::Result<()> {
     let mark = Mark {
         format: FORMAT,
         uuid,
-        node: None,
     };
-    write_mark(root, &mark)?;
+    durable::write(&root.join("pool.json"), &serde_json::to_vec(&mark)?)?;
     Ok(rustix::fs::syncfs(File::open(root)?)?)
 }
 
-fn read_mark(root: &Path) -> io::Result<Mark> {
-    Ok(serde_json::from_slice(&fs::read(root.join("pool.json"))?)?)
-}
-
-fn write_mark(root: &Path, mark: &Mark) -> io::Result<()> {
-    durable::write(&root.join("pool.json"), &serde_json::to_vec(mark)?)
-}
-
 fn check_mark(root: &Path, uuid: Uuid) -> io::Result<()> {
-    let mark = read_mark(root)?;
+    let mark: Mark = serde_json::from_slice(&fs::read(root.join("pool.json"))?)?;
     if mark.uuid != uuid || mark.format != FORMAT {
         return Err(io::Error::other(format!(
             "pool.json is of pool {} in format {}; expected {uuid} in format {FORMAT}",
@@ -247,20 +385,58 @@ fn overwrite_in_place(folder: &Path) -> io::Result<()> {
     }
 }
 
-fn size(root: &Path) -> io::Result<Bytes> {
+fn look(root: &Path) -> io::Result<Space> {
     let stat = statvfs(root)?;
-    Ok(Bytes(stat.f_blocks * stat.f_frsize))
+    Ok(Space {
+        size: Bytes(stat.f_blocks * stat.f_frsize),
+        free: Bytes(stat.f_bavail * stat.f_frsize),
+        writable: !stat.f_flag.contains(StatVfsMountFlags::RDONLY),
+    })
 }
 
 #[cfg(test)]
 pub mod testing {
+    use std::sync::{Arc, mpsc};
+
     use super::*;
 
-    /// A pool in a folder of the machine's own file system.
+    /// A pool in a folder of the machine's own file system, whose answers are waited for as long as a
+    /// busy machine needs.
     pub fn pool(root: &Path, media: Media) -> Pool {
+        pool_with(root, media, Duration::from_secs(600))
+    }
+
+    /// One that is given up soon.
+    pub fn hasty_pool(root: &Path, media: Media) -> Pool {
+        pool_with(root, media, Duration::from_millis(5))
+    }
+
+    fn pool_with(root: &Path, media: Media, patience: Duration) -> Pool {
         let uuid = Uuid::new_v4();
         furnish(root, uuid).unwrap();
-        Pool::open(root.to_owned(), uuid, media).unwrap()
+        Pool::open_with(root.to_owned(), uuid, media, patience).unwrap()
+    }
+
+    /// Waits until all that was asked of them is done.
+    pub fn settle(pools: &[Arc<Pool>]) {
+        for pool in pools {
+            pool.run(|| ()).unwrap();
+        }
+    }
+
+    /// The pool's disk hangs from now on, until what this returns is dropped.
+    pub fn hang(pool: &Pool) -> mpsc::Sender<()> {
+        let (release, hanging) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
+        pool.post(move || {
+            begin.send(()).unwrap();
+            hanging.recv().unwrap_err();
+        });
+        begun.recv().unwrap();
+        while pool.answers() {
+            std::thread::yield_now();
+        }
+        release
     }
 }
 
@@ -278,12 +454,47 @@ mod tests {
         let uuid = Uuid::new_v4();
         furnish(root.path(), uuid).unwrap();
         open(Uuid::new_v4()).unwrap_err();
-        let pool = open(uuid).unwrap();
+        open(uuid).unwrap();
+    }
 
-        pool.mark(NodeKey([1; 32])).unwrap();
-        let again = open(uuid).unwrap();
-        again.mark(NodeKey([1; 32])).unwrap();
-        let error = again.mark(NodeKey([2; 32])).unwrap_err().to_string();
+    #[test]
+    fn a_pool_that_hangs_is_still_described_and_refuses_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let pool = std::sync::Arc::new(testing::hasty_pool(root.path(), Media::Ssd));
+        let release = testing::hang(&pool);
+        let hangs = Err(StorageError::Hangs(pool.uuid().to_string()));
+        assert_eq!(pool.run(|| ()), hangs);
+        pool.refresh();
+        assert!(pool.describe().size > Bytes(0));
+        drop(release);
+        while !pool.answers() {
+            std::thread::yield_now();
+        }
+        assert_eq!(pool.health(), Health::Well);
+    }
+
+    #[test]
+    fn the_node_is_named_once() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = root.path().join("disk");
+        let file = File::create_new(&disk).unwrap();
+        file.set_len(64 << 20).unwrap();
+        let header = Header::for_disk(64 << 20, Uuid::new_v4(), crate::header::DiskTag::of("a"));
+        header.write(&file).unwrap();
+        let folder = root.path().join("pool");
+        fs::create_dir(&folder).unwrap();
+        let pool = testing::pool(&folder, Media::Ssd).on(disk.clone(), header);
+
+        pool.name_node(NodeKey([1; 32])).unwrap();
+        pool.name_node(NodeKey([1; 32])).unwrap();
+        let error = pool.name_node(NodeKey([2; 32])).unwrap_err().to_string();
         assert!(error.contains(&NodeKey([1; 32]).to_string()), "{error}");
+        let file = File::open(disk).unwrap();
+        let crate::header::Found::Header(found) =
+            Header::read(&file, header.filesystem_size).unwrap()
+        else {
+            panic!("no header")
+        };
+        assert_eq!(found.node, Some(NodeKey([1; 32])));
     }
 }

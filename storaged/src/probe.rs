@@ -2,25 +2,29 @@
 //!
 //! The rule is strict on purpose, for the price of a mistake is a stranger's data:
 //!
-//! - **Empty**: the first and the last [`EDGE`] are all zeroes, and so is every place further in
-//!   where a copy of a superblock would be. A disk whose beginning alone was wiped is not empty if
-//!   it says so.
+//! - **Empty**: the first and the last [`EDGE`] are all zeroes, and so are thousands of places between
+//!   (see [`crate::sample`]). A disk whose beginning and end alone were wiped is not empty if anything
+//!   else says so.
 //! - **Ours**: a valid [`Header`] with its own btrfs, and nothing where btrfs never writes. A disk
 //!   that was ours and then was partitioned or formatted by someone is theirs.
 //! - Everything else is foreign.
+//!
+//! The medium that the node booted from is of the last kind, whether or not it says that it is
+//! removable: it holds a partition table with an EFI system partition.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 use uuid::Uuid;
 
 use crate::{
-    header::{Header, LENGTH, State},
-    signature,
+    header::{COPY, Found, Header, LENGTH, State},
+    sample, signature,
 };
 
 /// What must be zero at both ends of an empty disk. Every file system in [`signature`] has its
-/// first superblock, and every volume manager its metadata, within this much.
-pub const EDGE: u64 = 16 << 20;
+/// first superblock, and every volume manager and RAID its metadata, within this much (the most is
+/// what DDF sets aside: 32 MiB before its anchor).
+pub const EDGE: u64 = 33 << 20;
 
 /// Btrfs never writes before its superblock, nor between it and the first MiB
 /// (btrfs on-disk format, `BTRFS_BLOCK_RESERVED_1M_FOR_SUPER`).
@@ -33,19 +37,31 @@ pub const LABEL: &str = "loam";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
+    /// As far as was looked.
     Empty,
     /// We began to make it a pool and were cut; nothing of value is on it.
     HalfMade(Header),
-    Pool(Header),
+    Pool {
+        header: Header,
+        /// Of its btrfs: counts what was ever written.
+        generation: u64,
+    },
     /// The text says what was found, as in "a GPT partition table".
     Foreign(String),
 }
 
-/// Looks at a disk (or a file that stands for one) of `size` bytes.
-pub fn probe(disk: &File, size: u64) -> io::Result<Finding> {
+/// Looks at a disk (or a file that stands for one) of `size` bytes, as far as it takes to know a pool.
+/// A disk that is empty by this may only be one whose ends were wiped: see [`probe`].
+pub fn glance(disk: &File, size: u64) -> io::Result<Finding> {
     let superblock = Superblock::read(disk)?;
-    let Some(header) = find_header(disk, size, superblock.as_ref())? else {
-        return without_header(disk, size);
+    let header = match find_header(disk, size, superblock.as_ref())? {
+        Found::Header(header) => header,
+        Found::Nothing => return without_header(disk, size),
+        Found::OtherFormat(format) => {
+            return Ok(Finding::Foreign(format!(
+                "a pool of another version of Loam, of format {format}"
+            )));
+        }
     };
     let foreign = |what: String| {
         Ok(Finding::Foreign(format!(
@@ -53,33 +69,32 @@ pub fn probe(disk: &File, size: u64) -> io::Result<Finding> {
             header.uuid
         )))
     };
-    // What another program wrote over our disk begins before the first block of btrfs.
+    // What another program wrote over our disk begins before the first block of btrfs, or ends behind
+    // our headers.
+    let first = header.filesystem_size;
     let gaps = [
         (0, SUPERBLOCK),
         (SUPERBLOCK + SUPERBLOCK_LENGTH, FIRST_BLOCK),
+        (first + LENGTH as u64, first + COPY),
+        (first + COPY + LENGTH as u64, size),
     ];
     for (from, to) in gaps {
         if let Some(at) = first_data(disk, from, to)? {
             return foreign(name_or(disk, size, at)?);
         }
     }
-    let after_header = header.filesystem_size + LENGTH as u64;
-    if let Some(at) = first_data(disk, after_header, size)? {
-        return foreign(name_or(disk, size, at)?);
-    }
     match (header.state, superblock) {
-        (State::Pool, Some(found)) if found.complete && found.uuid == header.uuid => {
-            Ok(Finding::Pool(header))
-        }
-        (State::Pool, Some(found)) => foreign(format!("another btrfs file system, {}", found.uuid)),
-        // Not made anew by itself: the tenants' data may still be there to be rescued.
-        (State::Pool, None) => foreign("no file system: its superblock is gone".to_owned()),
-        (State::Formatting, Some(found)) if found.uuid == header.uuid => {
-            Ok(Finding::HalfMade(header))
-        }
-        (State::Formatting, Some(found)) => {
+        (_, Some(found)) if found.uuid != header.uuid || found.has_other_uuid => {
             foreign(format!("another btrfs file system, {}", found.uuid))
         }
+        (State::Pool, Some(found)) if found.complete && found.devices <= 1 => Ok(Finding::Pool {
+            header,
+            generation: found.generation,
+        }),
+        (State::Pool, Some(_)) => foreign("a btrfs file system of several disks".to_owned()),
+        // Not made anew by itself: the tenants' data may still be there to be rescued.
+        (State::Pool, None) => foreign("no file system: its superblock is gone".to_owned()),
+        (State::Formatting, Some(_)) => Ok(Finding::HalfMade(header)),
         (State::Formatting, None) => {
             match first_data(disk, SUPERBLOCK, SUPERBLOCK + SUPERBLOCK_LENGTH)? {
                 Some(at) => foreign(name_or(disk, size, at)?),
@@ -87,6 +102,36 @@ pub fn probe(disk: &File, size: u64) -> io::Result<Finding> {
             }
         }
     }
+}
+
+/// As [`glance`], and looks at an empty disk everywhere: what is empty by this may be formatted.
+pub fn probe(disk: &File, size: u64) -> io::Result<Finding> {
+    let finding = glance(disk, size)?;
+    if finding != Finding::Empty {
+        return Ok(finding);
+    }
+    // What is read is read once, here and there.
+    let hint = |advice| {
+        if let Err(error) = rustix::fs::fadvise(disk, 0, None, advice) {
+            tracing::debug!(%error, "the kernel takes no advice about this disk");
+        }
+    };
+    hint(rustix::fs::Advice::Random);
+    let mut window = vec![0; sample::WINDOW as usize];
+    let zeroes = window.clone();
+    for place in sample::places(size) {
+        disk.read_exact_at(&mut window, place)?;
+        if window != zeroes {
+            let offset = window.iter().position(|byte| *byte != 0).unwrap_or(0);
+            let at = place + offset as u64;
+            return Ok(Finding::Foreign(
+                signature::name_copy(&window, place)
+                    .map_or_else(|| format!("unknown data at byte {at}"), str::to_owned),
+            ));
+        }
+    }
+    hint(rustix::fs::Advice::DontNeed);
+    Ok(Finding::Empty)
 }
 
 fn without_header(disk: &File, size: u64) -> io::Result<Finding> {
@@ -104,20 +149,13 @@ fn without_header(disk: &File, size: u64) -> io::Result<Finding> {
 
 /// The header is right after the file system. When the disk was resized since, the file system's
 /// own superblock still says where that is.
-fn find_header(
-    disk: &File,
-    size: u64,
-    superblock: Option<&Superblock>,
-) -> io::Result<Option<Header>> {
+fn find_header(disk: &File, size: u64, superblock: Option<&Superblock>) -> io::Result<Found> {
     let at = crate::header::filesystem_size(size);
-    if let Some(header) = Header::read(disk, at)? {
-        return Ok(Some(header));
-    }
-    match superblock {
-        Some(found) if found.label == LABEL && found.total_bytes < size => {
+    match (Header::read(disk, at)?, superblock) {
+        (Found::Nothing, Some(found)) if found.label == LABEL && found.total_bytes < size => {
             Header::read(disk, found.total_bytes)
         }
-        _ => Ok(None),
+        (found, _) => Ok(found),
     }
 }
 
@@ -131,13 +169,15 @@ fn name_or(disk: &File, size: u64, at: u64) -> io::Result<String> {
 /// Where the first byte other than zero is.
 fn first_data(disk: &File, from: u64, to: u64) -> io::Result<Option<u64>> {
     let mut chunk = vec![0; 256 << 10];
+    let zeroes = chunk.clone();
     let mut at = from;
     while at < to {
         let length = chunk
             .len()
             .min(usize::try_from(to - at).unwrap_or(usize::MAX));
         disk.read_exact_at(&mut chunk[..length], at)?;
-        if let Some(offset) = chunk[..length].iter().position(|byte| *byte != 0) {
+        if chunk[..length] != zeroes[..length] {
+            let offset = chunk.iter().position(|byte| *byte != 0).unwrap_or(0);
             return Ok(Some(at + offset as u64));
         }
         at += length as u64;
@@ -150,6 +190,10 @@ struct Superblock {
     /// False while `mkfs.btrfs` is at work (its temporary magic).
     complete: bool,
     uuid: Uuid,
+    /// `btrfstune -m` gives a file system another UUID than its blocks have; ours never have one.
+    has_other_uuid: bool,
+    generation: u64,
+    devices: u64,
     total_bytes: u64,
     label: String,
 }
@@ -166,8 +210,13 @@ impl Superblock {
             b"!BHRfS_M" => false,
             _ => return Ok(None),
         };
-        let mut total = [0; 8];
-        total.copy_from_slice(&block[0x70..0x78]);
+        /// `BTRFS_FEATURE_INCOMPAT_METADATA_UUID`
+        const METADATA_UUID: u64 = 1 << 10;
+        let number = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&block[at..at + 8]);
+            u64::from_le_bytes(bytes)
+        };
         let label = block[0x12b..0x22b]
             .split(|byte| *byte == 0)
             .next()
@@ -175,7 +224,10 @@ impl Superblock {
         Ok(Some(Self {
             complete,
             uuid: Uuid::from_slice(&block[0x20..0x30]).unwrap_or_default(),
-            total_bytes: u64::from_le_bytes(total),
+            has_other_uuid: number(0xbc) & METADATA_UUID != 0,
+            generation: number(0x48),
+            devices: number(0x88),
+            total_bytes: number(0x70),
             label: String::from_utf8_lossy(label).into_owned(),
         }))
     }

@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 use proptest::prelude::*;
 
 use super::*;
-use crate::header::TAIL;
+use crate::header::{DiskTag, TAIL};
 
 const SIZE: u64 = 1 << 30;
 
@@ -35,11 +35,24 @@ fn run(program: &str, arguments: &[&str], disk: &tempfile::NamedTempFile, packag
     assert!(status.success(), "{program} failed");
 }
 
+fn new_header() -> Header {
+    Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("a"))
+}
+
+fn pool(header: Header) -> Finding {
+    Finding::Pool {
+        header,
+        generation: 77,
+    }
+}
+
 /// A btrfs superblock as far as we read it.
 fn superblock(disk: &tempfile::NamedTempFile, header: &Header, magic: &[u8; 8]) {
     let mut block = [0; 4096];
     block[0x20..0x30].copy_from_slice(header.uuid.as_bytes());
     block[0x40..0x48].copy_from_slice(magic);
+    block[0x48] = 77;
+    block[0x88] = 1;
     block[0x70..0x78].copy_from_slice(&header.filesystem_size.to_le_bytes());
     block[0x12b..0x12f].copy_from_slice(b"loam");
     write(disk, SUPERBLOCK, &block);
@@ -49,7 +62,7 @@ fn ours(state: State) -> (tempfile::NamedTempFile, Header) {
     let disk = disk();
     let header = Header {
         state,
-        ..Header::for_disk(SIZE)
+        ..new_header()
     };
     header.write(disk.as_file()).unwrap();
     (disk, header)
@@ -81,19 +94,6 @@ fn real_file_systems_are_foreign() {
         let disk = disk();
         run(program, arguments, &disk, package);
         assert_eq!(look(&disk), Finding::Foreign(name.to_owned()), "{program}");
-    }
-}
-
-#[test]
-fn an_ext_file_system_with_a_wiped_beginning_is_still_foreign() {
-    for arguments in [&["-q", "-F", "-b", "4096"], &["-q", "-F", "-b", "1024"]] {
-        let disk = disk();
-        run("mkfs.ext4", arguments, &disk, "e2fsprogs");
-        write(&disk, 0, &vec![0; EDGE as usize]);
-        assert_eq!(
-            look(&disk),
-            Finding::Foreign("a copy of an ext superblock".to_owned())
-        );
     }
 }
 
@@ -195,7 +195,7 @@ fn a_half_made_disk_that_another_took_is_foreign() {
     assert!(matches!(look(&taken), Finding::Foreign(what) if what.contains("ext4")));
 
     let (taken, _) = ours(State::Formatting);
-    superblock(&taken, &Header::for_disk(SIZE), b"_BHRfS_M");
+    superblock(&taken, &new_header(), b"_BHRfS_M");
     assert!(matches!(look(&taken), Finding::Foreign(what) if what.contains("btrfs")));
 
     let (taken, _) = ours(State::Formatting);
@@ -208,7 +208,7 @@ fn a_pool_is_ours_until_another_takes_the_disk() {
     let (disk, header) = ours(State::Pool);
     superblock(&disk, &header, b"_BHRfS_M");
     write(&disk, 5 << 20, b"data");
-    assert_eq!(look(&disk), Finding::Pool(header));
+    assert_eq!(look(&disk), pool(header));
 
     // Partitions leave btrfs's superblock as it was.
     write(&disk, 512, b"EFI PART");
@@ -218,7 +218,7 @@ fn a_pool_is_ours_until_another_takes_the_disk() {
     write(&disk, SIZE - 512, b"EFI PART");
     assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("backup GPT")));
     write(&disk, SIZE - 512, &[0; 8]);
-    assert_eq!(look(&disk), Finding::Pool(header));
+    assert_eq!(look(&disk), pool(header));
 
     // Its data may still be rescued: never formatted again by itself.
     write(&disk, 0, &vec![0; EDGE as usize]);
@@ -226,14 +226,85 @@ fn a_pool_is_ours_until_another_takes_the_disk() {
 }
 
 #[test]
+fn a_btrfs_that_is_not_the_headers_own_is_foreign() {
+    for (at, why) in [
+        (0x20, "another btrfs"),
+        // Bit 10 of the incompatible features: a UUID that only the superblock has.
+        (0xbd, "another btrfs"),
+        (0x88, "several disks"),
+    ] {
+        let (disk, header) = ours(State::Pool);
+        superblock(&disk, &header, b"_BHRfS_M");
+        assert_eq!(look(&disk), pool(header));
+        let byte = match at {
+            0x20 => !header.uuid.as_bytes()[0],
+            0xbd => 1 << 2,
+            _ => 2,
+        };
+        write(&disk, SUPERBLOCK + at, &[byte]);
+        assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains(why)));
+    }
+    // Half written by mkfs, though the header says that it was done.
+    let (disk, header) = ours(State::Pool);
+    superblock(&disk, &header, b"!BHRfS_M");
+    assert!(matches!(look(&disk), Finding::Foreign(_)));
+}
+
+#[test]
+fn what_lies_far_inside_is_found_only_by_the_long_look() {
+    let cases: [(u64, &[u8], &str); 7] = [
+        (SIZE / 4, b"XFSB", "a copy of an XFS superblock"),
+        (
+            SIZE / 7 / 4096 * 4096 + 4096,
+            b"XFSB",
+            "a copy of an XFS superblock",
+        ),
+        (
+            (128 << 20) + 0x38,
+            b"\x53\xef",
+            "a copy of an ext superblock",
+        ),
+        (
+            (129 << 20) + 0x38,
+            b"\x53\xef",
+            "a copy of an ext superblock",
+        ),
+        (500 << 20, b"OCFSV2", "a copy of an OCFS2 superblock"),
+        (SIZE / 2, b"FILE0", "records of an NTFS file system"),
+        ((200 << 20) + 7, b"?", "unknown data at byte 209715207"),
+    ];
+    for (at, magic, name) in cases {
+        let disk = disk();
+        write(&disk, at, magic);
+        assert_eq!(glance(disk.as_file(), SIZE).unwrap(), Finding::Empty);
+        assert_eq!(look(&disk), Finding::Foreign(name.to_owned()));
+    }
+}
+
+#[test]
+fn the_medium_that_a_node_boots_from_is_foreign() {
+    // A GPT with an EFI system partition and its FAT, as `cargo xtask image` makes it; the image was
+    // copied to a larger stick, so the copy of the table is not at the stick's end.
+    let disk = disk();
+    partition(&disk);
+    write(&disk, SIZE - 512, &[0; 512]);
+    write(&disk, (1 << 20) + 0x52, b"FAT32   ");
+    write(&disk, (1 << 20) + 0x1fe, b"\x55\xaa");
+    assert_eq!(
+        look(&disk),
+        Finding::Foreign("a GPT partition table".to_owned())
+    );
+    // Even with its table wiped while the node runs from memory.
+    write(&disk, 0, &vec![0; 1 << 20]);
+    assert!(matches!(look(&disk), Finding::Foreign(_)));
+}
+
+#[test]
 fn a_pool_whose_disk_grew_is_still_ours() {
     let (disk, header) = ours(State::Pool);
     superblock(&disk, &header, b"_BHRfS_M");
     disk.as_file().set_len(2 * SIZE).unwrap();
-    assert_eq!(
-        probe(disk.as_file(), 2 * SIZE).unwrap(),
-        Finding::Pool(header)
-    );
+    assert_eq!(probe(disk.as_file(), 2 * SIZE).unwrap(), pool(header));
 }
 
 proptest! {

@@ -1,28 +1,55 @@
 //! The node's own small secrets, the same on every pool.
 //!
-//! A file is `LOAM-SECRET-1\n`, the version as 8 bytes (big endian), the SHA-256 of the version
-//! and the secret, and the secret. The highest valid version is the secret; so
-//! each disk alone brings the node back, and a torn or rotten copy is passed over.
+//! A file is `LOAM-SECRET-2\n`, the version as 8 bytes (big endian), when it was stored as 8 bytes
+//! (seconds since 1970, big endian), the SHA-256 of these two and the secret, and the secret. The
+//! highest valid version is the secret; so each disk alone brings the node back, and a torn or rotten
+//! copy is passed over, and replaced when the next pool comes.
+//!
+//! Two secrets of one version can only be if each was stored while the other's disk was away. Then the
+//! one that was stored first counts: it is what the node is known by. (Pools of another node are not
+//! among ours, see [`crate::set`].)
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+    sync::Arc,
+};
 
-use loam_node_api::storage::StorageError;
+use loam_node_api::{clock::UnixTime, storage::StorageError};
 use sha2::{Digest, Sha256};
 
 use crate::{durable, pool::Pool};
 
-const MAGIC: &[u8] = b"LOAM-SECRET-1\n";
+const MAGIC: &[u8] = b"LOAM-SECRET-2\n";
 
 /// Keys and seeds are far smaller; a pool is no place for a database.
 pub const MAX_SECRET: usize = 4 << 10;
 
+/// One copy of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stored {
+    version: u64,
+    /// Seconds since 1970.
+    since: u64,
+    secret: Vec<u8>,
+}
+
+impl Stored {
+    /// The larger is the one that counts.
+    fn rank(&self) -> (u64, Reverse<u64>, &[u8]) {
+        (self.version, Reverse(self.since), &self.secret)
+    }
+}
+
 /// `None` when no pool has it.
 pub fn load(pools: &[Arc<Pool>], name: &str) -> Result<Option<Vec<u8>>, StorageError> {
     check_name(name)?;
-    Ok(newest(pools, name)?.map(|(_, secret)| secret))
+    Ok(newest(pools, name)?.map(|stored| stored.secret))
 }
 
-/// On every pool that can be written, when it returns.
+/// On every pool that answers and can be written, when it returns.
 pub fn store(pools: &[Arc<Pool>], name: &str, secret: &[u8]) -> Result<(), StorageError> {
     check_name(name)?;
     if secret.len() > MAX_SECRET {
@@ -31,12 +58,18 @@ pub fn store(pools: &[Arc<Pool>], name: &str, secret: &[u8]) -> Result<(), Stora
             secret.len()
         )));
     }
-    let version = newest(pools, name)?.map_or(0, |(version, _)| version) + 1;
-    let bytes = encode(version, secret);
+    let stored = Stored {
+        version: newest(pools, name)?.map_or(0, |newest| newest.version) + 1,
+        since: UnixTime::kernel().0,
+        secret: secret.to_vec(),
+    };
+    let bytes = encode(&stored);
     let mut written = false;
     let mut failure = None;
     for pool in pools {
-        match durable::write(&pool.secrets().join(name), &bytes) {
+        let (path, bytes) = (pool.secrets().join(name), bytes.clone());
+        let result = pool.run(move || durable::write(&path, &bytes));
+        match result.and_then(|kept| kept.map_err(|error| failed("keep", name, &error))) {
             Ok(()) => written = true,
             Err(error) => {
                 tracing::error!(%name, pool = %pool.uuid(), %error, "could not keep a secret on this pool");
@@ -46,37 +79,66 @@ pub fn store(pools: &[Arc<Pool>], name: &str, secret: &[u8]) -> Result<(), Stora
     }
     match failure {
         _ if written => Ok(()),
-        Some(error) => Err(StorageError::Io(format!(
-            "keep the secret `{name}`: {error}"
-        ))),
+        Some(error) => Err(error),
         None => Err(StorageError::NoPool),
     }
 }
 
-/// Gives a pool that has just come what the others have and it lacks.
-pub fn replicate(pools: &[Arc<Pool>], to: &Pool) -> io::Result<()> {
-    for from in pools.iter().filter(|pool| pool.uuid() != to.uuid()) {
-        for entry in fs::read_dir(from.secrets())? {
-            let entry = entry?;
-            let target = to.secrets().join(entry.file_name());
-            let bytes = fs::read(entry.path())?;
-            if !target.exists() && decode(&bytes).is_some() {
-                durable::write(&target, &bytes)?;
+/// Gives each pool what the others have and it lacks, and replaces what does not count.
+pub fn level(pools: &[Arc<Pool>]) {
+    let mut newest = BTreeMap::<String, Stored>::new();
+    let mut held = Vec::new();
+    for pool in pools {
+        let folder = pool.secrets();
+        let found = match pool.run(move || read_all(&folder)) {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::error!(pool = %pool.uuid(), %error, "cannot read the node's secrets on this pool");
+                continue;
+            }
+            // It is levelled when it answers again.
+            Err(_) => continue,
+        };
+        for (name, stored) in &found {
+            let best = newest.entry(name.clone()).or_insert_with(|| stored.clone());
+            if best.rank() < stored.rank() {
+                *best = stored.clone();
+            }
+        }
+        held.push((pool, found));
+    }
+    for (pool, found) in held {
+        for (name, stored) in &newest {
+            if found.get(name) == Some(stored) {
+                continue;
+            }
+            let (path, bytes) = (pool.secrets().join(name), encode(stored));
+            let written = pool.run(move || durable::write(&path, &bytes));
+            if let Ok(Err(error)) = written {
+                tracing::error!(%name, pool = %pool.uuid(), %error, "cannot copy a secret to this pool");
             }
         }
     }
-    Ok(())
 }
 
-fn newest(pools: &[Arc<Pool>], name: &str) -> Result<Option<(u64, Vec<u8>)>, StorageError> {
+fn newest(pools: &[Arc<Pool>], name: &str) -> Result<Option<Stored>, StorageError> {
     if pools.is_empty() {
         return Err(StorageError::NoPool);
     }
-    let mut newest = None;
+    let mut newest: Option<Stored> = None;
     let mut unreadable = None;
     for pool in pools {
-        match read(&pool.secrets().join(name)) {
-            Ok(Some(found)) => newest = newest.max(Some(found)),
+        let path = pool.secrets().join(name);
+        let result = pool.run(move || read(&path));
+        match result.and_then(|found| found.map_err(|error| failed("read", name, &error))) {
+            Ok(Some(found)) => {
+                if newest
+                    .as_ref()
+                    .is_none_or(|best| best.rank() < found.rank())
+                {
+                    newest = Some(found);
+                }
+            }
             Ok(None) => {}
             Err(error) => {
                 tracing::error!(%name, pool = %pool.uuid(), %error, "could not read a secret on this pool");
@@ -86,14 +148,12 @@ fn newest(pools: &[Arc<Pool>], name: &str) -> Result<Option<(u64, Vec<u8>)>, Sto
     }
     match (newest, unreadable) {
         // To answer "there is none" would make the node a new identity.
-        (None, Some(error)) => Err(StorageError::Io(format!(
-            "read the secret `{name}`: {error}"
-        ))),
+        (None, Some(error)) => Err(error),
         (newest, _) => Ok(newest),
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<(u64, Vec<u8>)>> {
+fn read(path: &Path) -> io::Result<Option<Stored>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -107,21 +167,47 @@ fn read(path: &Path) -> io::Result<Option<(u64, Vec<u8>)>> {
     }
 }
 
-fn encode(version: u64, secret: &[u8]) -> Vec<u8> {
-    let version = version.to_be_bytes();
-    [MAGIC, &version, &sum(&version, secret), secret].concat()
+/// The secrets in a folder that are whole.
+fn read_all(folder: &Path) -> io::Result<BTreeMap<String, Stored>> {
+    let names: BTreeSet<_> = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()?;
+    let mut found = BTreeMap::new();
+    for name in names.into_iter().filter(|name| check_name(name).is_ok()) {
+        if let Ok(Some(stored)) = read(&folder.join(&name)) {
+            found.insert(name, stored);
+        }
+    }
+    Ok(found)
 }
 
-fn decode(bytes: &[u8]) -> Option<(u64, Vec<u8>)> {
+fn failed(what: &str, name: &str, error: &io::Error) -> StorageError {
+    StorageError::Io(format!("{what} the secret `{name}`: {error}"))
+}
+
+fn encode(stored: &Stored) -> Vec<u8> {
+    let version = stored.version.to_be_bytes();
+    let since = stored.since.to_be_bytes();
+    let sum = sum(&version, &since, &stored.secret);
+    [MAGIC, &version, &since, &sum, &stored.secret].concat()
+}
+
+fn decode(bytes: &[u8]) -> Option<Stored> {
     let rest = bytes.strip_prefix(MAGIC)?;
     let (version, rest) = rest.split_first_chunk::<8>()?;
+    let (since, rest) = rest.split_first_chunk::<8>()?;
     let (expected, secret) = rest.split_first_chunk::<32>()?;
-    (sum(version, secret) == *expected).then(|| (u64::from_be_bytes(*version), secret.to_vec()))
+    (sum(version, since, secret) == *expected).then(|| Stored {
+        version: u64::from_be_bytes(*version),
+        since: u64::from_be_bytes(*since),
+        secret: secret.to_vec(),
+    })
 }
 
-fn sum(version: &[u8; 8], secret: &[u8]) -> [u8; 32] {
+fn sum(version: &[u8; 8], since: &[u8; 8], secret: &[u8]) -> [u8; 32] {
     Sha256::new()
         .chain_update(version)
+        .chain_update(since)
         .chain_update(secret)
         .finalize()
         .into()
@@ -146,7 +232,7 @@ mod tests {
     use loam_deployment::payload::Media;
 
     use super::*;
-    use crate::pool::testing::pool;
+    use crate::pool::testing::{hang, hasty_pool, pool};
 
     #[test]
     fn any_pool_alone_brings_it_back_and_the_newest_wins() {
@@ -170,8 +256,64 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let three = Arc::new(pool(folder.path(), Media::Hdd));
-        replicate(&both, &three).unwrap();
+        level(&[one.clone(), two, three.clone()]);
         assert_eq!(load(&[three], "seed").unwrap().unwrap(), b"old");
+        // The torn one is mended too.
+        assert_eq!(load(&[one], "seed").unwrap().unwrap(), b"old");
+    }
+
+    #[test]
+    fn of_two_of_one_version_the_first_counts_on_all_pools() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [one, two] = folders
+            .each_ref()
+            .map(|f| Arc::new(pool(f.path(), Media::Ssd)));
+        let put = |pool: &Pool, version, since, secret: &[u8]| {
+            let secret = secret.to_vec();
+            let bytes = encode(&Stored {
+                version,
+                since,
+                secret,
+            });
+            fs::write(pool.secrets().join("seed"), bytes).unwrap();
+        };
+        for both in [[one.clone(), two.clone()], [two.clone(), one.clone()]] {
+            put(&one, 1, 200, b"zz: stored second");
+            put(&two, 1, 100, b"aa: stored first");
+            assert_eq!(load(&both, "seed").unwrap().unwrap(), b"aa: stored first");
+            level(&both);
+            for pool in &both {
+                let alone = std::slice::from_ref(pool);
+                assert_eq!(load(alone, "seed").unwrap().unwrap(), b"aa: stored first");
+            }
+            // A newer version counts whenever it was stored.
+            put(&one, 2, 50, b"newer");
+            level(&both);
+            assert_eq!(load(&[two.clone()], "seed").unwrap().unwrap(), b"newer");
+        }
+    }
+
+    #[test]
+    fn a_pool_that_hangs_neither_hides_nor_loses_a_secret() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let hasty = Arc::new(hasty_pool(folders[0].path(), Media::Ssd));
+        let patient = Arc::new(pool(folders[1].path(), Media::Ssd));
+        let both = [hasty.clone(), patient.clone()];
+        let hangs = Err(StorageError::Hangs(hasty.uuid().to_string()));
+        let release = hang(&hasty);
+        // It may have the secret: "there is none" would be a lie.
+        assert_eq!(load(&both, "seed"), hangs);
+        // A node that knows its secret may store it.
+        store(&[patient.clone()], "seed", b"kept").unwrap();
+        assert_eq!(load(&both, "seed").unwrap().unwrap(), b"kept");
+        store(&both, "seed", b"kept on").unwrap();
+        drop(release);
+        while !hasty.answers() {
+            std::thread::yield_now();
+        }
+        level(&both);
+        let found = fs::read(patient.secrets().join("seed")).unwrap();
+        assert_eq!(decode(&found).unwrap().secret, b"kept on");
     }
 
     #[test]

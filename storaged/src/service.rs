@@ -1,9 +1,10 @@
 //! The calls that other daemons make.
 //!
-//! What reads or writes disks runs on threads of its own, so that a slow disk holds up only those
-//! who asked for it. A caller that gives up does not undo what it asked for.
+//! What is listed is known in memory. What reads or writes disks runs on the threads of their pools, and
+//! is waited for a few seconds at most, so that a slow disk holds up only those who asked for it. A
+//! caller that gives up does not undo what it asked for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use loam_deployment::{NodeKey, Version, payload::OciReference};
 use loam_node_api::{
@@ -15,56 +16,36 @@ use loam_node_api::{
 };
 use tarpc::context::Context;
 
-use crate::{image::store::Images, inventory::Inventory, placement, secret};
+use crate::{
+    image::store::Images,
+    inventory::Inventory,
+    placement::{self, Placement},
+    secret,
+};
 
 #[derive(Clone, Debug)]
 pub struct Storaged {
     inventory: Arc<Inventory>,
     images: Images,
-    /// Held by whatever makes, changes or removes a volume or a secret.
-    changing: Arc<Mutex<()>>,
+    placement: Placement,
 }
 
 impl Storaged {
     pub fn new(inventory: Arc<Inventory>, images: Images) -> Self {
         Self {
+            placement: Placement::new(inventory.changes().clone()),
             inventory,
             images,
-            changing: Arc::default(),
         }
     }
 
-    async fn change<T: Send + 'static>(
-        &self,
-        act: impl FnOnce(&Inventory) -> Result<T, StorageError> + Send + 'static,
+    /// Does what may wait for a disk.
+    async fn work<T: Send + 'static>(
+        self,
+        act: impl FnOnce(&Self) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
         self.inventory.settled().await;
-        let this = self.clone();
-        run(move || {
-            let _alone = this.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            act(&this.inventory)
-        })
-        .await?
-    }
-
-    /// As [`Self::change`], for one volume. Tells who listens only if the volume is another now: a
-    /// caller that acts on every change would otherwise wake itself for ever.
-    async fn change_volume<T: Send + 'static>(
-        &self,
-        key: VolumeKey,
-        act: impl FnOnce(&Inventory, &VolumeKey) -> Result<T, StorageError> + Send + 'static,
-    ) -> Result<T, StorageError> {
-        self.change(move |inventory| {
-            let shown = |volume: Volume| (volume.spec, volume.path, volume.version);
-            let find = || placement::find(&inventory.pools(), &key).map(shown);
-            let before = find();
-            let result = act(inventory, &key);
-            if find() != before {
-                inventory.changes().note();
-            }
-            result
-        })
-        .await
+        run(move || act(&self)).await?
     }
 }
 
@@ -79,9 +60,7 @@ impl Storage for Storaged {
 
     async fn pools(self, _: Context) -> Vec<Pool> {
         let pools = self.inventory.pools();
-        run(move || pools.iter().map(|pool| pool.describe()).collect())
-            .await
-            .unwrap_or_default()
+        pools.iter().map(|pool| pool.describe()).collect()
     }
 
     async fn volume_ensure(
@@ -91,17 +70,16 @@ impl Storage for Storaged {
         spec: VolumeSpec,
         version: Version,
     ) -> Result<Volume, StorageError> {
-        self.change_volume(key, move |inventory, key| {
-            placement::ensure(&inventory.pools(), key, &spec, version)
+        self.work(move |this| {
+            let pools = this.inventory.pools();
+            this.placement.ensure(&pools, &key, &spec, version)
         })
         .await
     }
 
     async fn volumes(self, _: Context, after: Option<VolumeKey>) -> Page<Volume> {
         self.inventory.settled().await;
-        let volumes = run(move || placement::list(&self.inventory.pools()))
-            .await
-            .unwrap_or_default();
+        let volumes = placement::list(&self.inventory.pools());
         page(volumes, |volume| &volume.key, after.as_ref())
     }
 
@@ -111,8 +89,9 @@ impl Storage for Storaged {
         key: VolumeKey,
         why: Deletion,
     ) -> Result<(), StorageError> {
-        self.change_volume(key, move |inventory, key| {
-            placement::delete(&inventory.pools(), key, why)
+        self.work(move |this| {
+            let pools = this.inventory.pools();
+            this.placement.delete(&pools, &key, why)
         })
         .await
     }
@@ -143,11 +122,11 @@ impl Storage for Storaged {
     }
 
     async fn node_is(self, _: Context, node: NodeKey) -> Result<(), StorageError> {
-        self.change(move |inventory| inventory.node_is(node)).await
+        self.work(move |this| this.inventory.node_is(node)).await
     }
 
     async fn secret_load(self, _: Context, name: String) -> Result<Option<Vec<u8>>, StorageError> {
-        self.change(move |inventory| secret::load(&inventory.pools(), &name))
+        self.work(move |this| secret::load(&this.inventory.pools(), &name))
             .await
     }
 
@@ -157,7 +136,7 @@ impl Storage for Storaged {
         name: String,
         secret: Vec<u8>,
     ) -> Result<(), StorageError> {
-        self.change(move |inventory| secret::store(&inventory.pools(), &name, &secret))
+        self.work(move |this| secret::store(&this.inventory.pools(), &name, &secret))
             .await
     }
 }

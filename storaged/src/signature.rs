@@ -1,8 +1,9 @@
 //! The marks by which partition tables, file systems and RAIDs are known.
 //!
 //! This table only gives names to what a disk holds: a disk counts as empty by being all zeroes
-//! where any of these would be (see [`crate::probe`]). Offsets and magics are those of libblkid
-//! (util-linux, `libblkid/src/superblocks` and `partitions`).
+//! where any of these would be (see [`crate::probe`] and [`crate::sample`]). Offsets and magics are
+//! those of libblkid (util-linux, `libblkid/src/superblocks` and `partitions`) where no other source
+//! stands with them.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -18,6 +19,8 @@ const fn mark(name: &'static str, at: i64, magic: &'static [u8]) -> Mark {
 }
 
 const MIB: i64 = 1 << 20;
+
+const PROMISE: &[u8] = b"Promise Technology, Inc.";
 
 /// More telling marks first: the first that matches names the disk.
 const MARKS: &[Mark] = &[
@@ -47,6 +50,12 @@ const MARKS: &[Mark] = &[
         0x40_0000,
         b"SKUL\xba\xbe",
     ),
+    // `block/partitions/ldm.h`: the database of a Windows dynamic disk is its last MiB.
+    mark("a Windows dynamic disk", 6 * 512, b"PRIVHEAD"),
+    mark("a Windows dynamic disk", -512, b"PRIVHEAD"),
+    mark("a Windows dynamic disk", (1856 - 2048) * 512, b"PRIVHEAD"),
+    mark("a Windows dynamic disk", (17 - 2048) * 512, b"VMDB"),
+    mark("a disk of Windows Storage Spaces", 0, b"SPACEDB "),
     mark("an LVM physical volume", 0, b"LABELONE"),
     mark("an LVM physical volume", 512, b"LABELONE"),
     mark("an LVM physical volume", 1024, b"LABELONE"),
@@ -55,9 +64,41 @@ const MARKS: &[Mark] = &[
     mark("part of a Linux RAID (1.2)", 4096, b"\xfc\x4e\x2b\xa9"),
     mark("part of an Intel RAID", -1024, b"Intel Raid ISM Cfg Sig. "),
     mark("part of a DDF RAID", -512, b"\xde\x11\xde\x11"),
+    mark("part of a DDF RAID", -257 * 512, b"\xde\x11\xde\x11"),
+    mark("part of an Adaptec RAID", -512, b"DPTM"),
+    mark("part of a JMicron RAID", -512, b"JM"),
+    mark("part of an LSI RAID", -512, b"$XIDE$"),
+    mark("part of a VIA RAID", -512, b"\x55\xaa"),
+    mark("part of an Nvidia RAID", -1024, b"NVIDIA"),
+    mark("part of a HighPoint RAID", 0x1200 + 32, b"\xf0\x16\x78\x5a"),
+    mark("part of a HighPoint RAID", 0x1200 + 32, b"\xfd\x16\x78\x5a"),
+    mark("part of a HighPoint RAID", -11 * 512, b"\xf3\x16\x78\x5a"),
+    mark("part of a HighPoint RAID", -11 * 512, b"\xfd\x16\x78\x5a"),
+    mark("part of a Promise RAID", -63 * 512, PROMISE),
+    mark("part of a Promise RAID", -255 * 512, PROMISE),
+    mark("part of a Promise RAID", -256 * 512, PROMISE),
+    mark("part of a Promise RAID", -16 * 512, PROMISE),
+    mark("part of a Promise RAID", -399 * 512, PROMISE),
+    mark("part of a Promise RAID", -591 * 512, PROMISE),
+    mark("part of a Promise RAID", -675 * 512, PROMISE),
+    mark("part of a Promise RAID", -735 * 512, PROMISE),
+    mark("part of a Promise RAID", -911 * 512, PROMISE),
+    mark("part of a Promise RAID", -974 * 512, PROMISE),
+    mark("part of a Promise RAID", -991 * 512, PROMISE),
+    mark("part of a Promise RAID", -951 * 512, PROMISE),
+    mark("part of a Promise RAID", -3087 * 512, PROMISE),
+    // `drbd_md_on_disk_08`: in the last 4 KiB.
+    mark("a DRBD device", 60 - 4096, b"\x83\x74\x02\x6b"),
+    mark("a DRBD device", 60 - 4096, b"\x83\x74\x02\x6c"),
+    mark("a DRBD device", 60 - 4096, b"\x83\x74\x02\x6d"),
     mark(
         "part of a Stratis pool",
         512 + 4,
+        b"!Stra0tis\x86\xff\x02^\x41rh",
+    ),
+    mark(
+        "part of a Stratis pool",
+        9 * 512 + 4,
         b"!Stra0tis\x86\xff\x02^\x41rh",
     ),
     mark("a VDO volume", 0, b"dmvdo001"),
@@ -87,23 +128,38 @@ const MARKS: &[Mark] = &[
     mark("an ext2, ext3 or ext4 file system", 0x438, b"\x53\xef"),
     mark("an XFS file system", 0, b"XFSB"),
     mark("an F2FS file system", 0x400, b"\x10\x20\xf5\xf2"),
+    mark(
+        "an F2FS file system (second superblock)",
+        0x1400,
+        b"\x10\x20\xf5\xf2",
+    ),
     mark("an EROFS file system", 0x400, b"\xe2\xe1\xf5\xe0"),
     mark("a SquashFS file system", 0, b"hsqs"),
     mark("a SquashFS file system", 0, b"sqsh"),
     mark("an NTFS file system", 3, b"NTFS    "),
+    mark("an NTFS file system (backup)", 3 - 512, b"NTFS    "),
+    mark("a ReFS file system", 3, b"ReFS\x00"),
     mark("a BitLocker volume", 3, b"-FVE-FS-"),
     mark("an exFAT file system", 3, b"EXFAT   "),
     mark("a FAT file system", 0x52, b"FAT32   "),
     mark("a FAT file system", 0x36, b"FAT1"),
     mark("a FAT file system", 0x36, b"FAT     "),
+    // Backups: twelve sectors behind for exFAT, six for FAT32, by sectors of 512 and of 4096 bytes.
+    mark("an exFAT file system (backup)", 12 * 512 + 3, b"EXFAT   "),
+    mark("an exFAT file system (backup)", 12 * 4096 + 3, b"EXFAT   "),
+    mark("a FAT file system (backup)", 6 * 512 + 0x52, b"FAT32   "),
+    mark("a FAT file system (backup)", 6 * 4096 + 0x52, b"FAT32   "),
     mark("an ISO 9660 file system", 0x8001, b"CD001"),
     mark("a UDF file system", 0x8001, b"BEA01"),
     mark("a UDF file system", 0x8001, b"NSR0"),
     mark("an APFS container", 0x20, b"NXSB"),
     mark("an HFS+ file system", 0x400, b"H+\x00\x04"),
     mark("an HFSX file system", 0x400, b"HX\x00\x05"),
+    mark("an HFS+ file system (backup)", -1024, b"H+\x00\x04"),
+    mark("an HFSX file system (backup)", -1024, b"HX\x00\x05"),
     mark("an HFS file system", 0x400, b"BD"),
     mark("a JFS file system", 0x8000, b"JFS1"),
+    mark("a JFS file system (second superblock)", 0xf000, b"JFS1"),
     mark("a ReiserFS file system", 0x10034, b"ReIsEr"),
     mark("a ReiserFS file system", 0x2034, b"ReIsEr"),
     mark("a Reiser4 file system", 0x10000, b"ReIsEr4"),
@@ -115,6 +171,9 @@ const MARKS: &[Mark] = &[
     mark("an OCFS2 file system", 0x2000, b"OCFSV2"),
     mark("a UFS2 file system", 65536 + 1372, b"\x19\x01\x54\x19"),
     mark("a UFS1 file system", 8192 + 1372, b"\x54\x19\x01\x00"),
+    mark("a UDF file system", 256 * 2048, b"\x02\x00\x02\x00"),
+    mark("a UDF file system", 256 * 2048, b"\x02\x00\x03\x00"),
+    mark("a VMFS file system", 0x10_0000, b"\x0d\xd0\x01\xc0"),
     mark("a VMFS file system", 0x20_0000, b"\x0d\xd0\x01\xc0"),
     mark("a dm-verity device", 0, b"verity\x00\x00"),
     mark("a dm-integrity device", 0, b"integrt\x00"),
@@ -144,19 +203,31 @@ const MARKS: &[Mark] = &[
     ),
 ];
 
-/// Copies of the ext superblock in later block groups, by block size (ext4 `sparse_super`): they
-/// outlive a wiped beginning, and bring the file system back.
-const EXT_COPIES: [u64; 6] = [
-    // 1 KiB blocks: groups 1, 3, 5 start at block 8193 + n * 8192.
-    8193 << 10,
-    24577 << 10,
-    // 2 KiB blocks: 16384 blocks a group.
-    16384 << 11,
-    3 * (16384 << 11),
-    // 4 KiB blocks: 32768 blocks a group.
-    32768 << 12,
-    3 * (32768 << 12),
+/// What copies of superblocks, and the like, begin with; found at any block.
+const COPIES: &[(&str, usize, &[u8])] = &[
+    ("a copy of an XFS superblock", 0, b"XFSB"),
+    ("a copy of a btrfs superblock", 0x40, b"_BHRfS_M"),
+    ("a copy of an OCFS2 superblock", 0, b"OCFSV2"),
+    ("a copy of a BlueStore label", 0, b"bluestore block device"),
+    ("a copy of an APFS superblock", 0x20, b"NXSB"),
+    ("records of an NTFS file system", 0, b"FILE0"),
+    ("a copy of an ext superblock", 0x38, b"\x53\xef"),
 ];
+
+/// What `bytes`, found at `at` in the middle of the disk, are known as.
+pub fn name_copy(bytes: &[u8], at: u64) -> Option<&'static str> {
+    // Superblocks are at multiples of 1 KiB of the disk.
+    let first = (at.next_multiple_of(1 << 10) - at) as usize;
+    COPIES
+        .iter()
+        .find(|(_, offset, magic)| {
+            (first..bytes.len())
+                .step_by(1 << 10)
+                .filter_map(|block| bytes.get(block + offset..))
+                .any(|rest| rest.starts_with(magic))
+        })
+        .map(|(name, ..)| *name)
+}
 
 /// The first known thing that the disk holds, as in "a GPT partition table".
 pub fn find(disk: &File, size: u64) -> io::Result<Option<String>> {
@@ -176,9 +247,6 @@ pub fn find(disk: &File, size: u64) -> io::Result<Option<String>> {
     }
     if zfs(disk, size)? {
         return Ok(Some("part of a ZFS pool".to_owned()));
-    }
-    if ext_copy(disk)? {
-        return Ok(Some("a copy of an ext superblock".to_owned()));
     }
     Ok(None)
 }
@@ -219,15 +287,6 @@ fn zfs(disk: &File, size: u64) -> io::Result<bool> {
             slot[..8] == UBERBLOCK.to_le_bytes() || slot[..8] == UBERBLOCK.to_be_bytes()
         });
         if found {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn ext_copy(disk: &File) -> io::Result<bool> {
-    for group in EXT_COPIES {
-        if holds(disk, group + 0x38, b"\x53\xef")? {
             return Ok(true);
         }
     }

@@ -40,7 +40,7 @@ impl Uevents {
     pub fn wait(&self, limit: Duration) -> io::Result<()> {
         let limit = Timespec {
             tv_sec: limit.as_secs().cast_signed(),
-            tv_nsec: 0,
+            tv_nsec: limit.subsec_nanos().into(),
         };
         let mut ready = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
         while poll(&mut ready, Some(&limit))? > 0 {

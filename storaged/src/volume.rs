@@ -2,6 +2,8 @@
 //!
 //! A volume is there when its `.json` is there. It is made under another name, filled, synced and
 //! renamed; its `.json` is written last and removed first.
+//!
+//! What is there is kept in memory: [`Volumes::list`] and its like never touch the disk.
 
 use std::{
     collections::BTreeMap,
@@ -34,10 +36,20 @@ struct Record {
     version: Version,
 }
 
+/// What is known of a volume without a look at the disk.
+#[derive(Clone, Debug)]
+struct Known {
+    record: Record,
+    /// Space that its data took when it was measured last.
+    used: Bytes,
+    /// Its record is removed, but its data could not be.
+    half_deleted: bool,
+}
+
 #[derive(Debug)]
 pub struct Volumes {
     folder: PathBuf,
-    records: Mutex<BTreeMap<VolumeKey, Record>>,
+    records: Mutex<BTreeMap<VolumeKey, Known>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +61,8 @@ pub enum VolumeError {
     },
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error("it was deleted, but its data could not be removed yet")]
+    HalfDeleted,
 }
 
 impl Volumes {
@@ -61,7 +75,12 @@ impl Volumes {
             match path.extension().and_then(|end| end.to_str()) {
                 Some("json") => match read(&path) {
                     Ok(record) => {
-                        records.insert(record.key.clone(), record);
+                        let known = Known {
+                            used: used(&path.with_extension("raw")),
+                            record,
+                            half_deleted: false,
+                        };
+                        records.insert(known.record.key.clone(), known);
                     }
                     // Its data stays: an unreadable record may yet be read by a later version.
                     Err(error) => {
@@ -87,17 +106,41 @@ impl Volumes {
     pub fn list(&self) -> Vec<Volume> {
         self.records()
             .values()
-            .map(|record| self.describe(record))
+            .map(|known| self.describe(known))
             .collect()
     }
 
+    pub fn keys(&self) -> Vec<VolumeKey> {
+        self.records().keys().cloned().collect()
+    }
+
+    pub fn has(&self, key: &VolumeKey) -> bool {
+        self.records().contains_key(key)
+    }
+
     pub fn get(&self, key: &VolumeKey) -> Option<Volume> {
-        self.records().get(key).map(|record| self.describe(record))
+        self.records().get(key).map(|known| self.describe(known))
     }
 
     /// Seconds since 1970.
     pub fn created(&self, key: &VolumeKey) -> Option<u64> {
-        self.records().get(key).map(|record| record.created)
+        self.records().get(key).map(|known| known.record.created)
+    }
+
+    /// Whether its record is gone and its data is not: it is on its way out, whatever else is known.
+    pub fn is_half_deleted(&self, key: &VolumeKey) -> bool {
+        let records = self.records();
+        records.get(key).is_some_and(|known| known.half_deleted)
+    }
+
+    /// Looks at how much space each volume's data takes.
+    pub fn measure(&self) {
+        for key in self.keys() {
+            let used = used(&self.data(&key));
+            if let Some(known) = self.records().get_mut(&key) {
+                known.used = used;
+            }
+        }
     }
 
     /// False when the data of a volume is gone though its record is not.
@@ -142,6 +185,9 @@ impl Volumes {
         spec: &VolumeSpec,
         version: Version,
     ) -> Result<Volume, VolumeError> {
+        if self.is_half_deleted(key) {
+            return Err(VolumeError::HalfDeleted);
+        }
         let data = OpenOptions::new()
             .write(true)
             .open(self.data(key))
@@ -168,27 +214,34 @@ impl Volumes {
     /// Absent is success. Durable when it returns.
     pub fn delete(&self, key: &VolumeKey) -> Result<(), VolumeError> {
         durable::remove(&self.record(key)).map_err(io("remove the volume's record"))?;
+        if let Some(known) = self.records().get_mut(key) {
+            known.half_deleted = true;
+        }
+        durable::remove(&self.data(key)).map_err(io("remove the volume's data"))?;
         self.records().remove(key);
-        durable::remove(&self.data(key)).map_err(io("remove the volume's data"))
+        Ok(())
     }
 
     fn keep(&self, record: Record) -> Result<Volume, VolumeError> {
         let json = serde_json::to_vec(&record).map_err(|e| io("write the record")(e.into()))?;
         durable::write(&self.record(&record.key), &json).map_err(io("write the record"))?;
-        let volume = self.describe(&record);
-        self.records().insert(record.key.clone(), record);
+        let known = Known {
+            used: used(&self.data(&record.key)),
+            record,
+            half_deleted: false,
+        };
+        let volume = self.describe(&known);
+        self.records().insert(volume.key.clone(), known);
         Ok(volume)
     }
 
-    fn describe(&self, record: &Record) -> Volume {
-        let path = self.data(&record.key);
-        let blocks = fs::metadata(&path).map_or(0, |data| data.blocks());
+    fn describe(&self, known: &Known) -> Volume {
+        let record = &known.record;
         Volume {
             key: record.key.clone(),
             spec: record.spec.clone(),
-            path,
-            // Always units of 512 bytes (stat(2)).
-            used: Bytes(blocks * 512),
+            path: self.data(&record.key),
+            used: known.used,
             version: record.version,
         }
     }
@@ -201,7 +254,7 @@ impl Volumes {
         self.folder.join(format!("{}.json", file_name(key)))
     }
 
-    fn records(&self) -> MutexGuard<'_, BTreeMap<VolumeKey, Record>> {
+    fn records(&self) -> MutexGuard<'_, BTreeMap<VolumeKey, Known>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -215,6 +268,12 @@ pub fn file_name(key: &VolumeKey) -> String {
             format!("root-{machine}-{}", hex::encode(&sum[..16]))
         }
     }
+}
+
+/// Space that a file takes.
+fn used(path: &Path) -> Bytes {
+    // Always units of 512 bytes (stat(2)).
+    Bytes(fs::metadata(path).map_or(0, |data| data.blocks() * 512))
 }
 
 fn read(path: &Path) -> io::Result<Record> {

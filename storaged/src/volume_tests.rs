@@ -44,6 +44,9 @@ fn found_again_with_its_data_and_grown() {
     let volumes = open(&folder);
     let found = volumes.get(&key("12.data")).unwrap();
     assert_eq!((found.spec, found.version), (raw(8 << 20), Version(2)));
+    fs::write(&grown.path, vec![1; 64 << 10]).unwrap();
+    volumes.measure();
+    assert!(volumes.list()[0].used >= Bytes(64 << 10));
     volumes.delete(&key("12.data")).unwrap();
     volumes.delete(&key("12.data")).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -122,4 +125,26 @@ fn names_of_root_layers_are_safe_and_distinct() {
             .all(|name| !name.contains('/') && name.starts_with("root-3.web-"))
     );
     assert!(names[0] != names[1] && names[1] != names[2]);
+}
+
+#[test]
+fn a_volume_whose_data_cannot_be_removed_is_not_given_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = open(&folder);
+    let made = volumes
+        .create(&key("1.a"), &raw(1 << 20), Version(1))
+        .unwrap();
+    // A folder in the place of the data, which `unlink` refuses.
+    fs::remove_file(&made.path).unwrap();
+    fs::create_dir(&made.path).unwrap();
+    volumes.delete(&key("1.a")).unwrap_err();
+    assert!(volumes.has(&key("1.a")));
+    let error = volumes
+        .change(&key("1.a"), &raw(2 << 20), Version(2))
+        .unwrap_err();
+    assert!(matches!(error, VolumeError::HalfDeleted), "{error}");
+
+    fs::remove_dir(&made.path).unwrap();
+    volumes.delete(&key("1.a")).unwrap();
+    assert!(volumes.list().is_empty());
 }

@@ -1,0 +1,89 @@
+//! What was decided since the node booted, and must stay decided when storaged is restarted: which
+//! set of pools is ours, and on which disk each pool runs. Kept under `/run`, which a reboot empties.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::durable;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    pub set: Option<Uuid>,
+    /// The id of the disk that each pool runs on, also when the disk is gone.
+    pub runs_on: BTreeMap<Uuid, String>,
+}
+
+#[derive(Debug)]
+pub struct Boot {
+    path: PathBuf,
+    decided: Decided,
+}
+
+impl Boot {
+    /// Absent or unreadable: nothing was decided yet.
+    pub fn open(path: &Path) -> Self {
+        let decided = fs::read(path)
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other))
+            .inspect_err(|error| {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::error!(%error, "cannot read what was decided before; deciding anew");
+                }
+            })
+            .unwrap_or_default();
+        Self {
+            path: path.to_owned(),
+            decided,
+        }
+    }
+
+    pub fn decided(&self) -> &Decided {
+        &self.decided
+    }
+
+    pub fn change(&mut self, act: impl FnOnce(&mut Decided)) {
+        let before = self.decided.clone();
+        act(&mut self.decided);
+        if self.decided != before
+            && let Err(error) = self.write()
+        {
+            tracing::error!(%error, "cannot keep what was decided; a restart of storaged may decide anew");
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        durable::write(&self.path, &serde_json::to_vec(&self.decided)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_outlive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loam/storaged.json");
+        let mut boot = Boot::open(&path);
+        assert_eq!(*boot.decided(), Decided::default());
+        let (set, pool) = (Uuid::new_v4(), Uuid::new_v4());
+        boot.change(|decided| {
+            decided.set = Some(set);
+            decided.runs_on.insert(pool, "WD-1".to_owned());
+        });
+        let again = Boot::open(&path);
+        assert_eq!(again.decided().set, Some(set));
+        assert_eq!(again.decided().runs_on[&pool], "WD-1");
+
+        fs::write(&path, b"{").unwrap();
+        assert_eq!(*Boot::open(&path).decided(), Decided::default());
+    }
+}

@@ -1,0 +1,169 @@
+//! Which of several disks that claim to be one pool is used: a farmer copied a failing disk to a new
+//! one and left both plugged in.
+//!
+//! At most one is; the others are left alone and named. Decided from what is outside the file system
+//! and its superblock, before anything is mounted:
+//!
+//! 1. The disk on which the pool **runs, or ran since this node booted**. When that disk vanishes,
+//!    nobody steps in: the copy has another history, and machines would see their data jump.
+//! 2. The one with the **higher generation** of its btrfs superblock, which counts what was ever
+//!    written: a copy stands still from when it was made. The winner of one start therefore wins the
+//!    next.
+//! 3. The one that the header **names** as the disk that the pool was used on last: the original.
+//! 4. The one with the smaller disk id.
+//!
+//! Two that even share their id (cheap USB bridges do) cannot be told apart from boot to boot; then
+//! none is used.
+
+use std::cmp::Reverse;
+
+use crate::header::{DiskTag, Header};
+
+/// One of the disks that hold the same pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The kernel's name.
+    pub name: String,
+    pub id: String,
+    pub header: Header,
+    pub generation: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Of `candidates`, the one at this place.
+    Use(usize),
+    /// None of them, for the text's reason.
+    None(String),
+}
+
+/// `candidates` all hold one pool; `runs_on` is the id of the disk that it runs or ran on since this
+/// node booted.
+pub fn choose(candidates: &[Candidate], runs_on: Option<&str>) -> Choice {
+    let allowed = |candidate: &Candidate| runs_on.is_none_or(|id| candidate.id == id);
+    let rank = |candidate: &Candidate| {
+        let original = candidate.header.disk == DiskTag::of(&candidate.id);
+        (
+            candidate.generation,
+            original,
+            Reverse(candidate.id.clone()),
+        )
+    };
+    let best = (0..candidates.len())
+        .filter(|index| allowed(&candidates[*index]))
+        .max_by_key(|index| rank(&candidates[*index]));
+    match (best, runs_on) {
+        (None, Some(id)) => Choice::None(format!("runs on disk {id} until this node restarts")),
+        (None, None) => Choice::None("is nowhere".to_owned()),
+        (Some(best), _) => {
+            let alike = candidates
+                .iter()
+                .filter(|other| allowed(other) && other.id == candidates[best].id)
+                .count();
+            if alike > 1 {
+                let id = &candidates[best].id;
+                Choice::None(format!(
+                    "is on {alike} disks that all say that they are {id}; detach the copies"
+                ))
+            } else {
+                Choice::Use(best)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn disk(id: &str, generation: u64, made_on: &str) -> Candidate {
+        Candidate {
+            name: format!("sd-{id}"),
+            id: id.to_owned(),
+            header: Header::for_disk(1 << 30, Uuid::nil(), DiskTag::of(made_on)),
+            generation,
+        }
+    }
+
+    fn used(candidates: &[Candidate], runs_on: Option<&str>) -> Option<String> {
+        match choose(candidates, runs_on) {
+            Choice::Use(index) => Some(candidates[index].id.clone()),
+            Choice::None(_) => None,
+        }
+    }
+
+    #[test]
+    fn an_exact_copy_yields_to_the_original_and_so_ever_after() {
+        let (original, copy) = (disk("zeta", 7, "zeta"), disk("alpha", 7, "zeta"));
+        let zeta = Some("zeta".to_owned());
+        assert_eq!(used(&[original.clone(), copy.clone()], None), zeta);
+        assert_eq!(used(&[copy.clone(), original.clone()], None), zeta);
+        // By the next boot the original was written to.
+        assert_eq!(used(&[copy.clone(), disk("zeta", 8, "zeta")], None), zeta);
+        assert_eq!(used(&[copy], None), Some("alpha".to_owned()));
+    }
+
+    #[test]
+    fn the_copy_that_replaced_the_original_stays_in_use_when_it_comes_back() {
+        // The copy was used alone, so its header names it and its generation went on.
+        let (original, copy) = (disk("zeta", 7, "zeta"), disk("alpha", 90, "alpha"));
+        assert_eq!(used(&[original, copy], None), Some("alpha".to_owned()));
+    }
+
+    #[test]
+    fn nobody_steps_in_while_the_node_runs() {
+        let copy = disk("alpha", 99, "alpha");
+        assert_eq!(used(std::slice::from_ref(&copy), Some("zeta")), None);
+        let both = [copy, disk("zeta", 1, "zeta")];
+        assert_eq!(used(&both, Some("zeta")), Some("zeta".to_owned()));
+        let Choice::None(why) = choose(&both[..1], Some("zeta")) else {
+            panic!("used")
+        };
+        assert!(why.contains("disk zeta until"), "{why}");
+    }
+
+    #[test]
+    fn two_of_one_name_are_both_left_alone() {
+        let twins = [disk("usb", 7, "usb"), disk("usb", 8, "usb")];
+        assert_eq!(used(&twins, None), None);
+        assert_eq!(used(&twins, Some("usb")), None);
+        assert_eq!(used(&twins[..1], Some("usb")), Some("usb".to_owned()));
+        // Another copy that cannot win changes nothing about that.
+        let three = [
+            disk("usb", 7, "usb"),
+            disk("usb", 8, "usb"),
+            disk("z", 1, "z"),
+        ];
+        assert_eq!(used(&three, None), None);
+        let three = [
+            disk("usb", 7, "usb"),
+            disk("usb", 8, "usb"),
+            disk("z", 9, "z"),
+        ];
+        assert_eq!(used(&three, None), Some("z".to_owned()));
+    }
+
+    #[test]
+    fn without_any_other_sign_the_smaller_id_wins() {
+        let copies = [disk("b", 7, "x"), disk("a", 7, "x"), disk("c", 7, "x")];
+        assert_eq!(used(&copies, None), Some("a".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_the_disks_never_matters(
+            disks in prop::collection::vec(("[a-c]", 0..3u64, "[a-c]"), 1..5),
+            turn in any::<prop::sample::Index>(),
+            runs_on in prop::option::of("[a-d]"),
+        ) {
+            let disks: Vec<_> = disks.iter().map(|(id, n, on)| disk(id, *n, on)).collect();
+            let mut turned = disks.clone();
+            turned.rotate_left(turn.index(disks.len()));
+            let runs_on = runs_on.as_deref();
+            prop_assert_eq!(used(&disks, runs_on), used(&turned, runs_on));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! storaged on the real kernel: block devices (loop), btrfs, and what other people's programs leave on
+//! disks. Needs root.
+
+// What fails in a test shall end it; clippy does not take the parts beside `#[test]` for tests.
+#![allow(clippy::unwrap_used)]
+
+mod loops;
+mod pools;
+mod strangers;

@@ -1,0 +1,397 @@
+//! Pools on block devices, with a btrfs: what memory and folders cannot show.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use loam_deployment::{
+    Bytes, NodeKey, Version,
+    payload::{Filesystem, Media},
+};
+use loam_node_api::{
+    page::Changes,
+    storage::{Deletion, DiskState, StorageError, VolumeKey, VolumeSpec},
+};
+use loam_storaged::{
+    format,
+    header::{self, Found, Header},
+    inventory::{Inventory, Places},
+    machine::Machine,
+    mount,
+    placement::{self, Placement},
+    pool::{Health, Pool},
+    secret,
+};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::loops::{Loop, Mounts, run, sparse};
+
+const SIZE: u64 = 1100 << 20;
+
+fn key(name: &str) -> VolumeKey {
+    VolumeKey::Data(format!("7.{name}").parse().unwrap())
+}
+
+fn wish(mib: u64) -> VolumeSpec {
+    VolumeSpec {
+        size: Bytes::mib(mib),
+        media: Media::Any,
+        filesystem: Filesystem::Raw,
+    }
+}
+
+/// A pool on a disk of its own, as [`Inventory`] opens it.
+fn open(disk: &Loop, folder: &Path) -> (Arc<Pool>, Header) {
+    let header = format::format(&disk.sys, Uuid::new_v4(), folder).unwrap();
+    let root = format::mount_point(folder, &header);
+    mount::btrfs(&disk.sys.device, &root).unwrap();
+    let pool = Pool::open(root, header.uuid, Media::Ssd).unwrap();
+    (Arc::new(pool.on(disk.sys.device.clone(), header)), header)
+}
+
+fn fill(folder: &Path, mut make: impl FnMut(&Path) -> std::io::Result<()>) {
+    fs::create_dir_all(folder).unwrap();
+    for n in 0.. {
+        if let Err(error) = make(&folder.join(n.to_string())) {
+            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_pool_without_space_for_data_or_metadata_still_deletes() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let disk = Loop::attach(&sparse(folder.path(), "disk", SIZE), "full");
+    let (pool, _) = open(&disk, folder.path());
+    let pools = [pool.clone()];
+    let placement = Placement::default();
+    for name in ["a", "b"] {
+        placement
+            .ensure(&pools, &key(name), &wish(20), Version(1))
+            .unwrap();
+        let data = pool.volumes().get(&key(name)).unwrap().path;
+        fs::OpenOptions::new()
+            .write(true)
+            .open(data)
+            .and_then(|file| file.write_all_at(&vec![7; 20 << 20], 0))
+            .unwrap();
+    }
+    rustix::fs::syncfs(fs::File::open(pool.root()).unwrap()).unwrap();
+    let chunk = vec![7; 8 << 20];
+    fill(&pool.root().join("data"), |path| fs::write(path, &chunk));
+    fill(&pool.root().join("data-rest"), |path| {
+        fs::write(path, &chunk[..64 << 10])
+    });
+    // Folders take nothing but metadata.
+    fill(&pool.root().join("metadata"), |path| fs::create_dir(path));
+    fs::create_dir(pool.root().join("one more")).unwrap_err();
+
+    let why = Deletion::Cancelled;
+    placement.delete(&pools, &key("a"), why).unwrap();
+    let by = Version(2);
+    placement
+        .delete(&pools, &key("b"), Deletion::Unnamed { by })
+        .unwrap();
+    assert!(placement::list(&pools).is_empty());
+    let left = fs::read_dir(pool.root().join("volumes")).unwrap().count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn a_frozen_disk_holds_up_nobody_and_nothing_is_lost_when_it_thaws() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let frozen_disk = Loop::attach(&sparse(folder.path(), "frozen", SIZE), "frozen");
+    let other_disk = Loop::attach(&sparse(folder.path(), "other", SIZE), "other");
+    let (frozen, _) = open(&frozen_disk, folder.path());
+    let (other, _) = open(&other_disk, folder.path());
+    let pools = [frozen.clone(), other.clone()];
+    let placement = Placement::default();
+    for pool in &pools {
+        let name = if pool.uuid() == frozen.uuid() {
+            "there"
+        } else {
+            "here"
+        };
+        let one = std::slice::from_ref(pool);
+        placement
+            .ensure(one, &key(name), &wish(4), Version(1))
+            .unwrap();
+    }
+    secret::store(&pools, "seed", b"me").unwrap();
+
+    let root = frozen.root().to_str().unwrap();
+    run("fsfreeze", &["--freeze", root], "util-linux");
+    let hangs = StorageError::Hangs(frozen.uuid().to_string());
+    // Waited for once; after that, nobody waits.
+    let error = placement
+        .ensure(&pools, &key("there"), &wish(8), Version(2))
+        .unwrap_err();
+    assert_eq!(error, hangs);
+    assert!(!frozen.answers());
+    let error = placement
+        .delete(&pools, &key("there"), Deletion::Cancelled)
+        .unwrap_err();
+    assert_eq!(error, hangs);
+    assert_eq!(placement::list(&pools).len(), 2);
+    placement
+        .ensure(&pools, &key("new"), &wish(4), Version(1))
+        .unwrap();
+    placement
+        .delete(&pools, &key("here"), Deletion::Cancelled)
+        .unwrap();
+    assert_eq!(secret::load(&pools, "seed").unwrap().unwrap(), b"me");
+
+    run("fsfreeze", &["--unfreeze", root], "util-linux");
+    while !frozen.answers() {
+        thread::yield_now();
+    }
+    assert_eq!(frozen.health(), Health::Well);
+    // What had begun was done to its end.
+    let volume = frozen.run({
+        let frozen = frozen.clone();
+        move || frozen.volumes().get(&key("there")).unwrap()
+    });
+    let volume = volume.unwrap();
+    assert_eq!(
+        (volume.spec.size, volume.version),
+        (Bytes::mib(8), Version(2))
+    );
+}
+
+#[test]
+fn the_header_is_written_while_the_pool_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let disk = Loop::attach(&sparse(folder.path(), "disk", SIZE), "named");
+    let (pool, header) = open(&disk, folder.path());
+    let at = pool.clone();
+    pool.run(move || at.name_node(NodeKey([5; 32])))
+        .unwrap()
+        .unwrap();
+    let file = fs::File::open(&disk.sys.device).unwrap();
+    let Found::Header(found) = Header::read(&file, header.filesystem_size).unwrap() else {
+        panic!("no header")
+    };
+    assert_eq!(found.node, Some(NodeKey([5; 32])));
+}
+
+/// One boot of a node, with its own idea of `/sys/block`, `/pools` and `/run`.
+struct Node {
+    folder: PathBuf,
+    inventory: Arc<Inventory>,
+}
+
+impl Node {
+    /// Starts in this machine with these disks plugged in. A folder is for one boot.
+    fn boot(folder: PathBuf, machine: u8, disks: &[&Loop]) -> Self {
+        for disk in disks {
+            disk.plug(&folder.join("sys"));
+        }
+        let places = Places {
+            sys_block: folder.join("sys"),
+            pools: folder.join("pools"),
+            boot: folder.join("run/storaged.json"),
+        };
+        let machine = Some(Machine([machine; 16]));
+        let inventory = Arc::new(Inventory::new(places, machine, Changes::new()));
+        let watched = inventory.clone();
+        thread::spawn(move || watched.watch());
+        let node = Self { folder, inventory };
+        block_on(node.inventory.settled());
+        node
+    }
+
+    fn plug(&self, disk: &Loop) {
+        disk.plug(&self.folder.join("sys"));
+    }
+
+    /// Pulls the disk, and waits until it is seen to be gone.
+    fn pull(&self, disk: &Loop) {
+        disk.unplug(&self.folder.join("sys"));
+        self.wait(disk, |state| state.is_none());
+    }
+
+    fn states(&self) -> BTreeMap<String, DiskState> {
+        let disks = self.inventory.disks();
+        disks
+            .into_iter()
+            .map(|disk| (disk.id, disk.state))
+            .collect()
+    }
+
+    /// Waits until the disk's state is as asked for.
+    fn wait(&self, disk: &Loop, ok: impl Fn(Option<&DiskState>) -> bool) {
+        loop {
+            let seen = self.inventory.changes().now();
+            if ok(self.states().get(&disk.sys.id)) {
+                return;
+            }
+            block_on(self.inventory.changes().since(seen));
+        }
+    }
+
+    fn pool(&self, disk: &Loop) -> Option<String> {
+        match self.states().remove(&disk.sys.id) {
+            Some(DiskState::Pool(uuid)) => Some(uuid),
+            _ => None,
+        }
+    }
+
+    fn is_foreign(&self, disk: &Loop, why: &str) -> bool {
+        let states = self.states();
+        matches!(states.get(&disk.sys.id), Some(DiskState::Foreign(what)) if what.contains(why))
+    }
+
+    /// As the power button does: all is written, nothing is mounted any more, nothing is looked at.
+    fn end(self, disks: &[&Loop]) {
+        for disk in disks {
+            self.pull(disk);
+        }
+        let pools = self.folder.join("pools");
+        let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+        while mounted().contains(pools.to_str().unwrap()) {
+            thread::yield_now();
+        }
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+#[test]
+fn of_a_disk_and_its_copy_the_same_one_is_used_at_every_boot() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let at = |boot: &str| folder.path().join(boot);
+    let original = Loop::attach(&sparse(folder.path(), "z", SIZE), "z-original");
+    let node = Node::boot(at("first"), 1, &[&original]);
+    let uuid = node.pool(&original).unwrap();
+    node.inventory.node_is(NodeKey([1; 32])).unwrap();
+    node.end(&[&original]);
+
+    run(
+        "cp",
+        &[
+            "--sparse=always",
+            at("z").to_str().unwrap(),
+            at("a").to_str().unwrap(),
+        ],
+        "coreutils",
+    );
+    let copy = Loop::attach(&at("a"), "a-copy");
+    for boot in ["second", "third"] {
+        let node = Node::boot(at(boot), 1, &[&original, &copy]);
+        assert_eq!(node.pool(&original), Some(uuid.clone()));
+        assert!(node.is_foreign(&copy, &uuid), "{:?}", node.states());
+        assert_eq!(node.inventory.pools().len(), 1);
+        // The original goes while the node runs: nobody steps in, and it is used when it is back.
+        node.pull(&original);
+        node.pull(&copy);
+        node.plug(&copy);
+        node.wait(&copy, |state| state.is_some());
+        assert!(
+            node.is_foreign(&copy, "until this node restarts"),
+            "{:?}",
+            node.states()
+        );
+        node.plug(&original);
+        node.wait(&original, |state| matches!(state, Some(DiskState::Pool(_))));
+        assert!(node.is_foreign(&copy, &uuid));
+        node.end(&[&original, &copy]);
+    }
+    // Alone, after a restart, the copy is the pool.
+    let node = Node::boot(at("fourth"), 1, &[&copy]);
+    assert_eq!(node.pool(&copy), Some(uuid));
+    node.end(&[&copy]);
+}
+
+#[test]
+fn disks_of_two_nodes_never_mix_and_a_disk_that_returns_has_the_same_volumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let at = |boot: &str| folder.path().join(boot);
+    let disk =
+        |name: &str| Loop::attach(&sparse(folder.path(), &format!("{name}.disk"), SIZE), name);
+    let (ours, theirs, third) = (disk("ours"), disk("theirs"), disk("third"));
+    let placement = Placement::default();
+    for (disk, machine, seed) in [(&ours, 1, b"we  "), (&theirs, 2, b"they")] {
+        let node = Node::boot(at(&disk.sys.id), machine, &[disk]);
+        node.inventory.node_is(NodeKey([machine; 32])).unwrap();
+        let pools = node.inventory.pools();
+        let name = key(&disk.sys.id);
+        placement
+            .ensure(&pools, &name, &wish(4), Version(1))
+            .unwrap();
+        secret::store(&pools, "seed", seed).unwrap();
+        drop(pools);
+        node.end(&[disk]);
+    }
+    let they = NodeKey([2; 32]).to_string();
+
+    // Cold, beside a blank disk, which joins ours.
+    let node = Node::boot(at("cold"), 1, &[&theirs, &ours, &third]);
+    assert!(node.is_foreign(&theirs, &they), "{:?}", node.states());
+    assert!(node.pool(&ours).is_some() && node.pool(&third).is_some());
+    let pools = node.inventory.pools();
+    assert_eq!(placement::list(&pools).len(), 1);
+    assert_eq!(secret::load(&pools, "seed").unwrap().unwrap(), b"we  ");
+    drop(pools);
+    // Ours goes and comes back: the same pool, with the same volume.
+    node.pull(&ours);
+    assert_eq!(placement::list(&node.inventory.pools()).len(), 0);
+    node.plug(&ours);
+    node.wait(&ours, |state| matches!(state, Some(DiskState::Pool(_))));
+    assert_eq!(placement::list(&node.inventory.pools()).len(), 1);
+    node.end(&[&theirs, &ours, &third]);
+
+    // Hot.
+    let node = Node::boot(at("hot"), 1, &[&ours]);
+    node.plug(&theirs);
+    node.wait(&theirs, |state| state.is_some());
+    assert!(node.is_foreign(&theirs, &they), "{:?}", node.states());
+    node.end(&[&ours, &theirs]);
+
+    // In the machine that they came from, with ours beside them, it is the other way round.
+    let node = Node::boot(at("other"), 2, &[&ours, &theirs]);
+    assert!(node.pool(&theirs).is_some());
+    assert!(node.is_foreign(&ours, &NodeKey([1; 32]).to_string()));
+    node.end(&[&ours, &theirs]);
+}
+
+#[test]
+fn a_disk_of_an_older_format_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Loop::attach(&sparse(folder.path(), "disk", SIZE), "old");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(&disk.sys.device)
+        .unwrap();
+    let header = Header::for_disk(SIZE, Uuid::new_v4(), header::DiskTag::of("old"));
+    let mut sector = header.encode();
+    sector[16] = 1;
+    let sum = Sha256::digest(&sector[..480]);
+    sector[480..].copy_from_slice(&sum);
+    file.write_all_at(&sector, header.filesystem_size).unwrap();
+    file.sync_all().unwrap();
+    let node = Node::boot(folder.path().join("first"), 1, &[&disk]);
+    assert!(
+        node.is_foreign(&disk, "another version of Loam"),
+        "{:?}",
+        node.states()
+    );
+    node.end(&[&disk]);
+}
