@@ -2,7 +2,8 @@
 //!
 //! | request | what it does |
 //! |---|---|
-//! | `GET /` | host name, counter (raised by this visit, kept on the volume), environment |
+//! | `GET /` | host name, counter (raised by this visit, kept on the volume), start, environment |
+//! | `GET /start` | what this start is known by, the processors it has, how the one before ended |
 //! | `GET /download?bytes=N[&rate=B]` | `N` bytes of [`pattern`], at most `B` a second |
 //! | `GET /connect?to=IP:PORT[&from=IP]` | whether a TCP connection can be made from here |
 //! | `POST /spoof?src=IP&dst=IP&port=P` | sends one UDP datagram with any source address (IPv4) |
@@ -18,3 +19,4 @@ pub mod pattern;
 pub mod reach;
 pub mod routes;
 pub mod server;
+pub mod start;

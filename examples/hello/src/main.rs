@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use hello::{
     routes::Site,
     server::{Server, log},
+    start::Start,
 };
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -28,11 +29,17 @@ fn main() -> Result<()> {
     let options = Options::parse(env::args_os().skip(1))?;
     let (exit, exits) = mpsc::channel();
 
+    let start = Start::of(&options.data);
+    let farewell = start.farewell(&options.data);
+
     // As PID 1 or under one, a signal without a handler may do nothing at all.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle SIGTERM")?;
     let asked = exit.clone();
     thread::spawn(move || {
         for _ in signals.forever() {
+            if let Err(error) = farewell.leave() {
+                log(&format!("no farewell: {error}"));
+            }
             if asked.send(0).is_err() {
                 return;
             }
@@ -41,7 +48,7 @@ fn main() -> Result<()> {
 
     let (listener, socket) =
         listen(options.port).with_context(|| format!("cannot listen on port {}", options.port))?;
-    let server = Server::new(Site::new(options.data), exit);
+    let server = Server::new(Site::new(options.data, start), exit);
     let active = server.active();
     server
         .count_datagrams(socket)

@@ -14,12 +14,14 @@ use crate::{
     datagrams::Datagrams,
     http::{self, Request},
     pattern, reach,
+    start::Start,
 };
 
 /// What the answers are made from.
 #[derive(Debug)]
 pub struct Site {
     counter: Counter,
+    start: Start,
     pub datagrams: Datagrams,
 }
 
@@ -38,9 +40,10 @@ pub enum Answer {
 
 impl Site {
     /// `data` is where the volume is mounted.
-    pub fn new(data: PathBuf) -> Self {
+    pub fn new(data: PathBuf, start: Start) -> Self {
         Self {
             counter: Counter::new(data),
+            start,
             datagrams: Datagrams::default(),
         }
     }
@@ -48,6 +51,7 @@ impl Site {
     pub fn answer(&self, request: &Request) -> Answer {
         let result = match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/") => Ok(Answer::Text(200, self.page())),
+            ("GET", "/start") => Ok(Answer::Text(200, self.start.to_string())),
             ("GET", "/download") => download(request),
             ("GET", "/connect") => connect(request),
             ("GET", "/datagrams") => Ok(Answer::Text(200, self.datagrams.table())),
@@ -55,7 +59,7 @@ impl Site {
             ("POST", "/exit") => parameter(request, "status")
                 .and_then(|status| status.ok_or_else(|| missing("status")))
                 .map(|status: u8| Answer::Exit(status.into())),
-            (_, "/" | "/download" | "/connect" | "/datagrams" | "/spoof" | "/exit") => {
+            (_, "/" | "/start" | "/download" | "/connect" | "/datagrams" | "/spoof" | "/exit") => {
                 Ok(Answer::Text(405, "another method is needed here\n".into()))
             }
             _ => Ok(Answer::Text(404, "there is nothing here\n".into())),
@@ -74,14 +78,14 @@ impl Site {
                 one_line(&line)
             })
             .collect();
-        page(&host_name(), &counter, environment)
+        page(&host_name(), &counter, &self.start, environment)
     }
 }
 
-fn page(host: &str, counter: &str, mut environment: Vec<String>) -> String {
+fn page(host: &str, counter: &str, start: &Start, mut environment: Vec<String>) -> String {
     environment.sort();
     format!(
-        "hello from {}\ncounter: {counter}\nenvironment:\n  {}\n",
+        "hello from {}\ncounter: {counter}\n{start}environment:\n  {}\n",
         one_line(host),
         environment.join("\n  ")
     )
@@ -203,6 +207,10 @@ fn write_pattern(output: &mut impl Write, bytes: u64, rate: Option<u64>) -> io::
 mod tests {
     use super::*;
 
+    fn site(data: &str) -> Site {
+        Site::new(data.into(), Start::of(data.as_ref()))
+    }
+
     fn ask(site: &Site, line: &str) -> Answer {
         let text = format!("{line} HTTP/1.1\r\n\r\n");
         site.answer(&Request::read(&mut text.as_bytes()).unwrap())
@@ -211,11 +219,12 @@ mod tests {
     #[test]
     fn the_page_counts_visits_and_shows_the_environment() {
         let folder = tempfile::tempdir().unwrap();
-        let site = Site::new(folder.path().into());
+        let site = site(folder.path().to_str().unwrap());
         let Answer::Text(200, first) = ask(&site, "GET /") else {
             panic!()
         };
-        assert!(first.contains("\ncounter: 1\nenvironment:\n"), "{first}");
+        assert!(first.contains("\ncounter: 1\nstart: "), "{first}");
+        assert!(first.contains("\nenvironment:\n"), "{first}");
         assert!(first.contains("\n  PATH="), "{first}");
         let Answer::Text(200, second) = ask(&site, "GET /") else {
             panic!()
@@ -224,8 +233,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_start_is_known_by_is_shown_without_counting() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = site(folder.path().to_str().unwrap());
+        let Answer::Text(200, start) = ask(&site, "GET /start") else {
+            panic!()
+        };
+        let Answer::Text(200, page) = ask(&site, "GET /") else {
+            panic!()
+        };
+        assert!(page.contains(&start), "{start:?} is not in {page}");
+        assert!(page.contains("\ncounter: 1\n"), "{page}");
+    }
+
+    #[test]
     fn without_a_volume_the_page_says_so() {
-        let Answer::Text(200, page) = ask(&Site::new("/nonexistent".into()), "GET /") else {
+        let Answer::Text(200, page) = ask(&site("/nonexistent"), "GET /") else {
             panic!()
         };
         assert!(page.contains("\ncounter: not kept ("), "{page}");
@@ -234,18 +257,25 @@ mod tests {
     #[test]
     fn the_environment_is_sorted_and_cannot_forge_lines() {
         let environment = vec!["B=2".to_owned(), one_line("A=1\ncounter: 9")];
-        assert_eq!(
-            page("host", "1", environment),
-            "hello from host\ncounter: 1\nenvironment:\n  A=1\\ncounter: 9\n  B=2\n"
+        let page = page(
+            "host",
+            "1",
+            &Start::of("/nonexistent".as_ref()),
+            environment,
+        );
+        assert!(
+            page.starts_with("hello from host\ncounter: 1\nstart: "),
+            "{page}"
+        );
+        assert!(
+            page.ends_with("environment:\n  A=1\\ncounter: 9\n  B=2\n"),
+            "{page}"
         );
     }
 
     #[test]
     fn a_download_is_the_pattern() {
-        let answer = ask(
-            &Site::new("/nonexistent".into()),
-            "GET /download?bytes=200000",
-        );
+        let answer = ask(&site("/nonexistent"), "GET /download?bytes=200000");
         let mut output = Vec::new();
         answer.write(&mut output).unwrap();
         let body = output.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
@@ -264,7 +294,7 @@ mod tests {
 
     #[test]
     fn wrong_requests_say_what_is_wrong() {
-        let site = Site::new("/nonexistent".into());
+        let site = site("/nonexistent");
         for (line, status, text) in [
             ("GET /nowhere", 404, "there is nothing here\n"),
             ("GET /exit?status=1", 405, "another method is needed here\n"),

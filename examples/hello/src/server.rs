@@ -163,13 +163,15 @@ pub fn log(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::start::Start;
     use std::net::SocketAddr;
 
     fn start() -> (SocketAddr, mpsc::Receiver<i32>, Arc<Active>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (exit, exits) = mpsc::channel();
-        let server = Server::new(Site::new("/nonexistent".into()), exit);
+        let data = "/nonexistent";
+        let server = Server::new(Site::new(data.into(), Start::of(data.as_ref())), exit);
         let active = server.active();
         server
             .count_datagrams(UdpSocket::bind(address).unwrap())
