@@ -127,7 +127,8 @@ impl Entry {
     }
 }
 
-/// The demo's image: one static binary, and the two files by which users are known.
+/// The demo's image: one static binary, and the two files by which users are known. What runs when
+/// a deployment names no command is for tests; the example names its own.
 pub fn hello_image(binary: &Path) -> Result<Image> {
     let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let layer = [
@@ -143,7 +144,7 @@ pub fn hello_image(binary: &Path) -> Result<Image> {
     ];
     let run = RunConfig {
         entrypoint: vec!["/hello".into()],
-        cmd: vec!["--port".into(), "80".into()],
+        cmd: vec!["--port".into(), "80".into(), "--probes".into()],
         env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".into()],
         ..RunConfig::default()
     };

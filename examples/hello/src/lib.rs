@@ -10,7 +10,8 @@
 //! | `GET /datagrams` | how many UDP datagrams came in on the server's port, by source address |
 //! | `POST /exit?status=N` | ends the process with this status |
 //!
-//! Every answer is plain text.
+//! Every answer is plain text. All but the first two are there for tests, and only with `--probes`:
+//! they let anybody who reaches the server connect to, and send from, the network that it is in.
 
 pub mod counter;
 pub mod datagrams;

@@ -1,4 +1,4 @@
-//! `/hello [--port PORT] [--data FOLDER]`: see the library's first page.
+//! `/hello [--port PORT] [--data FOLDER] [--probes]`: see the library's first page.
 
 use std::{
     env,
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
 
     let (listener, socket) =
         listen(options.port).with_context(|| format!("cannot listen on port {}", options.port))?;
-    let server = Server::new(Site::new(options.data, start), exit);
+    let server = Server::new(Site::new(options.data, start, options.probes), exit);
     let active = server.active();
     server
         .count_datagrams(socket)
@@ -77,6 +77,8 @@ fn listen(port: u16) -> std::io::Result<(TcpListener, UdpSocket)> {
 struct Options {
     port: u16,
     data: PathBuf,
+    /// Answers what only tests may ask.
+    probes: bool,
 }
 
 impl Options {
@@ -84,8 +86,13 @@ impl Options {
         let mut options = Self {
             port: 80,
             data: "/data".into(),
+            probes: false,
         };
         while let Some(name) = arguments.next() {
+            if name == "--probes" {
+                options.probes = true;
+                continue;
+            }
             let value = arguments
                 .next()
                 .with_context(|| format!("{} needs a value", name.display()))?;
@@ -97,7 +104,10 @@ impl Options {
                         .with_context(|| format!("--port: {} is no port", value.display()))?;
                 }
                 Some("--data") => options.data = value.into(),
-                _ => bail!("{} is not an option; use --port and --data", name.display()),
+                _ => bail!(
+                    "{} is not an option; use --port, --data and --probes",
+                    name.display()
+                ),
             }
         }
         Ok(options)

@@ -22,6 +22,8 @@ use crate::{
 pub struct Site {
     counter: Counter,
     start: Start,
+    /// Whether to answer what only tests may ask.
+    probes: bool,
     pub datagrams: Datagrams,
 }
 
@@ -40,10 +42,11 @@ pub enum Answer {
 
 impl Site {
     /// `data` is where the volume is mounted.
-    pub fn new(data: PathBuf, start: Start) -> Self {
+    pub fn new(data: PathBuf, start: Start, probes: bool) -> Self {
         Self {
             counter: Counter::new(data),
             start,
+            probes,
             datagrams: Datagrams::default(),
         }
     }
@@ -52,6 +55,8 @@ impl Site {
         let result = match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/") => Ok(Answer::Text(200, self.page())),
             ("GET", "/start") => Ok(Answer::Text(200, self.start.to_string())),
+            (_, "/" | "/start") => wrong_method(),
+            _ if !self.probes => nothing_here(),
             ("GET", "/download") => download(request),
             ("GET", "/connect") => connect(request),
             ("GET", "/datagrams") => Ok(Answer::Text(200, self.datagrams.table())),
@@ -59,10 +64,8 @@ impl Site {
             ("POST", "/exit") => parameter(request, "status")
                 .and_then(|status| status.ok_or_else(|| missing("status")))
                 .map(|status: u8| Answer::Exit(status.into())),
-            (_, "/" | "/start" | "/download" | "/connect" | "/datagrams" | "/spoof" | "/exit") => {
-                Ok(Answer::Text(405, "another method is needed here\n".into()))
-            }
-            _ => Ok(Answer::Text(404, "there is nothing here\n".into())),
+            (_, "/download" | "/connect" | "/datagrams" | "/spoof" | "/exit") => wrong_method(),
+            _ => nothing_here(),
         };
         result.unwrap_or_else(|wrong| Answer::Text(400, format!("{wrong}\n")))
     }
@@ -80,6 +83,14 @@ impl Site {
             .collect();
         page(&host_name(), &counter, &self.start, environment)
     }
+}
+
+fn wrong_method() -> Result<Answer, String> {
+    Ok(Answer::Text(405, "another method is needed here\n".into()))
+}
+
+fn nothing_here() -> Result<Answer, String> {
+    Ok(Answer::Text(404, "there is nothing here\n".into()))
 }
 
 fn page(host: &str, counter: &str, start: &Start, mut environment: Vec<String>) -> String {
@@ -208,7 +219,7 @@ mod tests {
     use super::*;
 
     fn site(data: &str) -> Site {
-        Site::new(data.into(), Start::of(data.as_ref()))
+        Site::new(data.into(), Start::of(data.as_ref()), true)
     }
 
     fn ask(site: &Site, line: &str) -> Answer {
@@ -290,6 +301,23 @@ mod tests {
         write_pattern(&mut output, 1003, Some(1_000_000)).unwrap();
         assert_eq!(output.len(), 1003);
         assert_eq!(pattern::first_wrong(0, &output), None);
+    }
+
+    #[test]
+    fn without_probes_nobody_is_let_into_the_network() {
+        let data = "/nonexistent";
+        let site = Site::new(data.into(), Start::of(data.as_ref()), false);
+        for line in [
+            "GET /download?bytes=1",
+            "GET /connect?to=127.0.0.1:1",
+            "GET /datagrams",
+            "POST /spoof?src=1.2.3.4&dst=127.0.0.1&port=1",
+            "POST /exit?status=0",
+        ] {
+            assert_eq!(ask(&site, line).status(), 404, "{line}");
+        }
+        assert_eq!(ask(&site, "GET /").status(), 200);
+        assert_eq!(ask(&site, "GET /start").status(), 200);
     }
 
     #[test]

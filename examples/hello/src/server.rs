@@ -171,7 +171,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (exit, exits) = mpsc::channel();
         let data = "/nonexistent";
-        let server = Server::new(Site::new(data.into(), Start::of(data.as_ref())), exit);
+        let server = Server::new(Site::new(data.into(), Start::of(data.as_ref()), true), exit);
         let active = server.active();
         server
             .count_datagrams(UdpSocket::bind(address).unwrap())
