@@ -1,4 +1,5 @@
-//! Daemons are killed in turn while a client downloads from a machine: not a byte is lost.
+//! Daemons are killed in turn while a client downloads from a machine, which writes to its volume,
+//! and while the node fetches an image for another: nothing is lost.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,22 +12,54 @@ use qemu_tests::{
     grid::Grid,
     http,
     node::{Node, NodeOptions},
-    wait::wait_for,
+    wait::{LIMIT, wait_for},
 };
+use xtask::registry::Fault;
 
-use crate::{Hello, count};
+use crate::demo::{Hello, count, start, wait_start, wait_start_after};
 
 /// More than the client takes while the daemons are killed; it ends the download itself.
-const BYTES: u64 = 1 << 30;
+const BYTES: u64 = 1 << 40;
 
 #[test]
-fn killing_daemons_loses_no_byte_of_a_download() -> anyhow::Result<()> {
+fn killing_daemons_loses_nothing() -> anyhow::Result<()> {
+    kill_daemons(2)
+}
+
+#[test]
+#[ignore = "slow: kills each daemon a hundred times"]
+fn killing_daemons_a_hundred_times_loses_nothing() -> anyhow::Result<()> {
+    kill_daemons(100)
+}
+
+fn kill_daemons(rounds: u64) -> anyhow::Result<()> {
     let grid = Grid::start()?;
     let mut node = Node::boot(&grid, NodeOptions::default())?;
     let alice = grid.tenant("alice")?;
     let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
     contract.wait_running(Version(1))?;
     let web = node.forward(8080)?;
+    let started = wait_start(web)?;
+
+    // Bob's image comes to a halt within its only layer, so that storaged is at work.
+    let bob = grid.tenant("bob")?;
+    let image = grid.add_other_hello("bobs")?;
+    let layer = image.layers()[0];
+    grid.registry
+        .fail_always(layer, Fault::HoldAfter(100 << 10));
+    let theirs = Hello {
+        port: 8081,
+        subnet: "10.30.0",
+        ..Hello::default()
+    };
+    let toml = theirs
+        .toml(&grid)
+        .replace(&grid.hello_reference(), &grid.reference(&image, "bobs"));
+    let his = bob.deploy(&node, &toml)?;
+    ensure!(
+        grid.registry.wait_for_gets(layer, 1, LIMIT),
+        "Bob's image was not asked for"
+    );
 
     let received = AtomicU64::new(0);
     let enough = AtomicBool::new(false);
@@ -57,9 +90,16 @@ fn killing_daemons_loses_no_byte_of_a_download() -> anyhow::Result<()> {
         };
         let killed = (|| {
             flows("the download to begin")?;
-            for daemon in ["noded", "netd", "storaged"] {
+            let mut written = 0;
+            for daemon in (0..rounds).flat_map(|_| ["noded", "netd", "storaged"]) {
                 node.kill_daemon(daemon)?;
                 flows(&format!("the download to go on after the end of {daemon}"))?;
+                // Each answer says that the number is on the volume.
+                written += 1;
+                ensure!(
+                    count(web)? == written,
+                    "a write was lost with the end of {daemon}"
+                );
             }
             Ok::<_, anyhow::Error>(())
         })();
@@ -70,12 +110,17 @@ fn killing_daemons_loses_no_byte_of_a_download() -> anyhow::Result<()> {
         downloaded.and(killed)
     })?;
 
-    // The new daemons know the machine: an update still goes through.
+    ensure!(start(web)? == started, "the machine was restarted");
+    // The new daemons go on where the old ones were: with Bob's image,
+    grid.registry.clear_faults();
+    his.wait_running(Version(1))?;
+    wait_start(node.forward(theirs.port)?)?;
+    // and with Alice's machine.
     let second = Hello {
         greeting: "two",
         ..Hello::default()
     };
     contract.wait_running(contract.update(&second.toml(&grid))?)?;
-    wait_for("the machine to answer", || Ok(count(web).ok()))?;
+    wait_start_after(web, &started)?;
     Ok(())
 }

@@ -2,26 +2,25 @@
 
 use anyhow::{Context, ensure};
 use loam_deployment::{Version, report::State};
-use qemu_tests::{
-    grid::Grid,
-    node::{Node, NodeOptions},
-    wait::wait_for,
-};
+use qemu_tests::{grid::Grid, node::Node, wait::wait_for};
 
-use crate::{Hello, count};
+use crate::demo::{Hello, count, start, wait_start};
 
-#[test]
-fn a_full_disk_is_an_error_of_that_workload_alone() -> anyhow::Result<()> {
-    let grid = Grid::start()?;
-    let mut node = Node::boot(&grid, NodeOptions::default())?;
-    let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
-    let hers = alice.deploy(&node, &Hello::default().toml(&grid))?;
+pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
+    let (alice, bob) = (grid.tenant("fits")?, grid.tenant("too large")?);
+    let hello = Hello {
+        port: 8380,
+        subnet: "10.23.0",
+        ..Hello::default()
+    };
+    let hers = alice.deploy(node, &hello.toml(grid))?;
     hers.wait_running(Version(1))?;
-    let web = node.forward(8080)?;
+    let web = node.forward(hello.port)?;
+    let started = wait_start(web)?;
     ensure!(count(web)? == 1);
 
     let his = bob.deploy(
-        &node,
+        node,
         r#"
         kind = "workload"
         [volume.huge]
@@ -51,6 +50,10 @@ fn a_full_disk_is_an_error_of_that_workload_alone() -> anyhow::Result<()> {
         "{huge:?}"
     );
     ensure!(workload("small")?.state == State::Running, "{report:?}");
-    ensure!(count(web)? == 2, "another tenant's machine was disturbed");
-    Ok(())
+    ensure!(
+        start(web)? == started && count(web)? == 2,
+        "another tenant's machine was disturbed"
+    );
+    his.cancel()?;
+    hers.cancel()
 }

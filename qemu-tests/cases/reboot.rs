@@ -5,10 +5,9 @@ use loam_deployment::Version;
 use qemu_tests::{
     grid::Grid,
     node::{Node, NodeOptions},
-    wait::wait_for,
 };
 
-use crate::{Hello, count};
+use crate::demo::{Hello, count, wait_start};
 
 #[test]
 fn after_a_power_cut_machine_and_data_come_back() -> anyhow::Result<()> {
@@ -19,13 +18,15 @@ fn after_a_power_cut_machine_and_data_come_back() -> anyhow::Result<()> {
     let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
     contract.wait_running(Version(1))?;
     let web = node.forward(8080)?;
+    wait_start(web)?;
     // Each answer says that the count was on the volume before it was given.
     let acknowledged = count(web)?.max(count(web)?);
 
     node.cut_power();
     node.switch_on()?;
     let web = node.forward(8080)?;
-    let after = wait_for("the machine to answer again", || Ok(count(web).ok()))?;
+    wait_start(web)?;
+    let after = count(web)?;
     ensure!(
         after == acknowledged + 1,
         "{acknowledged} was acknowledged, then came {after}"

@@ -12,31 +12,34 @@ use loam_deployment::{
 };
 use qemu_tests::{
     grid::Grid,
-    node::{Node, NodeOptions},
+    node::Node,
     tenant::{Tenant, payload},
 };
 
-use crate::{Hello, count};
+use crate::demo::{Hello, count, start, wait_start, wait_start_after};
 
-#[test]
-fn what_is_refused_changes_nothing() -> anyhow::Result<()> {
-    let grid = Grid::start()?;
-    let mut node = Node::boot(&grid, NodeOptions::default())?;
-    let alice = grid.tenant("alice")?;
-    let toml = Hello::default().toml(&grid);
+pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
+    let alice = grid.tenant("refused")?;
+    let hello = Hello {
+        port: 8180,
+        subnet: "10.21.0",
+        ..Hello::default()
+    };
+    let toml = hello.toml(grid);
     let mut first = Vec::new();
-    let contract = alice.deploy_bytes(&node, |recipient| {
-        first = signed(&grid, &alice, &payload(&toml, recipient)?)?;
+    let contract = alice.deploy_bytes(node, |recipient| {
+        first = signed(grid, &alice, &payload(&toml, recipient)?)?;
         Ok(first.clone())
     })?;
     contract.wait_running(Version(1))?;
-    let web = node.forward(8080)?;
+    let web = node.forward(hello.port)?;
+    let started = wait_start(web)?;
     ensure!(count(web)? == 1);
     let next = Hello {
         greeting: "two",
-        ..Hello::default()
+        ..hello
     }
-    .toml(&grid);
+    .toml(grid);
 
     let version = contract.update_bytes(|recipient| {
         let stranger = SigningKey::from_bytes(&[0x66; 32]);
@@ -52,7 +55,7 @@ fn what_is_refused_changes_nothing() -> anyhow::Result<()> {
     let version = contract.update_bytes(|recipient| {
         let mut payload = payload(&next, recipient)?;
         payload.target = Target::Node(grid.farmer_key());
-        signed(&grid, &alice, &payload)
+        signed(grid, &alice, &payload)
     })?;
     expect(&contract.wait_rejected(version)?, "is for node")?;
 
@@ -79,15 +82,11 @@ fn what_is_refused_changes_nothing() -> anyhow::Result<()> {
     )?;
 
     // The machine never noticed: same process, same version, and the next one is accepted.
-    ensure!(
-        count(web)? == 2,
-        "the machine was restarted or lost its data"
-    );
-    let logs = node.logs()?;
-    ensure!(!logs.contains("stop machine"), "the machine was stopped");
-    let version = contract.update(&next)?;
-    contract.wait_running(version)?;
-    Ok(())
+    ensure!(start(web)? == started, "the machine was restarted");
+    ensure!(count(web)? == 2, "the machine lost its data");
+    contract.wait_running(contract.update(&next)?)?;
+    wait_start_after(web, &started)?;
+    contract.cancel()
 }
 
 fn signed(grid: &Grid, tenant: &Tenant, payload: &Payload) -> anyhow::Result<Vec<u8>> {

@@ -7,7 +7,13 @@ use qemu_tests::{
     node::{Node, NodeOptions},
 };
 
-use crate::{Hello, count};
+use crate::demo::{Hello, count, start, wait_start, wait_start_after};
+
+/// What noded and init say about a machine that is stopped on purpose.
+const STOPS: [&str; 2] = ["stop machine", "stopping machine"];
+/// What noded says of a chain that does not answer. It looks at the node meanwhile, at once and
+/// then every two seconds, and a chain that answers nothing is noticed only after several of those.
+const SILENT: &str = "the chain cannot be read; what runs goes on";
 
 #[test]
 fn a_silent_chain_changes_nothing_that_runs() -> anyhow::Result<()> {
@@ -17,20 +23,45 @@ fn a_silent_chain_changes_nothing_that_runs() -> anyhow::Result<()> {
     let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
     contract.wait_running(Version(1))?;
     let web = node.forward(8080)?;
+    let started = wait_start(web)?;
     ensure!(count(web)? == 1);
 
+    let mark = node.log_mark()?;
     grid.silence_chain()?;
-    node.wait_logged("the chain cannot be read; what runs goes on")?;
+    node.wait_logged_since(mark, "noded", SILENT)?;
     ensure!(count(web)? == 2);
+
     // Even with a noded that has seen nothing of the chain yet.
+    let mark = node.log_mark()?;
     node.kill_daemon("noded")?;
+    node.wait_logged_since(mark, "noded", SILENT)?;
+    let logged = node.logged_since(mark)?;
+    for stop in STOPS {
+        ensure!(
+            !logged.contains(stop),
+            "a machine was stopped while the chain was silent"
+        );
+    }
+    ensure!(start(web)? == started, "the machine was restarted");
     ensure!(count(web)? == 3);
     grid.wake_chain()?;
 
+    let mark = node.log_mark()?;
     let second = Hello {
         greeting: "two",
         ..Hello::default()
     };
     contract.wait_running(contract.update(&second.toml(&grid))?)?;
+    wait_start_after(web, &started)?;
+    let counted = count(web)?;
+    ensure!(
+        counted == 4,
+        "3 was acknowledged while the chain was silent, then came {counted}"
+    );
+    // The words that were looked for in vain are what an update says.
+    let logged = node.logged_since(mark)?;
+    for stop in STOPS {
+        ensure!(logged.contains(stop), "`{stop}` is not in the log");
+    }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! A grid of a case's own: a chain, a farmer with a farm, and a registry with the demo's image.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use anyhow::Context;
 use loam_chain::{
@@ -10,14 +13,18 @@ use loam_chain::{
 };
 use loam_deployment::{ChainContext, FarmId};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use xtask::{
-    oci::{self, Image},
+    oci::{self, Entry, Image, RunConfig},
     qemu,
     registry::Registry,
 };
 
-use crate::{folder, tenant::Tenant};
+use crate::{
+    folder,
+    tenant::{Contract, Tenant},
+};
 
 #[derive(Debug)]
 pub struct Grid {
@@ -42,9 +49,7 @@ impl Grid {
         }))?;
         let reader = EndpointReader::new(&chain.config())?;
         let registry = Registry::start(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
-        let hello = std::env::var_os("LOAM_HELLO")
-            .context("LOAM_HELLO does not name the demo's binary; run `cargo xtask test`")?;
-        let hello = oci::hello_image(hello.as_ref())?;
+        let hello = oci::hello_image(&hello_binary()?)?;
         registry.add("hello", &hello);
         let farmer = Tenant::register(&runtime, &chain.config(), [0xfa; 32])?;
         let farm = runtime.block_on(farmer.writer.create_farm("test farm"))?.0;
@@ -83,8 +88,30 @@ impl Grid {
 
     /// The demo's image as a deployment names it.
     pub fn hello_reference(&self) -> String {
+        self.reference(&self.hello, "hello")
+    }
+
+    /// An image in the registry as a deployment names it.
+    pub fn reference(&self, image: &Image, repository: &str) -> String {
         let registry = format!("{}:{}", qemu::HOST, self.registry.address().port());
-        self.hello.reference(&registry, "hello")
+        image.reference(&registry, repository)
+    }
+
+    /// The demo's server in an image of another digest, in the registry from now on.
+    pub fn add_other_hello(&self, name: &str) -> anyhow::Result<Image> {
+        let image = oci::image(
+            &[&[
+                Entry::folder("data"),
+                Entry::file("hello", 0o755, std::fs::read(hello_binary()?)?),
+                Entry::file("name", 0o644, name.as_bytes()),
+            ]],
+            &RunConfig {
+                entrypoint: vec!["/hello".into(), "--probes".into()],
+                ..RunConfig::default()
+            },
+        )?;
+        self.registry.add(name, &image);
+        Ok(image)
     }
 
     /// A key that is no node's.
@@ -107,12 +134,51 @@ impl Grid {
         kill_process(pid, signal).context("anvil cannot be signalled")
     }
 
+    /// What [`Grid::revert_chain`] goes back to.
+    pub fn snapshot_chain(&self) -> anyhow::Result<Value> {
+        let snapshot = self.chain.request("evm_snapshot", json!([]));
+        Ok(self.runtime.block_on(snapshot)?)
+    }
+
+    /// Makes the chain forget all that came after the snapshot. Its blocks go on beyond the number
+    /// that they had reached, so that nodes read them.
+    pub fn revert_chain(&self, snapshot: &Value) -> anyhow::Result<()> {
+        self.runtime.block_on(async {
+            let reached = self.reader.latest().await?.number;
+            let reverted = self.chain.request("evm_revert", json!([snapshot])).await?;
+            anyhow::ensure!(reverted == true, "the chain was not reverted: {reverted}");
+            let left = self.reader.latest().await?.number;
+            // The last few are not final yet.
+            self.chain.mine(reached.saturating_sub(left) + 8).await?;
+            Ok(())
+        })
+    }
+
+    /// As the farmer: stops the contract until it is resumed.
+    pub fn suspend(&self, contract: &Contract<'_>) -> anyhow::Result<()> {
+        let suspended = self.farmer.writer.suspend_contract(contract.id);
+        self.runtime.block_on(suspended)?;
+        Ok(())
+    }
+
+    pub fn resume(&self, contract: &Contract<'_>) -> anyhow::Result<()> {
+        let resumed = self.farmer.writer.resume_contract(contract.id);
+        self.runtime.block_on(resumed)?;
+        Ok(())
+    }
+
     pub(crate) fn latest_nodes(&self) -> anyhow::Result<Vec<loam_chain::NodeRecord>> {
         self.runtime.block_on(async {
             let latest = self.reader.latest().await?;
             Ok(self.reader.nodes(latest).await?)
         })
     }
+}
+
+fn hello_binary() -> anyhow::Result<PathBuf> {
+    let binary = std::env::var_os("LOAM_HELLO")
+        .context("LOAM_HELLO does not name the demo's binary; run `cargo xtask test`")?;
+    Ok(binary.into())
 }
 
 /// A funded account is not needed: the local chain has no gas price.

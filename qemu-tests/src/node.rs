@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -19,12 +20,19 @@ use crate::{
 /// Lines of a console shown when a case fails.
 const LAST_LINES: usize = 80;
 
+/// What each daemon says once it has found what was there before its start.
+const READY: [(&str, &str); 3] = [
+    ("noded", "this node"),
+    ("netd", "took over what was here"),
+    ("storaged", "every disk has been looked at"),
+];
+
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
     pub memory_mib: u32,
     /// Empty disks of this many bytes each.
     pub disks: Vec<u64>,
-    /// Disks that hold something already, copied for the node.
+    /// Disks that hold something already; the node has the files themselves, not copies.
     pub full_disks: Vec<PathBuf>,
     /// Disks of any kind, after those.
     pub more_disks: Vec<Disk>,
@@ -80,7 +88,7 @@ impl<'a> Node<'a> {
             .debug_port();
         for (index, source) in options.full_disks.iter().enumerate() {
             let name = format!("full{index}");
-            std::fs::copy(source, config.disk_file(&name))?;
+            symlink(std::path::absolute(source)?, config.disk_file(&name))?;
             config = config.disk(Disk::new(name, std::fs::metadata(source)?.len()));
         }
         for (index, size) in options.disks.iter().enumerate() {
@@ -165,6 +173,37 @@ impl<'a> Node<'a> {
         Ok(self.qemu()?.logs().text())
     }
 
+    /// How much the daemons have logged so far; see [`Node::logged_since`].
+    pub fn log_mark(&self) -> anyhow::Result<usize> {
+        Ok(self.qemu()?.logs().mark())
+    }
+
+    /// What the daemons have logged after a mark.
+    pub fn logged_since(&self, mark: usize) -> anyhow::Result<String> {
+        Ok(self.logs()?.get(mark..).unwrap_or_default().to_owned())
+    }
+
+    /// Waits until a daemon has logged a line with `pattern` after a mark.
+    pub fn wait_logged_since(
+        &self,
+        mark: usize,
+        service: &str,
+        pattern: &str,
+    ) -> anyhow::Result<()> {
+        let who = format!("\"service\":\"{service}\"");
+        wait_for(&format!("`{pattern}` of {service} in the log"), || {
+            self.qemu()?.check_on()?;
+            let logs = self.logged_since(mark)?;
+            // A line that is still coming in is looked at again.
+            let mut whole = logs
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
+            Ok(whole
+                .any(|line| line.contains(&who) && line.contains(pattern))
+                .then_some(()))
+        })
+    }
+
     /// All that its screen has shown since it was switched on.
     pub fn console(&self) -> anyhow::Result<String> {
         Ok(self.qemu()?.console().text())
@@ -180,21 +219,19 @@ impl<'a> Node<'a> {
         self.machine.as_ref().context("the node's power is cut")
     }
 
-    /// `kill -9` of a daemon; waits until init has started another.
+    /// `kill -9` of a daemon; waits until another has taken its place and does its work.
     pub fn kill_daemon(&self, service: &str) -> anyhow::Result<()> {
-        let killed = match self.debug(&DebugRequest::Kill {
+        let ready = READY
+            .iter()
+            .find_map(|(name, line)| (*name == service).then_some(line))
+            .with_context(|| format!("{service} is no daemon"))?;
+        let mark = self.log_mark()?;
+        match self.debug(&DebugRequest::Kill {
             service: service.to_owned(),
         })? {
-            DebugResponse::Killed { pid } => pid,
+            DebugResponse::Killed { .. } => self.wait_logged_since(mark, service, ready),
             other => bail!("killing {service}: {other:?}"),
-        };
-        let procs = format!("/sys/fs/cgroup/daemons/{service}/cgroup.procs");
-        wait_for(&format!("another {service}"), || {
-            let pids = self.read(&procs).unwrap_or_default();
-            let pids = String::from_utf8_lossy(&pids);
-            let other = pids.lines().any(|pid| pid != killed.to_string());
-            Ok(other.then_some(()))
-        })
+        }
     }
 
     /// The names in a folder of the node; none if there is no such folder.

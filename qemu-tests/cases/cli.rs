@@ -1,0 +1,65 @@
+//! The real command line, as a tenant's.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use anyhow::{Context, ensure};
+use loam_node_api::path::TENANT_PORT;
+use qemu_tests::{grid::Grid, node::Node};
+use tempfile::TempDir;
+
+/// `loam` with a configuration, keys and a twin of its own.
+pub struct Cli {
+    program: PathBuf,
+    config: PathBuf,
+    image: String,
+    /// Where configuration and keys are.
+    _folder: TempDir,
+}
+
+impl Cli {
+    /// With a new key, registered on the grid's chain.
+    pub fn register(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<Self> {
+        let program = std::env::var_os("LOAM_CLI")
+            .context("LOAM_CLI does not name `loam`; run `cargo xtask test`")?;
+        let folder = tempfile::tempdir()?;
+        let config = folder.path().join("config.toml");
+        let tenant_port = node.forward(TENANT_PORT)?;
+        let text = toml::to_string(&grid.config())?;
+        let key = node.record()?.key;
+        fs::write(
+            &config,
+            format!("{text}\n[nodes]\n{key} = \"{tenant_port}\"\n"),
+        )?;
+        let cli = Self {
+            program: program.into(),
+            config,
+            image: grid.hello_reference(),
+            _folder: folder,
+        };
+        cli.run(&["key", "new"])?;
+        cli.run(&["key", "register"])?;
+        Ok(cli)
+    }
+
+    /// What it prints; an error if it fails.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(&self.program)
+            .arg("--config")
+            .arg(&self.config)
+            .args(arguments)
+            .env("HELLO_IMAGE", &self.image)
+            .env("TOKEN", "hunter2")
+            .output()?;
+        let stderr = String::from_utf8_lossy(&stderr);
+        ensure!(status.success(), "loam {}: {stderr}", arguments.join(" "));
+        Ok(String::from_utf8(stdout)?)
+    }
+}
