@@ -10,7 +10,7 @@ use xtask::check::Wanted;
 use xtask::image::packages::Gone;
 use xtask::qemu::accel::{Choice, VARIABLE};
 use xtask::qemu::{Disk, NodeConfig};
-use xtask::{bench, check, image, setup, up, workspace};
+use xtask::{bench, check, image, mutants, setup, up, workspace};
 
 /// Builds Loam's image, boots it in QEMU, and tests it.
 ///
@@ -66,6 +66,18 @@ enum Command {
     Down,
     /// Measure what docs/promises.md states: sizes, memory, and times as ratios to a bare kernel.
     Bench,
+    /// Break the product on purpose, and see whether a test notices.
+    ///
+    /// Runs `cargo mutants` over FILES [default: the files whose functions only compute] and fails
+    /// for each survivor that docs/contributor.md does not accept with a reason.
+    Mutants {
+        /// Files and folders of the workspace.
+        files: Vec<String>,
+        /// Apply the patches of qemu-tests/mutants instead, one by one, and expect each one's case
+        /// to go red; or only the patch, or those of the case, of this name.
+        #[arg(long, value_name = "NAME", conflicts_with = "files")]
+        cases: Option<Option<String>>,
+    },
     /// Check format and lints, run the unit tests, make the image, and run the tests that boot it.
     Test {
         /// Run one step alone.
@@ -144,6 +156,10 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Up { keep, .. } => up::run(keep),
         Command::Down => up::down(),
         Command::Bench => bench::run(),
+        Command::Mutants {
+            cases: Some(only), ..
+        } => mutants::cases::run(only.as_deref()),
+        Command::Mutants { files, cases: None } => mutants::survivors::run(&files),
         Command::Test {
             only,
             case,

@@ -1,0 +1,321 @@
+//! `cargo mutants` over the files whose functions only compute: what their unit tests miss.
+//!
+//! A survivor that changes nothing that matters is accepted with its reason in a table of
+//! docs/contributor.md; every other one is an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use tabled::{Table, Tabled, settings::Style};
+
+use super::scratch::Scratch;
+use crate::workspace;
+
+/// Files, and folders with all that is below them.
+const PURE: [&str; 26] = [
+    "deployment/src",
+    "noded/src/address.rs",
+    "noded/src/admit.rs",
+    "noded/src/admit",
+    "noded/src/backoff.rs",
+    "noded/src/desired.rs",
+    "noded/src/ledger.rs",
+    "noded/src/ledger",
+    "noded/src/plan.rs",
+    "noded/src/plan",
+    "noded/src/report.rs",
+    "noded/src/step.rs",
+    "netd/src/firewall/encode.rs",
+    "netd/src/firewall/expression.rs",
+    "netd/src/firewall/icmp.rs",
+    "netd/src/firewall/machine.rs",
+    "netd/src/firewall/network.rs",
+    "netd/src/firewall/node.rs",
+    "netd/src/firewall/table.rs",
+    "netd/src/name.rs",
+    "netd/src/state.rs",
+    "netd/src/transit.rs",
+    "storaged/src/image/pax.rs",
+    "storaged/src/image/tarball.rs",
+    "storaged/src/image/tree.rs",
+    "storaged/src/ledger.rs",
+];
+
+/// The heading of docs/contributor.md below which the accepted survivors stand.
+const HEADING: &str = "## Mutants that may live";
+
+/// Of the mutants of a package, this many in a hundred may live at most, reasons or not.
+const MOST_ALIVE: usize = 3;
+
+/// cargo-mutants' exit statuses for "all are caught", "some are missed" and "some took too long".
+const DONE: [i32; 3] = [0, 2, 3];
+
+#[derive(Tabled)]
+struct Row {
+    package: String,
+    mutants: usize,
+    #[tabled(rename = "do not build")]
+    unviable: usize,
+    caught: usize,
+    alive: usize,
+}
+
+/// Over `files` and folders, relative to the workspace; over [`PURE`] if there are none.
+pub fn run(files: &[String]) -> Result<()> {
+    let installed = Command::new("cargo")
+        .args(["mutants", "--version"])
+        .output();
+    ensure!(
+        installed.is_ok_and(|output| output.status.success()),
+        "cargo-mutants is not installed: `cargo install --locked cargo-mutants`"
+    );
+    let chosen: Vec<&str> = if files.is_empty() {
+        PURE.to_vec()
+    } else {
+        files.iter().map(String::as_str).collect()
+    };
+    let place = workspace::target().join("mutants");
+    let scratch = Scratch::new(workspace::root(), &place);
+    scratch.renew().context("copying the workspace")?;
+
+    let mut rows = Vec::new();
+    let mut alive = Vec::new();
+    let mut too_many = Vec::new();
+    for (package, part) in by_package(&workspace::root(), &chosen)? {
+        let output = place.join(&package);
+        fs::create_dir_all(&output)?;
+        let status = command(&scratch, &package, &part, &output)
+            .status()
+            .context("running cargo mutants")?;
+        ensure!(
+            status.code().is_some_and(|code| DONE.contains(&code)),
+            "cargo mutants for {package} ended with {status}"
+        );
+        let list = |name: &str| lines(&output.join("mutants.out").join(name));
+        let missed = list("missed.txt")?;
+        // A test that never ends is noticed, too.
+        let caught = list("caught.txt")?.len() + list("timeout.txt")?.len();
+        let unviable = list("unviable.txt")?.len();
+        let viable = caught + missed.len();
+        if missed.len() * 100 > viable * MOST_ALIVE {
+            too_many.push(format!("{} of {viable} in {package}", missed.len()));
+        }
+        rows.push(Row {
+            package,
+            mutants: viable + unviable,
+            unviable,
+            caught,
+            alive: missed.len(),
+        });
+        alive.extend(missed);
+    }
+    println!("{}", Table::new(rows).with(Style::markdown()));
+
+    let book = workspace::root().join("docs/contributor.md");
+    let book = fs::read_to_string(&book).with_context(|| format!("reading {}", book.display()))?;
+    let verdict = compare(&alive, &accepted(&book)?);
+    for survivor in &verdict.unexplained {
+        println!("nobody notices: {survivor}");
+    }
+    for name in verdict.dead.iter().filter(|name| is_chosen(name, &chosen)) {
+        println!("docs/contributor.md accepts it, and it is noticed now: {name}");
+    }
+    ensure!(
+        verdict.unexplained.is_empty(),
+        "{} mutants live without a reason below `{HEADING}` of docs/contributor.md",
+        verdict.unexplained.len()
+    );
+    ensure!(
+        too_many.is_empty(),
+        "more than {MOST_ALIVE} % live: {}",
+        too_many.join(", ")
+    );
+    Ok(())
+}
+
+/// In the copy, which is there to be changed: what is built once serves every run.
+fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Command {
+    let mut mutants = scratch.cargo();
+    mutants
+        .args(["mutants", "--in-place", "--cap-lints", "true"])
+        .args(["--package", package, "--output"])
+        .arg(output);
+    for file in &part.files {
+        mutants.args(["--file", file]);
+    }
+    mutants.arg("--").args(&part.tests);
+    mutants
+}
+
+/// What was chosen of a package.
+#[derive(Debug, Default)]
+struct Part {
+    /// cargo-mutants' patterns.
+    files: Vec<String>,
+    /// Arguments of `cargo test`: the unit tests. What boots, mounts or asks the kernel lies beside
+    /// them, and is not what is measured here.
+    tests: Vec<&'static str>,
+}
+
+/// What was chosen, by the name of its package.
+fn by_package(root: &Path, chosen: &[&str]) -> Result<BTreeMap<String, Part>> {
+    let mut packages = BTreeMap::<String, Part>::new();
+    for path in chosen {
+        let whole = root.join(path);
+        ensure!(whole.exists(), "there is no {path} in the workspace");
+        let folder = whole
+            .ancestors()
+            .take_while(|folder| *folder != root)
+            .find(|folder| folder.join("Cargo.toml").exists())
+            .with_context(|| format!("{path} is in no package"))?;
+        let manifest = fs::read_to_string(folder.join("Cargo.toml"))?;
+        let manifest: toml::Table = toml::from_str(&manifest)?;
+        let name = manifest
+            .get("package")
+            .and_then(|package| package.get("name")?.as_str())
+            .with_context(|| format!("{} has no package's name", folder.display()))?;
+        let pattern = if whole.is_dir() {
+            format!("{path}/**")
+        } else {
+            (*path).to_owned()
+        };
+        let part = packages.entry(name.to_owned()).or_default();
+        part.files.push(pattern);
+        // cargo refuses to test a library that is not there.
+        part.tests = [("--lib", "src/lib.rs"), ("--bins", "src/main.rs")]
+            .into_iter()
+            .filter_map(|(argument, source)| folder.join(source).exists().then_some(argument))
+            .collect();
+    }
+    Ok(packages)
+}
+
+fn lines(file: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    /// As cargo-mutants writes them, with their places.
+    unexplained: Vec<String>,
+    /// Names of accepted ones that did not survive.
+    dead: Vec<String>,
+}
+
+/// `accepted` has how many mutants of a name may live.
+fn compare(alive: &[String], accepted: &BTreeMap<String, usize>) -> Verdict {
+    let mut left = accepted.clone();
+    let mut unexplained = Vec::new();
+    for survivor in alive {
+        match left.get_mut(&name(survivor)) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => unexplained.push(survivor.clone()),
+        }
+    }
+    left.retain(|_, count| *count > 0);
+    Verdict {
+        unexplained,
+        dead: left.into_keys().collect(),
+    }
+}
+
+/// `file: what`, without the line and the column, which move with every change.
+fn name(mutant: &str) -> String {
+    let mut parts = mutant.splitn(4, ':');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(file), Some(_), Some(_), Some(what)) => format!("{file}: {}", what.trim()),
+        _ => mutant.to_owned(),
+    }
+}
+
+/// The first cells of the table below [`HEADING`], each of which begins with a code span.
+fn accepted(book: &str) -> Result<BTreeMap<String, usize>> {
+    let (_, section) = book
+        .split_once(HEADING)
+        .with_context(|| format!("docs/contributor.md has no `{HEADING}`"))?;
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let mut names = BTreeMap::new();
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let mut spans = row["| ".len()..].split('`');
+        let (_, Some(name), Some(reason)) = (spans.next(), spans.next(), spans.next()) else {
+            bail!("`{row}` has no mutant in backticks");
+        };
+        let reason = reason.trim_matches([' ', '|']);
+        ensure!(!reason.is_empty(), "{name} is accepted without a reason");
+        *names.entry(name.to_owned()).or_default() += 1;
+    }
+    Ok(names)
+}
+
+fn is_chosen(name: &str, chosen: &[&str]) -> bool {
+    let file = name.split(':').next().unwrap_or_default();
+    let chosen: BTreeSet<&Path> = chosen.iter().map(Path::new).collect();
+    Path::new(file)
+        .ancestors()
+        .any(|path| chosen.contains(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOK: &str = "# x\n\n## Mutants that may live\n\nText.\n\n| mutant | reason |\n|---|---|\n\
+        | `a/src/b.rs: replace < with <= in c` | equal both ways |\n\
+        | `a/src/b.rs: replace < with <= in c` | so is the second |\n\n## House rules\n\n| `d` | e |\n";
+
+    #[test]
+    fn a_survivor_needs_a_reason_wherever_it_stands() {
+        let accepted = accepted(BOOK).unwrap();
+        assert_eq!(accepted.len(), 1);
+        let at = |line| format!("a/src/b.rs:{line}:7: replace < with <= in c");
+        let other = "a/src/b.rs:1:2: delete ! in d::<e>".to_owned();
+        let verdict = compare(&[at(3), other.clone()], &accepted);
+        assert_eq!(verdict.unexplained, [other]);
+        assert_eq!(verdict.dead, ["a/src/b.rs: replace < with <= in c"]);
+        let verdict = compare(&[at(3), at(4), at(5)], &accepted);
+        assert_eq!(verdict.unexplained, [at(5)]);
+        assert!(verdict.dead.is_empty());
+    }
+
+    #[test]
+    fn acceptance_needs_a_reason_and_its_place() {
+        let without = BOOK.replace("equal both ways", "");
+        let said = accepted(&without).unwrap_err().to_string();
+        assert!(said.contains("without a reason"), "{said}");
+        assert!(accepted("# nothing").is_err());
+        assert!(accepted("## Mutants that may live\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_not_tested_is_not_called_dead() {
+        assert!(is_chosen("a/src/b.rs: x", &["a/src"]));
+        assert!(is_chosen("a/src/b.rs: x", &["a/src/b.rs"]));
+        assert!(!is_chosen("a/src/b.rs: x", &["a/src/c.rs"]));
+    }
+
+    #[test]
+    fn the_pure_files_are_there() {
+        let packages = by_package(&workspace::root(), &PURE).unwrap();
+        assert_eq!(packages["loam-noded"].tests, ["--bins"]);
+        assert_eq!(packages["loam-deployment"].tests, ["--lib"]);
+        assert_eq!(packages["loam-storaged"].tests, ["--lib", "--bins"]);
+        let names: Vec<_> = packages.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "loam-deployment",
+                "loam-netd",
+                "loam-noded",
+                "loam-storaged"
+            ]
+        );
+        let book = fs::read_to_string(workspace::root().join("docs/contributor.md")).unwrap();
+        accepted(&book).unwrap();
+        let error = by_package(&workspace::root(), &["nowhere.rs"]).unwrap_err();
+        assert!(error.to_string().contains("no nowhere.rs"), "{error}");
+    }
+}
