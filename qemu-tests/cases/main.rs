@@ -4,15 +4,21 @@
 mod cancel;
 mod cli;
 mod clock;
+mod crash;
 mod daemons;
 mod demo;
+mod failed_update;
 mod foreign_disk;
+mod forgotten;
 mod full_disk;
 mod hello;
+mod moved_disk;
 mod reboot;
 mod refused;
 mod shutdown;
 mod silence;
+mod stop_in_boot;
+mod suspended;
 mod tenants;
 mod update;
 
@@ -22,4 +28,7 @@ qemu_tests::shared_cases! {
     refused,
     cancel,
     full_disk,
+    crash,
+    failed_update,
+    suspended,
 }
