@@ -138,6 +138,7 @@ mod tests {
                 },
                 tap: "t".into(),
                 namespace: None,
+                in_force: true,
             },
         )]);
         // `api` sorts before `web`, but `web` was here first.

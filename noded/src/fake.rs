@@ -433,6 +433,7 @@ impl NetworkService for FakeNode {
         let interface = Interface {
             tap: format!("tap-{}", id.machine),
             id: id.clone(),
+            in_force: true,
             spec,
             namespace: None,
         };

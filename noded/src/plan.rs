@@ -369,7 +369,7 @@ fn make(target: &Target, actual: &Actual, steps: &mut Vec<Step>) {
         if actual
             .interfaces
             .get(id)
-            .is_none_or(|interface| interface.spec != *spec)
+            .is_none_or(|interface| interface.spec != *spec || !interface.in_force)
         {
             steps.push(Step::InterfaceEnsure(id.clone(), spec.clone()));
         }

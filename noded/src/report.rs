@@ -112,7 +112,10 @@ impl Findings<'_> {
                 machine: id.clone(),
                 network,
             };
-            self.actual.interfaces.contains_key(&interface)
+            self.actual
+                .interfaces
+                .get(&interface)
+                .is_some_and(|interface| interface.in_force)
         });
         WorkloadReport {
             state,

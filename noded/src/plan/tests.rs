@@ -93,6 +93,7 @@ fn model(actual: &mut Actual, step: &Step) {
                     spec,
                     tap: "t".into(),
                     namespace: None,
+                    in_force: true,
                 },
             );
         }
