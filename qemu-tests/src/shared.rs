@@ -56,9 +56,10 @@ fn note(part: &str, started: Instant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `shared_cases! { update, cancel }` for the modules `crate::update` and `crate::cancel`, each with
-/// a function `case`.
+/// `shared_cases! { update, cancel }` for the modules `crate::update` and `crate::cancel` of the crate
+/// that calls it, each with a function `case`.
 #[macro_export]
+#[allow(clippy::crate_in_macro_def)]
 macro_rules! shared_cases {
     ($($case:ident),+ $(,)?) => {
         #[test]
