@@ -21,6 +21,7 @@ pub mod payload;
 pub mod rejection;
 pub mod report;
 pub mod seal;
+pub mod subnet;
 pub mod validate;
 pub mod written;
 

@@ -1,29 +1,26 @@
 //! Which addresses machines get on their networks.
 //!
 //! A fixed address is what its owner wrote. Any other is kept for as long as it fits, so that an
-//! update which adds a machine renumbers none; a new one is the lowest that is free.
+//! update which adds a machine renumbers none. A new one is the lowest that is free; with an IPv6
+//! subnet, a machine whose IPv6 address is not fixed gets the one with its IPv4 address's host part,
+//! as long as that is a free one too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::{Ipv4Net, Ipv6Net};
-use loam_deployment::ContractId;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use loam_deployment::{ContractId, subnet::is_for_machines};
 use loam_node_api::{
     WorkloadId,
-    network::{Interface, InterfaceId, NetworkSpec},
+    network::{Interface, InterfaceId},
 };
 
 use crate::desired::Workloads;
 
-/// The node's own address on a network, and the machines' gateway: the first host address.
-pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(subnet.network()).wrapping_add(1))
-}
-
-/// Addresses of every interface that the contract's machines need; an interface without an entry
-/// found its subnet full.
+/// Addresses of every interface that the contract's machines need, IPv4 first; an interface without
+/// an entry found a subnet full.
 pub fn assign(
     contract: ContractId,
     workloads: &Workloads,
@@ -32,141 +29,270 @@ pub fn assign(
     let mut assigned = BTreeMap::new();
     for (network_name, network) in &workloads.networks {
         let network_id = WorkloadId::new(contract, network_name.clone());
-        let mut fixed = BTreeMap::new();
-        let mut free = Vec::new();
+        let mut members = Vec::new();
         for (machine_name, machine) in &workloads.machines {
-            let id = InterfaceId {
-                machine: WorkloadId::new(contract, machine_name.clone()),
-                network: network_id.clone(),
-            };
-            match machine.networks.iter().find(|a| &a.network == network_name) {
-                Some(attachment) => match attachment.address {
-                    Some(IpAddr::V4(address)) => {
-                        fixed.insert(id, address);
-                    }
-                    _ => free.push(id),
-                },
-                None => continue,
+            if let Some(attachment) = machine.networks.iter().find(|a| &a.network == network_name) {
+                let id = InterfaceId {
+                    machine: WorkloadId::new(contract, machine_name.clone()),
+                    network: network_id.clone(),
+                };
+                let has = present
+                    .get(&id)
+                    .map_or(&[][..], |interface| &interface.spec.addresses);
+                members.push(Member {
+                    id,
+                    fixed: attachment.address,
+                    has,
+                });
             }
         }
-        let mut taken: BTreeSet<Ipv4Addr> = fixed.values().copied().collect();
-        let mut chosen = fixed;
-        // First those that have one, then the new ones, so that no new one takes an old one's.
-        free.retain(|id| {
-            let kept = present
-                .get(id)
-                .and_then(|interface| first_v4(&interface.spec.addresses))
-                .filter(|address| is_host(network.ipv4, *address) && taken.insert(*address));
-            if let Some(address) = kept {
-                chosen.insert(id.clone(), address);
-            }
-            kept.is_none()
+        let ipv4 = number(IpNet::V4(network.ipv4), &members, |_| None);
+        let ipv6 = network.ipv6.map(|subnet| {
+            number(IpNet::V6(subnet), &members, |id| {
+                same_host(network.ipv4, *ipv4.get(id)?, subnet)
+            })
         });
-        for id in free {
-            if let Some(address) = lowest_free(network.ipv4, &taken) {
-                taken.insert(address);
-                chosen.insert(id, address);
+        for Member { id, .. } in members {
+            let mut addresses = Vec::from_iter(ipv4.get(&id).copied());
+            addresses.extend(ipv6.as_ref().and_then(|chosen| chosen.get(&id)));
+            if addresses.len() == 1 + usize::from(ipv6.is_some()) {
+                assigned.insert(id, addresses);
             }
-        }
-        for (id, address) in chosen {
-            assigned.insert(id, with_v6(network, address));
         }
     }
     assigned
 }
 
-fn first_v4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
-    addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })
+/// A machine's interface on the network that is numbered.
+struct Member<'a> {
+    id: InterfaceId,
+    fixed: Option<IpAddr>,
+    /// What the interface has now.
+    has: &'a [IpAddr],
 }
 
-/// Inside the subnet, and neither its network, its broadcast nor the gateway's address.
-fn is_host(subnet: Ipv4Net, address: Ipv4Addr) -> bool {
-    subnet.contains(&address)
-        && address != subnet.network()
-        && address != subnet.broadcast()
-        && address != gateway(subnet)
-}
-
-fn lowest_free(subnet: Ipv4Net, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-    // At most `taken` addresses and the gateway are passed over, so this ends early even in a /8.
-    subnet
-        .hosts()
-        .find(|address| is_host(subnet, *address) && !taken.contains(address))
-}
-
-/// With an IPv6 subnet, the host part of the IPv4 address is the host part of the IPv6 one too.
-fn with_v6(network: &NetworkSpec, address: Ipv4Addr) -> Vec<IpAddr> {
-    let mut addresses = vec![IpAddr::V4(address)];
-    if let Some(subnet) = network.ipv6 {
-        let host = u32::from(address) & u32::from(network.ipv4.hostmask());
-        addresses.push(IpAddr::V6(nth_host(subnet, host)));
+/// One address of the subnet for each member. `preferred` is what a new one gets if it is free.
+fn number(
+    subnet: IpNet,
+    members: &[Member<'_>],
+    preferred: impl Fn(&InterfaceId) -> Option<IpAddr>,
+) -> BTreeMap<InterfaceId, IpAddr> {
+    let of_subnet = |address: &IpAddr| address.is_ipv4() == subnet.addr().is_ipv4();
+    let mut chosen = BTreeMap::new();
+    let mut rest = Vec::new();
+    for member in members {
+        match member.fixed.filter(of_subnet) {
+            Some(address) => {
+                chosen.insert(member.id.clone(), address);
+            }
+            None => rest.push(member),
+        }
     }
-    addresses
+    let mut taken: BTreeSet<IpAddr> = chosen.values().copied().collect();
+    let mut free = |address: &IpAddr| is_for_machines(subnet, *address) && taken.insert(*address);
+    // First those that have one, then the new ones, so that no new one takes an old one's.
+    rest.retain(|member| {
+        let kept = member.has.iter().copied().find(&mut free);
+        chosen.extend(kept.map(|address| (member.id.clone(), address)));
+        kept.is_none()
+    });
+    for member in rest {
+        let address = preferred(&member.id)
+            .filter(&mut free)
+            // At most the taken ones and the gateway are passed over, so this ends early even in a
+            // subnet with more addresses than could ever be counted.
+            .or_else(|| hosts(subnet).find(&mut free));
+        chosen.extend(address.map(|address| (member.id.clone(), address)));
+    }
+    chosen
 }
 
-fn nth_host(subnet: Ipv6Net, host: u32) -> Ipv6Addr {
-    let mask = u128::from(subnet.hostmask());
-    Ipv6Addr::from(u128::from(subnet.network()) | (u128::from(host) & mask))
+fn hosts(subnet: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
+    match subnet {
+        IpNet::V4(net) => Box::new(net.hosts().map(IpAddr::V4)),
+        IpNet::V6(net) => Box::new(net.hosts().map(IpAddr::V6)),
+    }
+}
+
+/// The address of the IPv6 subnet whose host part is that of `address` in `ipv4`, if it has room for
+/// it.
+fn same_host(ipv4: Ipv4Net, address: IpAddr, ipv6: Ipv6Net) -> Option<IpAddr> {
+    let IpAddr::V4(address) = address else {
+        return None;
+    };
+    let host = u128::from(u32::from(address) & u32::from(ipv4.hostmask()));
+    let room = u128::from(ipv6.hostmask());
+    (host <= room).then(|| IpAddr::V6(Ipv6Addr::from(u128::from(ipv6.network()) | host)))
 }
 
 #[cfg(test)]
 mod tests {
     use loam_node_api::network::{InterfaceSpec, Mac};
+    use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
     use crate::fixture;
 
+    const CONTRACT: ContractId = ContractId(7);
+
+    fn present(addresses: &BTreeMap<InterfaceId, Vec<IpAddr>>) -> BTreeMap<InterfaceId, Interface> {
+        let interface = |(id, addresses): (&InterfaceId, &Vec<IpAddr>)| {
+            let spec = InterfaceSpec {
+                mac: Mac([2; 6]),
+                addresses: addresses.clone(),
+                publish: vec![],
+            };
+            (id.clone(), fixture::interface(id, spec))
+        };
+        addresses.iter().map(interface).collect()
+    }
+
+    /// Machines `a`, `b`, ... on one network, with the fixed addresses of those that have one.
+    fn workloads(ipv4: &str, ipv6: Option<&str>, fixed: &[Option<&str>]) -> Workloads {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let mut workloads = fixture::workloads(&names[..fixed.len()], &["net"], &[]);
+        for (machine, fixed) in workloads.machines.values_mut().zip(fixed) {
+            machine.networks[0].address = fixed.map(|address| address.parse().unwrap());
+        }
+        for network in workloads.networks.values_mut() {
+            network.ipv4 = ipv4.parse().unwrap();
+            network.ipv6 = ipv6.map(|net| net.parse().unwrap());
+        }
+        workloads
+    }
+
+    fn texts(assigned: &BTreeMap<InterfaceId, Vec<IpAddr>>) -> Vec<Vec<String>> {
+        let text = |addresses: &Vec<IpAddr>| addresses.iter().map(IpAddr::to_string).collect();
+        assigned.values().map(text).collect()
+    }
+
     #[test]
     fn a_new_machine_renumbers_none() {
-        let contract = ContractId(7);
         let mut workloads = fixture::workloads(&["web"], &["net"], &[]);
-        let before = assign(contract, &workloads, &BTreeMap::new());
-        let (id, addresses) = before.first_key_value().unwrap();
-        assert_eq!(addresses, &["10.20.0.2".parse::<IpAddr>().unwrap()]);
+        let before = assign(CONTRACT, &workloads, &BTreeMap::new());
+        assert_eq!(texts(&before), [["10.20.0.2"]]);
 
-        let present = BTreeMap::from([(
-            id.clone(),
-            Interface {
-                id: id.clone(),
-                spec: InterfaceSpec {
-                    mac: Mac([2; 6]),
-                    addresses: addresses.clone(),
-                    publish: vec![],
-                },
-                tap: "t".into(),
-                namespace: None,
-                in_force: true,
-            },
-        )]);
         // `api` sorts before `web`, but `web` was here first.
         workloads.machines.insert(
             "api".parse().unwrap(),
             workloads.machines.values().next().unwrap().clone(),
         );
-        let after = assign(contract, &workloads, &present);
-        assert_eq!(after[id], *addresses);
-        assert_eq!(after.len(), 2);
-        let distinct: BTreeSet<_> = after.values().collect();
-        assert_eq!(distinct.len(), 2);
+        let after = assign(CONTRACT, &workloads, &present(&before));
+        assert_eq!(texts(&after), [["10.20.0.3"], ["10.20.0.2"]]);
+    }
+
+    #[test]
+    fn an_address_that_no_longer_fits_is_given_up() {
+        let before = assign(
+            CONTRACT,
+            &workloads("10.20.0.0/24", None, &[None]),
+            &BTreeMap::new(),
+        );
+        let present = present(&before);
+        let moved = assign(
+            CONTRACT,
+            &workloads("10.30.0.0/24", None, &[None]),
+            &present,
+        );
+        assert_eq!(texts(&moved), [["10.30.0.2"]]);
+        // Another machine's owner wrote it.
+        let wanted = workloads("10.20.0.0/24", None, &[None, Some("10.20.0.2")]);
+        let yielded = assign(CONTRACT, &wanted, &present);
+        assert_eq!(texts(&yielded), [["10.20.0.3"], ["10.20.0.2"]]);
     }
 
     #[test]
     fn a_full_subnet_leaves_the_rest_without() {
-        let mut workloads = fixture::workloads(&[], &["net"], &[]);
-        for name in ["a", "b", "c", "d", "e", "f"] {
-            workloads.machines.insert(
-                name.parse().unwrap(),
-                fixture::workloads(&["x"], &["net"], &[]).machines["x".parse().as_ref().unwrap()]
-                    .clone(),
-            );
-        }
-        for network in workloads.networks.values_mut() {
-            network.ipv4 = "10.20.0.0/29".parse().unwrap();
-        }
         // Eight addresses less network, broadcast and gateway.
-        assert_eq!(assign(ContractId(1), &workloads, &BTreeMap::new()).len(), 5);
+        let full = workloads("10.20.0.0/29", None, &[None; 6]);
+        assert_eq!(assign(CONTRACT, &full, &BTreeMap::new()).len(), 5);
+    }
+
+    #[test]
+    fn a_fixed_ipv6_address_is_the_machine_s() {
+        let wanted = workloads("10.20.0.0/24", Some("fd00::/64"), &[Some("fd00::77"), None]);
+        assert_eq!(
+            texts(&assign(CONTRACT, &wanted, &BTreeMap::new())),
+            [["10.20.0.2", "fd00::77"], ["10.20.0.3", "fd00::3"]]
+        );
+    }
+
+    #[test]
+    fn host_parts_that_do_not_fit_or_are_taken_make_way() {
+        // 10.1.0.1 has the host part of the gateway in 16 bits, 10.1.0.2 that of 10.0.0.2.
+        let fixed = [
+            Some("10.0.0.2"),
+            Some("10.1.0.1"),
+            Some("10.1.0.2"),
+            Some("fd00::3"),
+        ];
+        let wanted = workloads("10.0.0.0/8", Some("fd00::/112"), &fixed);
+        assert_eq!(
+            texts(&assign(CONTRACT, &wanted, &BTreeMap::new())),
+            [
+                ["10.0.0.2", "fd00::2"],
+                ["10.1.0.1", "fd00::4"],
+                ["10.1.0.2", "fd00::5"],
+                ["10.0.0.3", "fd00::3"],
+            ]
+        );
+    }
+
+    proptest! {
+        /// Whatever is fixed and whatever was there before: nobody's address is another's or is
+        /// reserved, what is fixed is had, and numbering again changes nothing.
+        #[test]
+        fn addresses_are_distinct_usable_and_stable(
+            subnets in prop::sample::select(vec![
+                ("10.0.0.0/8", "fd00::/112"),
+                ("10.0.0.0/28", "fd00::/64"),
+                ("192.168.0.0/16", "fd00::/112"),
+            ]),
+            before in vec(option::of(0u32..0x30000), 1..8),
+            after in vec(option::of((0u32..0x30000, any::<bool>())), 1..8),
+        ) {
+            let (ipv4, ipv6): (Ipv4Net, Ipv6Net) =
+                (subnets.0.parse().unwrap(), subnets.1.parse().unwrap());
+            let host4 = |n: u32| Ipv4Addr::from(u32::from(ipv4.network()) + n);
+            let mut wanted = workloads(subnets.0, Some(subnets.1), &vec![None; after.len()]);
+            let mut seen = BTreeSet::new();
+            for (machine, fixed) in wanted.machines.values_mut().zip(&after) {
+                machine.networks[0].address = fixed.map(|(n, v4)| match v4 {
+                    true => IpAddr::V4(host4(n)),
+                    false => IpAddr::V6((u128::from(ipv6.network()) + u128::from(n)).into()),
+                });
+                // What verification guarantees.
+                machine.networks[0].address = machine.networks[0].address.filter(|a| {
+                    let usable = is_for_machines(IpNet::V4(ipv4), *a)
+                        || is_for_machines(IpNet::V6(ipv6), *a);
+                    usable && seen.insert(*a)
+                });
+            }
+            let there: BTreeMap<_, _> = wanted
+                .machines
+                .keys()
+                .zip(&before)
+                .filter_map(|(name, n)| {
+                    let id = InterfaceId {
+                        machine: WorkloadId::new(CONTRACT, name.clone()),
+                        network: WorkloadId::new(CONTRACT, "net".parse().unwrap()),
+                    };
+                    Some((id, vec![IpAddr::V4(host4((*n)?))]))
+                })
+                .collect();
+            let assigned = assign(CONTRACT, &wanted, &present(&there));
+            prop_assert_eq!(assigned.len(), wanted.machines.len());
+            let mut all = BTreeSet::new();
+            for (id, addresses) in &assigned {
+                let [first, second] = addresses[..] else { panic!("{addresses:?}") };
+                prop_assert!(is_for_machines(IpNet::V4(ipv4), first), "{}", first);
+                prop_assert!(is_for_machines(IpNet::V6(ipv6), second), "{}", second);
+                prop_assert!(all.insert(first) && all.insert(second), "{:?} twice", addresses);
+                if let Some(fixed) = wanted.machines[&id.machine.name].networks[0].address {
+                    prop_assert!(addresses.contains(&fixed));
+                }
+            }
+            prop_assert_eq!(assign(CONTRACT, &wanted, &present(&assigned)), assigned);
+        }
     }
 }

@@ -6,7 +6,7 @@ use loam_deployment::{
         Filesystem, Media, NetworkAttachment, OciReference, Protocol, Publish, Restart, Volume,
     },
 };
-use loam_node_api::network::NetworkSpec;
+use loam_node_api::network::{Interface, InterfaceId, InterfaceSpec, NetworkSpec};
 
 use crate::desired::{Machine, Workloads};
 
@@ -82,5 +82,15 @@ pub fn workloads(machines: &[&str], networks: &[&str], volumes: &[&str]) -> Work
             .map(|v| (name(v), volume(Bytes::gib(1))))
             .collect(),
         networks: networks.iter().map(|n| (name(n), network())).collect(),
+    }
+}
+
+pub fn interface(id: &InterfaceId, spec: InterfaceSpec) -> Interface {
+    Interface {
+        id: id.clone(),
+        spec,
+        tap: "t".into(),
+        namespace: None,
+        in_force: true,
     }
 }

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use loam_deployment::{
     ContractId, Name, Version,
     payload::{Filesystem, Media, OciReference, Restart},
+    subnet,
 };
 use loam_node_api::{
     WorkloadId,
@@ -169,7 +170,7 @@ impl Target {
                         })
                         .collect(),
                     gateways: if network.nat {
-                        vec![IpAddr::V4(address::gateway(network.ipv4))]
+                        vec![IpAddr::V4(subnet::gateway4(network.ipv4))]
                     } else {
                         Vec::new()
                     },

@@ -5,12 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Result, at_most, ensure, invalid};
 use crate::{
     Name, limits,
     payload::{Network, Peer, Workload},
+    subnet,
 };
 
 /// RFC 1918.
@@ -59,20 +60,9 @@ pub(super) fn shared(workloads: &BTreeMap<Name, Workload>) -> Result {
 
 /// An address that a machine may ask for: one of the subnet's that nobody else has by rule.
 pub(super) fn fixed_address(network: &Network, address: IpAddr, path: &str) -> Result {
-    let (inside, reserved) = match (address, network.ipv6) {
-        (IpAddr::V4(v4), _) => {
-            let net = network.ipv4;
-            let gateway = u32::from(net.network()).saturating_add(1).into();
-            (
-                net.contains(&v4),
-                [net.network(), net.broadcast(), gateway].contains(&v4),
-            )
-        }
-        (IpAddr::V6(v6), Some(net)) => {
-            let gateway = u128::from(net.network()).saturating_add(1).into();
-            // The first address is the subnet-router anycast address (RFC 4291 section 2.6.1).
-            (net.contains(&v6), [net.network(), gateway].contains(&v6))
-        }
+    let net = match (address, network.ipv6) {
+        (IpAddr::V4(_), _) => IpNet::V4(network.ipv4),
+        (IpAddr::V6(_), Some(net)) => IpNet::V6(net),
         (IpAddr::V6(_), None) => {
             return Err(invalid(
                 path,
@@ -80,10 +70,14 @@ pub(super) fn fixed_address(network: &Network, address: IpAddr, path: &str) -> R
             ));
         }
     };
-    ensure(path, inside, "is outside the network's subnet")?;
     ensure(
         path,
-        !reserved,
+        net.contains(&address),
+        "is outside the network's subnet",
+    )?;
+    ensure(
+        path,
+        subnet::is_for_machines(net, address),
         "is reserved: a subnet's first address, its second (the gateway) and an IPv4 subnet's \
          last (broadcast) are not for machines",
     )

@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use ipnet::IpNet;
-use loam_deployment::payload::Publish;
+use loam_deployment::{
+    payload::Publish,
+    subnet::{gateway4, gateway6},
+};
 use loam_node_api::network::NetworkSpec;
 
 use super::{
@@ -12,7 +15,7 @@ use super::{
     icmp,
     table::{Chain, Family, Table},
 };
-use crate::{gateway, name, state::InterfaceRecord, transit::Transit};
+use crate::{name, state::InterfaceRecord, transit::Transit};
 
 /// `bridge` is the network's own; `interfaces` are all that hang on it.
 pub fn table(
@@ -36,7 +39,7 @@ pub fn table(
 }
 
 fn input(bridge: &str, spec: &NetworkSpec) -> Vec<Rule> {
-    let gateway = IpAddr::V4(gateway::v4(spec.ipv4));
+    let gateway = IpAddr::V4(gateway4(spec.ipv4));
     let mut rules = vec![
         Rule::new().established().accept(),
         icmp::v4(Rule::new().input(bridge), icmp::ECHO_REQUEST)
@@ -54,7 +57,7 @@ fn input(bridge: &str, spec: &NetworkSpec) -> Vec<Rule> {
         .accept(),
     ];
     if let Some(subnet) = spec.ipv6 {
-        let gateway = IpAddr::V6(gateway::v6(subnet));
+        let gateway = IpAddr::V6(gateway6(subnet));
         rules.extend([
             icmp::v6(Rule::new().input(bridge), icmp::NEIGHBOUR_SOLICITATION).accept(),
             icmp::v6(Rule::new().input(bridge), icmp::NEIGHBOUR_ADVERTISEMENT).accept(),
