@@ -105,7 +105,7 @@ pub async fn contract_lines(
     };
     let host = host(session, contract).await?;
     let mut lines = Vec::new();
-    if let Verdict::Rejected { reason } = &report.verdict {
+    if let Verdict::Rejected { reason, .. } = &report.verdict {
         lines.push(plain("rejected", reason.clone()));
     } else if report.version < contract.version() {
         lines.push(plain(

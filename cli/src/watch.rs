@@ -77,7 +77,7 @@ enum Judged {
 }
 
 fn judge(report: &Report) -> Judged {
-    if let Verdict::Rejected { reason } = &report.verdict {
+    if let Verdict::Rejected { reason, .. } = &report.verdict {
         return Judged::Ended(Ending::Rejected(reason.clone()));
     }
     let mut under_way = Vec::new();
@@ -140,6 +140,7 @@ mod tests {
         assert!(matches!(judge(&some), Judged::UnderWay(what) if what == "b is starting (why)"));
         let mut rejected = report(&[("a", State::Running)]);
         rejected.verdict = Verdict::Rejected {
+            code: "port".into(),
             reason: "no".into(),
         };
         assert!(matches!(judge(&rejected), Judged::Ended(Ending::Rejected(why)) if why == "no"));

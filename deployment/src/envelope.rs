@@ -315,10 +315,7 @@ fn record(payload: &Payload, expected: &Expected<'_>) -> Result<(), Rejection> {
         });
     }
     match payload.valid_until {
-        Some(valid_until) if valid_until < expected.now => Err(Rejection::Expired {
-            valid_until,
-            now: expected.now,
-        }),
+        Some(valid_until) if valid_until < expected.now => Err(Rejection::Expired { valid_until }),
         _ => Ok(()),
     }
 }

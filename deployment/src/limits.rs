@@ -75,6 +75,8 @@ pub const PUBLIC_SUBNETS: usize = 64;
 
 /// Bytes of a workload's `detail` in a report.
 pub const DETAIL_BYTES: usize = 256;
+/// Bytes of a rejection's code in a report: a few words.
+pub const CODE_BYTES: usize = 32;
 /// Bytes of the reason for a rejection in a report.
 pub const REASON_BYTES: usize = 1024;
 pub const REPORT_ADDRESSES: usize = 16;

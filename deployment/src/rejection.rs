@@ -55,8 +55,9 @@ pub enum Rejection {
         "the deployment is version {named}, but version {running} runs already; a version must rise"
     )]
     NotNewer { named: Version, running: Version },
-    #[error("the deployment was valid until {valid_until} (seconds since 1970), and now is {now}")]
-    Expired { valid_until: u64, now: u64 },
+    // Without the time of now: the sentence stays the same however often it is said.
+    #[error("the deployment was valid until {valid_until} (seconds since 1970)")]
+    Expired { valid_until: u64 },
 }
 
 impl Rejection {

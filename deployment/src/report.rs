@@ -45,6 +45,9 @@ pub struct Report {
 pub enum Verdict {
     Accepted,
     Rejected {
+        /// A short name that stays the same when the sentence is reworded; for a rejected deployment
+        /// [`crate::Rejection::code`].
+        code: String,
         /// A sentence for the owner; for a rejected deployment [`crate::Rejection`]'s text.
         reason: String,
     },
@@ -221,7 +224,13 @@ fn check(report: &Report) -> Result<(), ReportError> {
         report.workloads.len(),
         limits::WORKLOADS,
     )?;
-    if let Verdict::Rejected { reason } = &report.verdict {
+    if let Verdict::Rejected { code, reason } = &report.verdict {
+        limit(
+            "rejected_code".to_owned(),
+            "bytes",
+            code.len(),
+            limits::CODE_BYTES,
+        )?;
         limit(
             "rejected".to_owned(),
             "bytes",
@@ -254,7 +263,8 @@ impl Report {
     /// with very many ports or addresses, these. States and numbers always stay.
     #[must_use]
     pub fn shortened(mut self) -> Self {
-        if let Verdict::Rejected { reason } = &mut self.verdict {
+        if let Verdict::Rejected { code, reason } = &mut self.verdict {
+            cut(code, limits::CODE_BYTES);
             cut(reason, limits::REASON_BYTES);
         }
         for workload in self.workloads.values_mut() {
@@ -274,7 +284,7 @@ impl Report {
             }
         }
         if !self.fits()
-            && let Verdict::Rejected { reason } = &mut self.verdict
+            && let Verdict::Rejected { reason, .. } = &mut self.verdict
         {
             cut(reason, limits::DETAIL_BYTES);
         }
@@ -315,7 +325,7 @@ impl Encode for Report {
     fn encode(&self) -> Value {
         let rejected = match &self.verdict {
             Verdict::Accepted => None,
-            Verdict::Rejected { reason } => Some(reason),
+            Verdict::Rejected { code, reason } => Some((code, reason)),
         };
         Map::default()
             .with("format", &FORMAT)
@@ -323,7 +333,8 @@ impl Encode for Report {
             .with("contract", &self.contract)
             .with("version", &self.version)
             .with("time", &self.time)
-            .with_some("rejected", rejected)
+            .with_some("rejected", rejected.map(|(_, reason)| reason))
+            .with_some("rejected_code", rejected.map(|(code, _)| code))
             .unless_default("workloads", &self.workloads)
             .finish()
     }
@@ -340,7 +351,10 @@ impl Decode for Report {
             time: fields.required("time")?,
             verdict: match fields.optional("rejected")? {
                 None => Verdict::Accepted,
-                Some(reason) => Verdict::Rejected { reason },
+                Some(reason) => Verdict::Rejected {
+                    code: fields.required("rejected_code")?,
+                    reason,
+                },
             },
             workloads: fields.or_default("workloads")?,
         };

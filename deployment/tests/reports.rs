@@ -65,7 +65,8 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
 fn any_report() -> impl Strategy<Value = Report> {
     let verdict = prop_oneof![
         Just(Verdict::Accepted),
-        "\\PC{0,2000}".prop_map(|reason| Verdict::Rejected { reason }),
+        ("\\PC{0,60}", "\\PC{0,2000}")
+            .prop_map(|(code, reason)| Verdict::Rejected { code, reason }),
     ];
     let workloads = btree_map(
         "[a-z][a-z0-9-]{0,35}".prop_map(|name| name.parse().expect("a name")),
@@ -145,6 +146,7 @@ fn the_longest_report_there_can_be_is_shortened_to_fit() {
         version: Version(u64::MAX),
         time: u64::MAX,
         verdict: Verdict::Rejected {
+            code: "expired".to_owned(),
             reason: "é".repeat(5000),
         },
         workloads: (0..limits::WORKLOADS)
@@ -168,6 +170,7 @@ fn a_short_report_is_left_as_it_is() {
         version: Version(1),
         time: 1,
         verdict: Verdict::Rejected {
+            code: "expired".to_owned(),
             reason: "no".to_owned(),
         },
         workloads: Default::default(),

@@ -914,9 +914,16 @@ def reports():
             ]
         },
     }
-    rejected = base | {"rejected": "it is for contract 8; the chain has it under contract 7"}
+    rejected = base | {
+        "rejected": "it is for contract 8; the chain has it under contract 7",
+        "rejected_code": "wrong-contract",
+    }
     rejected_json = running_json | {
-        "verdict": {"verdict": "rejected", "reason": rejected["rejected"]},
+        "verdict": {
+            "verdict": "rejected",
+            "code": rejected["rejected_code"],
+            "reason": rejected["rejected"],
+        },
         "workloads": {},
     }
     valid = [

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -128,6 +128,8 @@ fn same_host(ipv4: Ipv4Net, address: IpAddr, ipv6: Ipv6Net) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use loam_node_api::network::{InterfaceSpec, Mac};
+    use std::net::Ipv4Addr;
+
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;

@@ -4,36 +4,22 @@
 use std::collections::BTreeMap;
 
 use loam_deployment::{
-    ChainContext, Name, Rejection, Version,
-    envelope::{self, Expected},
-    payload::{self, Body, ImageSource, NodePolicy, Payload, Workload},
+    Bytes, ChainContext, ContractId, Name, Rejection,
+    payload::{self, Body, ImageSource, Media, NodePolicy, OciReference, Payload, Workload},
     seal::{self, SealContext, SealError, SealedField},
 };
 use loam_node_api::{
     WorkloadId,
     network::NetworkSpec,
     path::TENANT_PORT,
-    storage::{Volume, VolumeKey},
+    storage::{Volume, VolumeKey, VolumeSpec},
 };
 use thiserror::Error;
 
 use crate::{
-    desired::{Machine, Workloads},
+    desired::{Machine, Workloads, root_key},
     identity::Identity,
 };
-
-/// A deployment that may be acted on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admitted {
-    pub version: Version,
-    pub body: AdmittedBody,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdmittedBody {
-    Workloads(Workloads),
-    Policy(NodePolicy),
-}
 
 /// Why a deployment is refused, whole.
 #[derive(Debug, Error)]
@@ -57,47 +43,94 @@ pub enum Refusal {
     )]
     Shrink {
         volume: Name,
-        has: loam_deployment::Bytes,
-        wanted: loam_deployment::Bytes,
+        has: Bytes,
+        wanted: Bytes,
     },
     #[error(
         "workloads.{volume}.filesystem: the volume was made with another one, which cannot change"
     )]
     Filesystem { volume: Name },
+    #[error("workloads.{volume}.media: the volume was made with {has:?}, which cannot change")]
+    Media { volume: Name, has: Media },
+    #[error(
+        "workloads.{machine}.root: the layer over this image has {has} and may grow but never shrink \
+         to {wanted}"
+    )]
+    RootShrink {
+        machine: Name,
+        has: Bytes,
+        wanted: Bytes,
+    },
     #[error("policy.{0}: this node does not follow it yet")]
     PolicyNotOffered(&'static str),
 }
+
+impl Refusal {
+    /// A short name that stays the same when the sentence is reworded.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Rejection(rejection) => rejection.code(),
+            Self::Seal(_) => "sealed",
+            Self::SecretText(..) => "secret-text",
+            Self::NotOffered { .. } => "not-offered",
+            Self::Port { .. } => "port",
+            Self::Shrink { .. } => "shrink",
+            Self::Filesystem { .. } => "filesystem",
+            Self::Media { .. } => "media",
+            Self::RootShrink { .. } => "root-shrink",
+            Self::PolicyNotOffered(_) => "policy-not-offered",
+        }
+    }
+}
+
+/// The first and the last port that may be published.
+pub type PortRange = (u16, u16);
 
 /// What admission is judged by, besides the deployment.
 #[derive(Debug)]
 pub struct Judge<'a> {
     pub identity: &'a Identity,
     pub chain: ChainContext,
-    /// The farmer's word about ports; by default any above the privileged ones.
-    pub publish_ports: Option<(u16, u16)>,
     pub volumes: &'a BTreeMap<VolumeKey, Volume>,
 }
 
 /// Below are ports that the farmer's own services may want.
-const DEFAULT_PORTS: (u16, u16) = (1024, 65535);
+const DEFAULT_PORTS: PortRange = (1024, 65535);
 
 impl Judge<'_> {
-    pub fn admit(&self, bytes: &[u8], expected: &Expected<'_>) -> Result<Admitted, Refusal> {
-        let payload = envelope::verify(bytes, expected)?;
-        let version = payload.version;
-        let body = match &payload.body {
-            Body::Workload(workloads) => {
-                AdmittedBody::Workloads(self.workloads(&payload, workloads)?)
-            }
-            Body::Node(policy) => AdmittedBody::Policy(followed(policy)?),
+    /// What a verified deployment asks of this node. `ports` is the farmer's word about published
+    /// ones; by default any above the privileged ones.
+    pub fn admit(&self, payload: &Payload, ports: Option<PortRange>) -> Result<Workloads, Refusal> {
+        match &payload.body {
+            Body::Workload(asked) => self.workloads(payload, asked, ports),
+            Body::Node(_) => Ok(Workloads::none(payload.version)),
+        }
+    }
+
+    /// What there is of a contract's volumes, as far as admission looks at it.
+    pub fn volumes_of(&self, contract: ContractId) -> Vec<(VolumeKey, VolumeSpec)> {
+        // Every name begins with a letter, so none sorts before this one.
+        let first: Name = "a".parse().expect("a letter is a name");
+        let id = |contract| WorkloadId::new(contract, first.clone());
+        let root = |contract| VolumeKey::Root {
+            machine: id(contract),
+            image: String::new(),
         };
-        Ok(Admitted { version, body })
+        let next = ContractId(contract.0.saturating_add(1));
+        let data = VolumeKey::Data(id(contract))..VolumeKey::Data(id(next));
+        let layers = root(contract)..root(next);
+        self.volumes
+            .range(data)
+            .chain(self.volumes.range(layers))
+            .map(|(key, volume)| (key.clone(), volume.spec.clone()))
+            .collect()
     }
 
     fn workloads(
         &self,
         payload: &Payload,
         asked: &BTreeMap<Name, Workload>,
+        ports: Option<PortRange>,
     ) -> Result<Workloads, Refusal> {
         let mut workloads = Workloads::none(payload.version);
         for (name, workload) in asked {
@@ -111,6 +144,7 @@ impl Judge<'_> {
             };
             match workload {
                 Workload::Machine(machine) => {
+                    check_ports(name, machine, ports)?;
                     let machine = self.machine(payload, name, machine)?;
                     workloads.machines.insert(name.clone(), machine);
                 }
@@ -162,7 +196,7 @@ impl Judge<'_> {
         if !machine.devices.is_empty() {
             return Err(not_offered("devices", "devices"));
         }
-        self.ports(name, machine)?;
+        self.update_of_root(payload, name, machine.root, &image)?;
         Ok(Machine {
             image,
             cpus: machine.cpus,
@@ -176,21 +210,6 @@ impl Judge<'_> {
             publish: machine.publish.clone(),
             restart: machine.restart,
         })
-    }
-
-    fn ports(&self, name: &Name, machine: &payload::Machine) -> Result<(), Refusal> {
-        let (first, last) = self.publish_ports.unwrap_or(DEFAULT_PORTS);
-        for publish in &machine.publish {
-            let port = publish.node_port;
-            if !(first..=last).contains(&port) || port == TENANT_PORT {
-                return Err(Refusal::Port {
-                    machine: name.clone(),
-                    port,
-                    allowed: format!("allowed are {first} to {last} without {TENANT_PORT}"),
-                });
-            }
-        }
-        Ok(())
     }
 
     fn environment(
@@ -240,12 +259,55 @@ impl Judge<'_> {
                 volume: name.clone(),
             });
         }
+        if wanted.media != there.spec.media {
+            return Err(Refusal::Media {
+                volume: name.clone(),
+                has: there.spec.media,
+            });
+        }
         Ok(())
+    }
+
+    fn update_of_root(
+        &self,
+        payload: &Payload,
+        name: &Name,
+        wanted: Bytes,
+        image: &OciReference,
+    ) -> Result<(), Refusal> {
+        let key = root_key(&WorkloadId::new(payload.contract, name.clone()), image);
+        match self.volumes.get(&key) {
+            Some(there) if wanted < there.spec.size => Err(Refusal::RootShrink {
+                machine: name.clone(),
+                has: there.spec.size,
+                wanted,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
+fn check_ports(
+    name: &Name,
+    machine: &payload::Machine,
+    ports: Option<PortRange>,
+) -> Result<(), Refusal> {
+    let (first, last) = ports.unwrap_or(DEFAULT_PORTS);
+    for publish in &machine.publish {
+        let port = publish.node_port;
+        if !(first..=last).contains(&port) || port == TENANT_PORT {
+            return Err(Refusal::Port {
+                machine: name.clone(),
+                port,
+                allowed: format!("allowed are {first} to {last} without {TENANT_PORT}"),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Only what is followed is admitted, so that no farmer believes in a policy that does nothing.
-fn followed(policy: &NodePolicy) -> Result<NodePolicy, Refusal> {
+pub fn followed(policy: &NodePolicy) -> Result<NodePolicy, Refusal> {
     let unfollowed = [
         ("wipe_disks", policy.wipe_disks.is_empty()),
         ("public_addresses", policy.public_addresses.is_empty()),

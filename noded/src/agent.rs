@@ -28,15 +28,16 @@ use tracing::{info, warn};
 
 use crate::{
     admit::Judge,
-    apply::{self, Outcome},
+    apply,
     backoff::Backoff,
+    course::Outcome,
     daemons::{Daemon, Sockets, call, shortly},
     execute::Executor,
     follow::View,
     identity::Identity,
     ledger::{Changes, Ledger},
     picture::{Picture, Revisions},
-    plan,
+    plan::{self, Memory, Task},
     report::Findings,
     screen::Screen,
     step::{Resource, Step},
@@ -50,6 +51,8 @@ const UNREAD: Duration = Duration::from_millis(250);
 const LONGEST_UNREAD: Duration = Duration::from_secs(10);
 /// How far the screen's block number may lie behind.
 const BLOCKS: Duration = Duration::from_secs(15);
+/// A clock that jumps may bring the end of a deployment nearer than it looked.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// While steps follow each other, reports are made no more often.
 const BUSY_REPORTS: Duration = Duration::from_secs(5);
 
@@ -99,6 +102,7 @@ pub struct Agent {
     clock: PathBuf,
     ledger: Ledger,
     backoff: Backoff,
+    memory: Memory,
     /// Since when machines run, to tell a fresh end from one that was seen before.
     alive: BTreeMap<WorkloadId, Instant>,
     executor: Executor,
@@ -140,6 +144,7 @@ impl Agent {
             clock,
             ledger: Ledger::default(),
             backoff: Backoff::default(),
+            memory: Memory::default(),
             alive: BTreeMap::new(),
             picture: Picture::default(),
             generation: None,
@@ -206,7 +211,13 @@ impl Agent {
         if self.wakes.again {
             return Some(now);
         }
+        let until_end = self.ledger.next_end().map(|end| {
+            // Judged anew when it comes; a clock that is not set yet may be far behind.
+            let wait = end.0.saturating_sub(self.ends().0).max(1);
+            now + Duration::from_secs(wait).min(LONGEST_SLEEP)
+        });
         [
+            until_end,
             self.wakes.fetch,
             self.wakes.unread,
             self.backoff.next_due(now),
@@ -313,16 +324,16 @@ impl Agent {
         self.judge(view, outlets);
         let desired = self.ledger.desired(&view.cancelled);
         self.watch_ends();
-        let held = self.backoff.held(Instant::now());
-        let plan = plan::plan(&desired, &self.picture.actual, &held);
-        self.executor
-            .begin_plan(plan.steps.iter(), &self.picture.actual);
+        self.memory.held = self.backoff.held(Instant::now());
+        let plan = plan::plan(&desired, &self.picture.actual, &self.memory);
+        let steps = plan.tasks.iter().map(|task| &task.step);
+        self.executor.begin_plan(steps, &self.picture.actual);
         let uplink = self.picture.uplink.clone();
-        let steps = &plan.steps;
         let actual = &mut self.picture.actual;
-        let mut outcome = apply::apply(&mut self.executor, steps, actual, &uplink).await;
+        let mut outcome = apply::apply(&mut self.executor, &plan.tasks, actual, &uplink).await;
+        self.memory.note(&plan, &outcome);
         self.executor.end_round(&mut self.picture);
-        self.note_starts(&plan.steps, &outcome);
+        self.note_starts(&plan.tasks, &outcome);
         for (id, reason) in self.backoff.refusals() {
             let machine = Resource::Machine(id.clone());
             outcome
@@ -353,21 +364,23 @@ impl Agent {
         outlets.reports.send_replace(reports);
     }
 
+    /// The time by which ends are judged.
+    fn ends(&self) -> UnixTime {
+        Clock::read(&self.clock).for_ends(UnixTime::kernel())
+    }
+
     fn judge(&mut self, view: &View, outlets: &Outlets) {
+        let ends = self.ends();
         let judge = Judge {
             identity: &self.identity,
             chain: self.chain,
-            publish_ports: self.ledger.policy().publish_ports,
             volumes: &self.picture.actual.volumes,
         };
-        let ends = Clock::read(&self.clock).for_ends(UnixTime::kernel());
         let Changes {
             accepted,
             rejected,
             gone,
-        } = self
-            .ledger
-            .update(&view.contracts, &judge, view.farm, ends.0);
+        } = self.ledger.update(&view.contracts, &judge, view.farm, ends);
         for (contract, version) in accepted {
             info!(%contract, %version, "accepted");
             self.backoff.forgive(contract);
@@ -418,10 +431,10 @@ impl Agent {
 
     /// So does a machine that could not even be started. One that was started counts as alive from
     /// now on, so that an end before the next look is seen too.
-    fn note_starts(&mut self, steps: &[Step], outcome: &Outcome) {
+    fn note_starts(&mut self, tasks: &[Task], outcome: &Outcome) {
         let now = Instant::now();
-        for step in steps {
-            let Step::MachineStart(start) = step else {
+        for task in tasks {
+            let Step::MachineStart(start) = &task.step else {
                 continue;
             };
             let machine = Resource::Machine(start.id.clone());

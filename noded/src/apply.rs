@@ -1,19 +1,21 @@
 //! Doing a plan: each step is one call, and a step that fails stops only what waits for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::{
-    actual::Actual,
-    execute::Executor,
-    plan::fingerprint,
-    step::{MachinePlan, Resource, Step},
-};
 use loam_deployment::payload::Filesystem;
 use loam_node_api::{
     guest::{GuestConfig, GuestInterface, GuestMount},
     machine::{Boot, MachineDisk, MachineInterface, MachineSpec},
     network::Uplink,
     storage::{ImageConfig, ImageState, VolumeKey},
+};
+
+use crate::{
+    actual::Actual,
+    course::{Course, Outcome},
+    execute::Executor,
+    plan::Task,
+    step::MachinePlan,
 };
 
 /// Serial numbers of the guest's disks: the image, the writable layer, the volumes by position.
@@ -23,73 +25,19 @@ const ROOT_SERIAL: &str = "loam-root";
 /// Where a container without a `PATH` of its own finds its programs.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What became of the steps that are not done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Went wrong, or waits for what went wrong, and why; tried again in the next round.
-    pub failed: BTreeMap<Resource, String>,
-    /// Those of `failed` whose own step was refused.
-    pub refused: BTreeSet<Resource>,
-    /// Under way, or waiting for something that is.
-    pub waiting: BTreeMap<Resource, String>,
-    /// Steps done.
-    pub done: usize,
-}
-
-/// What became of one step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
-    Done,
-    /// What is going on.
-    UnderWay(String),
-    /// Why it was refused.
-    Refused(String),
-}
-
 /// `actual` is what the plan was made from; it is kept up to date with what the steps make.
 pub async fn apply(
     executor: &mut Executor,
-    steps: &[Step],
+    tasks: &[Task],
     actual: &mut Actual,
     uplink: &Uplink,
 ) -> Outcome {
-    let mut outcome = Outcome::default();
-    for step in steps {
-        let blocker = outcome
-            .failed
-            .keys()
-            .chain(outcome.waiting.keys())
-            .find(|resource| step.waits_for(resource))
-            .cloned();
-        if let Some(resource) = blocker {
-            // The first reason stays: it is the one to tell.
-            if !outcome.failed.contains_key(&step.resource()) {
-                let reason = outcome
-                    .failed
-                    .get(&resource)
-                    .or_else(|| outcome.waiting.get(&resource))
-                    .cloned()
-                    .unwrap_or_default();
-                if outcome.failed.contains_key(&resource) {
-                    outcome.failed.insert(step.resource(), reason);
-                } else {
-                    outcome.waiting.entry(step.resource()).or_insert(reason);
-                }
-            }
-            continue;
-        }
-        match executor.carry_out(step, actual, uplink).await {
-            Progress::Done => outcome.done += 1,
-            Progress::UnderWay(what) => {
-                outcome.waiting.insert(step.resource(), what);
-            }
-            Progress::Refused(reason) => {
-                outcome.refused.insert(step.resource());
-                outcome.failed.insert(step.resource(), reason);
-            }
-        }
+    let mut course = Course::new(tasks);
+    while let Some(step) = course.next_step() {
+        let progress = executor.carry_out(step, actual, uplink).await;
+        course.note(progress);
     }
-    outcome
+    course.outcome()
 }
 
 /// `fetching 40 %`.
@@ -106,12 +54,21 @@ pub fn fetching(state: &ImageState) -> String {
     }
 }
 
-/// Turns a planned machine into what init starts, now that all it needs is there.
+/// What becomes of an interface that is not there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    Error,
+    /// Another machine still has what it shall get.
+    Left,
+}
+
+/// Turns a planned machine into what init starts, now that what it needs is there.
 pub fn spec(
     plan: &MachinePlan,
     image_config: &ImageConfig,
     actual: &Actual,
     uplink: &Uplink,
+    missing: Missing,
 ) -> Result<MachineSpec, String> {
     let content = &plan.content;
     let image = actual
@@ -158,10 +115,12 @@ pub fn spec(
     let mut interfaces = Vec::new();
     let mut guest_interfaces = Vec::new();
     for planned in &content.interfaces {
-        let interface = actual
-            .interfaces
-            .get(&planned.id)
-            .ok_or_else(|| format!("its interface on {} is not there", planned.id.network))?;
+        let network = &planned.id.network;
+        let interface = match actual.interfaces.get(&planned.id) {
+            Some(interface) => interface,
+            None if missing == Missing::Left => continue,
+            None => return Err(format!("its interface on {network} is not there")),
+        };
         interfaces.push(MachineInterface {
             tap: interface.tap.clone(),
             namespace: interface.namespace.clone(),
@@ -175,7 +134,7 @@ pub fn spec(
     }
     Ok(MachineSpec {
         id: plan.id.clone(),
-        fingerprint: fingerprint(content),
+        fingerprint: plan.fingerprint.clone(),
         cpus: content.cpus,
         memory: content.memory,
         boot: Boot::Guest(Box::new(GuestConfig {

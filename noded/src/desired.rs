@@ -2,13 +2,18 @@
 //!
 //! Secrets are open here and only here; nothing of this is ever written to a disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use loam_deployment::{
     Bytes, ContractId, Name, Version,
     payload::{NetworkAttachment, OciReference, Publish, Restart, Volume},
 };
-use loam_node_api::network::NetworkSpec;
+use loam_node_api::{WorkloadId, clock::UnixTime, network::NetworkSpec, storage::VolumeKey};
+
+use crate::{fingerprint, step::Resource};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -21,11 +26,58 @@ pub struct Desired {
 /// What one contract asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Contract {
-    Run(Workloads),
-    /// Suspended on the chain: data and networks stay, machines do not run.
-    Suspended(Workloads),
-    /// Its deployment was refused or could not be read: whatever runs stays as it is.
-    Keep,
+    Run(Rc<Stated>),
+    /// Data and networks stay, machines do not run.
+    Halted(Rc<Stated>, Halt),
+    /// What it wants is not known: its deployment was refused or could not be read, or the chain
+    /// does not list it. Whatever is here stays as it is.
+    Keep(Kept),
+}
+
+/// Why a contract's machines do not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The chain says so.
+    Suspended,
+    /// Its deployment was valid until then.
+    Ended(UnixTime),
+}
+
+/// What is done to a contract of which it is not known what it wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Machines of a suspended contract do not run, whatever else it wants.
+    pub suspended: bool,
+}
+
+impl Kept {
+    /// Whether a thing that is here must be left as it is. This is the whole policy.
+    pub fn owns(self, resource: &Resource) -> bool {
+        match resource {
+            Resource::Machine(_) => !self.suspended,
+            Resource::Interface(_) | Resource::Network(_) | Resource::Volume(_) => true,
+            // Images belong to nobody. Those that its machines need, its root layers name.
+            Resource::Image(_) => false,
+        }
+    }
+}
+
+/// What a verified deployment states, with what is computed of it once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stated {
+    pub workloads: Workloads,
+    /// Of each machine, of what does not depend on the node.
+    pub digests: BTreeMap<Name, [u8; 32]>,
+}
+
+impl From<Workloads> for Stated {
+    fn from(workloads: Workloads) -> Self {
+        let digest = |(name, machine): (&Name, &Machine)| {
+            (name.clone(), fingerprint::digest(machine, &workloads))
+        };
+        let digests = workloads.machines.iter().map(digest).collect();
+        Self { workloads, digests }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +106,14 @@ pub struct Machine {
     pub restart: Restart,
 }
 
+/// The key of a machine's writable layer: another image gets another layer.
+pub fn root_key(machine: &WorkloadId, image: &OciReference) -> VolumeKey {
+    VolumeKey::Root {
+        machine: machine.clone(),
+        image: hex::encode(image.digest()),
+    }
+}
+
 impl Workloads {
     pub fn none(version: Version) -> Self {
         Self {
@@ -65,42 +125,44 @@ impl Workloads {
     }
 }
 
-impl Desired {
-    /// Contracts whose things on this node must not be touched.
-    pub fn kept(&self) -> BTreeSet<ContractId> {
-        self.contracts
-            .iter()
-            .filter(|(_, contract)| matches!(contract, Contract::Keep))
-            .map(|(id, _)| *id)
-            .collect()
+impl Contract {
+    /// What it says it wants, with whether its machines shall run.
+    pub fn stated(&self) -> Option<(&Workloads, bool)> {
+        match self {
+            Self::Run(stated) => Some((&stated.workloads, true)),
+            Self::Halted(stated, _) => Some((&stated.workloads, false)),
+            Self::Keep(_) => None,
+        }
     }
+}
 
+impl Desired {
     /// `machine`, `volume` or `network`; empty for what is none of the contract's.
     pub fn kind(&self, contract: ContractId, name: &Name) -> &'static str {
-        match self.contracts.get(&contract) {
-            Some(Contract::Run(w) | Contract::Suspended(w)) => {
-                if w.machines.contains_key(name) {
-                    "machine"
-                } else if w.volumes.contains_key(name) {
-                    "volume"
-                } else if w.networks.contains_key(name) {
-                    "network"
-                } else {
-                    ""
-                }
-            }
-            Some(Contract::Keep) | None => "",
+        match self.contracts.get(&contract).and_then(Contract::stated) {
+            Some((w, _)) if w.machines.contains_key(name) => "machine",
+            Some((w, _)) if w.volumes.contains_key(name) => "volume",
+            Some((w, _)) if w.networks.contains_key(name) => "network",
+            _ => "",
         }
     }
 
-    /// Every contract that says what it wants, with whether its machines shall run.
-    pub fn stated(&self) -> impl Iterator<Item = (ContractId, &Workloads, bool)> {
-        self.contracts
-            .iter()
-            .filter_map(|(id, contract)| match contract {
-                Contract::Run(workloads) => Some((*id, workloads, true)),
-                Contract::Suspended(workloads) => Some((*id, workloads, false)),
-                Contract::Keep => None,
-            })
+    /// What is done about a contract, if it is known what it wants; else what is kept.
+    pub fn of(&self, contract: ContractId) -> Fate<'_> {
+        match self.contracts.get(&contract) {
+            _ if self.cancelled.contains(&contract) => Fate::Cancelled,
+            Some(Contract::Run(stated)) => Fate::Stated(stated, None),
+            Some(Contract::Halted(stated, halt)) => Fate::Stated(stated, Some(*halt)),
+            Some(Contract::Keep(kept)) => Fate::Kept(*kept),
+            None => Fate::Kept(Kept::default()),
+        }
     }
+}
+
+/// What is to become of a contract's things.
+#[derive(Clone, Copy, Debug)]
+pub enum Fate<'a> {
+    Stated(&'a Rc<Stated>, Option<Halt>),
+    Kept(Kept),
+    Cancelled,
 }

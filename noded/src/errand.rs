@@ -171,11 +171,13 @@ fn uses(step: &Step, resource: &Resource) -> bool {
         return true;
     }
     match (step, resource) {
-        (Step::MachineStart(plan), Resource::Volume(key)) => {
+        (Step::MachineCheck(plan) | Step::MachineStart(plan), Resource::Volume(key)) => {
             plan.content.volumes().any(|disk| disk.volume == *key)
         }
-        (Step::MachineStart(plan), Resource::Interface(id)) => id.machine == plan.id,
-        (Step::MachineStart(plan), Resource::Image(image)) => {
+        (Step::MachineCheck(plan) | Step::MachineStart(plan), Resource::Interface(id)) => {
+            id.machine == plan.id
+        }
+        (Step::MachineCheck(plan) | Step::MachineStart(plan), Resource::Image(image)) => {
             plan.content.image.digest() == image.digest()
         }
         (Step::InterfaceEnsure(id, _), Resource::Network(network)) => id.network == *network,

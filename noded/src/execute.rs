@@ -17,12 +17,12 @@ use tracing::{info, warn};
 
 use crate::{
     actual::Actual,
-    apply::{Progress, fetching, spec},
+    apply::{Missing, fetching, spec},
     complaint::{Complaints, Lines},
+    course::Progress,
     daemons::{Daemon, Sockets, call, deadline, within},
     errand::{Effect, Ending, Errand, Errands, Late, contract},
     picture::{Picture, Revisions},
-    plan::fingerprint,
     retry::Retries,
     step::{MachinePlan, Resource, Step},
 };
@@ -170,12 +170,20 @@ impl Executor {
                 Some(MachineState::Stopping) => return Progress::UnderWay("stopping".into()),
                 _ => None,
             },
-            Step::MachineStart(plan) => {
-                let config = match self.config(step, &plan.content.image).await {
+            Step::MachineCheck(plan) | Step::MachineStart(plan) => {
+                // By the name under which storaged has it, which may be another's.
+                let image = &plan.content.image;
+                let ready = actual.images.ready(image);
+                let image = ready.map_or(image, |ready| &ready.reference).clone();
+                let config = match self.config(step, &image).await {
                     Ok(config) => config,
                     Err(progress) => return progress,
                 };
-                match spec(plan, &config, actual, uplink) {
+                let missing = match step {
+                    Step::MachineCheck(_) => Missing::Left,
+                    _ => Missing::Error,
+                };
+                match spec(plan, &config, actual, uplink, missing) {
                     Ok(spec) => Some(spec),
                     Err(reason) => return self.refuse(step, reason),
                 }
@@ -236,6 +244,10 @@ impl Executor {
     }
 
     fn take_in(&mut self, step: &Step, effect: Effect, actual: &mut Actual) -> Progress {
+        // Nothing has changed by it, and it is asked again for as long as others are waited for.
+        if let Step::MachineCheck(_) = step {
+            return Progress::Done;
+        }
         self.touched.insert(owner(&step.resource()));
         match &effect {
             Effect::Begun(what) => return Progress::UnderWay(what.clone()),
@@ -282,7 +294,7 @@ impl Executor {
     }
 
     fn learn(&mut self, step: &Step, config: ImageConfig) {
-        if let Step::MachineStart(plan) = step {
+        if let Step::MachineCheck(plan) | Step::MachineStart(plan) = step {
             let MachinePlan { content, .. } = &**plan;
             self.configs.insert(*content.image.digest(), config);
         }
@@ -308,7 +320,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
             Step::MachineStart(plan) => {
                 let machine = Machine {
                     id: plan.id.clone(),
-                    fingerprint: fingerprint(&plan.content),
+                    fingerprint: plan.fingerprint.clone(),
                     state: MachineState::Booting,
                     age_seconds: 0,
                     resets: 0,
@@ -338,6 +350,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
                 actual.images.ready.remove(image.digest());
             }
             Step::MachineStop(_)
+            | Step::MachineCheck(_)
             | Step::ImageEnsure(_)
             | Step::VolumeEnsure(..)
             | Step::InterfaceEnsure(..) => {}
@@ -433,6 +446,10 @@ async fn perform(sockets: Sockets, step: Step, spec: Option<MachineSpec>) -> End
                 (Step::MachineForget(id), _) => {
                     let forgotten = machines.machine_forget(deadline(), id).await;
                     said(Daemon::Init, forgotten, done)
+                }
+                (Step::MachineCheck(_), Some(spec)) => {
+                    let checked = machines.machine_check(deadline(), spec).await;
+                    said(Daemon::Init, checked, done)
                 }
                 (Step::MachineStart(_), Some(spec)) => {
                     let started = machines.machine_start(deadline(), spec).await;

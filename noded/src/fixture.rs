@@ -6,7 +6,12 @@ use loam_deployment::{
         Filesystem, Media, NetworkAttachment, OciReference, Protocol, Publish, Restart, Volume,
     },
 };
-use loam_node_api::network::{Interface, InterfaceId, InterfaceSpec, NetworkSpec};
+use loam_node_api::{
+    WorkloadId,
+    machine::{Machine as ActualMachine, MachineState},
+    network::{Interface, InterfaceId, InterfaceSpec, NetworkSpec},
+    storage::{Volume as VolumeThere, VolumeKey, VolumeSpec},
+};
 
 use crate::desired::{Machine, Workloads};
 
@@ -92,5 +97,26 @@ pub fn interface(id: &InterfaceId, spec: InterfaceSpec) -> Interface {
         tap: "t".into(),
         namespace: None,
         in_force: true,
+    }
+}
+
+pub fn running(id: &WorkloadId, fingerprint: &str, state: MachineState) -> ActualMachine {
+    ActualMachine {
+        id: id.clone(),
+        fingerprint: fingerprint.into(),
+        state,
+        age_seconds: 0,
+        resets: 0,
+        console_position: 0,
+    }
+}
+
+pub fn volume_there(key: &VolumeKey, spec: VolumeSpec, version: Version) -> VolumeThere {
+    VolumeThere {
+        key: key.clone(),
+        spec,
+        path: "/v".into(),
+        used: Bytes(0),
+        version,
     }
 }

@@ -3,57 +3,26 @@
 //! It keeps no state of its own: what is desired stands on the chain, what is there the daemons
 //! know. Kill it at any moment; started again, it goes on.
 
-mod actual;
-mod address;
-mod admit;
-mod agent;
-mod announce;
-mod apply;
-mod backoff;
-mod bucket;
-mod budget;
-mod clock;
-mod complaint;
-mod daemons;
-mod desired;
-mod errand;
-mod execute;
-#[cfg(test)]
-mod fake;
-#[cfg(test)]
-mod fake_chain;
-#[cfg(test)]
-mod fixture;
-mod follow;
-mod grid;
-mod identity;
-mod ledger;
-mod lookout;
-mod picture;
-mod plan;
-mod reach;
-mod registration;
-mod report;
-mod retry;
-mod screen;
-mod step;
-mod tenant;
-
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use agent::{Agent, Inlets, Outlets};
-use announce::Announcer;
 use anyhow::Context;
-use clock::ClockKeeper;
-use daemons::{Daemon, DaemonError, Sockets, call, shortly};
-use grid::Grid;
-use identity::{Identity, IdentityError};
 use loam_chain::{
     EndpointReader, GridReader,
     writer::{GridWriter, WriterOptions},
 };
 use loam_node_api::{clock::Clock, path, status::ChainState, storage::StorageError, tls};
-use screen::Screen;
+use loam_noded::{
+    agent::{Agent, Inlets, Outlets},
+    announce::Announcer,
+    clock::ClockKeeper,
+    daemons::{Daemon, DaemonError, Sockets, call, shortly},
+    follow,
+    grid::Grid,
+    identity::{Identity, IdentityError},
+    lookout,
+    screen::Screen,
+    tenant,
+};
 use tokio::{sync::watch, task::LocalSet, time::sleep};
 use tracing::{error, info, warn};
 

@@ -1,22 +1,24 @@
 //! What the node tells the owner of each contract, made from what is desired and what is there.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use loam_deployment::{
-    Name, NodeKey,
+    ContractId, Name, NodeKey, Version, limits,
     report::{Report, State, Verdict, WorkloadReport},
 };
 use loam_node_api::{
     WorkloadId,
-    machine::{Exit, Machine, MachineState},
-    network::InterfaceId,
+    clock::UnixTime,
+    machine::{Exit, Machine as ActualMachine, MachineState},
+    network::{Interface, InterfaceId},
     storage::{ImageState, VolumeKey},
 };
 
 use crate::{
     actual::Actual,
-    apply::{Outcome, fetching},
-    desired::{Contract, Desired, Workloads},
+    apply::fetching,
+    course::Outcome,
+    desired::{Contract, Desired, Halt, Machine, Workloads},
     ledger::Ledger,
     plan::Plan,
     step::Resource,
@@ -43,25 +45,32 @@ impl Findings<'_> {
                 version,
                 time,
                 verdict: verdict.clone(),
-                workloads: match self.desired.contracts.get(&contract) {
-                    Some(Contract::Run(workloads) | Contract::Suspended(workloads)) => {
-                        self.workloads(contract, workloads)
-                    }
-                    Some(Contract::Keep) | None => BTreeMap::new(),
-                },
+                workloads: self.of(contract),
             })
             .collect()
     }
 
+    /// What became of each of the contract's workloads; nothing where it is not known which it has.
+    pub fn of(&self, contract: ContractId) -> BTreeMap<Name, WorkloadReport> {
+        match self.desired.contracts.get(&contract) {
+            Some(Contract::Run(stated)) => self.workloads(contract, &stated.workloads, None),
+            Some(Contract::Halted(stated, halt)) => {
+                self.workloads(contract, &stated.workloads, Some(*halt))
+            }
+            Some(Contract::Keep(_)) | None => BTreeMap::new(),
+        }
+    }
+
     fn workloads(
         &self,
-        contract: loam_deployment::ContractId,
+        contract: ContractId,
         workloads: &Workloads,
+        halt: Option<Halt>,
     ) -> BTreeMap<Name, WorkloadReport> {
         let id = |name: &Name| WorkloadId::new(contract, name.clone());
         let mut reports = BTreeMap::new();
         for (name, machine) in &workloads.machines {
-            reports.insert(name.clone(), self.machine(&id(name), machine));
+            reports.insert(name.clone(), self.machine(&id(name), machine, halt));
         }
         for name in workloads.volumes.keys() {
             let key = VolumeKey::Data(id(name));
@@ -77,7 +86,37 @@ impl Findings<'_> {
                 self.simple(Resource::Network(id(name)), there),
             );
         }
+        for (volume, version) in self.unproved(contract) {
+            let detail = format!(
+                "is kept, though version {} does not name it: version {version} did",
+                workloads.version
+            );
+            // A report has no more lines than the largest deployment.
+            if reports.len() < limits::WORKLOADS {
+                reports
+                    .entry(volume.name.clone())
+                    .or_insert(WorkloadReport {
+                        state: State::Stopped,
+                        detail,
+                        ..WorkloadReport::default()
+                    });
+            }
+        }
         reports
+    }
+
+    /// Volumes that are kept though the version which stands does not name them.
+    fn unproved(&self, contract: ContractId) -> impl Iterator<Item = (&WorkloadId, Version)> {
+        let name: Name = "a".parse().expect("a letter is a name");
+        // Every name begins with a letter, so none sorts before this one.
+        let first = VolumeKey::Data(WorkloadId::new(contract, name));
+        self.plan
+            .unproved
+            .range(first..)
+            .map_while(move |(key, version)| match key {
+                VolumeKey::Data(id) if id.contract == contract => Some((id, *version)),
+                _ => None,
+            })
     }
 
     /// A volume or a network: there or not.
@@ -94,38 +133,22 @@ impl Findings<'_> {
         }
     }
 
-    fn machine(&self, id: &WorkloadId, asked: &crate::desired::Machine) -> WorkloadReport {
-        let interfaces = self
-            .actual
-            .interfaces
-            .values()
-            .filter(|i| i.id.machine == *id);
-        let addresses: Vec<IpAddr> = interfaces
-            .clone()
-            .flat_map(|i| i.spec.addresses.iter().copied())
-            .collect();
+    fn machine(&self, id: &WorkloadId, asked: &Machine, halt: Option<Halt>) -> WorkloadReport {
         let there = self.actual.machines.get(id);
-        let (state, detail) = self.machine_state(id, asked, there);
-        let ports_lead = asked.networks.first().is_some_and(|first| {
-            let network = WorkloadId::new(id.contract, first.network.clone());
-            let interface = InterfaceId {
-                machine: id.clone(),
-                network,
-            };
-            self.actual
-                .interfaces
-                .get(&interface)
-                .is_some_and(|interface| interface.in_force)
-        });
+        let (state, detail) = self.machine_state(id, asked, there, halt);
+        let mut addresses = Vec::new();
+        let mut ports = Vec::new();
+        for interface in self.interfaces(id) {
+            addresses.extend(&interface.spec.addresses);
+            if interface.in_force {
+                ports.extend(&interface.spec.publish);
+            }
+        }
         WorkloadReport {
             state,
             detail,
             addresses,
-            ports: if ports_lead {
-                asked.publish.clone()
-            } else {
-                Vec::new()
-            },
+            ports,
             exit_status: there.and_then(|machine| match machine.state {
                 MachineState::Exited(Exit::PoweredOff { status }) => status,
                 _ => None,
@@ -134,20 +157,57 @@ impl Findings<'_> {
         }
     }
 
+    fn interfaces(&self, machine: &WorkloadId) -> impl Iterator<Item = &Interface> {
+        // No contract has the number 0, so this sorts before all of the machine's.
+        let first = InterfaceId {
+            machine: machine.clone(),
+            network: WorkloadId::new(ContractId(0), machine.name.clone()),
+        };
+        self.actual
+            .interfaces
+            .range(first..)
+            .map(|(_, interface)| interface)
+            .take_while(move |interface| interface.id.machine == *machine)
+    }
+
     fn machine_state(
         &self,
         id: &WorkloadId,
-        asked: &crate::desired::Machine,
-        there: Option<&Machine>,
+        asked: &Machine,
+        there: Option<&ActualMachine>,
+        halt: Option<Halt>,
     ) -> (State, String) {
-        if let Some(problem) = self.plan.problems.get(id) {
-            return (State::Failed, problem.clone());
+        if let Some(halt) = halt {
+            let runs = there.is_some_and(|m| !matches!(m.state, MachineState::Exited(_)));
+            let why = match halt {
+                Halt::Suspended => "the contract is suspended".to_owned(),
+                Halt::Ended(UnixTime(until)) => {
+                    format!("its deployment was valid until {until} (seconds since 1970)")
+                }
+            };
+            return match runs {
+                true => (State::Pending, format!("stopping: {why}")),
+                false => (State::Stopped, why),
+            };
         }
-        let resource = Resource::Machine(id.clone());
-        if let Some(reason) = self.outcome.failed.get(&resource) {
-            return (State::Failed, reason.clone());
+        // It is another version that runs, so its state says nothing about this one.
+        let outdated = self.plan.outdated.get(id);
+        if let (Some(fingerprint), Some(there)) = (outdated, there)
+            && there.fingerprint == *fingerprint
+            && !matches!(there.state, MachineState::Exited(_))
+        {
+            let (state, mut detail) = self.progress(id, asked);
+            if there.state == MachineState::Stopping {
+                return (State::Pending, "stopping".into());
+            }
+            if !detail.is_empty() {
+                detail.push_str("; ");
+            }
+            detail.push_str("an earlier version runs on");
+            return (state, detail);
         }
         match there.map(|machine| &machine.state) {
+            _ if self.trouble(id).is_some() => self.progress(id, asked),
             Some(MachineState::Running | MachineState::Paused) => (State::Running, String::new()),
             Some(MachineState::Booting) => (State::Starting, String::new()),
             Some(MachineState::Stopping) => (State::Pending, "stopping".into()),
@@ -164,21 +224,32 @@ impl Findings<'_> {
                 Exit::Killed => (State::Stopped, "ended by force".into()),
                 Exit::Failed(reason) => (State::Failed, reason.clone()),
             },
-            None if self.actual.images.ready(&asked.image).is_some() => {
-                let why = self
-                    .outcome
-                    .waiting
-                    .get(&resource)
-                    .cloned()
-                    .unwrap_or_default();
-                (State::Pending, why)
-            }
-            None => match self.actual.images.attempts.get(&asked.image) {
-                Some(ImageState::Failed(reason)) => (State::Failed, reason.clone()),
-                Some(state @ ImageState::Fetching { .. }) => (State::Fetching, fetching(state)),
-                Some(ImageState::Ready { .. }) | None => (State::Pending, String::new()),
-            },
+            None => self.progress(id, asked),
         }
+    }
+
+    /// Why the machine cannot be had as it is wanted.
+    fn trouble(&self, id: &WorkloadId) -> Option<&String> {
+        let failed = || self.outcome.failed.get(&Resource::Machine(id.clone()));
+        self.plan.problems.get(id).or_else(failed)
+    }
+
+    /// How far a machine is that does not run as it is wanted.
+    fn progress(&self, id: &WorkloadId, asked: &Machine) -> (State, String) {
+        if let Some(trouble) = self.trouble(id) {
+            return (State::Failed, trouble.clone());
+        }
+        let images = &self.actual.images;
+        match images.attempts.get(&asked.image) {
+            _ if images.ready(&asked.image).is_some() => {}
+            Some(ImageState::Failed(reason)) => return (State::Failed, reason.clone()),
+            Some(state @ ImageState::Fetching { .. }) => {
+                return (State::Fetching, fetching(state));
+            }
+            Some(ImageState::Ready { .. }) | None => {}
+        }
+        let waiting = self.outcome.waiting.get(&Resource::Machine(id.clone()));
+        (State::Pending, waiting.cloned().unwrap_or_default())
     }
 }
 
@@ -205,6 +276,9 @@ fn essence(report: &Report) -> Report {
 pub fn verdict_word(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Accepted => "accepted".into(),
-        Verdict::Rejected { reason } => format!("rejected: {reason}"),
+        Verdict::Rejected { reason, .. } => format!("rejected: {reason}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,6 @@ use loam_node_api::{
     network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec},
     storage::{Deletion, VolumeKey, VolumeSpec},
 };
-use serde::Serialize;
 
 /// Idempotent: doing a step twice is doing it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +26,10 @@ pub enum Step {
     VolumeEnsure(VolumeKey, VolumeSpec, Version),
     NetworkEnsure(WorkloadId, NetworkSpec),
     InterfaceEnsure(InterfaceId, InterfaceSpec),
+    /// Asks whether the machine could be started once the one of its id has ended. An interface
+    /// that is not there yet is left out.
+    MachineCheck(Box<MachinePlan>),
+    /// In place of one of its id that ended, if there is one.
     MachineStart(Box<MachinePlan>),
     /// Ends the fetch by this reference, or removes what is ready under its digest.
     ImageDelete(OciReference),
@@ -37,11 +40,16 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachinePlan {
     pub id: WorkloadId,
+    pub fingerprint: String,
     pub content: MachineContent,
 }
 
-/// All that a restart is needed to change. Its digest is the machine's fingerprint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// All that a restart is needed to change; the fingerprint names it.
+///
+/// The uplink's name servers are not part of it: a machine that runs keeps those that it found, since
+/// to restart every tenant's machines because the farmer's router has changed would be worse than to
+/// wait for their next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineContent {
     pub cpus: u32,
     pub memory: Bytes,
@@ -56,20 +64,20 @@ pub struct MachineContent {
 
 /// A volume as a machine's disk. The size is part of it: a running guest does not see its disk
 /// grow, so growth restarts the machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedDisk {
     pub volume: VolumeKey,
     pub size: Bytes,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedMount {
     pub disk: PlannedDisk,
     pub path: String,
     pub filesystem: Filesystem,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedInterface {
     pub id: InterfaceId,
     pub mac: Mac,
@@ -92,7 +100,9 @@ impl Step {
     pub fn resource(&self) -> Resource {
         match self {
             Self::MachineStop(id) | Self::MachineForget(id) => Resource::Machine(id.clone()),
-            Self::MachineStart(plan) => Resource::Machine(plan.id.clone()),
+            Self::MachineCheck(plan) | Self::MachineStart(plan) => {
+                Resource::Machine(plan.id.clone())
+            }
             Self::InterfaceDelete(id) | Self::InterfaceEnsure(id, _) => {
                 Resource::Interface(id.clone())
             }
@@ -101,43 +111,6 @@ impl Step {
                 Resource::Volume(key.clone())
             }
             Self::ImageEnsure(image) | Self::ImageDelete(image) => Resource::Image(image.clone()),
-        }
-    }
-
-    /// Whether earlier steps of the plan on `other` must be complete before this one.
-    pub fn waits_for(&self, other: &Resource) -> bool {
-        if *other == self.resource() {
-            return true;
-        }
-        match (self, other) {
-            (Self::InterfaceDelete(id) | Self::InterfaceEnsure(id, _), other) => {
-                *other == Resource::Machine(id.machine.clone())
-                    || *other == Resource::Network(id.network.clone())
-            }
-            (Self::NetworkDelete(network), Resource::Interface(id)) => id.network == *network,
-            // A stopped machine may have used any volume of its own contract, and no other.
-            (Self::VolumeDelete(key, _) | Self::VolumeEnsure(key, ..), Resource::Machine(id)) => {
-                match key {
-                    VolumeKey::Data(volume) => volume.contract == id.contract,
-                    VolumeKey::Root { machine, .. } => machine == id,
-                }
-            }
-            (Self::MachineStart(plan), other) => {
-                let content = &plan.content;
-                match other {
-                    Resource::Image(image) => *image == content.image,
-                    Resource::Volume(key) => content.volumes().any(|disk| disk.volume == *key),
-                    Resource::Interface(id) => id.machine == plan.id,
-                    Resource::Network(id) => content
-                        .interfaces
-                        .iter()
-                        .any(|interface| interface.id.network == *id),
-                    Resource::Machine(_) => false,
-                }
-            }
-            // A machine that still runs may still hold its image.
-            (Self::ImageDelete(_), Resource::Machine(_)) => true,
-            _ => false,
         }
     }
 }
@@ -154,6 +127,7 @@ impl fmt::Display for Step {
         match self {
             Self::MachineStop(id) => write!(f, "stop machine {id}"),
             Self::MachineForget(id) => write!(f, "forget machine {id}"),
+            Self::MachineCheck(plan) => write!(f, "check machine {}", plan.id),
             Self::MachineStart(plan) => write!(f, "start machine {}", plan.id),
             Self::InterfaceDelete(id) => write!(f, "remove {} from {}", id.machine, id.network),
             Self::InterfaceEnsure(id, _) => write!(f, "attach {} to {}", id.machine, id.network),

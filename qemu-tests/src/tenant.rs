@@ -185,7 +185,7 @@ impl Contract<'_> {
                 let Some(report) = self.report()?.filter(|report| report.version == version) else {
                     return Ok(None);
                 };
-                if let Verdict::Rejected { reason } = &report.verdict {
+                if let Verdict::Rejected { reason, .. } = &report.verdict {
                     bail!("it was rejected: {reason}");
                 }
                 for (name, workload) in &report.workloads {
@@ -208,7 +208,7 @@ impl Contract<'_> {
                     return Ok(None);
                 };
                 match report.verdict {
-                    Verdict::Rejected { reason } => Ok(Some(reason)),
+                    Verdict::Rejected { reason, .. } => Ok(Some(reason)),
                     Verdict::Accepted => bail!("it was accepted"),
                 }
             },

@@ -60,7 +60,7 @@
 //! |---|---|---|
 //! | `format`, `contract`, `version`, `time` | uint | |
 //! | `node` | 32 bytes | |
-//! | `rejected` | text: the reason | accepted |
+//! | `rejected`, `rejected_code` | text: the reason, and its short name; both or none | accepted |
 //! | `workloads` | map: name -> workload's report | empty |
 //!
 //! | workload's report | type | default |

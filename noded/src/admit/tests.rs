@@ -1,7 +1,7 @@
 use ed25519_dalek::SigningKey;
 use loam_deployment::{
-    Bytes, ContractId, TwinId,
-    envelope::TwinKeys,
+    Bytes, ContractId, TwinId, Version,
+    envelope::{self, Expected, TwinKeys},
     payload::{Filesystem, Network, Target},
 };
 use loam_node_api::storage::VolumeSpec;
@@ -77,8 +77,8 @@ fn admit_with(
     identity: &Identity,
     payload: &Payload,
     volumes: &BTreeMap<VolumeKey, Volume>,
-    publish_ports: Option<(u16, u16)>,
-) -> Result<Admitted, Refusal> {
+    publish_ports: Option<PortRange>,
+) -> Result<Workloads, Refusal> {
     let keys = TwinKeys {
         keys: vec![(tenant().verifying_key().to_bytes(), 1)],
         threshold: 1,
@@ -95,16 +95,16 @@ fn admit_with(
         now: 0,
         running: None,
     };
+    let verified = envelope::verify(&bytes, &expected).unwrap();
     Judge {
         identity,
         chain: CHAIN,
-        publish_ports,
         volumes,
     }
-    .admit(&bytes, &expected)
+    .admit(&verified, publish_ports)
 }
 
-fn admit(identity: &Identity, payload: &Payload) -> Result<Admitted, Refusal> {
+fn admit(identity: &Identity, payload: &Payload) -> Result<Workloads, Refusal> {
     admit_with(identity, payload, &BTreeMap::new(), None)
 }
 
@@ -121,10 +121,7 @@ fn machine_of(payload: &mut Payload) -> &mut payload::Machine {
 #[test]
 fn opens_sealed_variables_beside_the_plain_ones() {
     let identity = identity();
-    let admitted = admit(&identity, &hello(&identity)).unwrap();
-    let AdmittedBody::Workloads(workloads) = admitted.body else {
-        panic!("workloads")
-    };
+    let workloads = admit(&identity, &hello(&identity)).unwrap();
     let env = &workloads.machines[&"web".parse::<Name>().unwrap()].env;
     assert_eq!(env["TOKEN"], "hunter2");
     assert_eq!(env["A"], "b");
@@ -169,49 +166,221 @@ fn what_is_not_offered_is_refused_with_its_place() {
 #[test]
 fn ports_keep_to_the_farmer_s_range_and_off_the_node_s_own() {
     let identity = identity();
-    let mut payload = hello(&identity);
-    let with = |payload: &Payload, range| {
-        admit_with(&identity, payload, &BTreeMap::new(), range).map(|_| ())
+    let with = |port, range| {
+        let mut payload = hello(&identity);
+        machine_of(&mut payload).publish[0].node_port = port;
+        admit_with(&identity, &payload, &BTreeMap::new(), range).map(|_| ())
     };
-    assert!(with(&payload, Some((8000, 8100))).is_ok());
-    assert!(matches!(
-        with(&payload, Some((9000, 9100))),
-        Err(Refusal::Port { port: 8080, .. })
-    ));
-    machine_of(&mut payload).publish[0].node_port = TENANT_PORT;
-    assert!(matches!(with(&payload, None), Err(Refusal::Port { .. })));
-    machine_of(&mut payload).publish[0].node_port = 80;
-    assert!(matches!(with(&payload, None), Err(Refusal::Port { .. })));
+    for (port, range, allowed) in [
+        (8080, None, true),
+        (1023, None, false),
+        (1024, None, true),
+        (65535, None, true),
+        (8080, Some((8000, 8100)), true),
+        (8000, Some((8000, 8100)), true),
+        (8100, Some((8000, 8100)), true),
+        (7999, Some((8000, 8100)), false),
+        (8101, Some((8000, 8100)), false),
+        (TENANT_PORT, None, false),
+        (TENANT_PORT, Some((9000, 9999)), false),
+    ] {
+        let refused = matches!(with(port, range), Err(Refusal::Port { port: p, .. }) if p == port);
+        assert_eq!(refused, !allowed, "{port} of {range:?}");
+    }
+}
+
+fn there(key: VolumeKey, size: Bytes, filesystem: Filesystem) -> BTreeMap<VolumeKey, Volume> {
+    let spec = VolumeSpec {
+        size,
+        media: Media::Any,
+        filesystem,
+    };
+    let volume = fixture::volume_there(&key, spec, Version(1));
+    BTreeMap::from([(key, volume)])
 }
 
 #[test]
 fn a_volume_may_grow_and_nothing_else() {
     let identity = identity();
     let payload = hello(&identity);
-    let key = VolumeKey::Data("3.data".parse().unwrap());
-    let there = |size, filesystem| {
-        let spec = VolumeSpec {
-            size,
-            media: payload::Media::Any,
-            filesystem,
-        };
-        let volume = Volume {
-            key: key.clone(),
-            spec,
-            path: "/v".into(),
-            used: Bytes(0),
-            version: Version(1),
-        };
-        BTreeMap::from([(key.clone(), volume)])
-    };
+    let data = || VolumeKey::Data("3.data".parse().unwrap());
     let with = |volumes| admit_with(&identity, &payload, &volumes, None).map(|_| ());
-    assert!(with(there(Bytes::mib(512), Filesystem::Ext4)).is_ok());
+    for size in [Bytes::mib(512), Bytes::gib(1)] {
+        assert!(with(there(data(), size, Filesystem::Ext4)).is_ok());
+    }
     assert!(matches!(
-        with(there(Bytes::gib(2), Filesystem::Ext4)),
+        with(there(data(), Bytes::gib(2), Filesystem::Ext4)),
         Err(Refusal::Shrink { .. })
     ));
     assert!(matches!(
-        with(there(Bytes::gib(1), Filesystem::Raw)),
+        with(there(data(), Bytes::gib(1), Filesystem::Raw)),
         Err(Refusal::Filesystem { .. })
     ));
+    let mut on_ssd = there(data(), Bytes::gib(1), Filesystem::Ext4);
+    for volume in on_ssd.values_mut() {
+        volume.spec.media = Media::Ssd;
+    }
+    let refusal = with(on_ssd).unwrap_err();
+    assert!(
+        refusal.to_string().starts_with("workloads.data.media: "),
+        "{refusal}"
+    );
+    assert_eq!(refusal.code(), "media");
+    // Another contract's volume of the same name is nothing to this one.
+    let other = VolumeKey::Data("4.data".parse().unwrap());
+    assert!(with(there(other, Bytes::gib(2), Filesystem::Raw)).is_ok());
+}
+
+#[test]
+fn a_root_layer_may_grow_and_never_shrink() {
+    let identity = identity();
+    let payload = hello(&identity);
+    let with = |image, size| {
+        let key = root_key(&"3.web".parse().unwrap(), &fixture::image(image));
+        admit_with(
+            &identity,
+            &payload,
+            &there(key, size, Filesystem::Ext4),
+            None,
+        )
+        .map(|_| ())
+    };
+    assert!(with(1, Bytes::mib(64)).is_ok());
+    let refusal = with(1, Bytes::mib(65)).unwrap_err();
+    assert!(
+        refusal.to_string().starts_with("workloads.web.root: "),
+        "{refusal}"
+    );
+    assert_eq!(refusal.code(), "root-shrink");
+    // Another image gets another layer.
+    assert!(with(2, Bytes::mib(65)).is_ok());
+}
+
+#[test]
+fn whatever_this_node_does_not_do_is_refused() {
+    use loam_deployment::payload::{Peer, PublicIp};
+    let identity = identity();
+    let place = |change: &dyn Fn(&mut Payload)| {
+        let mut payload = hello(&identity);
+        change(&mut payload);
+        let refusal = admit(&identity, &payload).unwrap_err();
+        assert_eq!(refusal.code(), "not-offered", "{refusal}");
+        let text = refusal.to_string();
+        text.split(": ").next().unwrap().to_owned()
+    };
+    let workload = |payload: &mut Payload, name: &str, workload| {
+        let Body::Workload(workloads) = &mut payload.body else {
+            panic!()
+        };
+        workloads.insert(name.parse().unwrap(), workload);
+    };
+    let device = |p: &mut Payload| machine_of(p).devices.push("0000:01:00.0".into());
+    assert_eq!(place(&device), "workloads.web.devices");
+    let disk = |p: &mut Payload| machine_of(p).image = ImageSource::Disk(fixture::image(1));
+    assert_eq!(place(&disk), "workloads.web.image");
+    let peers = |p: &mut Payload| {
+        let peer = Peer {
+            public_key: [1; 32],
+            allowed: vec!["10.9.0.0/24".parse().unwrap()],
+            endpoint: None,
+        };
+        let network = Network {
+            ipv4: "10.20.0.0/24".parse().unwrap(),
+            ipv6: None,
+            peers: vec![peer],
+            nat: true,
+        };
+        workload(p, "private", Workload::Network(network));
+    };
+    assert_eq!(place(&peers), "workloads.private.peers");
+    let public = |p: &mut Payload| {
+        let address = PublicIp {
+            v4: true,
+            v6: false,
+        };
+        workload(p, "address", Workload::PublicIp(address));
+    };
+    assert_eq!(place(&public), "workloads.address");
+}
+
+#[test]
+fn a_secret_that_no_environment_can_hold_is_refused() {
+    let identity = identity();
+    for secret in [&b"a\0b"[..], &[0xff, 0xfe]] {
+        let mut payload = hello(&identity);
+        let web: Name = "web".parse().unwrap();
+        let context = SealContext {
+            chain: CHAIN,
+            node: identity.node,
+            contract: ContractId(3),
+            workload: &web,
+            field: SealedField::Env("TOKEN"),
+        };
+        let sealed = seal::seal(secret, &identity.hpke.public, &context).unwrap();
+        machine_of(&mut payload)
+            .sealed_env
+            .insert("TOKEN".into(), sealed);
+        let refusal = admit(&identity, &payload).unwrap_err();
+        assert_eq!(refusal.code(), "secret-text", "{refusal}");
+    }
+}
+
+#[test]
+fn only_a_policy_that_is_followed_is_admitted() {
+    let policy = NodePolicy {
+        publish_ports: Some((8000, 8100)),
+        ..NodePolicy::default()
+    };
+    assert_eq!(followed(&policy).unwrap(), policy);
+    let refused = |change: &dyn Fn(&mut NodePolicy)| {
+        let mut policy = NodePolicy::default();
+        change(&mut policy);
+        let refusal = followed(&policy).unwrap_err();
+        assert_eq!(refusal.code(), "policy-not-offered");
+        refusal.to_string()
+    };
+    let gateway = refused(&|policy| policy.gateway = true);
+    assert_eq!(gateway, "policy.gateway: this node does not follow it yet");
+    let wipe = refused(&|policy| policy.wipe_disks = vec!["x".into()]);
+    assert!(wipe.starts_with("policy.wipe_disks: "), "{wipe}");
+    let power = refused(&|policy| policy.power = payload::PowerPolicy::OnDemand);
+    assert!(power.starts_with("policy.power: "), "{power}");
+    let subnets = refused(&|p| p.public_addresses = vec!["192.0.2.0/24".parse().unwrap()]);
+    assert!(
+        subnets.starts_with("policy.public_addresses: "),
+        "{subnets}"
+    );
+}
+
+#[test]
+fn the_volumes_of_a_contract_are_its_own() {
+    let identity = identity();
+    let mut volumes = BTreeMap::new();
+    for contract in 2..5 {
+        let machine: WorkloadId = format!("{contract}.web").parse().unwrap();
+        for key in [
+            VolumeKey::Data(machine.clone()),
+            root_key(&machine, &fixture::image(1)),
+        ] {
+            volumes.extend(there(key, Bytes::gib(1), Filesystem::Ext4));
+        }
+    }
+    let judge = Judge {
+        identity: &identity,
+        chain: CHAIN,
+        volumes: &volumes,
+    };
+    let own: Vec<_> = judge
+        .volumes_of(ContractId(3))
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
+    let machine: WorkloadId = "3.web".parse().unwrap();
+    assert_eq!(
+        own,
+        [
+            VolumeKey::Data(machine.clone()),
+            root_key(&machine, &fixture::image(1))
+        ]
+    );
 }

@@ -1,0 +1,158 @@
+//! What a running machine was started with, in the word that init keeps for it.
+//!
+//! A machine is started anew when all that a restart is needed to change ([`MachineContent`]) has
+//! changed: then its fingerprint differs. noded forgets what the versions before said, so the
+//! fingerprint also tells, of a machine that still runs by one of them, which disks it holds.
+//!
+//! [`MachineContent`]: crate::step::MachineContent
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use loam_deployment::{Bytes, Name, payload::Filesystem};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    desired::{Machine, Workloads},
+    step::PlannedInterface,
+};
+
+/// `digest/image/volume,volume`: of the content in full, of image and volumes enough to tell them
+/// apart. Two volumes that look alike cost a machine a wait for another's end, no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    pub fn new<'a>(
+        digest: &[u8; 32],
+        machine: &Machine,
+        interfaces: impl IntoIterator<Item = &'a PlannedInterface>,
+    ) -> Self {
+        let mut hash = Sha256::new_with_prefix(digest);
+        for interface in interfaces {
+            let PlannedInterface {
+                id,
+                mac,
+                addresses,
+                gateways,
+            } = interface;
+            hash.update(id.network.name.as_str());
+            hash.update([0]);
+            hash.update(mac.0);
+            for address in addresses {
+                hash.update(address.to_string());
+                hash.update([0]);
+            }
+            hash.update([1]);
+            for gateway in gateways {
+                hash.update(gateway.to_string());
+                hash.update([0]);
+            }
+            hash.update([2]);
+        }
+        let mut text = hex::encode(hash.finalize());
+        text.push('/');
+        text.push_str(&hex::encode(machine.image.digest()));
+        text.push('/');
+        for (index, volume) in machine.volumes.keys().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(&brief(volume));
+        }
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The disks of a machine of which only the fingerprint is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disks {
+    /// None when the fingerprint does not say: then it may be any.
+    known: Option<(String, BTreeSet<String>)>,
+}
+
+impl Disks {
+    pub fn of(fingerprint: &str) -> Self {
+        let mut parts = fingerprint.split('/').skip(1);
+        let known = parts.next().zip(parts.next()).map(|(image, volumes)| {
+            let volumes = volumes.split(',').map(str::to_owned).collect();
+            (image.to_owned(), volumes)
+        });
+        Self { known }
+    }
+
+    /// Whether the machine may hold the contract's volume of this name.
+    pub fn may_hold(&self, volume: &Name) -> bool {
+        self.known
+            .as_ref()
+            .is_none_or(|(_, volumes)| volumes.contains(&brief(volume)))
+    }
+
+    /// The image's digest, as root layers name it.
+    pub fn image(&self) -> Option<&str> {
+        self.known.as_ref().map(|(image, _)| image.as_str())
+    }
+}
+
+fn brief(volume: &Name) -> String {
+    hex::encode(&Sha256::digest(volume.as_str())[..4])
+}
+
+/// Of all that a restart is needed to change, but for the interfaces, which depend on the addresses
+/// that the node gives.
+pub fn digest(machine: &Machine, workloads: &Workloads) -> [u8; 32] {
+    /// The fields of the machine that are not here change without a restart.
+    #[derive(Serialize)]
+    struct Content<'a> {
+        cpus: u32,
+        memory: Bytes,
+        /// By whatever name.
+        image: String,
+        root: Bytes,
+        /// The size is part of it: a running guest does not see its disk grow.
+        mounts: Vec<(&'a Name, &'a str, Option<(Bytes, Filesystem)>)>,
+        command: &'a [String],
+        env: &'a BTreeMap<String, String>,
+        ssh_keys: &'a [String],
+    }
+    let Machine {
+        image,
+        cpus,
+        memory,
+        root,
+        command,
+        env,
+        ssh_keys,
+        volumes,
+        networks: _,
+        publish: _,
+        restart: _,
+    } = machine;
+    let content = Content {
+        cpus: *cpus,
+        memory: *memory,
+        image: hex::encode(image.digest()),
+        root: *root,
+        mounts: volumes
+            .iter()
+            .map(|(name, path)| {
+                let volume = workloads.volumes.get(name);
+                let disk = volume.map(|volume| (volume.size, volume.filesystem));
+                (name, path.as_str(), disk)
+            })
+            .collect(),
+        command,
+        env,
+        ssh_keys,
+    };
+    let written =
+        serde_json::to_vec(&content).expect("plain data with text keys is always written as JSON");
+    Sha256::digest(written).into()
+}
+
+#[cfg(test)]
+mod tests;

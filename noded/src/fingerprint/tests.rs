@@ -1,0 +1,114 @@
+use loam_deployment::{Bytes, payload::Restart};
+
+use super::*;
+use crate::fixture;
+
+fn workloads() -> Workloads {
+    fixture::workloads(&["web"], &["net"], &["data"])
+}
+
+fn of(workloads: &Workloads) -> [u8; 32] {
+    let machine = workloads.machines.values().next().unwrap();
+    digest(machine, workloads)
+}
+
+fn planned() -> PlannedInterface {
+    PlannedInterface {
+        id: loam_node_api::network::InterfaceId {
+            machine: "1.web".parse().unwrap(),
+            network: "1.net".parse().unwrap(),
+        },
+        mac: loam_node_api::network::Mac([2; 6]),
+        addresses: vec!["10.20.0.2/24".parse().unwrap()],
+        gateways: vec!["10.20.0.1".parse().unwrap()],
+    }
+}
+
+fn change(change: impl Fn(&mut Machine)) -> Workloads {
+    let mut workloads = workloads();
+    workloads.machines.values_mut().for_each(change);
+    workloads
+}
+
+#[test]
+fn all_that_a_restart_changes_is_in_it() {
+    let mut digests = BTreeSet::from([of(&workloads())]);
+    let mut grown = workloads();
+    for volume in grown.volumes.values_mut() {
+        volume.size = Bytes::gib(2);
+    }
+    for other in [
+        change(|m| m.cpus = 2),
+        change(|m| m.memory = Bytes::mib(512)),
+        change(|m| m.image = fixture::image(2)),
+        change(|m| m.root = Bytes::mib(128)),
+        change(|m| m.command = vec!["/x".into()]),
+        change(|m| m.env.clear()),
+        change(|m| m.ssh_keys = vec!["ssh-ed25519 AAAA".into()]),
+        change(|m| m.volumes.values_mut().for_each(|path| path.push('x'))),
+        grown,
+    ] {
+        assert!(digests.insert(of(&other)), "{:?}", other.machines);
+    }
+}
+
+#[test]
+fn what_changes_in_place_is_not() {
+    let name = format!("mirror.example/hello@sha256:{}", hex::encode([1; 32]));
+    for other in [
+        change(|m| m.restart = Restart::Never),
+        change(|m| m.publish.clear()),
+        change(|m| m.image = name.parse().unwrap()),
+    ] {
+        assert_eq!(of(&other), of(&workloads()));
+    }
+}
+
+#[test]
+fn the_interfaces_as_the_node_makes_them_are_in_it() {
+    let workloads = workloads();
+    let machine = workloads.machines.values().next().unwrap();
+    let with = |change: &dyn Fn(&mut PlannedInterface)| {
+        let mut planned = planned();
+        change(&mut planned);
+        Fingerprint::new(&of(&workloads), machine, [&planned])
+            .as_str()
+            .to_owned()
+    };
+    let mut seen = BTreeSet::from([with(&|_| {})]);
+    let other_digest = Fingerprint::new(&[0; 32], machine, [&planned()]);
+    assert!(seen.insert(other_digest.as_str().to_owned()));
+    let none = Fingerprint::new(&of(&workloads), machine, []);
+    assert!(seen.insert(none.as_str().to_owned()));
+    let changes: [&dyn Fn(&mut PlannedInterface); 4] = [
+        &|i| i.id.network = "1.other".parse().unwrap(),
+        &|i| i.mac.0[5] = 9,
+        &|i| i.addresses = vec!["10.20.0.2/25".parse().unwrap()],
+        &|i| i.gateways.clear(),
+    ];
+    for change in changes {
+        assert!(seen.insert(with(change)));
+    }
+}
+
+#[test]
+fn it_tells_which_disks_a_machine_holds() {
+    let mut workloads = fixture::workloads(&["web"], &[], &["data", "logs"]);
+    let name = |text: &str| -> Name { text.parse().unwrap() };
+    let disks = |workloads: &Workloads| {
+        let machine = workloads.machines.values().next().unwrap();
+        Disks::of(Fingerprint::new(&of(workloads), machine, []).as_str())
+    };
+    let both = disks(&workloads);
+    assert_eq!(both.image(), Some(hex::encode([1; 32]).as_str()));
+    assert!(both.may_hold(&name("data")) && both.may_hold(&name("logs")));
+    assert!(!both.may_hold(&name("other")));
+    for machine in workloads.machines.values_mut() {
+        machine.volumes.clear();
+    }
+    assert!(!disks(&workloads).may_hold(&name("data")));
+    // One that an earlier noded gave, which does not say.
+    let unknown = Disks::of(&hex::encode([7; 32]));
+    assert!(unknown.may_hold(&name("data")));
+    assert_eq!(unknown.image(), None);
+}

@@ -1,0 +1,53 @@
+//! The rooms of the node agent; the binary `loam-noded` puts them together.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`follow`] | what the chain says about this node |
+//! | [`admit`], [`ledger`] | which deployments stand, and what they ask for (pure) |
+//! | [`desired`], [`actual`] | what shall be, and what is |
+//! | [`plan`], [`step`], [`course`] | the way from one to the other (pure) |
+//! | [`address`], [`fingerprint`] | what machines get, and what they were started with (pure) |
+//! | [`daemons`], [`apply`] | the calls that do a plan |
+//! | [`backoff`] | how long a machine waits that ends again and again |
+//! | [`report`], [`announce`], [`screen`] | what is said about it, and to whom |
+//! | [`agent`] | the loop around all of it |
+//! | [`tenant`] | what tenants ask the node directly |
+//! | [`identity`], [`grid`] | who the node is, and where it belongs |
+
+pub mod actual;
+pub mod address;
+pub mod admit;
+pub mod agent;
+pub mod announce;
+pub mod apply;
+pub mod backoff;
+pub mod bucket;
+pub mod budget;
+pub mod clock;
+pub mod complaint;
+pub mod course;
+pub mod daemons;
+pub mod desired;
+pub mod errand;
+pub mod execute;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod fake_chain;
+pub mod fingerprint;
+#[cfg(test)]
+mod fixture;
+pub mod follow;
+pub mod grid;
+pub mod identity;
+pub mod ledger;
+pub mod lookout;
+pub mod picture;
+pub mod plan;
+pub mod reach;
+pub mod registration;
+pub mod report;
+pub mod retry;
+pub mod screen;
+pub mod step;
+pub mod tenant;

@@ -1,0 +1,536 @@
+//! Updates of one deployment, each told as its owner would.
+
+use loam_deployment::Bytes;
+use loam_node_api::{
+    clock::UnixTime,
+    machine::{Exit, MachineState},
+};
+
+use super::{
+    world::{Chance, World, machine_mut, run},
+    *,
+};
+use crate::desired::{Halt, Workloads};
+
+const ONE: ContractId = ContractId(1);
+
+fn desired(contract: Contract) -> Desired {
+    Desired {
+        contracts: [(ONE, contract)].into(),
+        ..Desired::default()
+    }
+}
+
+fn want(workloads: Workloads) -> Desired {
+    desired(Contract::Run(run(workloads)))
+}
+
+/// A machine `web` on a network, with a volume.
+fn web(version: u64) -> Workloads {
+    let mut workloads = fixture::workloads(&["web"], &["net"], &["data"]);
+    workloads.version = Version(version);
+    workloads
+}
+
+fn with_image(version: u64, image: u8) -> Workloads {
+    let mut workloads = web(version);
+    for machine in workloads.machines.values_mut() {
+        machine.image = fixture::image(image);
+    }
+    workloads
+}
+
+/// In which version 1 runs.
+fn world() -> World {
+    let mut world = World::default();
+    world.settle(&want(web(1)));
+    world
+}
+
+fn id(text: &str) -> WorkloadId {
+    text.parse().unwrap()
+}
+
+fn root(machine: &str, image: u8) -> VolumeKey {
+    crate::desired::root_key(&id(machine), &fixture::image(image))
+}
+
+fn data(name: &str) -> VolumeKey {
+    VolumeKey::Data(id(name))
+}
+
+fn steps(plan: &Plan) -> Vec<String> {
+    plan.tasks
+        .iter()
+        .map(|task| task.step.to_string())
+        .collect()
+}
+
+/// Rounds in which time passes but nothing is mended.
+fn rounds(world: &mut World, desired: &Desired) -> Plan {
+    for _ in 0..5 {
+        world.round(desired, &mut Chance::none());
+    }
+    world.plan(desired)
+}
+
+#[test]
+fn a_machine_is_replaced_in_phases() {
+    let mut world = world();
+    let update = want(with_image(2, 2));
+    assert_eq!(
+        steps(&world.plan(&update)),
+        [
+            "fetch registry.example/hello@sha256:\
+             0202020202020202020202020202020202020202020202020202020202020202",
+            "make volume 1.data of 1GiB",
+            "make root layer of 1.web of 64MiB",
+            "check machine 1.web",
+            "stop machine 1.web",
+            "start machine 1.web",
+        ]
+    );
+    // Asked to stop, it is waited for.
+    world.round(&update, &mut Chance::none());
+    assert_eq!(steps(&world.plan(&update)), ["start machine 1.web"]);
+    world.round(&update, &mut Chance::none());
+    // Only now that it runs, what the old one had goes.
+    assert_eq!(
+        steps(&world.plan(&update)),
+        [
+            "delete root layer of 1.web",
+            "drop registry.example/hello@sha256:\
+             0101010101010101010101010101010101010101010101010101010101010101",
+        ]
+    );
+    world.round(&update, &mut Chance::none());
+    assert_eq!(steps(&world.plan(&update)), [""; 0]);
+}
+
+#[test]
+fn an_update_that_cannot_work_leaves_the_old_version_running() {
+    let obstacles: [(&str, fn(&mut World)); 3] = [
+        ("unreachable", |world| {
+            world.unreachable.insert([2; 32]);
+        }),
+        ("no space", |world| world.full = true),
+        ("too little memory", |world| {
+            world.impossible.insert(id("1.web"));
+        }),
+    ];
+    for (why, obstacle) in obstacles {
+        let mut world = world();
+        let before = world.actual.machines[&id("1.web")].clone();
+        obstacle(&mut world);
+        let plan = rounds(&mut world, &want(with_image(2, 2)));
+        assert!(world.refused.iter().any(|(_, told)| told == why), "{why}");
+        assert_eq!(world.actual.machines[&id("1.web")], before, "{why}");
+        assert_eq!(plan.outdated[&id("1.web")], before.fingerprint, "{why}");
+        let layer = &root("1.web", 1);
+        assert!(world.actual.volumes.contains_key(layer), "{why}");
+        assert!(world.actual.images.ready.contains_key(&[1; 32]), "{why}");
+        // Back to what runs: nothing has been lost, and nothing is stopped.
+        let mut back = web(3);
+        back.version = Version(3);
+        world.settle(&want(back));
+        assert_eq!(world.actual.machines[&id("1.web")], before, "{why}");
+    }
+}
+
+#[test]
+fn the_old_layer_outlives_any_number_of_versions_that_come_to_nothing() {
+    let mut world = world();
+    world.unreachable.extend([[2; 32], [3; 32], [4; 32]]);
+    let layers = |world: &World| -> Vec<_> {
+        let keys = world.actual.volumes.keys().cloned();
+        keys.filter(|key| matches!(key, VolumeKey::Root { .. }))
+            .collect()
+    };
+    for image in [2, 3] {
+        rounds(&mut world, &want(with_image(image.into(), image)));
+        assert_eq!(layers(&world), [root("1.web", 1), root("1.web", image)]);
+    }
+    // Also when the node starts again meanwhile, and init knows of no machine.
+    world.actual.machines.clear();
+    world.contents.clear();
+    rounds(&mut world, &want(with_image(4, 4)));
+    assert_eq!(layers(&world), [root("1.web", 1), root("1.web", 4)]);
+    world.settle(&want(with_image(5, 1)));
+    assert_eq!(layers(&world), [root("1.web", 1)]);
+}
+
+#[test]
+fn a_version_whose_machine_ends_at_once_keeps_the_layer_of_the_one_before() {
+    let mut world = world();
+    let update = want(with_image(2, 2));
+    world.round(&update, &mut Chance::none());
+    world.round(&update, &mut Chance::none());
+    let machine = machine_mut(&mut world, "1.web");
+    machine.state = MachineState::Exited(Exit::PoweredOff { status: Some(1) });
+    world.contents.clear();
+    let steps = steps(&world.plan(&update));
+    assert_eq!(steps, ["start machine 1.web"]);
+}
+
+#[test]
+fn a_volume_that_is_not_named_goes_once_the_new_version_runs() {
+    let mut world = world();
+    let mut workloads = web(2);
+    workloads.volumes.clear();
+    for machine in workloads.machines.values_mut() {
+        machine.volumes.clear();
+    }
+    let update = want(workloads);
+    world.impossible.insert(id("1.web"));
+    rounds(&mut world, &update);
+    assert!(world.actual.volumes.contains_key(&data("1.data")));
+    world.impossible.clear();
+    world.settle(&update);
+    assert!(!world.actual.volumes.contains_key(&data("1.data")));
+}
+
+#[test]
+fn a_volume_is_kept_that_no_newer_version_leaves_out() {
+    let mut world = world();
+    world.settle(&want(web(5)));
+    for version in [4, 5] {
+        let desired = want(Workloads::none(Version(version)));
+        let plan = world.clone().settle(&desired);
+        let kept = [(data("1.data"), Version(5)), (root("1.web", 1), Version(5))];
+        assert_eq!(plan.unproved, kept.into());
+    }
+    // Not listed at all: nothing changes, and nothing runs out.
+    assert_eq!(steps(&world.plan(&Desired::default())), [""; 0]);
+    world.settle(&want(Workloads::none(Version(6))));
+    assert!(world.actual.volumes.is_empty());
+}
+
+#[test]
+fn all_of_a_cancelled_contract_goes() {
+    let mut world = world();
+    let cancelled = Desired {
+        cancelled: [ONE].into(),
+        ..Desired::default()
+    };
+    assert_eq!(
+        steps(&world.plan(&cancelled)),
+        [
+            "stop machine 1.web",
+            "forget machine 1.web",
+            "remove 1.web from 1.net",
+            "remove network 1.net",
+            "delete volume 1.data",
+            "delete root layer of 1.web",
+        ]
+    );
+    world.settle(&cancelled);
+    assert_eq!(world.actual, Actual::default());
+}
+
+#[test]
+fn a_halted_contract_keeps_all_but_its_machines() {
+    for halt in [Halt::Suspended, Halt::Ended(UnixTime(9))] {
+        let mut world = world();
+        let volumes = world.actual.volumes.clone();
+        // Also when the halted version would want other things.
+        world.settle(&desired(Contract::Halted(run(with_image(2, 2)), halt)));
+        assert!(world.actual.machines.is_empty());
+        assert_eq!(world.actual.volumes, volumes);
+        assert!(world.actual.networks.contains_key(&id("1.net")));
+        assert!(world.actual.images.ready.contains_key(&[1; 32]));
+        world.settle(&want(web(1)));
+        assert!(world.runs(&id("1.web")));
+    }
+}
+
+#[test]
+fn a_suspended_contract_that_is_kept_stops_its_machines_and_no_more() {
+    let mut world = world();
+    let keep = |suspended| desired(Contract::Keep(Kept { suspended }));
+    assert_eq!(steps(&world.plan(&keep(false))), [""; 0]);
+    assert_eq!(steps(&world.plan(&keep(true))), ["stop machine 1.web"]);
+    let before = world.actual.clone();
+    world.settle(&keep(true));
+    assert!(!world.runs(&id("1.web")));
+    assert_eq!(world.actual.volumes, before.volumes);
+    assert_eq!(world.actual.interfaces, before.interfaces);
+    assert_eq!(world.actual.images, before.images);
+}
+
+#[test]
+fn a_kept_contract_does_not_keep_others_images() {
+    let mut world = world();
+    let two = ContractId(2);
+    let mut both = want(web(1));
+    let other = |image| {
+        let mut workloads = fixture::workloads(&["job"], &[], &[]);
+        workloads.version = Version(image);
+        for machine in workloads.machines.values_mut() {
+            machine.image = fixture::image(image as u8);
+        }
+        Contract::Run(run(workloads))
+    };
+    both.contracts.insert(two, other(7));
+    world.settle(&both);
+    // The first is refused from now on, and one that never had anything is, too.
+    both.contracts.insert(ONE, Contract::Keep(Kept::default()));
+    both.contracts
+        .insert(ContractId(3), Contract::Keep(Kept::default()));
+    both.contracts.insert(two, other(8));
+    world.settle(&both);
+    let ready: Vec<_> = world
+        .actual
+        .images
+        .ready
+        .keys()
+        .map(|digest| digest[0])
+        .collect();
+    assert_eq!(ready, [1, 8], "the kept machine's, and the new one");
+}
+
+#[test]
+fn two_names_of_one_image_are_fetched_once() {
+    let mut workloads = fixture::workloads(&["a", "b"], &[], &[]);
+    let mirror = format!("mirror.example/x@sha256:{}", hex::encode([1; 32]));
+    workloads.machines.values_mut().next().unwrap().image = mirror.parse().unwrap();
+    let desired = want(workloads);
+    let mut world = World::default();
+    world.settle(&desired);
+    assert_eq!(world.actual.images.ready.len(), 1);
+    // An attempt by a name that is not wanted ends, but never takes what is ready with it.
+    let stale = format!("stale.example/x@sha256:{}", hex::encode([1; 32]));
+    let lost = format!("stale.example/x@sha256:{}", hex::encode([9; 32]));
+    for name in [&stale, &lost] {
+        let failed = loam_node_api::storage::ImageState::Failed("gone".into());
+        world
+            .actual
+            .images
+            .attempts
+            .insert(name.parse().unwrap(), failed);
+    }
+    assert_eq!(steps(&world.plan(&desired)), [format!("drop {lost}")]);
+}
+
+#[test]
+fn publishing_another_port_restarts_no_machine() {
+    let world = world();
+    let mut changed = web(2);
+    for machine in changed.machines.values_mut() {
+        machine.publish[0].node_port = 9090;
+    }
+    let plan = world.plan(&want(changed));
+    assert!(
+        !steps(&plan).iter().any(|step| step.contains("machine")),
+        "{plan:?}"
+    );
+    assert!(steps(&plan).contains(&"attach 1.web to 1.net".to_owned()));
+}
+
+#[test]
+fn a_port_that_another_contract_keeps_is_a_problem_and_stops_nothing() {
+    let mut world = world();
+    let mut both = want(web(1));
+    let mut other = fixture::workloads(&["api"], &["net"], &[]);
+    for machine in other.machines.values_mut() {
+        machine.publish[0].node_port = 9000;
+    }
+    both.contracts
+        .insert(ContractId(2), Contract::Run(run(other.clone())));
+    world.settle(&both);
+    other.version = Version(2);
+    for machine in other.machines.values_mut() {
+        machine.publish[0].node_port = 8080;
+        machine.cpus = 2;
+    }
+    both.contracts
+        .insert(ContractId(2), Contract::Run(run(other)));
+    let plan = world.settle(&both);
+    assert_eq!(
+        plan.problems,
+        [(
+            id("2.api"),
+            "port 8080 of the node leads to 1.web".to_owned()
+        )]
+        .into()
+    );
+    assert!(world.runs(&id("2.api")), "the version before");
+    assert_eq!(plan.outdated.len(), 1);
+    let ports = |machine: &str| {
+        let taps = world.actual.interfaces.values();
+        let mine = taps.filter(|tap| tap.id.machine == id(machine));
+        mine.flat_map(|tap| tap.spec.publish.iter().map(|p| p.node_port))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((ports("1.web"), ports("2.api")), (vec![8080], vec![9000]));
+}
+
+#[test]
+fn a_circle_of_addresses_waits_for_the_last_of_its_machines() {
+    let state = |version, hosts: [&str; 2], images: [u8; 2]| {
+        let mut workloads = fixture::workloads(&["a", "b"], &["net"], &[]);
+        workloads.version = Version(version);
+        for ((machine, host), image) in workloads.machines.values_mut().zip(hosts).zip(images) {
+            machine.publish.clear();
+            machine.networks[0].address = Some(host.parse().unwrap());
+            machine.image = fixture::image(image);
+        }
+        want(workloads)
+    };
+    let mut world = World::default();
+    world.settle(&state(1, ["10.20.0.2", "10.20.0.3"], [1, 1]));
+    let swap = state(2, ["10.20.0.3", "10.20.0.2"], [1, 2]);
+    world.unreachable.insert([2; 32]);
+    rounds(&mut world, &swap);
+    // `a` could start, but for the address that `b` cannot give up yet.
+    assert!(world.runs(&id("1.a")) && world.runs(&id("1.b")));
+    world.unreachable.clear();
+    let plan = world.settle(&swap);
+    world.check(&swap, &plan);
+}
+
+#[test]
+fn a_volume_moves_to_another_machine_only_once_the_first_has_ended() {
+    let state = |version, holder: usize| {
+        let mut workloads = fixture::workloads(&["a", "b"], &[], &["data"]);
+        workloads.version = Version(version);
+        for (index, machine) in workloads.machines.values_mut().enumerate() {
+            machine.volumes.clear();
+            if index == holder {
+                machine
+                    .volumes
+                    .insert("data".parse().unwrap(), "/data".into());
+            }
+        }
+        want(workloads)
+    };
+    let mut world = World::default();
+    world.settle(&state(1, 0));
+    let moved = state(2, 1);
+    // The model refuses two machines on one disk.
+    world.impossible.insert(id("1.a"));
+    rounds(&mut world, &moved);
+    assert!(world.runs(&id("1.a")) && world.runs(&id("1.b")));
+    world.impossible.clear();
+    let plan = world.settle(&moved);
+    world.check(&moved, &plan);
+}
+
+#[test]
+fn a_volume_grows_before_its_machine_stops() {
+    let mut world = world();
+    let mut larger = web(2);
+    for volume in larger.volumes.values_mut() {
+        volume.size = Bytes::gib(3);
+    }
+    let desired = want(larger);
+    world.full = true;
+    rounds(&mut world, &desired);
+    assert!(world.runs(&id("1.web")));
+    world.full = false;
+    world.settle(&desired);
+    assert_eq!(
+        world.actual.volumes[&data("1.data")].spec.size,
+        Bytes::gib(3)
+    );
+}
+
+#[test]
+fn a_machine_whose_tap_is_gone_is_started_anew() {
+    let mut world = world();
+    world.actual.interfaces.clear();
+    for content in world.contents.values_mut() {
+        content.interfaces.clear();
+    }
+    let desired = want(web(1));
+    assert_eq!(
+        steps(&world.plan(&desired)),
+        [
+            "attach 1.web to 1.net",
+            "check machine 1.web",
+            "stop machine 1.web",
+            "start machine 1.web",
+        ]
+    );
+    let plan = world.settle(&desired);
+    world.check(&desired, &plan);
+}
+
+#[test]
+fn a_machine_that_was_stopped_for_a_version_that_was_taken_back_is_started_again() {
+    use loam_deployment::payload::Restart;
+    let job = |version, cpus| {
+        let mut workloads = fixture::workloads(&["web"], &[], &[]);
+        workloads.version = Version(version);
+        for machine in workloads.machines.values_mut() {
+            machine.restart = Restart::OnFailure;
+            machine.cpus = cpus;
+        }
+        want(workloads)
+    };
+    let mut world = World::default();
+    world.settle(&job(1, 1));
+    // Asked to stop, it ends well.
+    world.round(&job(2, 2), &mut Chance::none());
+    assert!(!world.runs(&id("1.web")));
+    world.settle(&job(3, 1));
+    assert!(world.runs(&id("1.web")));
+    assert_eq!(world.memory, Memory::default());
+    // One that is not wanted any more is forgotten here, too.
+    world.settle(&want(Workloads::none(Version(4))));
+    assert_eq!(world.memory, Memory::default());
+}
+
+#[test]
+fn an_ended_machine_is_started_again_as_its_policy_says() {
+    use loam_deployment::payload::Restart;
+    let failed = Exit::Failed("vmm".into());
+    let status = |status| Exit::PoweredOff { status };
+    for (policy, exit, again) in [
+        (Restart::Always, status(Some(0)), true),
+        (Restart::OnFailure, status(Some(0)), false),
+        (Restart::OnFailure, status(None), false),
+        (Restart::OnFailure, status(Some(3)), true),
+        (Restart::OnFailure, failed.clone(), true),
+        (Restart::OnFailure, Exit::Killed, true),
+        (Restart::Never, status(Some(3)), false),
+        (Restart::Never, failed, false),
+    ] {
+        let mut workloads = fixture::workloads(&["job"], &[], &[]);
+        for machine in workloads.machines.values_mut() {
+            machine.restart = policy;
+        }
+        let desired = want(workloads);
+        let mut world = World::default();
+        world.settle(&desired);
+        machine_mut(&mut world, "1.job").state = MachineState::Exited(exit.clone());
+        let steps = steps(&world.plan(&desired));
+        let expected: &[&str] = if again { &["start machine 1.job"] } else { &[] };
+        assert_eq!(steps, expected, "{policy:?} {exit:?}");
+    }
+}
+
+#[test]
+fn a_job_that_ended_well_lets_the_old_layer_go_and_one_that_failed_does_not() {
+    use loam_deployment::payload::Restart;
+    for (status, goes) in [(0, true), (1, false)] {
+        let job = |version, image| {
+            let mut workloads = fixture::workloads(&["web"], &[], &[]);
+            workloads.version = Version(version);
+            for machine in workloads.machines.values_mut() {
+                machine.restart = Restart::Never;
+                machine.image = fixture::image(image);
+            }
+            want(workloads)
+        };
+        let mut world = World::default();
+        world.settle(&job(1, 1));
+        let update = job(2, 2);
+        world.round(&update, &mut Chance::none());
+        world.round(&update, &mut Chance::none());
+        let status = Some(status);
+        machine_mut(&mut world, "1.web").state = MachineState::Exited(Exit::PoweredOff { status });
+        world.contents.clear();
+        world.settle(&update);
+        assert_eq!(!world.actual.volumes.contains_key(&root("1.web", 1)), goes);
+    }
+}
