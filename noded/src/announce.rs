@@ -64,6 +64,14 @@ impl ReportFailure {
     }
 }
 
+impl std::fmt::Debug for Announcer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Announcer")
+            .field("farm", &self.farm)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Announcer {
     /// Keeps the node's record on the chain true.
     pub async fn register(
