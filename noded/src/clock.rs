@@ -183,9 +183,11 @@ mod tests {
                     .secrets
                     .insert(KEPT.into(), before.to_be_bytes().into());
             });
-            // Not set: what is certain is the floor.
+            // Ahead of the kernel's clock, so that what is kept is known.
+            let floor = UnixTime(UnixTime::kernel().0 + 1_000_000);
             let clock = Clock {
-                floor: UnixTime(before + 9),
+                floor,
+                set: true,
                 ..Clock::default()
             };
             std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();
@@ -197,7 +199,7 @@ mod tests {
                     && state.passed.contains(&(UnixTime(1_800_000_007), true))
             })
             .await;
-            node.wait("it is kept", |state| kept(state) == Some(before + 9))
+            node.wait("it is kept", |state| kept(state) == Some(floor.0))
                 .await;
             keeper.abort();
         };
@@ -213,6 +215,7 @@ mod tests {
             });
             let clock = Clock {
                 floor: UnixTime(3),
+                set: true,
                 ..Clock::default()
             };
             std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();
