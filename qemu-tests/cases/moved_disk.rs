@@ -1,20 +1,26 @@
 //! The disk of another node, plugged beside a node's own: it is left alone, and whole when it is
 //! moved back.
 
+use std::os::unix::fs::symlink;
+
 use anyhow::ensure;
 use loam_deployment::Version;
 use qemu_tests::{
     grid::Grid,
     node::{Node, NodeOptions},
+    wait::wait_for,
 };
+use xtask::qemu::Disk;
 
 use crate::demo::{Hello, count, wait_start};
+
+const DISK: u64 = 4 << 30;
 
 #[test]
 fn a_disk_of_another_node_is_whole_when_it_is_moved_back() -> anyhow::Result<()> {
     let grid = Grid::start()?;
     let one_disk = || NodeOptions {
-        disks: vec![4 << 30],
+        disks: vec![DISK],
         ..NodeOptions::default()
     };
     let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
@@ -26,19 +32,31 @@ fn a_disk_of_another_node_is_whole_when_it_is_moved_back() -> anyhow::Result<()>
     ensure!(count(web)? == 1);
     hers.press_power_button_and_wait()?;
 
-    // Its mainboard dies; the disk goes into another node.
+    // Its mainboard dies; the disk goes into another node, which runs.
     let options = NodeOptions {
-        full_disks: vec![hers.disk("empty0")],
+        slots: 1,
         ..one_disk()
     };
     let mut his = Node::boot(&grid, options)?;
-    let mine = hers.record()?.key.to_string();
-    his.wait_logged_since(0, "storaged", "left alone")?;
-    let told = his
-        .logs()?
-        .lines()
-        .any(|line| line.contains("left alone") && line.contains(&mine));
-    ensure!(told, "the log does not say that the disk is of node {mine}");
+    let mark = his.log_mark()?;
+    let disk = Disk::new("moved", DISK).slot(0);
+    symlink(hers.disk("empty0"), his.disk(disk.name()))?;
+    his.qemu()?.plug(&disk)?;
+    let found = wait_for("the disk to be looked at", || {
+        let logs = his.logged_since(mark)?;
+        let mut lines = logs.lines().filter(|line| line.contains("-moved"));
+        let found = lines.find(|line| {
+            ["left alone", "pool is ready"]
+                .iter()
+                .any(|w| line.contains(w))
+        });
+        Ok(found.map(str::to_owned))
+    })?;
+    let key = hers.record()?.key;
+    ensure!(
+        found.contains("left alone") && found.contains(&format!("a pool of node {key}")),
+        "the disk of node {key} was not left alone: {found}"
+    );
     ensure!(his.list("/pools")?.len() == 1, "{:?}", his.list("/pools")?);
     let other = bob.deploy(&his, &Hello::default().toml(&grid))?;
     other.wait_running(Version(1))?;
