@@ -198,10 +198,21 @@ fn wipe(file: &Path, head: u64, tail: u64) {
 }
 
 #[test]
+fn what_common_programs_make_is_left_alone_also_with_its_ends_wiped() {
+    const COMMON: [&str; 5] = ["xfs", "ext4", "btrfs", "gpt", "lvm"];
+    all_are_left_alone(CASES.iter().filter(|case| COMMON.contains(&case.name)));
+}
+
+#[test]
+#[ignore = "slow: two dozen kinds of disks, each looked at four times"]
 fn what_any_program_makes_is_left_alone_also_with_its_ends_wiped() {
+    all_are_left_alone(CASES.iter());
+}
+
+fn all_are_left_alone<'a>(cases: impl Iterator<Item = &'a Case>) {
     let folder = tempfile::tempdir().unwrap();
     let mut faults = Vec::new();
-    for case in CASES {
+    for case in cases {
         let file = sparse(folder.path(), case.name, SIZE);
         let disk = Loop::attach(&file, case.name);
         let device = disk.sys.device.to_str().unwrap();

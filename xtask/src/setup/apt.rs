@@ -19,7 +19,10 @@ pub struct Package {
     present: fn() -> bool,
 }
 
-const PACKAGES: [Package; 6] = [
+/// Disks of others, which storaged must know and leave alone.
+const MAKES_DISKS: &str = "makes disks of its kind for storaged's tests";
+
+const PACKAGES: [Package; 21] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -39,6 +42,81 @@ const PACKAGES: [Package; 6] = [
         name: "chrony",
         why: "is the time server that clockd is tried against",
         present: || Path::new("/usr/sbin/chronyd").exists(),
+    },
+    Package {
+        name: "xfsprogs",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.xfs"),
+    },
+    Package {
+        name: "btrfs-progs",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.btrfs"),
+    },
+    Package {
+        name: "f2fs-tools",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.f2fs"),
+    },
+    Package {
+        name: "reiserfsprogs",
+        why: MAKES_DISKS,
+        present: || in_path("mkreiserfs"),
+    },
+    Package {
+        name: "ntfs-3g",
+        why: MAKES_DISKS,
+        present: || in_path("mkntfs"),
+    },
+    Package {
+        name: "ocfs2-tools",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.ocfs2"),
+    },
+    Package {
+        name: "jfsutils",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.jfs"),
+    },
+    Package {
+        name: "nilfs-tools",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.nilfs2"),
+    },
+    Package {
+        name: "gfs2-utils",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.gfs2"),
+    },
+    Package {
+        name: "exfatprogs",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.exfat"),
+    },
+    Package {
+        name: "dosfstools",
+        why: MAKES_DISKS,
+        present: || in_path("mkfs.vfat"),
+    },
+    Package {
+        name: "udftools",
+        why: MAKES_DISKS,
+        present: || in_path("mkudffs"),
+    },
+    Package {
+        name: "lvm2",
+        why: MAKES_DISKS,
+        present: || in_path("pvcreate"),
+    },
+    Package {
+        name: "gdisk",
+        why: MAKES_DISKS,
+        present: || in_path("sgdisk"),
+    },
+    Package {
+        name: "bcache-tools",
+        why: MAKES_DISKS,
+        present: || in_path("make-bcache"),
     },
     Package {
         name: "nodejs",
@@ -129,9 +207,12 @@ fn execute(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Looks where root does too, for whoever asks.
 fn in_path(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
 }
 
 #[cfg(test)]
