@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     #[error("the disk changed since it was looked at: {0:?}")]
-    Changed(Finding),
+    Changed(Box<Finding>),
     #[error("{what}: {source}")]
     Io {
         what: &'static str,
@@ -64,7 +64,7 @@ fn claim(disk: &SysDisk, set: Uuid) -> Result<Header, FormatError> {
     let size = disk.size.get();
     match probe::probe(&file, size).map_err(io("read the disk"))? {
         Finding::Empty | Finding::HalfMade(_) => {}
-        other => return Err(FormatError::Changed(other)),
+        other => return Err(FormatError::Changed(Box::new(other))),
     }
     let header = Header::for_disk(size, set, DiskTag::of(&disk.id));
     header.write(&file).map_err(io("write the header"))?;

@@ -333,9 +333,10 @@ impl Inventory {
                 });
                 self.open(disk, header)
             }
-            Err(FormatError::Changed(Finding::Foreign(what))) => {
-                Stage::Left(DiskState::Foreign(what))
-            }
+            Err(FormatError::Changed(finding)) => match *finding {
+                Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what)),
+                other => failed(format!("cannot be made a pool: it changed to {other:?}")),
+            },
             Err(error) => failed(format!("cannot be made a pool: {error}")),
         }
     }
