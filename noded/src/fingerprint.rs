@@ -106,6 +106,9 @@ fn brief(volume: &Name) -> String {
 /// that the node gives.
 pub fn digest(machine: &Machine, workloads: &Workloads) -> [u8; 32] {
     /// The fields of the machine that are not here change without a restart.
+    /// The volume's name, where it is mounted, and what it is where the deployment says.
+    type Mount<'a> = (&'a Name, &'a str, Option<(Bytes, Filesystem)>);
+
     #[derive(Serialize)]
     struct Content<'a> {
         cpus: u32,
@@ -114,7 +117,7 @@ pub fn digest(machine: &Machine, workloads: &Workloads) -> [u8; 32] {
         image: String,
         root: Bytes,
         /// The size is part of it: a running guest does not see its disk grow.
-        mounts: Vec<(&'a Name, &'a str, Option<(Bytes, Filesystem)>)>,
+        mounts: Vec<Mount<'a>>,
         command: &'a [String],
         env: &'a BTreeMap<String, String>,
         ssh_keys: &'a [String],
