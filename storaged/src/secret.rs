@@ -289,7 +289,10 @@ mod tests {
             // A newer version counts whenever it was stored.
             put(&one, 2, 50, b"newer");
             level(&both);
-            assert_eq!(load(&[two.clone()], "seed").unwrap().unwrap(), b"newer");
+            assert_eq!(
+                load(std::slice::from_ref(&two), "seed").unwrap().unwrap(),
+                b"newer"
+            );
         }
     }
 
@@ -304,7 +307,7 @@ mod tests {
         // It may have the secret: "there is none" would be a lie.
         assert_eq!(load(&both, "seed"), hangs);
         // A node that knows its secret may store it.
-        store(&[patient.clone()], "seed", b"kept").unwrap();
+        store(std::slice::from_ref(&patient), "seed", b"kept").unwrap();
         assert_eq!(load(&both, "seed").unwrap().unwrap(), b"kept");
         store(&both, "seed", b"kept on").unwrap();
         drop(release);

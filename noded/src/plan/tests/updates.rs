@@ -109,7 +109,8 @@ fn a_machine_is_replaced_in_phases() {
 
 #[test]
 fn an_update_that_cannot_work_leaves_the_old_version_running() {
-    let obstacles: [(&str, fn(&mut World)); 3] = [
+    type Obstacle = fn(&mut World);
+    let obstacles: [(&str, Obstacle); 3] = [
         ("unreachable", |world| {
             world.unreachable.insert([2; 32]);
         }),
