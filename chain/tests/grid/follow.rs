@@ -81,8 +81,10 @@ async fn another_chain_at_the_same_address_is_not_followed() {
     let seen = follower.next().await.unwrap();
     drop(first);
 
-    // Shorter at first, then longer: neither is ours.
+    // Shorter at first, then longer: neither is ours. Started within one second, two chains have the
+    // same blocks unless something is in them.
     let second = chain(LocalChainOptions { port, ..options }).await;
+    busy_blocks(&second, 1).await;
     let error = follower.next().await.unwrap_err();
     assert!(matches!(error, FollowError::WentBack(_)), "{error}");
     second.mine(50).await.unwrap();

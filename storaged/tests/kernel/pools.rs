@@ -46,6 +46,23 @@ fn wish(mib: u64) -> VolumeSpec {
     }
 }
 
+/// A file system that answers nobody until this is dropped: also when the test fails, for a thread
+/// that waits for it could never be ended.
+struct Freeze<'a>(&'a str);
+
+impl<'a> Freeze<'a> {
+    fn of(root: &'a str) -> Self {
+        run("fsfreeze", &["--freeze", root], "util-linux");
+        Self(root)
+    }
+}
+
+impl Drop for Freeze<'_> {
+    fn drop(&mut self) {
+        run("fsfreeze", &["--unfreeze", self.0], "util-linux");
+    }
+}
+
 /// A pool on a disk of its own, as [`Inventory`] opens it.
 fn open(disk: &Loop, folder: &Path) -> (Arc<Pool>, Header) {
     let header = format::format(&disk.sys, Uuid::new_v4(), folder).unwrap();
@@ -129,7 +146,7 @@ fn a_frozen_disk_holds_up_nobody_and_nothing_is_lost_when_it_thaws() {
     secret::store(&pools, "seed", b"me").unwrap();
 
     let root = frozen.root().to_str().unwrap();
-    run("fsfreeze", &["--freeze", root], "util-linux");
+    let freeze = Freeze::of(root);
     let hangs = StorageError::Hangs(frozen.uuid().to_string());
     // Waited for once; after that, nobody waits.
     let error = placement
@@ -150,7 +167,7 @@ fn a_frozen_disk_holds_up_nobody_and_nothing_is_lost_when_it_thaws() {
         .unwrap();
     assert_eq!(secret::load(&pools, "seed").unwrap().unwrap(), b"me");
 
-    run("fsfreeze", &["--unfreeze", root], "util-linux");
+    drop(freeze);
     while !frozen.answers() {
         thread::yield_now();
     }
