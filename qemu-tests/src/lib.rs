@@ -10,6 +10,7 @@
 //! | [`tenant`] | someone who deploys: valid deployments, and any bytes |
 //! | [`node`] | a node in QEMU: boot, cut its power, look into it, break its daemons |
 //! | [`shared`] | one node for cases that do not break it |
+//! | [`write_log`], [`power_cut`] | what a node wrote, and disks as a power cut may leave them |
 //! | [`folder`] | where its files are |
 //! | [`http`] | the few requests that cases make of the demo's web server |
 //!
@@ -19,6 +20,8 @@ pub mod folder;
 pub mod grid;
 pub mod http;
 pub mod node;
+pub mod power_cut;
 pub mod shared;
 pub mod tenant;
 pub mod wait;
+pub mod write_log;
