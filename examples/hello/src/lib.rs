@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `GET /` | host name, counter (raised by this visit, kept on the volume), start, environment |
 //! | `GET /start` | what this start is known by, the processors it has, how the one before ended |
+//! | `POST /record` | adds a record to the volume, and answers its number once it is on the disk |
+//! | `GET /records` | how many records are on the volume, whole and in order |
 //! | `GET /download?bytes=N[&rate=B]` | `N` bytes of [`pattern`], at most `B` a second |
 //! | `GET /connect?to=IP:PORT[&from=IP]` | whether a TCP connection can be made from here |
 //! | `POST /spoof?src=IP&dst=IP&port=P` | sends one UDP datagram with any source address (IPv4) |
@@ -18,6 +20,7 @@ pub mod datagrams;
 pub mod http;
 pub mod pattern;
 pub mod reach;
+pub mod records;
 pub mod routes;
 pub mod server;
 pub mod start;

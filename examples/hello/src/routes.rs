@@ -14,6 +14,7 @@ use crate::{
     datagrams::Datagrams,
     http::{self, Request},
     pattern, reach,
+    records::Records,
     start::Start,
 };
 
@@ -21,6 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Site {
     counter: Counter,
+    records: Records,
     start: Start,
     /// Whether to answer what only tests may ask.
     probes: bool,
@@ -44,7 +46,8 @@ impl Site {
     /// `data` is where the volume is mounted.
     pub fn new(data: PathBuf, start: Start, probes: bool) -> Self {
         Self {
-            counter: Counter::new(data),
+            counter: Counter::new(data.clone()),
+            records: Records::new(data),
             start,
             probes,
             datagrams: Datagrams::default(),
@@ -57,6 +60,8 @@ impl Site {
             ("GET", "/start") => Ok(Answer::Text(200, self.start.to_string())),
             (_, "/" | "/start") => wrong_method(),
             _ if !self.probes => nothing_here(),
+            ("POST", "/record") => Ok(kept(self.records.add())),
+            ("GET", "/records") => Ok(kept(self.records.count())),
             ("GET", "/download") => download(request),
             ("GET", "/connect") => connect(request),
             ("GET", "/datagrams") => Ok(Answer::Text(200, self.datagrams.table())),
@@ -64,7 +69,11 @@ impl Site {
             ("POST", "/exit") => parameter(request, "status")
                 .and_then(|status| status.ok_or_else(|| missing("status")))
                 .map(|status: u8| Answer::Exit(status.into())),
-            (_, "/download" | "/connect" | "/datagrams" | "/spoof" | "/exit") => wrong_method(),
+            (
+                _,
+                "/record" | "/records" | "/download" | "/connect" | "/datagrams" | "/spoof"
+                | "/exit",
+            ) => wrong_method(),
             _ => nothing_here(),
         };
         result.unwrap_or_else(|wrong| Answer::Text(400, format!("{wrong}\n")))
@@ -120,6 +129,14 @@ pub fn one_line(text: &str) -> String {
             }
             line
         })
+}
+
+/// A volume that fails is a fault of the server, unlike anything else here.
+fn kept(number: io::Result<u64>) -> Answer {
+    match number {
+        Ok(number) => Answer::Text(200, format!("{number}\n")),
+        Err(error) => Answer::Text(500, format!("{error}\n")),
+    }
 }
 
 fn download(request: &Request) -> Result<Answer, String> {
@@ -255,6 +272,18 @@ mod tests {
         };
         assert!(page.contains(&start), "{start:?} is not in {page}");
         assert!(page.contains("\ncounter: 1\n"), "{page}");
+    }
+
+    #[test]
+    fn records_are_numbered_and_those_that_cannot_be_kept_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = site(folder.path().to_str().unwrap());
+        assert_eq!(ask(&kept, "POST /record"), Answer::Text(200, "1\n".into()));
+        assert_eq!(ask(&kept, "GET /records"), Answer::Text(200, "1\n".into()));
+        let lost = site("/proc/none");
+        let Answer::Text(500, _) = ask(&lost, "POST /record") else {
+            panic!()
+        };
     }
 
     #[test]
