@@ -11,6 +11,7 @@
 //! | [`node`] | a node in QEMU: boot, cut its power, look into it, break its daemons |
 //! | [`shared`] | one node for cases that do not break it |
 //! | [`write_log`], [`power_cut`] | what a node wrote, and disks as a power cut may leave them |
+//! | [`nbd`] | a disk that hangs, fails or is slow when told to |
 //! | [`folder`] | where its files are |
 //! | [`http`] | the few requests that cases make of the demo's web server |
 //!
@@ -19,6 +20,7 @@
 pub mod folder;
 pub mod grid;
 pub mod http;
+pub mod nbd;
 pub mod node;
 pub mod power_cut;
 pub mod shared;
