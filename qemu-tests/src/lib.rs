@@ -17,6 +17,7 @@
 //!
 //! The cases are in `cases/`; `cargo xtask test` builds what they need and runs them.
 
+mod console;
 pub mod folder;
 pub mod grid;
 pub mod http;

@@ -1,5 +1,7 @@
 //! Someone who deploys: a twin with its keys.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, bail};
 use ed25519_dalek::SigningKey;
 use loam_chain::{
@@ -13,7 +15,11 @@ use loam_deployment::{
 };
 use tokio::runtime::{Handle, Runtime};
 
-use crate::{grid, node::Node, wait::wait_for};
+use crate::{
+    console, grid,
+    node::Node,
+    wait::{LIMIT, wait_for},
+};
 
 #[derive(Debug)]
 pub struct Tenant {
@@ -153,6 +159,14 @@ impl Contract<'_> {
             .runtime
             .block_on(tenant.writer.cancel_contract(self.id))?;
         Ok(())
+    }
+
+    /// All that its machine has written on its console; `node` leads to the node's tenant port.
+    pub fn console(&self, node: SocketAddr, machine: &str) -> anyhow::Result<String> {
+        let tenant = self.tenant;
+        let read = console::read(tenant, self, node, machine);
+        let read = async { tokio::time::timeout(LIMIT, read).await };
+        tenant.runtime.block_on(read)?
     }
 
     pub fn record(&self) -> anyhow::Result<ContractRecord> {
