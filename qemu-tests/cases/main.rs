@@ -13,6 +13,7 @@ mod forgotten;
 mod full_disk;
 mod hello;
 mod moved_disk;
+mod power_cut;
 mod reboot;
 mod refused;
 mod shutdown;
@@ -31,4 +32,17 @@ qemu_tests::shared_cases! {
     crash,
     failed_update,
     suspended,
+}
+
+/// What is mounted on the node.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// Where pools are mounted, by the node's [`MOUNTS`].
+fn pools(mounts: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(mounts)
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|target| target.starts_with("/pools/"))
+        .map(str::to_owned)
+        .collect()
 }

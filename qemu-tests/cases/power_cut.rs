@@ -1,0 +1,279 @@
+//! Power cuts that lose what a disk's cache held: one load is recorded, then disks as a cut at any
+//! moment may have left them are opened by storaged, and booted with their machine.
+
+use std::{fs, ops::RangeInclusive, path::PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use loam_deployment::Version;
+use loam_node_api::debug::{DebugRequest, DebugResponse};
+use qemu_tests::{
+    folder,
+    grid::Grid,
+    http,
+    node::{Node, NodeOptions},
+    power_cut,
+    wait::{LIMIT, wait_for},
+    write_log::WriteLog,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use xtask::qemu::{Bus, Disk, Node as Machine, NodeConfig, accel::Choice};
+
+use crate::{
+    MOUNTS,
+    demo::{Hello, wait_start},
+    pools,
+};
+
+const DISK: u64 = 3 << 30;
+const NAME: &str = "data";
+const SERIAL: &str = "cut-disk";
+
+/// Records before and after another tenant's volumes are made.
+const RECORDS: u64 = 25;
+
+#[test]
+fn a_cut_between_flushes_loses_nothing_acknowledged() -> anyhow::Result<()> {
+    let grid = Grid::start()?;
+    let mut load = Load::record(&grid)?;
+    load.open(20)?;
+    load.boot(1)
+}
+
+#[test]
+#[ignore = "slow: 200 cut disks are opened and 10 are booted"]
+fn many_cuts_between_flushes_lose_nothing_acknowledged() -> anyhow::Result<()> {
+    let grid = Grid::start()?;
+    let mut load = Load::record(&grid)?;
+    load.open(200)?;
+    load.boot(10)
+}
+
+/// A node that was under load until its power was cut, and what it had acknowledged by when.
+struct Load<'a> {
+    node: Node<'a>,
+    log: WriteLog,
+    /// The log's length when the record of this number (counted from 0) was acknowledged.
+    records: Vec<u64>,
+    /// Names of volumes' files, and the log's length when all of them were there.
+    volumes: Vec<(u64, Vec<String>)>,
+}
+
+impl<'a> Load<'a> {
+    fn record(grid: &'a Grid) -> anyhow::Result<Self> {
+        let recording = folder::of_case()?.join("recording");
+        let length = || Ok::<_, anyhow::Error>(fs::metadata(&recording)?.len());
+        let mut node = Node::boot(
+            grid,
+            NodeOptions {
+                disks: Vec::new(),
+                more_disks: vec![Disk::new(NAME, DISK).log_writes(&recording)],
+                ..NodeOptions::default()
+            },
+        )?;
+        let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
+        let hers = alice.deploy(&node, &Hello::default().toml(grid))?;
+        hers.wait_running(Version(1))?;
+        let mut volumes = vec![(length()?, volumes(&node)?)];
+        let web = node.forward(8080)?;
+        wait_start(web)?;
+        let mut records = Vec::new();
+        let mut write = || {
+            for _ in 0..RECORDS {
+                let number = http::post(web, "/record")?;
+                records.push(length()?);
+                ensure!(number.trim() == records.len().to_string(), "{number}");
+            }
+            Ok(())
+        };
+        write()?;
+        let his = bob.deploy(
+            &node,
+            r#"
+            kind = "workload"
+            [volume.one]
+            size = "64MiB"
+            encrypted = false
+            [volume.two]
+            size = "64MiB"
+            encrypted = false
+            "#,
+        )?;
+        write()?;
+        his.wait_running(Version(1))?;
+        volumes.push((length()?, self::volumes(&node)?));
+        write()?;
+
+        // Whatever is under way is done, so that no entry of the log is half written.
+        node.qemu()?.command("stop", serde_json::json!({}))?;
+        node.cut_power();
+        // Switched on again, the node records anew.
+        let kept = folder::of_case()?.join("recorded");
+        fs::rename(&recording, &kept)?;
+        Ok(Self {
+            node,
+            log: WriteLog::read(&kept)?,
+            records,
+            volumes,
+        })
+    }
+
+    fn acknowledged(&self, done: usize) -> usize {
+        let within = |length: &&u64| self.log.entries_within(**length) <= done;
+        self.records.iter().filter(within).count()
+    }
+
+    /// Plugs cut disks into one node, one after the other: storaged finds each to be a pool with
+    /// every volume.
+    fn open(&self, count: u64) -> anyhow::Result<()> {
+        let first = self.log.entries_within(self.volumes[0].0);
+        let opened = folder::of_case()?.join("opened");
+        // To the node it is always the same disk. SCSI is unplugged at once.
+        let disk = |seed: u64| {
+            let disk = Disk::new(format!("cut{seed}"), DISK).bus(Bus::Scsi);
+            disk.serial(Some(SERIAL))
+        };
+        let file = |seed: u64| opened.join(format!("cut{seed}.disk"));
+        fs::create_dir_all(&opened)?;
+        let image = std::env::var_os("LOAM_IMAGE").context("LOAM_IMAGE does not name the image")?;
+        let mut config = NodeConfig::new(&opened, PathBuf::from(image))
+            .cpus(1)
+            .accel(Choice::of_environment()?.decide(&xtask::image::linux()))
+            .debug_port();
+        // It belongs to no grid: storaged alone has something to do.
+        let mut node = None;
+        for seed in 0..count {
+            // Each fifth before any volume was there, maybe in the midst of making the pool.
+            let done = match seed % 5 {
+                4 => moment(0..=first, seed),
+                _ => moment(first..=self.log.entries().len(), seed),
+            };
+            power_cut::image(&self.log, done, seed, DISK, &file(seed))?;
+            let before = node.as_ref().map_or(0, |node: &Machine| node.logs().mark());
+            let node = match &mut node {
+                None => {
+                    config = config.disk(disk(seed));
+                    node.insert(config.start()?)
+                }
+                Some(node) => {
+                    node.plug(&disk(seed))?;
+                    node
+                }
+            };
+            self.check_opened(node, done, before).with_context(|| {
+                format!(
+                    "{}, cut after {done} of {} writes",
+                    file(seed).display(),
+                    self.log.entries().len()
+                )
+            })?;
+            node.unplug(&disk(seed), LIMIT)?;
+            wait_for("storaged to let go of the disk", || {
+                Ok(mounted(node)?.is_empty().then_some(()))
+            })?;
+            fs::remove_file(file(seed))?;
+        }
+        Ok(())
+    }
+
+    /// What storaged says of the disk comes behind the first `before` bytes of the log.
+    fn check_opened(&self, node: &Machine, done: usize, before: usize) -> anyhow::Result<()> {
+        wait_for("the disk to become a pool", || {
+            node.check_on()?;
+            let logs = node.logs().text();
+            let new = logs.get(before..).unwrap_or_default();
+            if new.contains("pool is ready") {
+                return Ok(Some(()));
+            }
+            // The stick that it booted from is no disk for a pool, and said to be none.
+            for wrong in ["left alone", "disk failed"] {
+                let line = new.lines().find(|line| line.contains(wrong));
+                ensure!(line.is_none(), "{line:?}");
+            }
+            Ok(None)
+        })?;
+        let mounted = mounted(node)?;
+        let [pool] = &mounted[..] else {
+            bail!("mounted: {mounted:?}");
+        };
+        let there = match ask(
+            node,
+            &DebugRequest::List {
+                path: format!("{pool}/volumes"),
+            },
+        )? {
+            DebugResponse::Names { names } => names,
+            other => bail!("{other:?}"),
+        };
+        for (length, names) in &self.volumes {
+            if self.log.entries_within(*length) <= done {
+                for name in names {
+                    ensure!(there.contains(name), "{name} is not among {there:?}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Boots the node from cut disks: its machine answers with every acknowledged record, and adds
+    /// another.
+    fn boot(&mut self, count: u64) -> anyhow::Result<()> {
+        for seed in 0..count {
+            let first = self.log.entries_within(self.records[0]);
+            let done = moment(first..=self.log.entries().len(), seed);
+            let acknowledged = self.acknowledged(done);
+            let disk = self.node.disk(NAME);
+            power_cut::image(&self.log, done, seed, DISK, &disk)?;
+            let kept = folder::of_case()?.join(format!("booted{seed}"));
+            power_cut::image(&self.log, done, seed, DISK, &kept)?;
+            self.node.switch_on()?;
+            let web = self.node.forward(8080)?;
+            let there: u64 = wait_for("the machine to answer again", || {
+                Ok(http::get_text(web, "/records").ok())
+            })?
+            .trim()
+            .parse()?;
+            ensure!(
+                there >= acknowledged as u64,
+                "{}, cut after {done} of {} writes: {acknowledged} records were acknowledged, \
+                 {there} are there",
+                kept.display(),
+                self.log.entries().len()
+            );
+            let next = http::post(web, "/record")?;
+            ensure!(
+                next.trim() == (there + 1).to_string(),
+                "{there}, then {next}"
+            );
+            self.node.cut_power();
+            fs::remove_file(kept)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many entries of the log were done when the power went.
+fn moment(among: RangeInclusive<usize>, seed: u64) -> usize {
+    StdRng::seed_from_u64(seed).random_range(among)
+}
+
+/// The names of all volumes' files.
+fn volumes(node: &Node<'_>) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for pool in pools(&node.read(MOUNTS)?) {
+        names.extend(node.list(&format!("{pool}/volumes"))?);
+    }
+    ensure!(!names.is_empty(), "there is no volume");
+    Ok(names)
+}
+
+fn mounted(node: &Machine) -> anyhow::Result<Vec<String>> {
+    let path = MOUNTS.to_owned();
+    match ask(node, &DebugRequest::Read { path })? {
+        DebugResponse::Bytes { bytes } => Ok(pools(&bytes)),
+        other => bail!("{other:?}"),
+    }
+}
+
+fn ask(node: &Machine, request: &DebugRequest) -> anyhow::Result<DebugResponse> {
+    node.debug_port()?.ask(request)
+}
