@@ -1,0 +1,105 @@
+//! A disk that is slow, fails, is pulled and put back: whose data is on it feels it, nobody else.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use loam_deployment::Version;
+use qemu_tests::{
+    grid::Grid,
+    http,
+    nbd::{EIO, Mood, NbdDisk},
+    node::{Node, NodeOptions},
+    wait::{LIMIT, wait_for},
+};
+use xtask::qemu::Disk;
+
+use crate::{
+    demo::{Hello, count, wait_start},
+    spoiled::{BYTES, disks, on_spoiled, on_steady, wait_pools},
+};
+
+/// A volume on the disk that is not spoiled.
+const VOLUME: &str = r#"
+kind = "workload"
+[volume.more]
+size = "64MiB"
+media = "ssd"
+encrypted = false
+"#;
+
+#[test]
+fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result<()> {
+    let grid = Grid::start()?;
+    let folder = tempfile::tempdir()?;
+    let server = NbdDisk::serve(folder.path(), BYTES)?;
+    let spoiled = Disk::over("spoiled", server.driver()).slot(0);
+    let mut node = Node::boot(
+        &grid,
+        NodeOptions {
+            disks: Vec::new(),
+            more_disks: disks(spoiled.clone()),
+            slots: 1,
+            ..NodeOptions::default()
+        },
+    )?;
+    wait_pools(&node, 2)?;
+    let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
+    let hers = alice.deploy(&node, &on_spoiled(&Hello::default().toml(&grid)))?;
+    let other = Hello {
+        port: 8081,
+        subnet: "10.21.0",
+        ..Hello::default()
+    };
+    let his = bob.deploy(&node, &on_steady(&other.toml(&grid)))?;
+    hers.wait_running(Version(1))?;
+    his.wait_running(Version(1))?;
+    let (web, others) = (node.forward(8080)?, node.forward(8081)?);
+    wait_start(web)?;
+    wait_start(others)?;
+    ensure!(http::post(web, "/record")? == "1\n");
+    let before = count(others)?;
+
+    // A second for each request.
+    server.set(Mood::Slow(Duration::from_secs(1)));
+    let writer = std::thread::spawn(move || http::post(web, "/record"));
+    let slow = bob.deploy(&node, VOLUME)?;
+    slow.wait_running(Version(1))?;
+    ensure!(count(others)? == before + 1);
+    server.set(Mood::Well);
+    // Its patience may have ended, but not the write.
+    drop(writer.join());
+    let written = wait_for("the slow record", || {
+        let count = http::get_text(web, "/records")?;
+        Ok((count == "2\n").then_some(2))
+    })?;
+
+    // Errors: hers to see, and nobody else's.
+    server.set(Mood::Fails(EIO));
+    let error = http::post(web, "/record").expect_err("a disk that fails kept a record");
+    ensure!(error.to_string().contains(": 500 "), "{error:#}");
+    ensure!(count(others)? == before + 2);
+    let another = bob.deploy(&node, VOLUME)?;
+    another.wait_running(Version(1))?;
+
+    // Pulled, and put back in good health.
+    node.qemu()?.unplug(&spoiled, LIMIT)?;
+    wait_pools(&node, 1)?;
+    ensure!(count(others)? == before + 3);
+    server.set(Mood::Well);
+    node.qemu()?.plug(&spoiled)?;
+    wait_pools(&node, 2)?;
+    let there: u64 = wait_for("her machine to answer again", || {
+        Ok(http::get_text(web, "/records").ok())
+    })?
+    .trim()
+    .parse()?;
+    ensure!(
+        there >= written,
+        "{written} were acknowledged, {there} are there"
+    );
+    wait_for("her machine to write again", || {
+        Ok(http::post(web, "/record").ok())
+    })?;
+    ensure!(count(others)? == before + 4);
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! One of two disks does not answer: the watchdog is petted all the same, all else goes on, and the
+//! node can be switched off although a process cannot be killed.
+
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use loam_deployment::Version;
+use loam_node_api::path::TENANT_PORT;
+use qemu_tests::{
+    grid::Grid,
+    http,
+    nbd::{Mood, NbdDisk},
+    node::{Node, NodeOptions},
+    wait::{LIMIT, wait_for},
+};
+use xtask::qemu::{Disk, WatchdogAction};
+
+use crate::{
+    demo::{Hello, count, wait_start},
+    spoiled::{BYTES, disks, on_spoiled, on_steady, wait_pools},
+};
+
+/// Three times what the watchdog waits (init's `power::watchdog`).
+const THRICE: Duration = Duration::from_secs(180);
+
+#[test]
+fn a_hanging_disk_holds_up_nobody_else_and_no_shutdown() -> anyhow::Result<()> {
+    hang(Duration::ZERO)
+}
+
+#[test]
+#[ignore = "slow: the disk hangs for three times the watchdog's limit"]
+fn a_disk_that_hangs_for_long_never_lets_the_watchdog_fire() -> anyhow::Result<()> {
+    hang(THRICE)
+}
+
+/// `meanwhile` is how long nothing more happens before the node is switched off.
+fn hang(meanwhile: Duration) -> anyhow::Result<()> {
+    let grid = Grid::start()?;
+    let folder = tempfile::tempdir()?;
+    let server = NbdDisk::serve(folder.path(), BYTES)?;
+    let mut node = Node::boot(
+        &grid,
+        NodeOptions {
+            disks: Vec::new(),
+            more_disks: disks(Disk::over("hanging", server.driver())),
+            watchdog: Some(WatchdogAction::Tell),
+            ..NodeOptions::default()
+        },
+    )?;
+    node.wait_logged("watchdog armed")?;
+    wait_pools(&node, 2)?;
+    let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
+    let hers = alice.deploy(&node, &on_spoiled(&Hello::default().toml(&grid)))?;
+    hers.wait_running(Version(1))?;
+    let web = node.forward(8080)?;
+    wait_start(web)?;
+    ensure!(http::post(web, "/record")? == "1\n");
+
+    server.set(Mood::Hangs);
+    // Her machine is stuck from here on; nobody waits for this answer.
+    std::thread::spawn(move || http::post(web, "/record"));
+    server.wait_held()?;
+
+    let other = |greeting| Hello {
+        port: 8081,
+        subnet: "10.21.0",
+        greeting,
+    };
+    let his = bob.deploy(&node, &on_steady(&other("one").toml(&grid)))?;
+    his.wait_running(Version(1))?;
+    let others = node.forward(8081)?;
+    wait_start(others)?;
+    let before = count(others)?;
+    let version = his.update(&on_steady(&other("two").toml(&grid)))?;
+    his.wait_running(version)?;
+    let after = wait_for("the new version to answer", || {
+        let page = http::get_text(others, "/").unwrap_or_default();
+        Ok(page.contains("GREETING=two").then(|| count(others)))
+    })??;
+    ensure!(after > before, "{before}, then {after}");
+    let tenant_port = node.forward(TENANT_PORT)?;
+    let console = his.console(tenant_port, "web")?;
+    ensure!(console.contains("hello: listening on port 80"), "{console}");
+    his.cancel()?;
+    wait_for("the cancelled machine to be gone", || {
+        Ok(count(others).is_err().then_some(()))
+    })?;
+
+    let fired = node.qemu()?.wait_event("WATCHDOG", meanwhile);
+    ensure!(fired.is_err(), "the watchdog fired: {fired:?}");
+    node.qemu()?.press_power_button()?;
+    // QEMU itself waits for the disk before it ends, but tells what the node did.
+    let off = node.qemu()?.wait_event("SHUTDOWN", LIMIT)?;
+    ensure!(off["data"]["reason"] == "guest-shutdown", "{off}");
+    let fired = node.qemu()?.wait_event("WATCHDOG", Duration::ZERO);
+    ensure!(fired.is_err(), "the watchdog fired: {fired:?}");
+    server.set(Mood::Well);
+    node.cut_power();
+
+    node.switch_on()?;
+    let web = node.forward(8080)?;
+    let there = wait_for("her machine to answer again", || {
+        Ok(http::get_text(web, "/records").ok())
+    })?;
+    if !["1\n", "2\n"].contains(&there.as_str()) {
+        bail!("1 was acknowledged, then there were {there}");
+    }
+    Ok(())
+}
