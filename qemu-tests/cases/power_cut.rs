@@ -184,11 +184,9 @@ impl<'a> Load<'a> {
             if new.contains("pool is ready") {
                 return Ok(Some(()));
             }
-            // The stick that it booted from is no disk for a pool, and said to be none.
-            for wrong in ["left alone", "disk failed"] {
-                let line = new.lines().find(|line| line.contains(wrong));
-                ensure!(line.is_none(), "{line:?}");
-            }
+            // One that failed is tried again. Of the stick that it booted from something else is said.
+            let foreign = new.lines().find(|line| line.contains("left alone"));
+            ensure!(foreign.is_none(), "{foreign:?}");
             Ok(None)
         })?;
         let mounted = mounted(node)?;
