@@ -216,10 +216,8 @@ mod tests {
         drop((let_go, hotplug));
         let seen: Vec<_> = seen.iter().collect();
         assert!(seen.len() <= MAX_WAITING + 1);
-        assert_eq!(
-            seen.iter().filter(|event| **event == Uevent::Lost).count(),
-            1
-        );
+        // Told that something was lost, once or each time that it was caught up with in between.
+        assert!(seen.contains(&Uevent::Lost));
     }
 
     #[test]
