@@ -24,6 +24,7 @@ use crate::{
 const THRICE: Duration = Duration::from_secs(180);
 
 #[test]
+#[ignore = "slow: a disk hangs through a whole life of a machine and a power-off"]
 fn a_hanging_disk_holds_up_nobody_else_and_no_shutdown() -> anyhow::Result<()> {
     hang(Duration::ZERO)
 }
