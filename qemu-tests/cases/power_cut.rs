@@ -35,7 +35,7 @@ const RECORDS: u64 = 25;
 fn a_cut_between_flushes_loses_nothing_acknowledged() -> anyhow::Result<()> {
     let grid = Grid::start()?;
     let mut load = Load::record(&grid)?;
-    load.open(20)?;
+    load.open(5)?;
     load.boot(1)
 }
 
