@@ -291,21 +291,23 @@ impl<'p, 'a> Planner<'p, 'a> {
     }
 
     fn stop_outdated(&mut self) {
+        // Those that were asked to are awaited, also by others, and so come first.
         for (_, machine) in self.machines() {
-            match machine.condition {
-                Condition::Outdated => {
-                    let after = self.readiness(&machine.id);
-                    self.stop(&machine.id, after);
-                }
-                // It was asked to, and is awaited.
-                Condition::Stopping => self.stop(&machine.id, None),
-                _ => {}
+            if machine.condition == Condition::Stopping {
+                self.stop(&machine.id, None);
+            }
+        }
+        for (_, machine) in self.machines() {
+            if machine.condition == Condition::Outdated {
+                let after = self.readiness(&machine.id);
+                self.stop(&machine.id, after);
             }
         }
     }
 
     /// What must be done before the machine may be stopped for another version of it: that version,
-    /// and those of all whose place it waits for, are known to start.
+    /// and those of all whose place it waits for, are known to start; and who of these is on its way
+    /// down already has ended.
     fn readiness(&self, id: &WorkloadId) -> Vec<usize> {
         let mut ready = Vec::new();
         let mut seen = BTreeSet::from([id]);
@@ -313,12 +315,7 @@ impl<'p, 'a> Planner<'p, 'a> {
         while let Some(id) = open.pop() {
             match self.checks.get(id) {
                 Some(check) => ready.push(*check),
-                // It is on its way down for good.
-                None if self.machine(id).is_none() => {
-                    ready.extend(self.stops.get(id));
-                    continue;
-                }
-                None => {}
+                None => ready.extend(self.stops.get(id)),
             }
             let holders = self.claims.before.get(id).into_iter().flatten();
             open.extend(holders.filter(|holder| seen.insert(*holder)));

@@ -390,6 +390,37 @@ fn a_circle_of_addresses_waits_for_the_last_of_its_machines() {
 }
 
 #[test]
+fn an_address_of_a_machine_on_its_way_down_is_waited_for_before_another_stops_for_it() {
+    // Whichever comes first in the plan.
+    for (holder, heir) in [(0, 1), (1, 0)] {
+        let state = |version, attached: usize| {
+            let mut workloads = fixture::workloads(&["a", "b"], &["net"], &[]);
+            workloads.version = Version(version);
+            for (index, machine) in workloads.machines.values_mut().enumerate() {
+                machine.publish.clear();
+                if index == attached {
+                    machine.networks[0].address = Some("10.20.0.2".parse().unwrap());
+                } else {
+                    machine.networks.clear();
+                }
+            }
+            want(workloads)
+        };
+        let ids = ["1.a", "1.b"];
+        let mut world = World::default();
+        world.settle(&state(1, holder));
+        let moved = state(2, heir);
+        machine_mut(&mut world, ids[holder]).state = MachineState::Stopping;
+        world.round(&moved, &mut Chance::none());
+        assert!(!world.runs(&id(ids[holder])));
+        let heir = machine_mut(&mut world, ids[heir]);
+        assert_eq!(heir.state, MachineState::Running);
+        let plan = world.settle(&moved);
+        world.check(&moved, &plan);
+    }
+}
+
+#[test]
 fn a_volume_moves_to_another_machine_only_once_the_first_has_ended() {
     let state = |version, holder: usize| {
         let mut workloads = fixture::workloads(&["a", "b"], &[], &["data"]);
