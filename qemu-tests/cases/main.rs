@@ -32,9 +32,18 @@ qemu_tests::shared_cases! {
     refused,
     cancel,
     full_disk,
-    crash,
-    failed_update,
-    suspended,
+}
+
+/// These take as long as the others together: machines that are tried again with growing pauses, a
+/// fetch that is given up, a deployment that ends.
+#[test]
+#[ignore = "slow: what a contract and its machines outlive"]
+fn outlived() -> anyhow::Result<()> {
+    qemu_tests::shared::run(&[
+        ("crash", crash::case),
+        ("failed_update", failed_update::case),
+        ("suspended", suspended::case),
+    ])
 }
 
 /// What is mounted on the node.
