@@ -111,6 +111,7 @@ pub fn plan(desired: &Desired, actual: &Actual, memory: &Memory) -> Plan {
     planner.stop_unwanted();
     planner.make();
     planner.check();
+    planner.delete_left_behind();
     planner.stop_outdated();
     planner.change_hands();
     planner.attach();
@@ -290,6 +291,16 @@ impl<'p, 'a> Planner<'p, 'a> {
         }
     }
 
+    /// Interfaces that no machine uses, though theirs runs.
+    fn delete_left_behind(&mut self) {
+        for id in self.actual.interfaces.keys() {
+            if self.runs_without(id) {
+                let delete = self.push(Step::InterfaceDelete(id.clone()), None);
+                self.freed.insert(id.clone(), delete);
+            }
+        }
+    }
+
     fn stop_outdated(&mut self) {
         // Those that were asked to are awaited, also by others, and so come first.
         for (_, machine) in self.machines() {
@@ -307,7 +318,7 @@ impl<'p, 'a> Planner<'p, 'a> {
 
     /// What must be done before the machine may be stopped for another version of it: that version,
     /// and those of all whose place it waits for, are known to start; and who of these is on its way
-    /// down already has ended.
+    /// down already has ended. What was left behind is gone.
     fn readiness(&self, id: &WorkloadId) -> Vec<usize> {
         let mut ready = Vec::new();
         let mut seen = BTreeSet::from([id]);
@@ -317,6 +328,11 @@ impl<'p, 'a> Planner<'p, 'a> {
                 Some(check) => ready.push(*check),
                 None => ready.extend(self.stops.get(id)),
             }
+            let interfaces = self.machine(id).into_iter().flat_map(|m| &m.interfaces);
+            let left = interfaces
+                .filter_map(|(planned, _)| self.claims.in_the_way.get(&planned.id))
+                .flatten();
+            ready.extend(left.filter_map(|holder| self.freed.get(holder)));
             let holders = self.claims.before.get(id).into_iter().flatten();
             open.extend(holders.filter(|holder| seen.insert(*holder)));
         }
@@ -347,6 +363,7 @@ impl<'p, 'a> Planner<'p, 'a> {
             // One with a problem is left as it is for as long as it runs.
             if let Some(Release::Ports(given)) = release
                 && machine.is_some_and(|machine| machine.problem.is_none())
+                && !self.freed.contains_key(id)
             {
                 let mut spec = interface.spec.clone();
                 spec.publish
@@ -356,7 +373,9 @@ impl<'p, 'a> Planner<'p, 'a> {
             }
             let goes = !kept && (wanted.is_none() || release == Some(&Release::Delete));
             let after = self.may_lose(id).filter(|_| goes);
-            if let Some(after) = after {
+            if let Some(after) = after
+                && !self.freed.contains_key(id)
+            {
                 let delete = self.push(Step::InterfaceDelete(id.clone()), after);
                 self.freed.insert(id.clone(), delete);
             }
@@ -369,13 +388,16 @@ impl<'p, 'a> Planner<'p, 'a> {
 
     /// Whether the interface can be taken from its machine, and after which step.
     fn may_lose(&self, id: &InterfaceId) -> Option<Option<usize>> {
-        let runs_without = self.machine(&id.machine).is_some_and(|machine| {
-            matches!(machine.condition, Condition::Runs { .. }) && machine.interface(id).is_none()
-        });
-        if runs_without {
+        if self.runs_without(id) {
             return Some(None);
         }
         self.end_of(&id.machine)
+    }
+
+    fn runs_without(&self, id: &InterfaceId) -> bool {
+        self.machine(&id.machine).is_some_and(|machine| {
+            matches!(machine.condition, Condition::Runs { .. }) && machine.interface(id).is_none()
+        })
     }
 
     fn change_networks(&mut self, staying: &BTreeSet<&WorkloadId>) {

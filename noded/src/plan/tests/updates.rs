@@ -421,6 +421,30 @@ fn an_address_of_a_machine_on_its_way_down_is_waited_for_before_another_stops_fo
 }
 
 #[test]
+fn an_address_that_was_left_behind_is_let_go_before_another_stops_for_it() {
+    let state = |version, attached: &[&str]| {
+        let mut workloads = fixture::workloads(&["a", "b"], &["net"], &[]);
+        workloads.version = Version(version);
+        for (name, machine) in &mut workloads.machines {
+            machine.publish.clear();
+            if !attached.contains(&name.as_str()) {
+                machine.networks.clear();
+            }
+        }
+        want(workloads)
+    };
+    let mut world = World::default();
+    world.settle(&state(1, &["a"]));
+    let left = world.actual.interfaces.clone();
+    world.settle(&state(2, &[]));
+    // Its deletion failed, and its machine was started without it.
+    world.actual.interfaces = left;
+    let moved = state(3, &["b"]);
+    let plan = world.settle(&moved);
+    world.check(&moved, &plan);
+}
+
+#[test]
 fn a_volume_moves_to_another_machine_only_once_the_first_has_ended() {
     let state = |version, holder: usize| {
         let mut workloads = fixture::workloads(&["a", "b"], &[], &["data"]);
