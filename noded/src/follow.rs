@@ -71,7 +71,12 @@ pub async fn follow(
             next = follower.next() => next,
             () = until(again) => match follower.seen() {
                 Some(block) => Ok(block),
-                None => continue,
+                // No block was seen yet, so there is none to read again: left standing, a moment
+                // that has passed would be waited for again and again.
+                None => {
+                    again = None;
+                    continue;
+                }
             },
             // The sender lives as long as the process.
             Ok(()) = present.changed() => match follower.seen() {
