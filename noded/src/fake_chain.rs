@@ -11,6 +11,8 @@ use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId, Version
 
 #[derive(Default)]
 pub struct FakeChain {
+    /// No block is told.
+    pub silent: Mutex<bool>,
     pub revision: Mutex<u64>,
     pub listed: Mutex<Vec<ContractRecord>>,
     pub records: Mutex<BTreeMap<ContractId, ContractRecord>>,
@@ -49,6 +51,12 @@ impl GridReader for FakeChain {
     }
 
     async fn finalized(&self) -> Result<BlockRef, ReadError> {
+        if *self.silent.lock().unwrap() {
+            return Err(ReadError::Silent {
+                endpoint: "chain".into(),
+                reason: "it sleeps".into(),
+            });
+        }
         Ok(block(1))
     }
 

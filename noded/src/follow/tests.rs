@@ -101,3 +101,27 @@ async fn a_block_that_could_not_be_read_is_read_again_before_the_next_one() {
         done = tokio::time::timeout(Duration::from_secs(120), watching) => done.unwrap(),
     }
 }
+
+#[tokio::test]
+async fn a_chain_that_was_silent_at_the_start_is_followed_once_it_answers() {
+    let chain = Arc::new(FakeChain::default());
+    *chain.silent.lock().unwrap() = true;
+    let (_holders, present) = watch::channel(BTreeSet::new());
+    let (views, mut seen) = watch::channel(None);
+    let (state, mut said) = watch::channel(ChainState::Connecting);
+    let following = follow(chain.clone(), NODE, FarmId(1), present, views, state);
+    let watching = async {
+        let silent = |state: &ChainState| matches!(state, ChainState::Silent { .. });
+        said.wait_for(silent).await.unwrap();
+        // Longer than until the next try to read a block again, of which there is none.
+        tokio::time::sleep(FIRST_PAUSE * 2).await;
+        *chain.silent.lock().unwrap() = false;
+        seen.wait_for(|view: &Option<Rc<View>>| view.is_some())
+            .await
+            .unwrap();
+    };
+    tokio::select! {
+        () = following => panic!("it follows for ever"),
+        () = watching => {}
+    }
+}
