@@ -23,7 +23,7 @@ use loam_node_api::{
     status::{ChainState, NodeStatus},
     storage::Pool,
 };
-use tokio::{sync::watch, task::spawn_local, time::sleep_until};
+use tokio::{sync::watch, task::spawn_local};
 use tracing::{info, warn};
 
 use crate::{
@@ -42,6 +42,7 @@ use crate::{
     screen::Screen,
     step::{Resource, Step},
     tenant::{Access, Owner},
+    until::until,
 };
 
 /// How often a fetch under way is looked at.
@@ -483,14 +484,6 @@ fn is_same_but_block(a: &ChainState, b: &ChainState) -> bool {
         (ChainState::Following { .. }, ChainState::Following { .. })
         | (ChainState::Registering { .. }, ChainState::Registering { .. }) => true,
         (a, b) => a == b,
-    }
-}
-
-/// For ever, without a time.
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -19,10 +19,7 @@ use loam_deployment::{
     report::{self, Report, ReportError},
 };
 use thiserror::Error;
-use tokio::{
-    sync::watch,
-    time::{sleep_until, timeout},
-};
+use tokio::{sync::watch, time::timeout};
 use tracing::{info, warn};
 
 use crate::{
@@ -32,6 +29,7 @@ use crate::{
     identity::Identity,
     reach,
     registration::{RETRY, Schedule},
+    until::until,
 };
 
 /// A node that was silent for longer may be taken for gone.
@@ -243,13 +241,6 @@ async fn on_chain(
 
 fn earliest(a: Option<Instant>, b: Instant) -> Option<Instant> {
     Some(a.map_or(b, |a| a.min(b)))
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

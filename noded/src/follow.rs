@@ -16,10 +16,10 @@ use loam_chain::{
 };
 use loam_deployment::{ContractId, FarmId, NodeKey, envelope::Farm};
 use loam_node_api::status::ChainState;
-use tokio::{sync::watch, time::sleep_until};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::ledger::Published;
+use crate::{ledger::Published, until::until};
 
 /// Keys of twins change without a sign in the node's revision, so all is read again this often.
 const REREAD: Duration = Duration::from_secs(60);
@@ -120,13 +120,6 @@ pub async fn follow(
                 }
             }
         }
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }
 

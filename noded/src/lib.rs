@@ -12,6 +12,7 @@
 //! | [`report`], [`announce`], [`screen`] | what is said about it, and to whom |
 //! | [`agent`] | the loop around all of it |
 //! | [`tenant`] | what tenants ask the node directly |
+//! | [`mod@until`] | waiting for a moment that may not be set |
 //! | [`identity`], [`grid`] | who the node is, and where it belongs |
 
 pub mod actual;
@@ -51,3 +52,4 @@ pub mod retry;
 pub mod screen;
 pub mod step;
 pub mod tenant;
+pub mod until;
