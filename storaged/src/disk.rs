@@ -163,7 +163,8 @@ fn in_use(folder: &Path, name: &str) -> Option<String> {
     holder.map(|holder| format!("part of {holder}"))
 }
 
-fn attribute(folder: &Path, file: &str) -> Option<String> {
+/// A file of sysfs, without the space round it.
+pub fn attribute(folder: &Path, file: &str) -> Option<String> {
     Some(
         fs::read_to_string(folder.join(file))
             .ok()?

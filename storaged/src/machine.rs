@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 
 use sha2::{Digest, Sha256};
 
+use crate::disk::attribute;
+
 /// Where the kernel shows what the firmware says (Linux `Documentation/ABI/testing/sysfs-firmware-dmi-tables`).
 pub const SYS_DMI: &str = "/sys/class/dmi/id";
 /// Where the kernel shows network interfaces.
@@ -37,7 +39,7 @@ const UNFILLED: [&str; 14] = [
 pub fn this(dmi: &Path, net: &Path) -> Option<Machine> {
     let said: Vec<String> = ["product_uuid", "board_serial", "product_serial"]
         .into_iter()
-        .filter_map(|file| Some(format!("{file}={}", telling(&read(dmi, file)?)?)))
+        .filter_map(|file| Some(format!("{file}={}", telling(&attribute(dmi, file)?)?)))
         .collect();
     let said = if said.is_empty() {
         vec![format!("mac={}", lowest_mac(net)?)]
@@ -66,18 +68,9 @@ fn lowest_mac(net: &Path) -> Option<String> {
         .map(|entry| entry.path())
         // Interfaces of hardware, with an address of their own (Linux `NET_ADDR_PERM`).
         .filter(|folder| folder.join("device").exists())
-        .filter(|folder| read(folder, "addr_assign_type").as_deref() == Some("0"))
-        .filter_map(|folder| telling(&read(&folder, "address")?))
+        .filter(|folder| attribute(folder, "addr_assign_type").as_deref() == Some("0"))
+        .filter_map(|folder| telling(&attribute(&folder, "address")?))
         .min()
-}
-
-fn read(folder: &Path, file: &str) -> Option<String> {
-    Some(
-        fs::read_to_string(folder.join(file))
-            .ok()?
-            .trim()
-            .to_owned(),
-    )
 }
 
 #[cfg(test)]
