@@ -105,10 +105,10 @@ fn brief(volume: &Name) -> String {
 /// Of all that a restart is needed to change, but for the interfaces, which depend on the addresses
 /// that the node gives.
 pub fn digest(machine: &Machine, workloads: &Workloads) -> [u8; 32] {
-    /// The fields of the machine that are not here change without a restart.
     /// The volume's name, where it is mounted, and what it is where the deployment says.
     type Mount<'a> = (&'a Name, &'a str, Option<(Bytes, Filesystem)>);
 
+    /// The fields of the machine that are not here change without a restart.
     #[derive(Serialize)]
     struct Content<'a> {
         cpus: u32,
