@@ -27,24 +27,23 @@ mod tenants;
 mod update;
 
 qemu_tests::shared_cases! {
-    hello,
-    update,
-    refused,
-    full_disk,
-}
+    shared {
+        hello,
+        update,
+        refused,
+        full_disk,
+    }
 
-/// These take as long as the others together: machines that are tried again with growing pauses, a
-/// fetch that is given up, a deployment that ends.
-#[test]
-#[ignore = "slow: what a contract and its machines outlive"]
-fn outlived() -> anyhow::Result<()> {
-    qemu_tests::shared::run(&[
+    // These take as long as the others together: machines that are tried again with growing pauses,
+    // a fetch that is given up, a deployment that ends.
+    #[ignore = "slow: what a contract and its machines outlive"]
+    outlived {
         // First: it counts what is there, and what another case left is still on its way down.
-        ("cancel", cancel::case),
-        ("crash", crash::case),
-        ("failed_update", failed_update::case),
-        ("suspended", suspended::case),
-    ])
+        cancel,
+        crash,
+        failed_update,
+        suspended,
+    }
 }
 
 /// What is mounted on the node.

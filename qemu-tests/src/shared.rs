@@ -2,8 +2,8 @@
 //!
 //! Each is a function `case(&Grid, &mut Node)` in a module of its own, with tenants, ports and subnets
 //! of its own, and cancels what it deployed, so that the next has the memory.
-//! [`shared_cases!`](crate::shared_cases) makes one test, `shared`, of all, and of each one more
-//! that `cargo xtask test --case NAME` runs on a node of its own.
+//! [`shared_cases!`](crate::shared_cases) makes one test of each group, and of each case one more that
+//! `cargo xtask test --case NAME` runs on a node of its own.
 
 use std::{fs, io::Write, time::Instant};
 
@@ -56,26 +56,30 @@ fn note(part: &str, started: Instant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `shared_cases! { update, cancel }` for the modules `crate::update` and `crate::cancel` of the crate
-/// that calls it, each with a function `case`.
+/// `shared_cases! { shared { update, cancel } }` for the modules `crate::update` and `crate::cancel` of
+/// the crate that calls it, each with a function `case`. Attributes before a group's name are its
+/// test's.
 #[macro_export]
 #[allow(clippy::crate_in_macro_def)]
 macro_rules! shared_cases {
-    ($($case:ident),+ $(,)?) => {
-        #[test]
-        fn shared() -> ::anyhow::Result<()> {
-            $crate::shared::run(&[$((stringify!($case), crate::$case::case)),+])
-        }
+    ($($(#[$attribute:meta])* $group:ident { $($case:ident),+ $(,)? })+) => {
+        $(
+            #[test]
+            $(#[$attribute])*
+            fn $group() -> ::anyhow::Result<()> {
+                $crate::shared::run(&[$((stringify!($case), crate::$case::case)),+])
+            }
+        )+
 
         /// Each on a node of its own, when it is asked for by name.
         mod alone {
-            $(
+            $($(
                 #[test]
-                #[ignore = "runs in `shared`"]
+                #[ignore = "runs with others on one node"]
                 fn $case() -> ::anyhow::Result<()> {
                     $crate::shared::run(&[(stringify!($case), crate::$case::case)])
                 }
-            )+
+            )+)+
         }
     };
 }
