@@ -3,9 +3,13 @@
 use std::{path::Path, sync::Arc, thread};
 
 use anyhow::Context as _;
-use loam_node_api::{page::Changes, path, transport};
+use loam_node_api::{clock::Clock, page::Changes, path, tls, transport};
 use loam_storaged::{
-    image::{address::Reach, erofs::MkfsErofs, store::Images},
+    image::{
+        address::{Outside, Reach},
+        erofs::MkfsErofs,
+        store::Images,
+    },
     inventory::{Inventory, Places},
     machine,
     service::Storaged,
@@ -33,11 +37,19 @@ fn main() -> anyhow::Result<()> {
         .spawn(move || watched.watch())
         .context("start the thread that looks for disks")?;
 
+    // A certificate is judged by what is known about the time, which may be little.
+    let outside = Outside {
+        reach: Reach::Network,
+        tls: tls::client_config(
+            tls::public_roots(),
+            Arc::new(|| Clock::read(path::CLOCK.as_ref())),
+        )?,
+    };
     let seen = inventory.clone();
     let images = Images::new(
         Arc::new(move || seen.pools()),
         Arc::new(MkfsErofs),
-        Reach::Network,
+        outside,
         inventory.changes().clone(),
     );
     let service = Storaged::new(inventory, images);

@@ -10,6 +10,7 @@ use reqwest::{
     Url,
     dns::{Addrs, Name, Resolve, Resolving},
 };
+use rustls::ClientConfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -47,6 +48,14 @@ impl Reach {
         url.host_str()
             .is_some_and(|host| ip(host).is_none_or(|address| self.allows(address)))
     }
+}
+
+/// How registries are asked.
+#[derive(Clone, Debug)]
+pub struct Outside {
+    pub reach: Reach,
+    /// By whose word a registry with a name is the one that has the name.
+    pub tls: ClientConfig,
 }
 
 /// `https://host/v2/`; `http` for a registry named by its address, which can have no certificate.

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    address::Reach,
+    address::Outside,
     answering::{self, Answering},
     blob::{self, BlobError, Transfer},
     build::Build,
@@ -54,7 +54,7 @@ pub struct Progress {
 #[derive(Clone, Debug)]
 pub struct Means {
     pub packer: Arc<dyn Pack>,
-    pub reach: Reach,
+    pub outside: Outside,
     pub patience: Patience,
     pub fetching: Queue,
     pub building: Queue,
@@ -169,7 +169,7 @@ impl Fetch {
         build_turn: &mut Option<Turn>,
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
-        let registry = Registry::new(&self.image, self.means.reach)?;
+        let registry = Registry::new(&self.image, &self.means.outside)?;
         let (manifest, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),

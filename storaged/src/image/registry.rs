@@ -17,7 +17,7 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
-    address::{self, Reach, Resolver},
+    address::{self, Outside, Reach, Resolver},
     digest::Digest,
     limits, manifest,
 };
@@ -57,13 +57,14 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn new(image: &OciReference, reach: Reach) -> Result<Self, RegistryError> {
+    pub fn new(image: &OciReference, outside: &Outside) -> Result<Self, RegistryError> {
+        let reach = outside.reach;
         let refuse = || RegistryError::Address(image.registry().to_owned());
         let base = address::base(image.registry())
             .filter(|url| reach.allows_url(url))
             .and_then(|url| url.join(&format!("{}/", image.repository())).ok())
             .ok_or_else(refuse)?;
-        let client = client(reach).map_err(http)?;
+        let client = client(outside).map_err(http)?;
         Ok(Self {
             client,
             base,
@@ -199,17 +200,8 @@ fn authorized(request: RequestBuilder, token: Option<Arc<str>>) -> RequestBuilde
     }
 }
 
-/// The roots of trust are compiled in: a node has no certificate store.
-fn client(reach: Reach) -> reqwest::Result<Client> {
-    let roots = rustls::RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks the default versions of TLS")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn client(outside: &Outside) -> reqwest::Result<Client> {
+    let reach = outside.reach;
     let follow = redirect::Policy::custom(move |attempt| {
         let was_secure = attempt
             .previous()
@@ -226,7 +218,7 @@ fn client(reach: Reach) -> reqwest::Result<Client> {
         }
     });
     Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(outside.tls.clone())
         .dns_resolver(Arc::new(Resolver(reach)))
         .redirect(follow)
         .connect_timeout(CONNECT)
@@ -319,28 +311,5 @@ pub fn http(error: reqwest::Error) -> RegistryError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_a_challenge() {
-        let url = token_url(
-            "Bearer realm=\"https://auth.example/token\",service=\"registry.example\",\
-             scope=\"repository:library/debian:pull,push\"",
-        );
-        assert_eq!(
-            url.unwrap().as_str(),
-            "https://auth.example/token?service=registry.example\
-             &scope=repository%3Alibrary%2Fdebian%3Apull%2Cpush"
-        );
-        for bad in [
-            "",
-            "Bearer",
-            "Basic realm=\"x\"",
-            "Bearer realm=\"not a url\"",
-            "Bearer realm=\"x",
-        ] {
-            assert_eq!(token_url(bad), None, "{bad}");
-        }
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

@@ -21,7 +21,7 @@ use loam_node_api::{
 use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 
 use super::{
-    address::Reach,
+    address::Outside,
     answering::Answering,
     backoff::pause,
     digest::Digest,
@@ -95,8 +95,8 @@ struct Failure {
 }
 
 impl Images {
-    pub fn new(pools: Pools, packer: Arc<dyn Pack>, reach: Reach, changes: Changes) -> Self {
-        Self::with(pools, means(packer, reach), changes)
+    pub fn new(pools: Pools, packer: Arc<dyn Pack>, outside: Outside, changes: Changes) -> Self {
+        Self::with(pools, means(packer, outside), changes)
     }
 
     fn with(pools: Pools, means: Means, changes: Changes) -> Self {
@@ -436,10 +436,10 @@ impl Known {
     }
 }
 
-fn means(packer: Arc<dyn Pack>, reach: Reach) -> Means {
+fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
     Means {
         packer,
-        reach,
+        outside,
         patience: Patience::USUAL,
         fetching: Queue::new(Places {
             all: limits::FETCHES,

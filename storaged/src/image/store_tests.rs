@@ -7,10 +7,12 @@ use std::{
 };
 
 use loam_deployment::{Bytes, payload::Media};
+use loam_node_api::{clock::Clock, tls};
 
 use super::*;
 use crate::{
     image::{
+        address::Reach,
         claim::SpaceClaim,
         erofs::{PackError, Stream},
         testing::{Layer, contents},
@@ -188,6 +190,15 @@ fn taken(folder: &Path) -> u64 {
         .sum()
 }
 
+/// This machine's registries, which have no names.
+fn anywhere() -> Outside {
+    let roots = tls::public_roots();
+    Outside {
+        reach: Reach::Anywhere,
+        tls: tls::client_config(roots, Arc::new(Clock::default)).unwrap(),
+    }
+}
+
 fn images(
     pools: &[Arc<Pool>],
     packer: &Arc<KeepTar>,
@@ -197,7 +208,7 @@ fn images(
     let pools = pools.to_vec();
     let means = Means {
         patience,
-        ..means(packer.clone(), Reach::Anywhere)
+        ..means(packer.clone(), anywhere())
     };
     Images::with(Arc::new(move || pools.clone()), means, changes.clone())
 }
@@ -637,7 +648,7 @@ async fn who_is_slow_lets_others_pass_and_gets_on() {
             all: 1,
             of_one_site: 1,
         }),
-        ..means(node.packer.clone(), Reach::Anywhere)
+        ..means(node.packer.clone(), anywhere())
     };
     node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
     slow.behave(|b| b.drip = Some(50_000));
@@ -812,7 +823,7 @@ async fn pools_bring_and_take_their_images() {
     let pools = present.clone();
     let images = Images::with(
         Arc::new(move || pools.lock().unwrap().clone()),
-        means(one.packer.clone(), Reach::Anywhere),
+        means(one.packer.clone(), anywhere()),
         one.changes.clone(),
     );
     let shown = || match images.list().as_slice() {
