@@ -149,6 +149,11 @@ pub enum DiskState {
 pub struct Pool {
     /// File system UUID.
     pub id: String,
+    /// Where it is mounted; each path that storaged gives is below one of these.
+    pub root: PathBuf,
+    /// Another one when the pool is mounted anew, since its disk was away. What a machine had open
+    /// then is lost to it for good.
+    pub mount: MountId,
     pub media: Media,
     pub size: Bytes,
     /// Promised to volumes.
@@ -156,6 +161,11 @@ pub struct Pool {
     /// Free for new data now.
     pub free: Bytes,
 }
+
+/// The kernel's number of a mount (`statx(2)`, `STATX_MNT_ID_UNIQUE`), never given twice in one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MountId(pub u64);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageStatus {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use loam_deployment::{ContractId, payload::OciReference};
@@ -10,11 +10,13 @@ use loam_node_api::{
     WorkloadId,
     machine::Machine,
     network::{Interface, InterfaceId, Network},
-    storage::{ImageState, ImageStatus, Volume, VolumeKey},
+    storage::{ImageState, ImageStatus, MountId, Volume, VolumeKey},
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
+    /// Where each pool is, and which mount that is.
+    pub mounts: BTreeMap<PathBuf, MountId>,
     pub images: Images,
     pub volumes: BTreeMap<VolumeKey, Volume>,
     pub networks: BTreeMap<WorkloadId, Network>,
@@ -63,6 +65,14 @@ impl Images {
 }
 
 impl Actual {
+    /// The mount that a file of storaged's is on. None when its pool is not there.
+    pub fn mount_of(&self, file: &Path) -> Option<MountId> {
+        let pool = file
+            .ancestors()
+            .find_map(|folder| self.mounts.get(folder))?;
+        Some(*pool)
+    }
+
     /// Every contract that has something on this node.
     pub fn contracts(&self) -> BTreeSet<ContractId> {
         let volumes = self.volumes.keys().map(VolumeKey::contract);

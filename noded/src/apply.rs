@@ -14,6 +14,7 @@ use crate::{
     actual::Actual,
     course::{Course, Outcome},
     execute::Executor,
+    fingerprint,
     plan::Task,
     step::MachinePlan,
 };
@@ -112,6 +113,11 @@ pub fn spec(
             },
         });
     }
+    let mount_of = |disk: &MachineDisk| {
+        let mount = actual.mount_of(&disk.path);
+        mount.ok_or_else(|| format!("{} is on no pool that is there", disk.path.display()))
+    };
+    let held = disks.iter().map(mount_of).collect::<Result<_, _>>()?;
     let mut interfaces = Vec::new();
     let mut guest_interfaces = Vec::new();
     for planned in &content.interfaces {
@@ -134,7 +140,7 @@ pub fn spec(
     }
     Ok(MachineSpec {
         id: plan.id.clone(),
-        fingerprint: plan.fingerprint.clone(),
+        fingerprint: fingerprint::started(&plan.fingerprint, &held),
         cpus: content.cpus,
         memory: content.memory,
         boot: Boot::Guest(Box::new(GuestConfig {

@@ -22,8 +22,8 @@ use loam_node_api::{
     page::{Changes, Page, Revision},
     status::NodeStatus,
     storage::{
-        Deletion, Disk, ImageConfig, ImageState, ImageStatus, Pool, Storage, StorageError, Volume,
-        VolumeKey, VolumeSpec,
+        Deletion, Disk, ImageConfig, ImageState, ImageStatus, MountId, Pool, Storage, StorageError,
+        Volume, VolumeKey, VolumeSpec,
     },
     transport,
 };
@@ -55,6 +55,8 @@ pub struct FakeNode {
 pub struct State {
     /// Whether the disk with all volumes and images is there.
     pub disk: bool,
+    /// Another one each time that it is put back.
+    pub mount: u64,
     pub volumes: BTreeMap<VolumeKey, Volume>,
     pub images: BTreeMap<[u8; 32], OciReference>,
     pub attempts: BTreeMap<OciReference, ImageState>,
@@ -220,15 +222,17 @@ impl Storage for FakeNode {
     }
 
     async fn pools(self, _: Context) -> Vec<Pool> {
-        let there = self.called("pools").disk;
+        let there = self.called("pools");
         let pool = Pool {
             id: "pool".into(),
+            root: "/pool".into(),
+            mount: MountId(there.mount),
             media: loam_deployment::payload::Media::Ssd,
             size: Bytes::gib(100),
             reserved: Bytes(0),
             free: Bytes::gib(100),
         };
-        there.then_some(pool).into_iter().collect()
+        there.disk.then_some(pool).into_iter().collect()
     }
 
     async fn volume_ensure(
@@ -297,7 +301,7 @@ impl Storage for FakeNode {
             state.attempts.remove(&image);
             state.images.insert(*image.digest(), image.clone());
             ImageState::Ready {
-                path: "/image".into(),
+                path: "/pool/image".into(),
             }
         } else {
             ImageState::Failed("no disk is ready".into())
@@ -311,7 +315,7 @@ impl Storage for FakeNode {
     async fn images(self, _: Context, after: Option<OciReference>) -> Page<ImageStatus> {
         let state = self.called("images");
         let ready = state.images.values().filter(|_| state.disk).map(|image| {
-            let path = "/image".into();
+            let path = "/pool/image".into();
             (image.clone(), ImageState::Ready { path })
         });
         let attempts = state.attempts.iter().map(|(i, s)| (i.clone(), s.clone()));
@@ -472,7 +476,7 @@ impl Machines for FakeNode {
             return Err(MachineError::Runs(id));
         }
         let has_disk = |path: &Path| {
-            path == Path::new("/image") || state.volumes.values().any(|v| v.path == path)
+            path == Path::new("/pool/image") || state.volumes.values().any(|v| v.path == path)
         };
         let has_tap = |tap: &str| state.interfaces.values().any(|i| i.tap == tap);
         let complete = state.disk

@@ -4,11 +4,15 @@
 //! changed: then its fingerprint differs. noded forgets what the versions before said, so the
 //! fingerprint also tells, of a machine that still runs by one of them, which disks it holds.
 //!
+//! Besides it names the mounts that the machine's files were on: one that is gone has taken them along,
+//! also when the disk is back.
+//!
 //! [`MachineContent`]: crate::step::MachineContent
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use loam_deployment::{Bytes, Name, payload::Filesystem};
+use loam_node_api::storage::MountId;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -17,7 +21,7 @@ use crate::{
     step::PlannedInterface,
 };
 
-/// `digest/image/volume,volume`: of the content in full, of image and volumes enough to tell them
+/// `digest/image/volume,volume`, and `/mount,mount` once it is started: of the content in full, of image and volumes enough to tell them
 /// apart. Two volumes that look alike cost a machine a wait for another's end, no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(String);
@@ -66,6 +70,25 @@ impl Fingerprint {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a machine of `fingerprint` is as this says, on whatever mounts.
+    pub fn is_of(&self, fingerprint: &str) -> bool {
+        let rest = fingerprint.strip_prefix(&self.0);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// The fingerprint of a machine that is started with files on `mounts`.
+pub fn started(fingerprint: &str, mounts: &BTreeSet<MountId>) -> String {
+    let mounts: Vec<_> = mounts.iter().map(|mount| mount.0.to_string()).collect();
+    format!("{fingerprint}/{}", mounts.join(","))
+}
+
+/// The mounts that the machine's files were on when it was started.
+pub fn mounts(fingerprint: &str) -> BTreeSet<MountId> {
+    let mounts = fingerprint.split('/').nth(3).unwrap_or_default();
+    let mounts = mounts.split(',').filter_map(|mount| mount.parse().ok());
+    mounts.map(MountId).collect()
 }
 
 /// The disks of a machine of which only the fingerprint is known.

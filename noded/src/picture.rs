@@ -164,6 +164,8 @@ impl Picture {
                     self.actual.images = lists.images;
                     self.actual.volumes = lists.volumes;
                     self.disks = lists.disks;
+                    let mounts = lists.pools.iter();
+                    self.actual.mounts = mounts.map(|p| (p.root.clone(), p.mount)).collect();
                     self.pools = lists.pools;
                 }
             }

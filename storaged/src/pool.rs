@@ -32,8 +32,11 @@ use std::{
 };
 
 use loam_deployment::{Bytes, NodeKey, payload::Media};
-use loam_node_api::storage::{self, StorageError};
-use rustix::fs::{IFlags, StatVfsMountFlags, ioctl_getflags, ioctl_setflags, statvfs};
+use loam_node_api::storage::{self, MountId, StorageError};
+use rustix::fs::{
+    AtFlags, CWD, IFlags, StatVfsMountFlags, StatxFlags, ioctl_getflags, ioctl_setflags, statvfs,
+    statx,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -65,6 +68,7 @@ pub struct Pool {
     uuid: Uuid,
     media: Media,
     root: PathBuf,
+    mount: MountId,
     ledger: Mutex<Ledger>,
     volumes: Volumes,
     images: Mutex<Found>,
@@ -138,6 +142,7 @@ impl Pool {
             uuid,
             media,
             notes: Notes::open(root.join("elsewhere"))?,
+            mount: mount_id(&root)?,
             root,
             ledger: Mutex::new(ledger),
             volumes,
@@ -306,6 +311,8 @@ impl Pool {
         let Space { size, free, .. } = self.space();
         storage::Pool {
             id: self.uuid.to_string(),
+            root: self.root.clone(),
+            mount: self.mount,
             media: self.media,
             size,
             reserved: self.with_ledger(|ledger| ledger.promised_to_volumes()),
@@ -316,6 +323,13 @@ impl Pool {
     fn space(&self) -> Space {
         *self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn mount_id(root: &Path) -> io::Result<MountId> {
+    // Linux 6.8; `rustix` does not name it yet.
+    const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let found = statx(CWD, root, AtFlags::empty(), MNT_ID_UNIQUE)?;
+    Ok(MountId(found.stx_mnt_id))
 }
 
 /// Makes an empty file system a pool.

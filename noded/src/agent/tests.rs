@@ -21,7 +21,7 @@ use tokio::{
 use super::*;
 use crate::{
     fake::{FakeNode, Part, Running, State},
-    fixture,
+    fingerprint, fixture,
     ledger::Published,
     lookout,
 };
@@ -403,6 +403,40 @@ async fn one_volume_that_hangs_holds_up_its_machine_and_no_other() {
                 .count();
             // Each that is made counts twice.
             assert_eq!(asked - 2 * made, 1, "the call that hangs is made once");
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_machine_is_started_anew_once_its_disk_is_back() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench
+            .node
+            .change(|state| (state.disk, state.mount) = (true, 1));
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        let node = &bench.node;
+        let ready = |what: &'static str| node.wait(what, |state| runs(state, 1));
+        ready("the machine runs").await;
+        let starts = |state: &State| {
+            let log = state.log.iter();
+            log.filter(|call| call.starts_with("machine_start")).count()
+        };
+        let (before, looks) = node.look(|state| (starts(state), state.calls["pools"]));
+        node.change(|state| state.disk = false);
+        node.wait("noded sees it gone", |state| state.calls["pools"] > looks)
+            .await;
+        node.change(|state| (state.disk, state.mount) = (true, 2));
+        node.wait("it is started anew", |state| {
+            starts(state) > before && runs(state, 1)
+        })
+        .await;
+        node.look(|state| {
+            let machine = &state.machines[&id(1, "web")];
+            let on = fingerprint::mounts(&machine.fingerprint);
+            assert_eq!(on, [loam_node_api::storage::MountId(2)].into());
         });
     })
     .await;

@@ -31,6 +31,26 @@ fn change(change: impl Fn(&mut Machine)) -> Workloads {
 }
 
 #[test]
+fn the_mounts_of_a_start_are_added_and_told() {
+    let workloads = workloads();
+    let machine = workloads.machines.values().next().unwrap();
+    let of = |digest| Fingerprint::new(&digest, machine, []);
+    let wanted = of([1; 32]);
+    assert!(wanted.is_of(wanted.as_str()));
+    let on = BTreeSet::from([MountId(7), MountId(u64::MAX)]);
+    let fingerprint = started(wanted.as_str(), &on);
+    assert!(wanted.is_of(&fingerprint));
+    assert_eq!(mounts(&fingerprint), on);
+    // What else it tells is as before.
+    assert_eq!(Disks::of(&fingerprint), Disks::of(wanted.as_str()));
+    assert!(!of([2; 32]).is_of(&fingerprint));
+    assert!(!wanted.is_of(&format!("{}x", wanted.as_str())));
+    for none in [wanted.as_str(), "", "a/b/c", "a/b/c/", "a/b/c/x"] {
+        assert_eq!(mounts(none), BTreeSet::new(), "{none}");
+    }
+}
+
+#[test]
 fn all_that_a_restart_changes_is_in_it() {
     let mut digests = BTreeSet::from([of(&workloads())]);
     let mut grown = workloads();

@@ -13,7 +13,7 @@ use loam_deployment::{
 };
 use loam_node_api::{
     WorkloadId,
-    machine::{Exit, MachineState},
+    machine::{Exit, Machine as MachineThere, MachineState},
     network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec},
     storage::{VolumeKey, VolumeSpec},
 };
@@ -23,7 +23,7 @@ use crate::{
     actual::Actual,
     address,
     desired::{Desired, Fate, Machine, Stated, Workloads, root_key},
-    fingerprint::Fingerprint,
+    fingerprint::{self, Fingerprint},
     step::{MachineContent, MachinePlan, PlannedDisk, PlannedInterface, PlannedMount},
 };
 
@@ -238,15 +238,32 @@ impl MachineTarget<'_> {
         })
     }
 
+    /// Whether a disk of it was away, and is there again: what the machine has open is of the mount
+    /// that is gone, and only a new start finds the files. While the disk is away, that is no help.
+    fn has_lost_files(&self, there: &MachineThere, actual: &Actual) -> bool {
+        let is_gone = |mount| !actual.mounts.values().any(|there| there == mount);
+        let held = fingerprint::mounts(&there.fingerprint);
+        if !held.iter().any(is_gone) {
+            return false;
+        }
+        let image = actual.images.ready(&self.asked.image);
+        let image = image.map(|image| image.path.as_path());
+        let volumes = std::iter::once(self.root.clone()).chain(self.mounts());
+        let volumes = volumes.map(|key| actual.volumes.get(&key).map(|v| v.path.as_path()));
+        let mut files = std::iter::once(image).chain(volumes);
+        files.all(|file| file.is_some_and(|file| actual.mount_of(file).is_some()))
+    }
+
     fn look(&self, actual: &Actual, stopped: &BTreeSet<WorkloadId>) -> Condition {
         let Some(there) = actual.machines.get(&self.id) else {
             return Condition::Absent;
         };
-        let same = there.fingerprint == self.fingerprint.as_str();
+        let same = self.fingerprint.is_of(&there.fingerprint);
         // A machine whose tap is gone holds a dead one, and must be started anew to get another.
         let mut taps = self.interfaces.iter();
-        let as_wanted =
-            same && taps.all(|(planned, _)| actual.interfaces.contains_key(&planned.id));
+        let as_wanted = same
+            && taps.all(|(planned, _)| actual.interfaces.contains_key(&planned.id))
+            && !self.has_lost_files(there, actual);
         match &there.state {
             MachineState::Stopping => Condition::Stopping,
             MachineState::Exited(exit) if same && !stopped.contains(&self.id) => {

@@ -4,13 +4,17 @@ use loam_deployment::Bytes;
 use loam_node_api::{
     clock::UnixTime,
     machine::{Exit, MachineState},
+    storage::MountId,
 };
 
 use super::{
     world::{Chance, World, machine_mut, run},
     *,
 };
-use crate::desired::{Halt, Workloads};
+use crate::{
+    desired::{Halt, Workloads},
+    fingerprint,
+};
 
 const ONE: ContractId = ContractId(1);
 
@@ -105,6 +109,53 @@ fn a_machine_is_replaced_in_phases() {
     );
     world.round(&update, &mut Chance::none());
     assert_eq!(steps(&world.plan(&update)), [""; 0]);
+}
+
+/// The disk with a volume and the machine's layer is away, and comes back; on it was mount 1.
+#[test]
+fn a_machine_whose_disk_was_away_is_started_anew_when_all_is_there_again() {
+    let mut world = world();
+    let want = want(web(1));
+    let mut mount = |world: &mut World, mount: Option<u64>| {
+        world.actual.mounts = mount
+            .map(|mount| ("/".into(), MountId(mount)))
+            .into_iter()
+            .collect();
+        steps(&world.plan(&want))
+    };
+    let machine = world.actual.machines.get_mut(&id("1.web")).unwrap();
+    machine.fingerprint = fingerprint::started(&machine.fingerprint, &[MountId(1)].into());
+    // As long as it is there, and while it is away: nothing would be better after a start.
+    assert_eq!(mount(&mut world, Some(1)), [""; 0]);
+    assert_eq!(mount(&mut world, None), [""; 0]);
+    // A mount of before is not lost for there being another.
+    world.actual.mounts = [("/".into(), MountId(1)), ("/other".into(), MountId(2))].into();
+    assert_eq!(steps(&world.plan(&want)), [""; 0]);
+    let anew = ["stop machine 1.web", "start machine 1.web"];
+    let back = mount(&mut world, Some(2));
+    assert!(back.iter().rev().take(2).rev().eq(anew), "{back:?}");
+    // One of what it needs is still missing.
+    let (key, volume) = world.actual.volumes.pop_first().unwrap();
+    assert_eq!(
+        mount(&mut world, Some(2))
+            .iter()
+            .find(|step| step.contains("machine")),
+        None
+    );
+    world.actual.volumes.insert(key, volume);
+    let before = world.actual.images.ready.clone();
+    world.actual.images.ready.clear();
+    assert_eq!(
+        mount(&mut world, Some(2))
+            .iter()
+            .find(|step| step.contains("machine")),
+        None
+    );
+    world.actual.images.ready = before;
+    world.settle(&want);
+    let machine = &world.actual.machines[&id("1.web")];
+    assert_eq!(fingerprint::mounts(&machine.fingerprint), [].into());
+    assert_eq!(steps(&world.plan(&want)), [""; 0]);
 }
 
 #[test]
