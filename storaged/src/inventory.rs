@@ -325,7 +325,7 @@ impl Inventory {
     }
 
     fn make(&self, disk: &SysDisk, set: Uuid) -> Stage {
-        tracing::info!(disk = %disk.id, device = %disk.name, "making an empty disk a pool");
+        tracing::info!(disk = %disk.id, device = %disk.name, "looks empty; becomes a pool unless something is found on it");
         match format::format(disk, set, &self.places.pools) {
             Ok(header) => {
                 lock(&self.boot).change(|decided| {
@@ -399,9 +399,15 @@ impl Inventory {
             names.iter().filter_map(|name| disks.remove(name)).collect()
         };
         for known in &gone {
-            tracing::warn!(disk = %known.sys.id, device = %known.sys.name, "a disk is gone");
-            if let Some(pool) = known.pool() {
-                self.detach(pool.clone());
+            let (disk, device) = (&known.sys.id, &known.sys.name);
+            match known.pool() {
+                Some(pool) => {
+                    tracing::warn!(disk, device, "a disk is gone");
+                    self.detach(pool.clone());
+                }
+                // Nobody misses it, and it may be there still: a stick's medium or size changes when
+                // the kernel has had a closer look.
+                None => tracing::info!(disk, device, "a disk is gone, or another one now"),
             }
         }
         gone.len()
