@@ -58,8 +58,8 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
         let web = lines
             .as_array()
             .and_then(|lines| lines.iter().find(|line| line["workload"] == "web"));
-        let stopped = web.filter(|web| web["state"] == "stopped");
-        Ok(stopped.map(|web| web["exit_status"].clone()))
+        let failed = web.filter(|web| web["state"] == "failed");
+        Ok(failed.map(|web| web["exit_status"].clone()))
     })?;
     ensure!(status == 7, "its exit status is told as {status}");
     let logs = loam.run(&["logs", &id, "web"])?;

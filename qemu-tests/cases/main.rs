@@ -28,10 +28,14 @@ mod update;
 
 qemu_tests::shared_cases! {
     shared {
+        // First: it knows the addresses of the node's first networks.
+        tenants,
         hello,
         update,
         refused,
         full_disk,
+        // Last: if it fails, the chain sleeps on.
+        silence,
     }
 
     // These take as long as the others together: machines that are tried again with growing pauses,

@@ -2,10 +2,7 @@
 
 use anyhow::ensure;
 use loam_deployment::Version;
-use qemu_tests::{
-    grid::Grid,
-    node::{Node, NodeOptions},
-};
+use qemu_tests::{grid::Grid, node::Node};
 
 use crate::demo::{Hello, count, start, wait_start, wait_start_after};
 
@@ -15,15 +12,16 @@ const STOP: &str = "stopping machine";
 /// then every two seconds, and a chain that answers nothing is noticed only after several of those.
 const SILENT: &str = "the chain cannot be read; what runs goes on";
 
-#[test]
-#[ignore = "slow: two boots of noded and a chain that sleeps"]
-fn a_silent_chain_changes_nothing_that_runs() -> anyhow::Result<()> {
-    let grid = Grid::start()?;
-    let mut node = Node::boot(&grid, NodeOptions::default())?;
-    let alice = grid.tenant("alice")?;
-    let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
+pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
+    let alice = grid.tenant("silent")?;
+    let first = Hello {
+        port: 8880,
+        subnet: "10.24.0",
+        ..Hello::default()
+    };
+    let contract = alice.deploy(node, &first.toml(grid))?;
     contract.wait_running(Version(1))?;
-    let web = node.forward(8080)?;
+    let web = node.forward(first.port)?;
     let started = wait_start(web)?;
     ensure!(count(web)? == 1);
 
@@ -47,9 +45,9 @@ fn a_silent_chain_changes_nothing_that_runs() -> anyhow::Result<()> {
     let mark = node.log_mark()?;
     let second = Hello {
         greeting: "two",
-        ..Hello::default()
+        ..first
     };
-    contract.wait_running(contract.update(&second.toml(&grid))?)?;
+    contract.wait_running(contract.update(&second.toml(grid))?)?;
     wait_start_after(web, &started)?;
     let counted = count(web)?;
     ensure!(
@@ -61,5 +59,5 @@ fn a_silent_chain_changes_nothing_that_runs() -> anyhow::Result<()> {
         node.logged_since(mark)?.contains(STOP),
         "`{STOP}` is not in the log of an update"
     );
-    Ok(())
+    contract.cancel()
 }

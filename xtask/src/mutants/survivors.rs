@@ -145,12 +145,16 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
     let mut mutants = scratch.cargo();
     mutants
         .args(["mutants", "--in-place", "--cap-lints", "true"])
-        .args(["--package", package, "--output"])
-        .arg(output);
+        // Of many tests the first that fails decides, and those that only wait do so together.
+        .args(["--test-tool", "nextest", "--package", package, "--output"])
+        .arg(output)
+        .env("CARGO_PROFILE_TEST_DEBUG", "0");
     for file in &part.files {
         mutants.args(["--file", file]);
     }
-    mutants.arg("--").args(&part.tests);
+    mutants
+        .args(["--", "--fail-fast", "--test-threads", "8"])
+        .args(&part.tests);
     mutants
 }
 
@@ -159,7 +163,7 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
 struct Part {
     /// cargo-mutants' patterns.
     files: Vec<String>,
-    /// Arguments of `cargo test`: the unit tests. What boots, mounts or asks the kernel lies beside
+    /// Arguments of `cargo nextest run`: the unit tests. What boots, mounts or asks the kernel lies beside
     /// them, and is not what is measured here.
     tests: Vec<&'static str>,
 }
