@@ -31,6 +31,13 @@ impl Service {
             changes,
         }
     }
+
+    /// What machines must be able to reach behind the uplink.
+    fn outside(&self) -> Vec<IpNet> {
+        let uplink = self.uplink.read();
+        let dns = uplink.dns.into_iter().map(IpNet::from);
+        uplink.addresses.into_iter().chain(dns).collect()
+    }
 }
 
 impl NetworkService for Service {
@@ -42,18 +49,22 @@ impl NetworkService for Service {
         self.uplink.read()
     }
 
+    async fn network_check(
+        self,
+        _: Context,
+        id: WorkloadId,
+        spec: NetworkSpec,
+    ) -> Result<(), NetworkError> {
+        self.tenants.network_check(&id, spec, &self.outside())
+    }
+
     async fn network_ensure(
         self,
         _: Context,
         id: WorkloadId,
         spec: NetworkSpec,
     ) -> Result<(), NetworkError> {
-        let uplink = self.uplink.read();
-        let outside = uplink
-            .addresses
-            .into_iter()
-            .chain(uplink.dns.into_iter().map(IpNet::from));
-        let outside: Vec<IpNet> = outside.collect();
+        let outside = self.outside();
         self.tenants.network_ensure(id, spec, &outside).await
     }
 

@@ -126,6 +126,18 @@ impl Tenants {
         }))
     }
 
+    pub fn network_check(
+        &self,
+        id: &WorkloadId,
+        spec: NetworkSpec,
+        uplink: &[IpNet],
+    ) -> Result<(), NetworkError> {
+        self.lock()
+            .state
+            .admit_network(id, spec, uplink)
+            .map(|_| ())
+    }
+
     pub async fn network_ensure(
         self: &Arc<Self>,
         id: WorkloadId,

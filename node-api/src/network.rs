@@ -25,6 +25,9 @@ pub trait NetworkService {
 
     async fn uplink() -> Uplink;
 
+    /// Whether [`network_ensure`](Self::network_ensure) would take this on: an `Err` is its refusal,
+    /// known before anything is stopped for a change that cannot be. Changes nothing.
+    async fn network_check(id: WorkloadId, spec: NetworkSpec) -> Result<(), NetworkError>;
     async fn network_ensure(id: WorkloadId, spec: NetworkSpec) -> Result<(), NetworkError>;
     /// In the order of their ids, from the first one behind `after` on.
     async fn networks(after: Option<WorkloadId>) -> Page<Network>;

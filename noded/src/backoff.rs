@@ -11,9 +11,9 @@ use loam_node_api::WorkloadId;
 
 /// First wait, doubled by every further failure.
 const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(5 * 60);
+const LONGEST: Duration = Duration::from_mins(5);
 /// A machine that lived this long starts over with the first wait.
-const HEALTHY: Duration = Duration::from_secs(10 * 60);
+const HEALTHY: Duration = Duration::from_mins(10);
 
 #[derive(Debug, Default)]
 pub struct Backoff {

@@ -245,7 +245,7 @@ impl Executor {
 
     fn take_in(&mut self, step: &Step, effect: Effect, actual: &mut Actual) -> Progress {
         // Nothing has changed by it, and it is asked again for as long as others are waited for.
-        if let Step::MachineCheck(_) = step {
+        if let Step::MachineCheck(_) | Step::NetworkCheck(..) = step {
             return Progress::Done;
         }
         self.touched.insert(owner(&step.resource()));
@@ -351,6 +351,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
             }
             Step::MachineStop(_)
             | Step::MachineCheck(_)
+            | Step::NetworkCheck(..)
             | Step::ImageEnsure(_)
             | Step::VolumeEnsure(..)
             | Step::InterfaceEnsure(..) => {}
@@ -413,6 +414,10 @@ async fn perform(sockets: Sockets, step: Step, spec: Option<MachineSpec>) -> End
         Daemon::Netd => {
             let network = sockets.network().await.map_err(text)?;
             match step {
+                Step::NetworkCheck(id, spec) => {
+                    let checked = network.network_check(deadline(), id, spec).await;
+                    said(Daemon::Netd, checked, done)
+                }
                 Step::NetworkEnsure(id, spec) => {
                     let made = network.network_ensure(deadline(), id, spec).await;
                     said(Daemon::Netd, made, done)

@@ -394,6 +394,16 @@ impl NetworkService for FakeNode {
         self.called("uplink").uplink.clone()
     }
 
+    async fn network_check(
+        self,
+        _: Context,
+        _: WorkloadId,
+        _: NetworkSpec,
+    ) -> Result<(), NetworkError> {
+        drop(self.called("network_check"));
+        Ok(())
+    }
+
     async fn network_ensure(
         self,
         _: Context,

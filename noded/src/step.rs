@@ -24,6 +24,8 @@ pub enum Step {
     ImageEnsure(OciReference),
     /// With the version of the deployment that names the volume.
     VolumeEnsure(VolumeKey, VolumeSpec, Version),
+    /// Asks whether the network could be changed to this once nobody runs on it.
+    NetworkCheck(WorkloadId, NetworkSpec),
     NetworkEnsure(WorkloadId, NetworkSpec),
     InterfaceEnsure(InterfaceId, InterfaceSpec),
     /// Asks whether the machine could be started once the one of its id has ended. An interface
@@ -106,7 +108,9 @@ impl Step {
             Self::InterfaceDelete(id) | Self::InterfaceEnsure(id, _) => {
                 Resource::Interface(id.clone())
             }
-            Self::NetworkDelete(id) | Self::NetworkEnsure(id, _) => Resource::Network(id.clone()),
+            Self::NetworkDelete(id) | Self::NetworkCheck(id, _) | Self::NetworkEnsure(id, _) => {
+                Resource::Network(id.clone())
+            }
             Self::VolumeDelete(key, _) | Self::VolumeEnsure(key, ..) => {
                 Resource::Volume(key.clone())
             }
@@ -132,6 +136,7 @@ impl fmt::Display for Step {
             Self::InterfaceDelete(id) => write!(f, "remove {} from {}", id.machine, id.network),
             Self::InterfaceEnsure(id, _) => write!(f, "attach {} to {}", id.machine, id.network),
             Self::NetworkDelete(id) => write!(f, "remove network {id}"),
+            Self::NetworkCheck(id, _) => write!(f, "check network {id}"),
             Self::NetworkEnsure(id, _) => write!(f, "make network {id}"),
             Self::VolumeDelete(key, _) => write!(f, "delete {key}"),
             Self::VolumeEnsure(key, spec, _) => write!(f, "make {key} of {}", spec.size),

@@ -127,6 +127,17 @@ impl Client {
             .unwrap()
     }
 
+    pub fn check_network(
+        &self,
+        world: &World,
+        id: &str,
+        spec: NetworkSpec,
+    ) -> Result<(), NetworkError> {
+        world
+            .wait(self.0.network_check(patient(), workload(id), spec))
+            .unwrap()
+    }
+
     pub fn networks(&self, world: &World) -> Vec<loam_node_api::network::Network> {
         let page = world.wait(self.0.networks(patient(), None)).unwrap();
         assert!(!page.more);

@@ -43,8 +43,13 @@ fn a_lease_becomes_address_route_and_name_server() {
         // A subnet that would hide the name server is refused; without NAT it hides nothing.
         let mut spec = subnet(true);
         spec.ipv4 = "192.0.2.0/25".parse().unwrap();
-        assert!(client.network(world, "1.net", spec.clone()).is_err());
+        let refused = client.network(world, "1.net", spec.clone()).unwrap_err();
+        // The same is said beforehand, and nothing made by asking.
+        let checked = client.check_network(world, "1.net", spec.clone());
+        assert_eq!(checked, Err(refused));
         spec.nat = false;
+        client.check_network(world, "1.net", spec.clone()).unwrap();
+        assert!(client.networks(world).is_empty());
         client.network(world, "1.net", spec).unwrap();
     });
 }

@@ -283,10 +283,26 @@ impl<'p, 'a> Planner<'p, 'a> {
     fn check(&mut self) {
         for (target, machine) in self.machines() {
             if machine.condition == Condition::Outdated {
+                self.check_networks(target, machine);
                 let needs = self.needs(machine);
                 let step = Step::MachineCheck(machine.plan(target.workloads));
                 let check = self.push(step, needs);
                 self.checks.insert(machine.id.clone(), check);
+            }
+        }
+    }
+
+    /// Networks that change for the machine's successor.
+    fn check_networks(&mut self, target: &Target<'_>, machine: &MachineTarget<'_>) {
+        for (planned, _) in &machine.interfaces {
+            let id = &planned.id.network;
+            let there = self.actual.networks.get(id);
+            let wanted = target.network(id);
+            if let (Some(there), Some(wanted)) = (there, wanted)
+                && there.spec != *wanted
+                && self.last(Resource::Network(id.clone())).is_none()
+            {
+                self.push(Step::NetworkCheck(id.clone(), wanted.clone()), None);
             }
         }
     }

@@ -153,7 +153,7 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
         mutants.args(["--file", file]);
     }
     mutants
-        .args(["--", "--fail-fast", "--test-threads", "8"])
+        .args(["--", "--max-fail", "1:immediate", "--test-threads", "8"])
         .args(&part.tests);
     mutants
 }

@@ -190,6 +190,27 @@ fn an_update_that_cannot_work_leaves_the_old_version_running() {
 }
 
 #[test]
+fn nothing_is_stopped_for_a_subnet_that_is_refused() {
+    let mut world = world();
+    let before = world.actual.clone();
+    let mut moved = web(2);
+    for network in moved.networks.values_mut() {
+        network.ipv4 = "10.99.0.0/24".parse().unwrap();
+    }
+    let moved = want(moved);
+    world.overlapping.insert("10.99.0.0/24".parse().unwrap());
+    let plan = rounds(&mut world, &moved);
+    assert!(world.refused.iter().any(|(_, why)| why == "overlaps"));
+    assert_eq!(world.actual.machines, before.machines);
+    assert_eq!(world.actual.networks, before.networks);
+    assert!(plan.outdated.contains_key(&id("1.web")));
+    // The uplink has moved away.
+    world.overlapping.clear();
+    world.settle(&moved);
+    assert_ne!(world.actual.machines, before.machines);
+}
+
+#[test]
 fn the_old_layer_outlives_any_number_of_versions_that_come_to_nothing() {
     let mut world = world();
     world.unreachable.extend([[2; 32], [3; 32], [4; 32]]);

@@ -45,6 +45,8 @@ pub struct World {
     pub full: bool,
     /// Machines that init would not take.
     pub impossible: BTreeSet<WorkloadId>,
+    /// Subnets that netd would not take.
+    pub overlapping: BTreeSet<ipnet::Ipv4Net>,
     /// What was refused in the last round, and why.
     pub refused: Vec<(String, String)>,
     pub memory: Memory,
@@ -187,6 +189,12 @@ impl World {
                 Progress::Done
             }
             Step::InterfaceEnsure(id, spec) => self.attach(id, spec),
+            Step::NetworkCheck(_, spec) => {
+                if self.overlapping.contains(&spec.ipv4) {
+                    return Progress::Refused("overlaps".into());
+                }
+                Progress::Done
+            }
             Step::NetworkEnsure(id, spec) => {
                 let there = self.actual.networks.get(id);
                 if there.is_some_and(|there| there.spec != *spec) {
