@@ -74,8 +74,7 @@ impl<'a> Course<'a> {
         let resource = task.step.resource();
         match progress {
             Progress::Done => {
-                // A check has changed nothing.
-                self.outcome.done += usize::from(!matches!(task.step, Step::MachineCheck(_)));
+                self.outcome.done += usize::from(!task.step.is_check());
                 self.ends.push(End::Done);
             }
             Progress::UnderWay(what) => self.pass(resource, End::Waits(what)),
@@ -164,6 +163,26 @@ mod tests {
         let why = |name| (resource(name), "no".to_owned());
         assert_eq!(outcome.failed, [why("a"), why("b"), why("d")].into());
         assert_eq!(outcome.waiting, BTreeMap::new());
+    }
+
+    #[test]
+    fn to_check_is_to_do_nothing() {
+        let network = loam_node_api::network::NetworkSpec {
+            ipv4: "10.0.0.0/24".parse().unwrap(),
+            ipv6: None,
+            nat: false,
+        };
+        let id: WorkloadId = "1.a".parse().unwrap();
+        let check = Task {
+            step: Step::NetworkCheck(id.clone(), network.clone()),
+            after: vec![],
+        };
+        let made = Task {
+            step: Step::NetworkEnsure(id, network),
+            after: vec![0],
+        };
+        assert_eq!(go(std::slice::from_ref(&check), &[]).1.done, 0);
+        assert_eq!(go(&[check, made], &[]).1.done, 1);
     }
 
     #[test]

@@ -244,8 +244,8 @@ impl Executor {
     }
 
     fn take_in(&mut self, step: &Step, effect: Effect, actual: &mut Actual) -> Progress {
-        // Nothing has changed by it, and it is asked again for as long as others are waited for.
-        if let Step::MachineCheck(_) | Step::NetworkCheck(..) = step {
+        // It is asked again for as long as others are waited for.
+        if step.is_check() {
             return Progress::Done;
         }
         self.touched.insert(owner(&step.resource()));

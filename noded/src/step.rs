@@ -98,6 +98,11 @@ pub enum Resource {
 }
 
 impl Step {
+    /// Whether it asks only, so that nothing has changed when it is done.
+    pub fn is_check(&self) -> bool {
+        matches!(self, Self::MachineCheck(_) | Self::NetworkCheck(..))
+    }
+
     /// What the step acts on.
     pub fn resource(&self) -> Resource {
         match self {

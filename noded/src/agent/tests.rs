@@ -158,8 +158,19 @@ fn deployment(
     version: u64,
     restart: payload::Restart,
 ) -> Published {
+    deployment_of(identity, contract, version, restart, 1, "10.20.0.0/24")
+}
+
+fn deployment_of(
+    identity: &Identity,
+    contract: u64,
+    version: u64,
+    restart: payload::Restart,
+    image: u8,
+    subnet: &str,
+) -> Published {
     let machine = payload::Machine {
-        image: ImageSource::Oci(fixture::image(1)),
+        image: ImageSource::Oci(fixture::image(image)),
         cpus: 1,
         memory: Bytes::mib(256),
         root: Bytes::mib(64),
@@ -178,7 +189,7 @@ fn deployment(
         devices: vec![],
     };
     let network = payload::Network {
-        ipv4: "10.20.0.0/24".parse().unwrap(),
+        ipv4: subnet.parse().unwrap(),
         ipv6: None,
         peers: vec![],
         nat: true,
@@ -702,6 +713,39 @@ async fn a_fetch_is_looked_at_and_nothing_else_is() {
         bench.node.look(|state| {
             assert_eq!(calls(state, "volumes"), volumes);
             assert_eq!(calls(state, "image_ensure"), 1);
+        });
+    })
+    .await;
+}
+
+/// Another subnet, which netd is asked about, and an image that does not come.
+#[tokio::test]
+async fn what_waits_for_a_fetch_is_not_checked_all_the_time() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| {
+            state.disk = true;
+            state.slow_images.insert(fixture::image(2));
+        });
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        let node = &bench.node;
+        node.wait("it runs", |state| runs(state, 1)).await;
+        let (identity, restart) = (&bench.identity, payload::Restart::Always);
+        let moved = deployment_of(identity, 1, 2, restart, 2, "10.99.0.0/24");
+        bench.publish(vec![moved], &[]);
+        let calls = |state: &State, name: &str| state.calls.get(name).copied().unwrap_or(0);
+        node.wait("netd is asked", |state| calls(state, "network_check") > 0)
+            .await;
+        let looks = node.look(|state| calls(state, "images"));
+        node.wait("the fetch is looked at", |state| {
+            calls(state, "images") >= looks + 3
+        })
+        .await;
+        node.look(|state| {
+            let checks = calls(state, "network_check");
+            assert!(checks <= 10, "netd was asked {checks} times");
+            assert!(runs(state, 1));
         });
     })
     .await;

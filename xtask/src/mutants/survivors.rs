@@ -154,7 +154,7 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
     }
     mutants
         .args(["--", "--max-fail", "1:immediate", "--test-threads", "8"])
-        .args(&part.tests);
+        .arg(part.tests);
     mutants
 }
 
@@ -163,9 +163,9 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
 struct Part {
     /// cargo-mutants' patterns.
     files: Vec<String>,
-    /// Arguments of `cargo nextest run`: the unit tests. What boots, mounts or asks the kernel lies beside
+    /// An argument of `cargo nextest run`: the unit tests. What boots, mounts or asks the kernel lies beside
     /// them, and is not what is measured here.
-    tests: Vec<&'static str>,
+    tests: &'static str,
 }
 
 /// What was chosen, by the name of its package.
@@ -192,11 +192,11 @@ fn by_package(root: &Path, chosen: &[&str]) -> Result<BTreeMap<String, Part>> {
         };
         let part = packages.entry(name.to_owned()).or_default();
         part.files.push(pattern);
-        // cargo refuses to test a library that is not there.
-        part.tests = [("--lib", "src/lib.rs"), ("--bins", "src/main.rs")]
-            .into_iter()
-            .filter_map(|(argument, source)| folder.join(source).exists().then_some(argument))
-            .collect();
+        // Where there is a library, what only computes is in it, and a program is not worth linking.
+        part.tests = match folder.join("src/lib.rs").exists() {
+            true => "--lib",
+            false => "--bins",
+        };
     }
     Ok(packages)
 }
@@ -308,9 +308,9 @@ mod tests {
     #[test]
     fn the_pure_files_are_there() {
         let packages = by_package(&workspace::root(), &PURE).unwrap();
-        assert_eq!(packages["loam-netd"].tests, ["--bins"]);
-        assert_eq!(packages["loam-deployment"].tests, ["--lib"]);
-        assert_eq!(packages["loam-storaged"].tests, ["--lib", "--bins"]);
+        assert_eq!(packages["loam-netd"].tests, "--bins");
+        assert_eq!(packages["loam-deployment"].tests, "--lib");
+        assert_eq!(packages["loam-storaged"].tests, "--lib");
         let names: Vec<_> = packages.keys().map(String::as_str).collect();
         assert_eq!(
             names,
