@@ -1,6 +1,7 @@
 //! The actual state: what the daemons say is there.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
@@ -15,13 +16,25 @@ use loam_node_api::{
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
-    /// Where each pool is, and which mount that is.
-    pub mounts: BTreeMap<PathBuf, MountId>,
+    /// Where each pool is.
+    pub mounts: BTreeMap<PathBuf, Mounted>,
+    /// Whether there is a disk that could not be read, or has not answered: a pool that is not among
+    /// `mounts` may be on it all the same.
+    pub unsure: bool,
+    /// Volumes that were here, and nobody deleted: their disk is away.
+    pub away: BTreeMap<VolumeKey, Volume>,
     pub images: Images,
     pub volumes: BTreeMap<VolumeKey, Volume>,
     pub networks: BTreeMap<WorkloadId, Network>,
     pub interfaces: BTreeMap<InterfaceId, Interface>,
     pub machines: BTreeMap<WorkloadId, Machine>,
+}
+
+/// A pool, and which mount of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mounted {
+    pub pool: String,
+    pub mount: MountId,
 }
 
 /// What is ready belongs to its digest, whoever named it; an attempt to fetch belongs to the
@@ -66,11 +79,26 @@ impl Images {
 
 impl Actual {
     /// The mount that a file of storaged's is on. None when its pool is not there.
-    pub fn mount_of(&self, file: &Path) -> Option<MountId> {
-        let pool = file
-            .ancestors()
-            .find_map(|folder| self.mounts.get(folder))?;
-        Some(*pool)
+    pub fn mount_of(&self, file: &Path) -> Option<&Mounted> {
+        let mut folders = file.ancestors();
+        folders.find_map(|folder| self.mounts.get(folder))
+    }
+
+    /// Takes in what storaged lists.
+    pub fn list_volumes(&mut self, there: BTreeMap<VolumeKey, Volume>) {
+        let before = std::mem::replace(&mut self.volumes, there);
+        self.away.extend(before);
+        self.away.retain(|key, _| !self.volumes.contains_key(key));
+    }
+
+    /// All volumes that a deployment may not change at will, also those whose disk is away.
+    pub fn known_volumes(&self) -> Cow<'_, BTreeMap<VolumeKey, Volume>> {
+        if self.away.is_empty() {
+            return Cow::Borrowed(&self.volumes);
+        }
+        let mut known = self.away.clone();
+        known.extend(self.volumes.clone());
+        Cow::Owned(known)
     }
 
     /// Every contract that has something on this node.

@@ -375,7 +375,7 @@ impl Agent {
         let judge = Judge {
             identity: &self.identity,
             chain: self.chain,
-            volumes: &self.picture.actual.volumes,
+            volumes: &self.picture.actual.known_volumes(),
         };
         let Changes {
             accepted,
@@ -392,6 +392,8 @@ impl Agent {
         }
         for contract in gone {
             info!(%contract, "listed no more");
+            let away = &mut self.picture.actual.away;
+            away.retain(|volume, _| volume.contract() != contract);
         }
         let access = view.contracts.iter().map(|contract| {
             let owner = &contract.owner;

@@ -344,6 +344,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
             }
             Step::VolumeDelete(key, _) => {
                 actual.volumes.remove(key);
+                actual.away.remove(key);
             }
             Step::ImageDelete(image) => {
                 actual.images.attempts.remove(image);

@@ -17,11 +17,12 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    actual::Mounted,
     desired::{Machine, Workloads},
     step::PlannedInterface,
 };
 
-/// `digest/image/volume,volume`, and `/mount,mount` once it is started: of the content in full, of image and volumes enough to tell them
+/// `digest/image/volume,volume`, and `/pool=mount,pool=mount` once it is started: of the content in full, of image and volumes enough to tell them
 /// apart. Two volumes that look alike cost a machine a wait for another's end, no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(String);
@@ -79,16 +80,25 @@ impl Fingerprint {
 }
 
 /// The fingerprint of a machine that is started with files on `mounts`.
-pub fn started(fingerprint: &str, mounts: &BTreeSet<MountId>) -> String {
-    let mounts: Vec<_> = mounts.iter().map(|mount| mount.0.to_string()).collect();
+pub fn started(fingerprint: &str, mounts: &BTreeSet<&Mounted>) -> String {
+    let mounts = mounts.iter();
+    let mounts: Vec<_> = mounts
+        .map(|m| format!("{}={}", m.pool, m.mount.0))
+        .collect();
     format!("{fingerprint}/{}", mounts.join(","))
 }
 
 /// The mounts that the machine's files were on when it was started.
-pub fn mounts(fingerprint: &str) -> BTreeSet<MountId> {
+pub fn mounts(fingerprint: &str) -> BTreeSet<Mounted> {
     let mounts = fingerprint.split('/').nth(3).unwrap_or_default();
-    let mounts = mounts.split(',').filter_map(|mount| mount.parse().ok());
-    mounts.map(MountId).collect()
+    let mounts = mounts.split(',').filter_map(|mounted| {
+        let (pool, mount) = mounted.split_once('=')?;
+        Some(Mounted {
+            pool: pool.to_owned(),
+            mount: MountId(mount.parse().ok()?),
+        })
+    });
+    mounts.collect()
 }
 
 /// The disks of a machine of which only the fingerprint is known.

@@ -8,7 +8,7 @@ use loam_node_api::{
     machine::Machine,
     network::{self, Interface, InterfaceId, Uplink},
     page::Revision,
-    storage::{Disk, Pool, StorageClient, Volume, VolumeKey},
+    storage::{Disk, DiskState, Pool, StorageClient, Volume, VolumeKey},
 };
 
 use tokio::{
@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    actual::{Actual, Images},
+    actual::{Actual, Images, Mounted},
     daemons::{Daemon, DaemonError, Sockets, call, deadline, shortly, whole},
 };
 
@@ -162,10 +162,18 @@ impl Picture {
             Read::Storage(Ok(lists)) => {
                 if self.storaged.ends(Some(lists.at)) {
                     self.actual.images = lists.images;
-                    self.actual.volumes = lists.volumes;
+                    self.actual.list_volumes(lists.volumes);
                     self.disks = lists.disks;
-                    let mounts = lists.pools.iter();
-                    self.actual.mounts = mounts.map(|p| (p.root.clone(), p.mount)).collect();
+                    let mounts = lists.pools.iter().map(|pool| {
+                        let mounted = Mounted {
+                            pool: pool.id.clone(),
+                            mount: pool.mount,
+                        };
+                        (pool.root.clone(), mounted)
+                    });
+                    self.actual.mounts = mounts.collect();
+                    let mut disks = self.disks.iter();
+                    self.actual.unsure = disks.any(|d| matches!(d.state, DiskState::Failed(_)));
                     self.pools = lists.pools;
                 }
             }

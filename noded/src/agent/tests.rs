@@ -447,8 +447,71 @@ async fn a_machine_is_started_anew_once_its_disk_is_back() {
         node.look(|state| {
             let machine = &state.machines[&id(1, "web")];
             let on = fingerprint::mounts(&machine.fingerprint);
-            assert_eq!(on, [loam_node_api::storage::MountId(2)].into());
+            let mounts: Vec<_> = on.iter().map(|mounted| mounted.mount.0).collect();
+            assert_eq!(mounts, [2]);
         });
+    })
+    .await;
+}
+
+/// A smaller volume is refused; that the disk with the volume is pulled does not change that.
+#[tokio::test]
+async fn a_refused_update_is_not_accepted_because_a_disk_is_away() {
+    local(async {
+        let mut bench = Bench::start(FakeNode::new());
+        bench
+            .node
+            .change(|state| (state.disk, state.mount) = (true, 1));
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        bench.node.wait("it runs", |state| runs(state, 1)).await;
+        bench.node.change(|state| {
+            for volume in state.volumes.values_mut() {
+                volume.spec.size = Bytes::gib(8);
+            }
+        });
+        let next = || deployment(&bench.identity, 1, 2, payload::Restart::Always);
+        let published = next();
+        bench.publish(vec![published], &[]);
+        let refused = |reports: &[Report]| {
+            reports.iter().any(|report| {
+                report.version == Version(2)
+                    && matches!(
+                        report.verdict,
+                        loam_deployment::report::Verdict::Rejected { .. }
+                    )
+            })
+        };
+        bench
+            .reports
+            .wait_for(|reports| refused(reports))
+            .await
+            .unwrap();
+        let looks = bench.node.look(|state| state.calls["volumes"]);
+        bench.node.change(|state| state.disk = false);
+        bench
+            .node
+            .wait("noded sees it gone", |state| state.calls["volumes"] > looks)
+            .await;
+        // Judged again with a view that says the same.
+        let published = next();
+        bench.publish(vec![published], &[]);
+        let looks = bench.node.look(|state| state.calls["volumes"]);
+        bench
+            .node
+            .change(|state| (state.disk, state.mount) = (true, 2));
+        bench
+            .node
+            .wait("noded sees it back", |state| state.calls["volumes"] > looks)
+            .await;
+        bench
+            .node
+            .wait("it is started anew as it was", |state| {
+                let machine = state.machines.get(&id(1, "web"));
+                machine.is_some_and(|machine| machine.fingerprint.ends_with("=2")) && runs(state, 1)
+            })
+            .await;
+        assert!(refused(&bench.reports.borrow()));
     })
     .await;
 }

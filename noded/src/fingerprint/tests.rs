@@ -37,15 +37,26 @@ fn the_mounts_of_a_start_are_added_and_told() {
     let of = |digest| Fingerprint::new(&digest, machine, []);
     let wanted = of([1; 32]);
     assert!(wanted.is_of(wanted.as_str()));
-    let on = BTreeSet::from([MountId(7), MountId(u64::MAX)]);
-    let fingerprint = started(wanted.as_str(), &on);
+    let mounted = |pool: &str, mount| Mounted {
+        pool: pool.to_owned(),
+        mount: MountId(mount),
+    };
+    let on = [mounted("a-b", 7), mounted("c", u64::MAX)];
+    let fingerprint = started(wanted.as_str(), &on.iter().collect());
     assert!(wanted.is_of(&fingerprint));
-    assert_eq!(mounts(&fingerprint), on);
+    assert_eq!(mounts(&fingerprint), BTreeSet::from(on));
     // What else it tells is as before.
     assert_eq!(Disks::of(&fingerprint), Disks::of(wanted.as_str()));
     assert!(!of([2; 32]).is_of(&fingerprint));
     assert!(!wanted.is_of(&format!("{}x", wanted.as_str())));
-    for none in [wanted.as_str(), "", "a/b/c", "a/b/c/", "a/b/c/x"] {
+    for none in [
+        wanted.as_str(),
+        "",
+        "a/b/c",
+        "a/b/c/",
+        "a/b/c/1",
+        "a/b/c/x=x",
+    ] {
         assert_eq!(mounts(none), BTreeSet::new(), "{none}");
     }
 }

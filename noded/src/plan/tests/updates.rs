@@ -12,6 +12,7 @@ use super::{
     *,
 };
 use crate::{
+    actual::Mounted,
     desired::{Halt, Workloads},
     fingerprint,
 };
@@ -111,51 +112,59 @@ fn a_machine_is_replaced_in_phases() {
     assert_eq!(steps(&world.plan(&update)), [""; 0]);
 }
 
-/// The disk with a volume and the machine's layer is away, and comes back; on it was mount 1.
+/// The pool with all that the machine has is away, and comes back; at its start it was mount 1.
 #[test]
 fn a_machine_whose_disk_was_away_is_started_anew_when_all_is_there_again() {
+    let pool = |pool: &str, mount| Mounted {
+        pool: pool.to_owned(),
+        mount: MountId(mount),
+    };
     let mut world = world();
     let want = want(web(1));
-    let mut mount = |world: &mut World, mount: Option<u64>| {
-        world.actual.mounts = mount
-            .map(|mount| ("/".into(), MountId(mount)))
-            .into_iter()
-            .collect();
-        steps(&world.plan(&want))
-    };
     let machine = world.actual.machines.get_mut(&id("1.web")).unwrap();
-    machine.fingerprint = fingerprint::started(&machine.fingerprint, &[MountId(1)].into());
-    // As long as it is there, and while it is away: nothing would be better after a start.
-    assert_eq!(mount(&mut world, Some(1)), [""; 0]);
-    assert_eq!(mount(&mut world, None), [""; 0]);
-    // A mount of before is not lost for there being another.
-    world.actual.mounts = [("/".into(), MountId(1)), ("/other".into(), MountId(2))].into();
-    assert_eq!(steps(&world.plan(&want)), [""; 0]);
-    let anew = ["stop machine 1.web", "start machine 1.web"];
-    let back = mount(&mut world, Some(2));
-    assert!(back.iter().rev().take(2).rev().eq(anew), "{back:?}");
-    // One of what it needs is still missing.
+    machine.fingerprint = fingerprint::started(&machine.fingerprint, &[&pool("a", 1)].into());
+    let with = |world: &mut World, pools: &[(&str, Mounted)]| {
+        let pools = pools.iter().cloned();
+        world.actual.mounts = pools.map(|(root, pool)| (root.into(), pool)).collect();
+        let steps = steps(&world.plan(&want));
+        let of_machine = steps
+            .into_iter()
+            .filter(|step| step.contains("machine 1.web"));
+        of_machine.collect::<Vec<_>>()
+    };
+    let anew = [
+        "check machine 1.web",
+        "stop machine 1.web",
+        "start machine 1.web",
+    ];
+    // As long as it is there, whatever else is; and while it is away: a start would be no help.
+    let none = [""; 0];
+    assert_eq!(with(&mut world, &[("/", pool("a", 1))]), none);
+    let other = ("/other", pool("b", 2));
+    assert_eq!(
+        with(&mut world, &[("/", pool("a", 1)), other.clone()]),
+        none
+    );
+    assert_eq!(with(&mut world, std::slice::from_ref(&other)), none);
+    // Back, but not all that the machine needs.
+    let back = [("/", pool("a", 3)), other];
     let (key, volume) = world.actual.volumes.pop_first().unwrap();
-    assert_eq!(
-        mount(&mut world, Some(2))
-            .iter()
-            .find(|step| step.contains("machine")),
-        None
-    );
+    assert_eq!(with(&mut world, &back), none);
     world.actual.volumes.insert(key, volume);
-    let before = world.actual.images.ready.clone();
-    world.actual.images.ready.clear();
-    assert_eq!(
-        mount(&mut world, Some(2))
-            .iter()
-            .find(|step| step.contains("machine")),
-        None
-    );
-    world.actual.images.ready = before;
+    let images = std::mem::take(&mut world.actual.images.ready);
+    assert_eq!(with(&mut world, &back), none);
+    world.actual.images.ready = images;
+    assert_eq!(with(&mut world, &back), anew);
+
+    // All is there, on another pool: the one at its start is gone, unless a disk is silent.
+    let elsewhere = [("/", pool("b", 2))];
+    world.actual.unsure = true;
+    assert_eq!(with(&mut world, &elsewhere), none);
+    world.actual.unsure = false;
+    assert_eq!(with(&mut world, &elsewhere), anew);
     world.settle(&want);
     let machine = &world.actual.machines[&id("1.web")];
     assert_eq!(fingerprint::mounts(&machine.fingerprint), [].into());
-    assert_eq!(steps(&world.plan(&want)), [""; 0]);
 }
 
 #[test]
