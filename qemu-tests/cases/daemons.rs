@@ -91,7 +91,7 @@ fn kill_daemons(rounds: u64) -> anyhow::Result<()> {
         let killed = (|| {
             flows("the download to begin")?;
             let mut written = 0;
-            for daemon in (0..rounds).flat_map(|_| ["noded", "netd", "storaged"]) {
+            for daemon in (0..rounds).flat_map(|_| ["noded", "netd", "storaged", "clockd"]) {
                 node.kill_daemon(daemon)?;
                 flows(&format!("the download to go on after the end of {daemon}"))?;
                 // Each answer says that the number is on the volume.

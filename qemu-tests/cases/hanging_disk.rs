@@ -90,10 +90,17 @@ fn hang(meanwhile: Duration) -> anyhow::Result<()> {
 
     let fired = node.qemu()?.wait_event("WATCHDOG", meanwhile);
     ensure!(fired.is_err(), "the watchdog fired: {fired:?}");
+    let mark = node.log_mark()?;
     node.qemu()?.press_power_button()?;
     // QEMU itself waits for the disk before it ends, but tells what the node did.
     let off = node.qemu()?.wait_event("SHUTDOWN", LIMIT)?;
     ensure!(off["data"]["reason"] == "guest-shutdown", "{off}");
+    // Else nothing was stuck, and this case has shown nothing.
+    ensure!(
+        node.logged_since(mark)?
+            .contains("some processes cannot be killed"),
+        "all processes could be killed"
+    );
     let fired = node.qemu()?.wait_event("WATCHDOG", Duration::ZERO);
     ensure!(fired.is_err(), "the watchdog fired: {fired:?}");
     server.set(Mood::Well);

@@ -21,7 +21,9 @@ use crate::{
 const LAST_LINES: usize = 80;
 
 /// What each daemon says once it has found what was there before its start.
-const READY: [(&str, &str); 3] = [
+const READY: [(&str, &str); 4] = [
+    // Nobody answers it in our tests.
+    ("clockd", "the clock is not set"),
     ("noded", "this node"),
     ("netd", "took over what was here"),
     ("storaged", "every disk has been looked at"),

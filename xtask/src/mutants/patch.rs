@@ -129,10 +129,11 @@ mod tests {
         }
     }
 
-    /// What is in the repository names cases that exist, and applies to nothing but the product.
+    /// What is in the repository names cases that exist, applies, and to nothing but the product.
     #[test]
     fn our_patches_are_whole() {
-        let tests = crate::workspace::root().join("qemu-tests");
+        let root = crate::workspace::root();
+        let tests = root.join("qemu-tests");
         let mutants = Mutant::all(&tests.join("mutants")).unwrap();
         assert!(!mutants.is_empty());
         for mutant in mutants {
@@ -149,6 +150,18 @@ mod tests {
                 "{}: its case does not say `{}`",
                 mutant.name,
                 mutant.says
+            );
+            let applies = std::process::Command::new("git")
+                .args(["apply", "--check"])
+                .arg(&mutant.file)
+                .current_dir(&root)
+                .output()
+                .unwrap();
+            assert!(
+                applies.status.success(),
+                "{} does not apply: {}",
+                mutant.name,
+                String::from_utf8_lossy(&applies.stderr)
             );
             let text = fs::read_to_string(&mutant.file).unwrap();
             for line in text.lines().filter_map(|line| line.strip_prefix("+++ b/")) {
