@@ -31,7 +31,7 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     let no_image = good.replace(&reference, &gone);
     // No disk has room for this.
     let no_room = good.replace("size = \"64MiB\"", "size = \"1TiB\"");
-    for (toml, reason) in [(no_image, "has no manifest"), (no_room, "1TiB")] {
+    for (toml, reason) in [(no_image, "has no manifest"), (no_room, "no pool")] {
         let version = contract.update(&toml)?;
         wait_for(&format!("version {version} to be told why"), || {
             let Some(report) = contract
