@@ -74,18 +74,35 @@ fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result
         Ok((count == "2\n").then_some(2))
     })?;
 
-    // Errors: hers to see, and nobody else's.
+    // It hangs for a while and goes on: so does what waited for it.
+    server.set(Mood::Hangs);
+    let writer = std::thread::spawn(move || http::post(web, "/record"));
+    server.wait_held()?;
+    ensure!(count(others)? == before + 2);
+    server.set(Mood::Well);
+    drop(writer.join());
+    let written = wait_for("the record that waited", || {
+        let count: u64 = http::get_text(web, "/records")?.trim().parse()?;
+        Ok((count > written).then_some(count))
+    })?;
+
+    // Errors by turns, then all the time: hers to see, and nobody else's.
+    server.set(Mood::FailsByTurns(EIO));
+    for _ in 0..8 {
+        drop(http::post(web, "/record"));
+    }
+    ensure!(count(others)? == before + 3);
     server.set(Mood::Fails(EIO));
     let error = http::post(web, "/record").expect_err("a disk that fails kept a record");
     ensure!(error.to_string().contains(": 500 "), "{error:#}");
-    ensure!(count(others)? == before + 2);
+    ensure!(count(others)? == before + 4);
     let another = bob.deploy(&node, VOLUME)?;
     another.wait_running(Version(1))?;
 
     // Pulled, and put back in good health.
     node.qemu()?.unplug(&spoiled, LIMIT)?;
     wait_pools(&node, 1)?;
-    ensure!(count(others)? == before + 3);
+    ensure!(count(others)? == before + 5);
     server.set(Mood::Well);
     node.qemu()?.plug(&spoiled)?;
     wait_pools(&node, 2)?;
@@ -103,6 +120,6 @@ fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result
     wait_for("her machine to write again", || {
         Ok(http::post(web, "/record").ok())
     })?;
-    ensure!(count(others)? == before + 4);
+    ensure!(count(others)? == before + 6);
     Ok(())
 }

@@ -59,6 +59,8 @@ pub enum Mood {
     Hangs,
     /// Nothing is done, and each request has this error.
     Fails(u32),
+    /// As the one before, for every other request.
+    FailsByTurns(u32),
     /// Each request takes so long.
     Slow(Duration),
 }
@@ -81,6 +83,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     mood: Mood,
+    /// Whether the last request had an error by turns.
+    failed: bool,
     /// Requests that it lets wait.
     held: usize,
     ended: bool,
@@ -104,6 +108,7 @@ impl NbdDisk {
             bytes,
             state: Mutex::new(State {
                 mood: Mood::Well,
+                failed: false,
                 held: 0,
                 ended: false,
             }),
@@ -223,6 +228,10 @@ impl Shared {
         match state.mood {
             _ if state.ended => None,
             Mood::Fails(error) => Some(error),
+            Mood::FailsByTurns(error) => {
+                state.failed = !state.failed;
+                Some(if state.failed { error } else { 0 })
+            }
             Mood::Well | Mood::Hangs | Mood::Slow(_) => Some(0),
         }
     }
@@ -351,6 +360,11 @@ mod tests {
         disk.set(Mood::Fails(EIO));
         ask(&mut client, WRITE, 512, 4, b"lost");
         assert_eq!(error(&mut client), 5);
+        disk.set(Mood::FailsByTurns(EIO));
+        for expected in [5, 0, 5] {
+            ask(&mut client, FLUSH, 0, 0, &[]);
+            assert_eq!(error(&mut client), expected);
+        }
         disk.set(Mood::Slow(Duration::from_millis(1)));
         ask(&mut client, READ, 510, 8, &[]);
         assert_eq!(error(&mut client), 0);
