@@ -200,7 +200,7 @@ mod tests {
         Clock {
             floor,
             set,
-            source: String::new(),
+            ..Clock::default()
         }
     }
 
