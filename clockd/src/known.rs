@@ -24,12 +24,16 @@ pub struct Known {
 impl Known {
     /// `file` is where the other daemons read it ([`loam_node_api::path::CLOCK`]).
     ///
-    /// A predecessor that was killed left there what it knew; that the kernel's clock was set stays
-    /// true for as long as the kernel runs.
+    /// A predecessor that was killed left there what it knew since this boot: who set the kernel's
+    /// clock stays true for as long as the kernel runs, and so does which block was seen.
     pub fn new(file: PathBuf, built: UnixTime) -> anyhow::Result<Self> {
         let left = Clock::read(&file);
         let mut floor = Floor::new(built);
         floor.kept_on_disk(left.floor);
+        if let Some(block) = left.block {
+            // Judged by the predecessor.
+            floor.finalized_block(block, None);
+        }
         let known = Self {
             state: Arc::new(Mutex::new(State {
                 floor,
@@ -308,6 +312,22 @@ mod tests {
         std::fs::write(&file, "{\"floor\":").unwrap();
         let next = Known::new(file, UnixTime(10)).unwrap();
         assert_eq!((next.now().floor, next.now().set), (UnixTime(10), false));
+    }
+
+    #[tokio::test]
+    async fn a_successor_holds_plain_time_to_the_block_that_its_predecessor_saw() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("clock.json");
+        let known = Known::new(file.clone(), UnixTime(10)).unwrap();
+        let call = tarpc::context::current;
+        known.clone().has_passed(call(), UnixTime(30), true).await;
+        known.decided(&told("somebody", false));
+        known.has_passed(call(), UnixTime(40), false).await;
+        let next = Known::new(file, UnixTime(10)).unwrap();
+        assert_eq!(next.floor().block(), Some(UnixTime(30)));
+        assert_eq!(next.now().floor, UnixTime(40));
+        // Plain time stays what can be taken back.
+        assert_eq!((next.now().set, next.now().authenticated), (true, false));
     }
 
     #[tokio::test]
