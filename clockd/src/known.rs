@@ -117,8 +117,7 @@ impl ClockService for Known {
             if finalized_block {
                 state.finalized_block(time, UnixTime::kernel())
             } else {
-                state.floor.kept_on_disk(time);
-                false
+                state.kept_on_disk(time, UnixTime::kernel())
             }
         });
         if ask {
@@ -160,6 +159,17 @@ impl State {
             // A clock that was set goes on; the servers' silence makes it no worse.
             Err(_) => {}
         }
+    }
+
+    /// Whether servers are to be asked again at once.
+    fn kept_on_disk(&mut self, time: UnixTime, kernel: UnixTime) -> bool {
+        self.floor.kept_on_disk(time);
+        // Disks may come later than an answer, which is refused then as it would have been before.
+        let refused = self.set_by.is_some() && time > kernel;
+        if refused {
+            self.take_back("is before the time that the disks have kept");
+        }
+        refused
     }
 
     /// Whether servers are to be asked again at once.
@@ -259,6 +269,20 @@ mod tests {
             assert_eq!(state.set_by, Some(SetBy::Nts));
             assert_eq!(state.floor.block() == Some(block), block <= NOW);
         }
+    }
+
+    #[test]
+    fn an_answer_before_the_time_on_the_disks_is_refused_even_if_the_disks_came_later() {
+        for set_by in [SetBy::Nts, SetBy::Plain] {
+            let mut state = state(Some(set_by), None);
+            assert!(!state.kept_on_disk(NOW, NOW));
+            assert_eq!(state.set_by, Some(set_by));
+            assert!(state.kept_on_disk(UnixTime(NOW.0 + 1), NOW));
+            assert_eq!(state.set_by, None);
+            assert_eq!(state.floor.time(), UnixTime(NOW.0 + 1));
+        }
+        let mut state = state(None, None);
+        assert!(!state.kept_on_disk(UnixTime(NOW.0 + 1), NOW));
     }
 
     #[test]
