@@ -6,8 +6,13 @@ use anyhow::{Context, ensure};
 use loam_node_api::clock::UnixTime;
 use serde::Deserialize;
 
+use crate::instant::Nanos;
+
 /// So many servers are asked at most; a list that is longer is a mistake.
 const MAX_SERVERS: usize = 16;
+
+/// 2026-01-01: nothing that runs this was built before.
+const OLDEST_BUILD: UnixTime = UnixTime(1_767_225_600);
 
 /// Port of the key exchange (RFC 8915, section 4) and of NTP itself.
 const NTS_PORT: u16 = 4460;
@@ -38,6 +43,13 @@ impl Config {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// NTP's seconds repeat every 136 years: an answer is taken to be within half of these around this
+    /// moment. The build's date rather than the floor: by a floor that is wrong by a lifetime, the
+    /// right time would be read as one that is in the next era, and be believed.
+    pub fn era(&self) -> Nanos {
+        self.built.max(OLDEST_BUILD).into()
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use crate::{
     config::Config,
-    instant::{self, Nanos, since_boot},
-    judge,
+    instant::{self, since_boot},
+    judge::{self, Decision},
     known::Known,
     query::Asker,
 };
@@ -85,22 +85,9 @@ impl Keeper {
     }
 
     /// Asks once, and sets the clock if a time is to be believed: by whom, or why not.
-    pub async fn round(&mut self) -> Result<String, String> {
-        let Config { nts, ntp, .. } = &self.config;
-        if nts.is_empty() && ntp.is_empty() {
-            return Err("this image names no time server".to_owned());
-        }
-        let floor = Nanos::from(self.known.now().floor);
-        let mut answers = Vec::new();
-        for (server, answer) in self.asker.ask(nts, ntp, floor).await {
-            match answer {
-                Ok(answer) => answers.push(answer),
-                Err(error) => tracing::debug!(%server, %error, "a time server was of no use"),
-            }
-        }
-        let up = since_boot();
-        let judged = judge::judge(&answers, ntp.len(), &self.known.floor(), up);
-        let decided = judged.and_then(|decision| {
+    async fn round(&mut self) -> Result<String, String> {
+        let decided = self.ask().await.and_then(|decision| {
+            let up = since_boot();
             let off = instant::set(decision.boot + up, up)
                 .map_err(|error| format!("the kernel refuses the time: {error}"))?;
             tracing::info!(
@@ -112,6 +99,26 @@ impl Keeper {
         });
         self.known.decided(&decided);
         decided.map(|decision| decision.source)
+    }
+
+    /// Asks once: which time is to be believed, or why none. Sets nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why no time is believed, for people.
+    pub async fn ask(&mut self) -> Result<Decision, String> {
+        let Config { nts, ntp, .. } = &self.config;
+        if nts.is_empty() && ntp.is_empty() {
+            return Err("this image names no time server".to_owned());
+        }
+        let mut answers = Vec::new();
+        for (server, answer) in self.asker.ask(nts, ntp, self.config.era()).await {
+            match answer {
+                Ok(answer) => answers.push(answer),
+                Err(error) => tracing::debug!(%server, %error, "a time server was of no use"),
+            }
+        }
+        judge::judge(&answers, ntp.len(), &self.known.floor(), since_boot())
     }
 }
 
@@ -135,7 +142,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let known = Known::new(folder.path().join("clock.json"), UnixTime(10)).unwrap();
         let mut keeper = Keeper::new(Config::default(), known.clone()).unwrap();
-        let why = keeper.round().await.unwrap_err();
+        let why = keeper.ask().await.unwrap_err();
         assert_eq!(why, "this image names no time server");
     }
 

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{net::UdpSocket, sync::Arc};
+use std::{net::UdpSocket, path::Path, sync::Arc};
 
 use loam_clockd::{
-    config::ServerName,
+    config::{Config, ServerName},
     floor::Floor,
     instant::{Nanos, kernel, since_boot},
     judge::{Answer, judge},
+    keeper::Keeper,
+    known::Known,
     local_server::LocalServer,
     query::{Asker, QueryError},
 };
@@ -22,7 +24,7 @@ use rustls::{
 };
 
 const HOST: &str = "127.0.0.1";
-const FLOOR: Nanos = Nanos::seconds(1_700_000_000);
+const ERA: Nanos = Nanos::seconds(1_700_000_000);
 
 fn server() -> LocalServer {
     let mut server = LocalServer::new(HOST).unwrap();
@@ -57,7 +59,7 @@ async fn one(
     nts: &[ServerName],
     ntp: &[ServerName],
 ) -> Result<Answer, QueryError> {
-    let mut answers = asker.ask(nts, ntp, FLOOR).await;
+    let mut answers = asker.ask(nts, ntp, ERA).await;
     assert_eq!(answers.len(), 1);
     answers.remove(0).1
 }
@@ -74,7 +76,7 @@ async fn a_stock_server_is_believed_by_nts() {
         is_right(&answer);
     }
     let answer = one(&mut trusting, &nts, &[]).await.unwrap();
-    let floor = Floor::new(FLOOR.to_unix());
+    let floor = Floor::new(ERA.to_unix());
     let decision = judge(&[answer], 0, &floor, since_boot()).unwrap();
     assert!(decision.source.ends_with("(NTS)"), "{decision:?}");
     // The server's certificate counts.
@@ -84,6 +86,38 @@ async fn a_stock_server_is_believed_by_nts() {
         matches!(refused, Err(QueryError::KeyExchange(_))),
         "{refused:?}"
     );
+}
+
+/// A keeper that asks `servers` by NTS, and knows that `floor` has passed.
+fn keeper(servers: &[&LocalServer], floor: UnixTime, folder: &Path) -> Keeper {
+    let config = Config {
+        nts: servers.iter().map(|server| server.nts(HOST)).collect(),
+        authorities: Some(servers.iter().map(|s| s.authority.as_str()).collect()),
+        ..Config::default()
+    };
+    let known = Known::new(folder.join("clock.json"), floor).unwrap();
+    Keeper::new(config, known).unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_long_before_the_floor_is_refused_and_not_read_as_one_of_the_next_era() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server();
+    let now = kernel().to_unix().0;
+    let decision = keeper(&[&server], UnixTime(now - 3600), folder.path())
+        .ask()
+        .await
+        .unwrap();
+    assert!(decision.authenticated);
+    // Longer than half of the years after which NTP's seconds start anew.
+    for years in [1, 73, 140, 500] {
+        let floor = UnixTime(now + years * 365 * 24 * 3600);
+        let error = keeper(&[&server], floor, folder.path())
+            .ask()
+            .await
+            .unwrap_err();
+        assert!(error.contains("has surely passed"), "{years}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -102,7 +136,7 @@ async fn a_server_that_is_not_there_is_an_error_at_once() {
     let nobody: ServerName = port.to_string().parse().unwrap();
     let mut asker = asker(&LocalServer::new(HOST).unwrap());
     let nobody = [nobody];
-    let answers = asker.ask(&nobody, &nobody, FLOOR).await;
+    let answers = asker.ask(&nobody, &nobody, ERA).await;
     assert_eq!(answers.len(), 2);
     assert!(answers.iter().all(|(_, answer)| answer.is_err()));
 }
