@@ -11,6 +11,13 @@ pub struct Floor {
     block: Option<UnixTime>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Built,
+    Disk,
+    Block,
+}
+
 impl Floor {
     pub fn new(built: UnixTime) -> Self {
         Self {
@@ -39,6 +46,19 @@ impl Floor {
         self.block
     }
 
+    /// Which of them is the latest.
+    pub fn origin(&self) -> Origin {
+        let time = self.time();
+        // What a predecessor of clockd knew counts as kept, whichever it was.
+        if self.block == Some(time) {
+            Origin::Block
+        } else if self.built == time {
+            Origin::Built
+        } else {
+            Origin::Disk
+        }
+    }
+
     pub fn time(&self) -> UnixTime {
         self.built
             .max(self.kept)
@@ -56,16 +76,21 @@ mod tests {
     fn the_latest_of_build_disk_and_block() {
         let mut floor = Floor::new(UnixTime(10));
         assert_eq!(floor.time(), UnixTime(10));
+        assert_eq!(floor.origin(), Origin::Built);
         floor.kept_on_disk(UnixTime(5));
         assert_eq!(floor.time(), UnixTime(10));
         floor.kept_on_disk(UnixTime(20));
         floor.kept_on_disk(UnixTime(15));
         assert_eq!(floor.time(), UnixTime(20));
+        assert_eq!(floor.origin(), Origin::Disk);
         assert_eq!(floor.block(), None);
         assert!(floor.finalized_block(UnixTime(30), None));
         assert!(floor.finalized_block(UnixTime(25), None));
         assert_eq!(floor.time(), UnixTime(30));
         assert_eq!(floor.block(), Some(UnixTime(30)));
+        // As a clockd that was started anew has it.
+        floor.kept_on_disk(UnixTime(30));
+        assert_eq!(floor.origin(), Origin::Block);
     }
 
     #[test]

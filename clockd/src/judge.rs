@@ -106,7 +106,7 @@ pub fn judge(
 }
 
 /// The largest set of answers within [`AGREE`] of each other.
-fn largest_group<'a>(answers: &[&'a Answer]) -> Vec<&'a Answer> {
+pub(crate) fn largest_group<'a>(answers: &[&'a Answer]) -> Vec<&'a Answer> {
     let mut sorted = answers.to_vec();
     sorted.sort_by_key(|answer| answer.boot);
     let group_from = |from: usize| {

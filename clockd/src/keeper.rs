@@ -1,6 +1,9 @@
 //! [`Keeper`]: asks, judges and sets.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use loam_node_api::tls::{self, KnownTime};
@@ -11,6 +14,7 @@ use rustls::{
 use tokio::time::sleep;
 
 use crate::{
+    alarm,
     config::Config,
     instant::{self, since_boot},
     judge::{self, Decision},
@@ -24,6 +28,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_RETRY: Duration = Duration::from_secs(64);
 /// A quartz is off by a tenth of a second in this time; servers are not asked more often.
 const CALM: Duration = Duration::from_secs(1024);
+/// The node's screen shows an error for an hour.
+const ALARM_AGAIN: Duration = Duration::from_secs(50 * 60);
 
 /// Asks servers for as long as the node runs.
 #[derive(Debug)]
@@ -33,6 +39,9 @@ pub struct Keeper {
     asker: Asker,
     /// The last words about it in the log, which are not repeated.
     told: String,
+    /// What a farmer must hear of the last answers.
+    alarm: Option<String>,
+    alarmed: Option<Instant>,
 }
 
 impl Keeper {
@@ -52,6 +61,8 @@ impl Keeper {
             known,
             asker,
             told: String::new(),
+            alarm: None,
+            alarmed: None,
         })
     }
 
@@ -69,7 +80,7 @@ impl Keeper {
                 }
                 Err(why) => {
                     if self.told != why {
-                        tracing::warn!(why, "the clock is not set");
+                        tracing::warn!(reason = why, "the clock is not set");
                         self.told = why;
                     }
                     let pause = retry;
@@ -77,10 +88,26 @@ impl Keeper {
                     pause
                 }
             };
+            self.sound_alarm();
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.known.worth_asking_again() => retry = FIRST_RETRY,
             }
+        }
+    }
+
+    /// What the last answers say against the floor, if several do.
+    pub fn alarm(&self) -> Option<&str> {
+        self.alarm.as_deref()
+    }
+
+    fn sound_alarm(&mut self) {
+        let due = self.alarmed.is_none_or(|at| at.elapsed() >= ALARM_AGAIN);
+        if let Some(alarm) = &self.alarm
+            && due
+        {
+            tracing::error!("{alarm}");
+            self.alarmed = Some(Instant::now());
         }
     }
 
@@ -111,14 +138,19 @@ impl Keeper {
         if nts.is_empty() && ntp.is_empty() {
             return Err("this image names no time server".to_owned());
         }
-        let mut answers = Vec::new();
+        let (mut answers, mut ended) = (Vec::new(), 0);
         for (server, answer) in self.asker.ask(nts, ntp, self.config.era()).await {
             match answer {
                 Ok(answer) => answers.push(answer),
-                Err(error) => tracing::debug!(%server, %error, "a time server was of no use"),
+                Err(error) => {
+                    ended += usize::from(error.is_ended_certificate());
+                    tracing::debug!(%server, %error, "a time server was of no use");
+                }
             }
         }
-        judge::judge(&answers, ntp.len(), &self.known.floor(), since_boot())
+        let (floor, up) = (self.known.floor(), since_boot());
+        self.alarm = alarm::alarm(&answers, ended, &floor, up);
+        judge::judge(&answers, ntp.len(), &floor, up)
     }
 }
 

@@ -198,7 +198,7 @@ impl State {
     fn take_back(&mut self, why: &str) {
         self.set_by = None;
         self.source = format!("the time of {} {why}", self.source);
-        tracing::error!(why = self.source, "the clock is not believed any longer");
+        tracing::error!(reason = self.source, "the clock is not believed any longer");
     }
 }
 

@@ -12,6 +12,7 @@
 //! | [`nts`] | what authenticates them (RFC 8915): key exchange, extension fields |
 //! | [`query`] | asking one server |
 //! | [`judge`] | which time is believed, of what several servers answered. Pure |
+//! | [`alarm`] | what a farmer is told about a floor that servers contradict. Pure |
 //! | [`floor`] | the latest moment that has surely passed. Pure |
 //! | [`known`] | what is known, and the file in which other daemons read it |
 //! | [`keeper`] | the loop: ask, judge, set |
@@ -20,6 +21,7 @@
 //! The protocol is written here rather than taken from a crate: the ones there are judge a time
 //! server's certificate by the very clock that is to be set.
 
+pub mod alarm;
 pub mod config;
 pub mod floor;
 pub mod instant;

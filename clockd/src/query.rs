@@ -54,6 +54,12 @@ pub enum QueryError {
     Extension(#[from] ExtensionError),
 }
 
+impl QueryError {
+    pub fn is_ended_certificate(&self) -> bool {
+        matches!(self, Self::KeyExchange(error) if error.is_ended_certificate())
+    }
+}
+
 /// Asks servers, and keeps the keys and cookies of those with NTS.
 #[derive(Debug)]
 pub struct Asker {

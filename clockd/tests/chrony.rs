@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{net::UdpSocket, path::Path, sync::Arc};
+use std::{
+    net::UdpSocket,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use loam_clockd::{
     config::{Config, ServerName},
@@ -24,6 +29,7 @@ use rustls::{
 };
 
 const HOST: &str = "127.0.0.1";
+const YEAR: u64 = 365 * 24 * 3600;
 const ERA: Nanos = Nanos::seconds(1_700_000_000);
 
 fn server() -> LocalServer {
@@ -102,7 +108,9 @@ fn keeper(servers: &[&LocalServer], floor: UnixTime, folder: &Path) -> Keeper {
 #[tokio::test]
 async fn an_answer_long_before_the_floor_is_refused_and_not_read_as_one_of_the_next_era() {
     let folder = tempfile::tempdir().unwrap();
-    let server = server();
+    let long = Duration::from_secs(1000 * YEAR);
+    let mut server = LocalServer::valid(HOST, SystemTime::now(), SystemTime::now() + long).unwrap();
+    server.start().unwrap();
     let now = kernel().to_unix().0;
     let decision = keeper(&[&server], UnixTime(now - 3600), folder.path())
         .ask()
@@ -111,12 +119,29 @@ async fn an_answer_long_before_the_floor_is_refused_and_not_read_as_one_of_the_n
     assert!(decision.authenticated);
     // Longer than half of the years after which NTP's seconds start anew.
     for years in [1, 73, 140, 500] {
-        let floor = UnixTime(now + years * 365 * 24 * 3600);
-        let error = keeper(&[&server], floor, folder.path())
-            .ask()
-            .await
-            .unwrap_err();
+        let floor = UnixTime(now + years * YEAR);
+        let mut keeper = keeper(&[&server], floor, folder.path());
+        let error = keeper.ask().await.unwrap_err();
         assert!(error.contains("has surely passed"), "{years}: {error}");
+        assert_eq!(keeper.alarm(), None);
+    }
+}
+
+#[tokio::test]
+async fn two_servers_that_contradict_the_floor_are_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (server(), server());
+    let now = kernel().to_unix().0;
+    let mut right = keeper(&[&one, &other], UnixTime(now - 3600), folder.path());
+    right.ask().await.unwrap();
+    assert_eq!(right.alarm(), None);
+    // By the later floor their certificates have ended, and they cannot say anything.
+    for years in [1, 73] {
+        let floor = UnixTime(now + years * YEAR - 3600);
+        let mut keeper = keeper(&[&one, &other], floor, folder.path());
+        keeper.ask().await.unwrap_err();
+        let told = keeper.alarm().unwrap();
+        assert!(told.starts_with("2 time servers contradict"), "{told}");
     }
 }
 
