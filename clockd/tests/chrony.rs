@@ -128,6 +128,29 @@ async fn an_answer_long_before_the_floor_is_refused_and_not_read_as_one_of_the_n
 }
 
 #[tokio::test]
+async fn a_certificate_of_tomorrow_counts_until_the_clock_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    let tomorrow = SystemTime::now() + day;
+    let mut server = LocalServer::valid(HOST, tomorrow, tomorrow + day).unwrap();
+    server.start().unwrap();
+    let config = Config {
+        nts: vec![server.nts(HOST)],
+        authorities: Some(server.authority.clone()),
+        ..Config::default()
+    };
+    let known = Known::new(folder.path().join("clock.json"), ERA.to_unix()).unwrap();
+    let mut keeper = Keeper::new(config.clone(), known.clone()).unwrap();
+    let decided = keeper.ask().await;
+    assert!(decided.as_ref().unwrap().authenticated, "{decided:?}");
+    known.decided(&decided);
+    // One that has no cookies yet.
+    let mut keeper = Keeper::new(config, known).unwrap();
+    let refused = keeper.ask().await.unwrap_err();
+    assert_eq!(refused, "no time server answers");
+}
+
+#[tokio::test]
 async fn two_servers_that_contradict_the_floor_are_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let (one, other) = (server(), server());
@@ -135,7 +158,7 @@ async fn two_servers_that_contradict_the_floor_are_told_of() {
     let mut right = keeper(&[&one, &other], UnixTime(now - 3600), folder.path());
     right.ask().await.unwrap();
     assert_eq!(right.alarm(), None);
-    // By the later floor their certificates have ended, and they cannot say anything.
+    // By the last floor their certificates have ended, and they cannot say anything.
     for years in [1, 73] {
         let floor = UnixTime(now + years * YEAR - 3600);
         let mut keeper = keeper(&[&one, &other], floor, folder.path());
