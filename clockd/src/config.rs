@@ -1,6 +1,6 @@
 //! Which servers a node asks for the time: `/etc/loam/time.toml`, part of the image.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{collections::BTreeSet, fmt, path::Path, str::FromStr};
 
 use anyhow::{Context, ensure};
 use loam_node_api::clock::UnixTime;
@@ -53,8 +53,11 @@ impl Config {
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
-        for servers in [&config.nts, &config.ntp] {
+        let mut config: Self = toml::from_str(text)?;
+        // One that is named thrice is no majority of three.
+        for (servers, usual) in [(&mut config.nts, NTS_PORT), (&mut config.ntp, NTP_PORT)] {
+            let mut seen = BTreeSet::new();
+            servers.retain(|server| seen.insert(server.asked_at(usual)));
             ensure!(
                 servers.len() <= MAX_SERVERS,
                 "{} servers; at most {MAX_SERVERS} are asked",
@@ -74,6 +77,12 @@ pub struct ServerName {
 }
 
 impl ServerName {
+    /// The same for all ways to write one server.
+    fn asked_at(&self, usual: u16) -> (String, u16) {
+        let host = self.host.trim_end_matches('.').to_ascii_lowercase();
+        (host, self.port.unwrap_or(usual))
+    }
+
     pub fn nts_port(&self) -> u16 {
         self.port.unwrap_or(NTS_PORT)
     }
@@ -159,8 +168,19 @@ mod tests {
             );
         }
         Config::parse("servers = []").unwrap_err();
-        let many = format!("nts = {:?}", vec!["a"; MAX_SERVERS + 1]);
-        Config::parse(&many).unwrap_err();
-        Config::parse(&format!("nts = {:?}", vec!["a"; MAX_SERVERS])).unwrap();
+        let many = |count| {
+            let names: Vec<String> = (0..count).map(|n| format!("a{n}")).collect();
+            Config::parse(&format!("nts = {names:?}"))
+        };
+        many(MAX_SERVERS + 1).unwrap_err();
+        many(MAX_SERVERS).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_is_named_more_than_once_is_one_server() {
+        let config =
+            Config::parse(r#"ntp = ["b", "A", "b", "a", "b:123", "b.", "b:124"]"#).unwrap();
+        let names: Vec<String> = config.ntp.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["b", "A", "b:124"]);
     }
 }

@@ -250,6 +250,19 @@ mod tests {
             judged(&three[..2], 4).unwrap_err(),
             "of 4 time servers without NTS only 2 agree"
         );
+        // Within a minute they agree, a second more and they do not.
+        judged(
+            &[ntp("a", NOW), ntp("b", NOW + 60), ntp("c", NOW + 9999)],
+            3,
+        )
+        .unwrap();
+        assert_eq!(
+            judged(&[ntp("a", NOW), ntp("b", NOW + 61), ntp("c", NOW + 122)], 3).unwrap_err(),
+            "of 3 time servers without NTS only 1 agree"
+        );
+        // Each within a minute of its neighbour is not all within one.
+        let spread: Vec<Answer> = (0..5).map(|n| ntp("a", NOW + 40 * n)).collect();
+        judged(&spread, 5).unwrap_err();
         // Two servers are too few even when both agree.
         assert!(judged(&three[..2], 2).unwrap_err().contains("at least 3"));
     }
@@ -263,6 +276,10 @@ mod tests {
         unseen(&[nts("a", old + 1)]).unwrap();
         let decision = unseen(&[nts("a", old), nts("b", old), nts("c", NOW)]).unwrap();
         assert_eq!(time(&decision), NOW);
+        // One of NTS that is refused leaves the word to plain ones.
+        let near = |answers: &[Answer]| judge(answers, 3, &seen(Some(NOW)), UP);
+        let decision = near(&[nts("a", old), ntp("b", NOW), ntp("c", NOW)]).unwrap();
+        assert!(!decision.authenticated);
         // Plain, a block that is as old as the build, and one that is older.
         for block in [BUILT, BUILT - 600] {
             let near = |answers: &[Answer]| judge(answers, 3, &seen(Some(block.into())), UP);

@@ -20,7 +20,7 @@ use loam_clockd::{
     query::{Asker, QueryError},
 };
 use loam_node_api::{
-    clock::{Clock, UnixTime},
+    clock::{Clock, ClockService as _, UnixTime},
     tls::{KnownTime, client_config},
 };
 use rustls::{
@@ -124,6 +124,44 @@ async fn an_answer_long_before_the_floor_is_refused_and_not_read_as_one_of_the_n
         let error = keeper.ask().await.unwrap_err();
         assert!(error.contains("has surely passed"), "{years}: {error}");
         assert_eq!(keeper.alarm(), None);
+    }
+}
+
+#[tokio::test]
+async fn where_no_server_has_nts_three_without_count_beside_a_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let servers = [server(), server(), server()];
+    let nobody = UdpSocket::bind((HOST, 0)).unwrap().local_addr().unwrap();
+    let ask = async |count: usize, block: Option<UnixTime>| {
+        let config = Config {
+            nts: vec![nobody.to_string().parse().unwrap()],
+            ntp: servers[..count].iter().map(|s| s.ntp(HOST)).collect(),
+            ..Config::default()
+        };
+        let file = folder.path().join(format!("{count}{block:?}"));
+        let known = Known::new(file, ERA.to_unix()).unwrap();
+        if let Some(block) = block {
+            known
+                .clone()
+                .has_passed(tarpc::context::current(), block, true)
+                .await;
+        }
+        Keeper::new(config, known).unwrap().ask().await
+    };
+    let now = kernel().to_unix();
+    let minutes_ago = UnixTime(now.0 - 300);
+    let decision = ask(3, Some(minutes_ago)).await.unwrap();
+    assert!(!decision.authenticated);
+    let off = decision.boot + since_boot() - kernel();
+    assert!(off.abs() < Nanos::seconds(30), "{off:?}");
+    for (count, block, why) in [
+        (3, None, "none was yet"),
+        (2, Some(minutes_ago), "at least 3"),
+        (3, Some(UnixTime(now.0 - 2 * 24 * 3600)), "more than a day"),
+        (3, Some(UnixTime(now.0 + 3600)), "has surely passed"),
+    ] {
+        let refused = ask(count, block).await.unwrap_err();
+        assert!(refused.contains(why), "{refused}");
     }
 }
 
