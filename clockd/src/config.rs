@@ -1,13 +1,18 @@
 //! Which servers a node asks for the time: `/etc/loam/time.toml`, part of the image.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{collections::BTreeSet, fmt, path::Path, str::FromStr};
 
 use anyhow::{Context, ensure};
 use loam_node_api::clock::UnixTime;
 use serde::Deserialize;
 
+use crate::instant::Nanos;
+
 /// So many servers are asked at most; a list that is longer is a mistake.
 const MAX_SERVERS: usize = 16;
+
+/// 2026-01-01: nothing that runs this was built before.
+const OLDEST_BUILD: UnixTime = UnixTime(1_767_225_600);
 
 /// Port of the key exchange (RFC 8915, section 4) and of NTP itself.
 const NTS_PORT: u16 = 4460;
@@ -40,9 +45,19 @@ impl Config {
         Self::parse(&text).with_context(|| format!("in {}", path.display()))
     }
 
+    /// NTP's seconds repeat every 136 years: an answer is taken to be within half of these around this
+    /// moment. The build's date rather than the floor: by a floor that is wrong by a lifetime, the
+    /// right time would be read as one that is in the next era, and be believed.
+    pub fn era(&self) -> Nanos {
+        self.built.max(OLDEST_BUILD).into()
+    }
+
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
-        for servers in [&config.nts, &config.ntp] {
+        let mut config: Self = toml::from_str(text)?;
+        // One that is named thrice is no majority of three.
+        for (servers, usual) in [(&mut config.nts, NTS_PORT), (&mut config.ntp, NTP_PORT)] {
+            let mut seen = BTreeSet::new();
+            servers.retain(|server| seen.insert(server.asked_at(usual)));
             ensure!(
                 servers.len() <= MAX_SERVERS,
                 "{} servers; at most {MAX_SERVERS} are asked",
@@ -62,6 +77,12 @@ pub struct ServerName {
 }
 
 impl ServerName {
+    /// The same for all ways to write one server.
+    fn asked_at(&self, usual: u16) -> (String, u16) {
+        let host = self.host.trim_end_matches('.').to_ascii_lowercase();
+        (host, self.port.unwrap_or(usual))
+    }
+
     pub fn nts_port(&self) -> u16 {
         self.port.unwrap_or(NTS_PORT)
     }
@@ -147,8 +168,19 @@ mod tests {
             );
         }
         Config::parse("servers = []").unwrap_err();
-        let many = format!("nts = {:?}", vec!["a"; MAX_SERVERS + 1]);
-        Config::parse(&many).unwrap_err();
-        Config::parse(&format!("nts = {:?}", vec!["a"; MAX_SERVERS])).unwrap();
+        let many = |count| {
+            let names: Vec<String> = (0..count).map(|n| format!("a{n}")).collect();
+            Config::parse(&format!("nts = {names:?}"))
+        };
+        many(MAX_SERVERS + 1).unwrap_err();
+        many(MAX_SERVERS).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_is_named_more_than_once_is_one_server() {
+        let config =
+            Config::parse(r#"ntp = ["b", "A", "b", "a", "b:123", "b.", "b:124"]"#).unwrap();
+        let names: Vec<String> = config.ntp.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["b", "A", "b:124"]);
     }
 }

@@ -2,10 +2,6 @@
 
 use loam_node_api::clock::UnixTime;
 
-/// How far a finalized block may lie ahead of a clock that was set, in seconds. A block further
-/// ahead says that its endpoint lies: were it believed, no certificate would be valid any longer.
-const AHEAD: u64 = 24 * 3600;
-
 /// What is known to have passed, by where it comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Floor {
@@ -13,6 +9,13 @@ pub struct Floor {
     kept: UnixTime,
     /// The newest block that was seen finalized since this boot.
     block: Option<UnixTime>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Built,
+    Disk,
+    Block,
 }
 
 impl Floor {
@@ -28,10 +31,11 @@ impl Floor {
         self.kept = self.kept.max(time);
     }
 
-    /// A finalized block has this time. `set_clock` is the kernel's clock, once it was set from the
-    /// network. False if the block cannot be.
-    pub fn finalized_block(&mut self, time: UnixTime, set_clock: Option<UnixTime>) -> bool {
-        if set_clock.is_some_and(|now| time.0 > now.0.saturating_add(AHEAD)) {
+    /// A finalized block has this time. `proved` is the kernel's clock, once NTS has set it. False if
+    /// the block cannot be: that it is of the future says that its endpoint lies, and were it believed,
+    /// no certificate would be valid any longer.
+    pub fn finalized_block(&mut self, time: UnixTime, proved: Option<UnixTime>) -> bool {
+        if proved.is_some_and(|now| time > now && !now.is_near(time)) {
             return false;
         }
         self.block = self.block.max(Some(time));
@@ -40,6 +44,19 @@ impl Floor {
 
     pub fn block(&self) -> Option<UnixTime> {
         self.block
+    }
+
+    /// Which of them is the latest.
+    pub fn origin(&self) -> Origin {
+        let time = self.time();
+        // What a predecessor of clockd knew counts as kept, whichever it was.
+        if self.block == Some(time) {
+            Origin::Block
+        } else if self.built == time {
+            Origin::Built
+        } else {
+            Origin::Disk
+        }
     }
 
     pub fn time(&self) -> UnixTime {
@@ -53,29 +70,36 @@ impl Floor {
 mod tests {
     use super::*;
 
+    const DAY: u64 = 24 * 3600;
+
     #[test]
     fn the_latest_of_build_disk_and_block() {
         let mut floor = Floor::new(UnixTime(10));
         assert_eq!(floor.time(), UnixTime(10));
+        assert_eq!(floor.origin(), Origin::Built);
         floor.kept_on_disk(UnixTime(5));
         assert_eq!(floor.time(), UnixTime(10));
         floor.kept_on_disk(UnixTime(20));
         floor.kept_on_disk(UnixTime(15));
         assert_eq!(floor.time(), UnixTime(20));
+        assert_eq!(floor.origin(), Origin::Disk);
         assert_eq!(floor.block(), None);
         assert!(floor.finalized_block(UnixTime(30), None));
         assert!(floor.finalized_block(UnixTime(25), None));
         assert_eq!(floor.time(), UnixTime(30));
         assert_eq!(floor.block(), Some(UnixTime(30)));
+        // As a clockd that was started anew has it.
+        floor.kept_on_disk(UnixTime(30));
+        assert_eq!(floor.origin(), Origin::Block);
     }
 
     #[test]
     fn a_block_of_the_future_is_not_believed_by_a_clock_that_is_set() {
         let mut floor = Floor::new(UnixTime(10));
         let now = UnixTime(1_000_000);
-        assert!(!floor.finalized_block(UnixTime(now.0 + AHEAD + 1), Some(now)));
+        assert!(!floor.finalized_block(UnixTime(now.0 + DAY + 1), Some(now)));
         assert_eq!(floor.block(), None);
-        assert!(floor.finalized_block(UnixTime(now.0 + AHEAD), Some(now)));
-        assert_eq!(floor.time(), UnixTime(now.0 + AHEAD));
+        assert!(floor.finalized_block(UnixTime(now.0 + DAY), Some(now)));
+        assert_eq!(floor.time(), UnixTime(now.0 + DAY));
     }
 }

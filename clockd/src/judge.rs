@@ -3,8 +3,11 @@
 //! An answer before the floor is refused. Authenticated ones (NTS) count first: the largest group
 //! that agrees, if it is most of them. Plain ones, which whoever is on the way may forge, count only
 //! if there is nothing authenticated, if at least three servers were asked and most of these agree,
-//! and if the time is within a day of a block that was seen finalized since this boot, where one
-//! was.
+//! and if the time is within a day of a block that was seen finalized since this boot.
+//!
+//! Before a block was seen plain ones do not count at all: of a forged time in the far future the
+//! certificates of NTS servers and of the chain's endpoints have ended, so that nobody could put it
+//! right. The chain needs no clock that is set, so its block comes without.
 
 use crate::{floor::Floor, instant::Nanos};
 
@@ -12,8 +15,6 @@ use crate::{floor::Floor, instant::Nanos};
 const AGREE: Nanos = Nanos::seconds(60);
 /// Plain answers count only where so many servers were asked.
 const LEAST_PLAIN: usize = 3;
-/// A plain answer may be so far from a finalized block.
-const NEAR_BLOCK: Nanos = Nanos::seconds(24 * 3600);
 
 /// What one server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,9 +89,14 @@ pub fn judge(
         ));
     }
     let chosen = decision(&group, false);
-    if let Some(block) = floor.block()
-        && (chosen.boot + up - Nanos::from(block)).abs() > NEAR_BLOCK
-    {
+    let Some(block) = floor.block() else {
+        return Err(
+            "time servers without NTS count when a finalized block of the chain was seen; none was \
+             yet"
+            .to_owned(),
+        );
+    };
+    if !(chosen.boot + up).to_unix().is_near(block) {
         return Err(
             "time servers without NTS are more than a day from the chain's finalized block"
                 .to_owned(),
@@ -100,7 +106,7 @@ pub fn judge(
 }
 
 /// The largest set of answers within [`AGREE`] of each other.
-fn largest_group<'a>(answers: &[&'a Answer]) -> Vec<&'a Answer> {
+pub(crate) fn largest_group<'a>(answers: &[&'a Answer]) -> Vec<&'a Answer> {
     let mut sorted = answers.to_vec();
     sorted.sort_by_key(|answer| answer.boot);
     let group_from = |from: usize| {
@@ -163,8 +169,17 @@ mod tests {
         answer(server, false, now, 20)
     }
 
+    /// When a block was seen that is minutes old.
     fn judged(answers: &[Answer], asked_plain: usize) -> Result<Decision, String> {
-        judge(answers, asked_plain, &Floor::new(UnixTime(BUILT)), UP)
+        judge(answers, asked_plain, &seen(Some(NOW - 300)), UP)
+    }
+
+    fn seen(block: Option<i128>) -> Floor {
+        let mut floor = Floor::new(UnixTime(BUILT));
+        if let Some(block) = block {
+            assert!(floor.finalized_block(Nanos::seconds(block).to_unix(), None));
+        }
+        floor
     }
 
     fn time(decision: &Decision) -> i128 {
@@ -235,59 +250,96 @@ mod tests {
             judged(&three[..2], 4).unwrap_err(),
             "of 4 time servers without NTS only 2 agree"
         );
+        // Within a minute they agree, a second more and they do not.
+        judged(
+            &[ntp("a", NOW), ntp("b", NOW + 60), ntp("c", NOW + 9999)],
+            3,
+        )
+        .unwrap();
+        assert_eq!(
+            judged(&[ntp("a", NOW), ntp("b", NOW + 61), ntp("c", NOW + 122)], 3).unwrap_err(),
+            "of 3 time servers without NTS only 1 agree"
+        );
+        // Each within a minute of its neighbour is not all within one.
+        let spread: Vec<Answer> = (0..5).map(|n| ntp("a", NOW + 40 * n)).collect();
+        judged(&spread, 5).unwrap_err();
         // Two servers are too few even when both agree.
         assert!(judged(&three[..2], 2).unwrap_err().contains("at least 3"));
     }
 
     #[test]
     fn an_answer_before_the_floor_counts_for_nobody() {
+        let unseen = |answers: &[Answer]| judge(answers, 3, &seen(None), UP);
         let old = i128::from(BUILT) - 1;
-        assert!(
-            judged(&[nts("a", old)], 0)
-                .unwrap_err()
-                .starts_with("a says")
-        );
-        judged(&[nts("a", old + 1)], 0).unwrap();
-        let decision = judged(&[nts("a", old), nts("b", old), nts("c", NOW)], 0).unwrap();
+        let error = unseen(&[nts("a", old)]).unwrap_err();
+        assert!(error.starts_with("a says"), "{error}");
+        unseen(&[nts("a", old + 1)]).unwrap();
+        let decision = unseen(&[nts("a", old), nts("b", old), nts("c", NOW)]).unwrap();
         assert_eq!(time(&decision), NOW);
-        judged(&[ntp("a", old), ntp("b", old), ntp("c", NOW)], 3).unwrap_err();
-        assert_eq!(judged(&[], 3).unwrap_err(), "no time server answers");
+        // One of NTS that is refused leaves the word to plain ones.
+        let near = |answers: &[Answer]| judge(answers, 3, &seen(Some(NOW)), UP);
+        let decision = near(&[nts("a", old), ntp("b", NOW), ntp("c", NOW)]).unwrap();
+        assert!(!decision.authenticated);
+        // Plain, a block that is as old as the build, and one that is older.
+        for block in [BUILT, BUILT - 600] {
+            let near = |answers: &[Answer]| judge(answers, 3, &seen(Some(block.into())), UP);
+            near(&[ntp("a", old + 1), ntp("b", old + 1), ntp("c", old)]).unwrap();
+            near(&[ntp("a", old), ntp("b", old), ntp("c", old + 1)]).unwrap_err();
+            let error = near(&[ntp("a", old), ntp("b", old), ntp("c", old)]).unwrap_err();
+            assert!(error.contains("has surely passed"), "{error}");
+        }
+        assert_eq!(unseen(&[]).unwrap_err(), "no time server answers");
     }
 
     #[test]
-    fn plain_answers_stay_within_a_day_of_the_chain() {
-        let mut floor = Floor::new(UnixTime(BUILT));
-        let block = u64::try_from(NOW).unwrap();
-        floor.finalized_block(UnixTime(block), None);
+    fn plain_answers_wait_for_a_block_and_stay_within_a_day_of_it() {
         let all = |now| [ntp("a", now), ntp("b", now), ntp("c", now)];
-        judge(&all(NOW + 86_400), 3, &floor, UP).unwrap();
-        assert!(
-            judge(&all(NOW + 86_401), 3, &floor, UP)
-                .unwrap_err()
-                .contains("more than a day")
-        );
+        let error = judge(&all(NOW), 3, &seen(None), UP).unwrap_err();
+        assert!(error.contains("none was yet"), "{error}");
+        let block = NOW - 400_000;
+        let floor = seen(Some(block));
+        judge(&all(block), 3, &floor, UP).unwrap();
+        judge(&all(block + 86_400), 3, &floor, UP).unwrap();
+        for far in [block + 86_401, block + 40 * 365 * 86_400] {
+            let error = judge(&all(far), 3, &floor, UP).unwrap_err();
+            assert!(error.contains("more than a day"), "{error}");
+        }
+        // What is before the block is before the floor.
+        for far in [block - 1, block - 86_401] {
+            let error = judge(&all(far), 3, &floor, UP).unwrap_err();
+            assert!(error.contains("has surely passed"), "{error}");
+        }
         // An authenticated answer is not held to the chain.
-        judge(&[nts("a", NOW + 86_401)], 0, &floor, UP).unwrap();
+        judge(&[nts("a", block + 86_401)], 0, &floor, UP).unwrap();
+        judge(&[nts("a", NOW)], 0, &seen(None), UP).unwrap();
     }
 
     proptest! {
         /// Whatever is said: what is believed was said by somebody, not before the floor, and if it
-        /// is plain then by most of those asked.
+        /// is plain then by most of those asked, and confirmed by a block.
         #[test]
         fn nothing_is_believed_that_a_minority_made_up(
-            said in prop::collection::vec((any::<bool>(), 0u64..4_000_000_000), 0..8),
+            said in prop::collection::vec(
+                (any::<bool>(), prop_oneof![
+                    NOW - 40..NOW + 40,
+                    NOW - 100_000..NOW + 100_000,
+                    0i128..4_000_000_000,
+                ]),
+                0..8,
+            ),
             silent in 0usize..4,
+            block in prop::option::of(NOW - 100_000..NOW + 100_000),
         ) {
             let answers: Vec<Answer> = said
                 .iter()
                 .enumerate()
-                .map(|(n, (proved, now))| {
-                    answer(&n.to_string(), *proved, i128::from(*now), 20)
-                })
+                .map(|(n, (proved, now))| answer(&n.to_string(), *proved, *now, 20))
                 .collect();
             let asked = answers.iter().filter(|a| !a.authenticated).count() + silent;
-            if let Ok(decision) = judged(&answers, asked) {
-                prop_assert!(decision.boot + UP >= Nanos::seconds(i128::from(BUILT)));
+            let floor = seen(block);
+            if let Ok(decision) = judge(&answers, asked, &floor, UP) {
+                let now = decision.boot + UP;
+                prop_assert!(now >= Nanos::from(floor.time()));
                 let near = |a: &&Answer| {
                     a.authenticated == decision.authenticated
                         && (a.boot - decision.boot).abs() <= AGREE
@@ -296,6 +348,8 @@ mod tests {
                 prop_assert!(agree > 0);
                 if !decision.authenticated {
                     prop_assert!(asked >= 3 && agree * 2 > asked);
+                    let block = block.map(Nanos::seconds);
+                    prop_assert!(block.is_some_and(|block| now - block <= Nanos::seconds(86_400)));
                 }
             }
         }

@@ -12,18 +12,22 @@
 //! | [`nts`] | what authenticates them (RFC 8915): key exchange, extension fields |
 //! | [`query`] | asking one server |
 //! | [`judge`] | which time is believed, of what several servers answered. Pure |
+//! | [`alarm`] | what a farmer is told about a floor that servers contradict. Pure |
 //! | [`floor`] | the latest moment that has surely passed. Pure |
-//! | [`keeper`] | the loop: ask, judge, set; and the state that other daemons read |
+//! | [`known`] | what is known, and the file in which other daemons read it |
+//! | [`keeper`] | the loop: ask, judge, set |
 //! | `local_server` | with feature `local-server`: a stock server for tests |
 //!
 //! The protocol is written here rather than taken from a crate: the ones there are judge a time
 //! server's certificate by the very clock that is to be set.
 
+pub mod alarm;
 pub mod config;
 pub mod floor;
 pub mod instant;
 pub mod judge;
 pub mod keeper;
+pub mod known;
 #[cfg(feature = "local-server")]
 pub mod local_server;
 pub mod nts;

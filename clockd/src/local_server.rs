@@ -4,14 +4,16 @@ use std::{
     io,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
+    time::{Duration, SystemTime},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use time::{Duration, OffsetDateTime};
 
 use crate::config::ServerName;
 
 const CHRONYD: &str = "/usr/sbin/chronyd";
+const MINUTE: Duration = Duration::from_secs(60);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LocalServerError {
@@ -37,12 +39,27 @@ pub struct LocalServer {
 }
 
 impl LocalServer {
-    /// A server with a certificate for `host`, that is not made before a minute ago.
+    /// A server with a certificate for `host` that began a minute ago.
     ///
     /// # Errors
     ///
     /// No port is free, or its files cannot be written.
     pub fn new(host: &str) -> Result<Self, LocalServerError> {
+        let now = SystemTime::now();
+        Self::valid(host, now - MINUTE, now + YEAR)
+    }
+
+    /// A server whose certificate is valid `from` and `until`, which may both be in the future: to
+    /// whom has its own idea of the time.
+    ///
+    /// # Errors
+    ///
+    /// No port is free, or its files cannot be written.
+    pub fn valid(
+        host: &str,
+        from: SystemTime,
+        until: SystemTime,
+    ) -> Result<Self, LocalServerError> {
         let folder = tempfile::tempdir()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -51,7 +68,8 @@ impl LocalServer {
         let issuer = Issuer::new(params, authority_key);
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![host.to_owned()])?;
-        params.not_before = OffsetDateTime::now_utc() - Duration::minutes(1);
+        params.not_before = from.into();
+        params.not_after = until.into();
         let certificate = params.signed_by(&key, &issuer)?.pem();
         std::fs::write(folder.path().join("server.pem"), certificate)?;
         std::fs::write(folder.path().join("server.key"), key.serialize_pem())?;

@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use loam_clockd::{
-    config::Config,
-    keeper::{Keeper, Known},
-};
+use loam_clockd::{config::Config, keeper::Keeper, known::Known};
 use loam_node_api::{clock::ClockService as _, path, transport};
 use tracing_subscriber::EnvFilter;
 

@@ -85,17 +85,12 @@ pub fn answer(packet: &[u8], token: [u8; 8]) -> Result<ServerTimes, PacketError>
 
 /// What an answer means: asked when the kernel had run for `asked`, answered at `answered`.
 ///
-/// `floor` is a moment that has passed: NTP's seconds repeat every 136 years, and the answer is
-/// taken to be within half of these around it. Gives the time of day at the kernel's start, and how
+/// NTP's seconds repeat every 136 years, and the answer is taken to be within half of these around
+/// `era`. Gives the time of day at the kernel's start, and how
 /// long the answer was on its way.
-pub fn interpret(
-    times: ServerTimes,
-    asked: Nanos,
-    answered: Nanos,
-    floor: Nanos,
-) -> (Nanos, Nanos) {
-    let received = unwrap(times.received, floor);
-    let sent = unwrap(times.sent, floor);
+pub fn interpret(times: ServerTimes, asked: Nanos, answered: Nanos, era: Nanos) -> (Nanos, Nanos) {
+    let received = unwrap(times.received, era);
+    let sent = unwrap(times.sent, era);
     let delay = (answered - asked) - (sent - received);
     // On both ways the same time, so halfway through the question's life is halfway through the
     // server's (RFC 5905, section 8).
@@ -104,10 +99,10 @@ pub fn interpret(
     (middle_there - middle_here, delay.max(Nanos(0)))
 }
 
-fn unwrap(ntp: u64, floor: Nanos) -> Nanos {
+fn unwrap(ntp: u64, era: Nanos) -> Nanos {
     let seconds = i128::from(ntp >> 32) - SINCE_1900;
     let fraction = (i128::from(ntp & 0xffff_ffff) * SECOND) >> 32;
-    let lowest = floor.0.div_euclid(SECOND) - ERA / 2;
+    let lowest = era.0.div_euclid(SECOND) - ERA / 2;
     let eras = (lowest - seconds).div_euclid(ERA) + 1;
     Nanos((seconds + eras * ERA) * SECOND + fraction)
 }
@@ -152,14 +147,14 @@ mod tests {
 
     #[test]
     fn times_are_read_and_put_in_the_middle() {
-        let floor = Nanos::seconds(1_700_000_000);
+        let era = Nanos::seconds(1_700_000_000);
         let now = Nanos::seconds(1_750_000_000);
         let half = Nanos(SECOND / 2);
         // 0.5 s there, 0.5 s at the server, 0.5 s back.
         let packet = server_answer(&question(TOKEN), now + half, now + half + half);
         let times = answer(&packet, TOKEN).unwrap();
         let asked = Nanos::seconds(100);
-        let (boot, delay) = interpret(times, asked, asked + half + half + half, floor);
+        let (boot, delay) = interpret(times, asked, asked + half + half + half, era);
         assert!((boot - (now - asked)).abs() < Nanos(10), "{boot:?}");
         assert!((delay - Nanos::seconds(1)).abs() < Nanos(10), "{delay:?}");
     }
@@ -192,12 +187,12 @@ mod tests {
     }
 
     proptest! {
-        /// NTP's seconds start anew in 2036; any time within 68 years of the floor is read right.
+        /// NTP's seconds start anew in 2036; any time within 68 years of `era` is read right.
         #[test]
-        fn eras_follow_the_floor(floor in 0i64..8_000_000_000, ahead in -(1i64 << 31) + 1..(1i64 << 31)) {
-            let floor = Nanos::seconds(floor.into());
-            let time = floor + Nanos::seconds(ahead.into());
-            prop_assert_eq!(unwrap(to_ntp(time), floor), time);
+        fn the_era_is_the_one_around_what_is_given(era in 0i64..8_000_000_000, ahead in -(1i64 << 31) + 1..(1i64 << 31)) {
+            let era = Nanos::seconds(era.into());
+            let time = era + Nanos::seconds(ahead.into());
+            prop_assert_eq!(unwrap(to_ntp(time), era), time);
         }
 
         #[test]
@@ -206,10 +201,10 @@ mod tests {
         }
 
         #[test]
-        fn any_times_are_interpreted_without_harm(received: u64, sent: u64, floor: u32) {
+        fn any_times_are_interpreted_without_harm(received: u64, sent: u64, era: u32) {
             let times = ServerTimes { received, sent };
-            let floor = Nanos::seconds(floor.into());
-            let (_, delay) = interpret(times, Nanos(5), Nanos(9), floor);
+            let era = Nanos::seconds(era.into());
+            let (_, delay) = interpret(times, Nanos(5), Nanos(9), era);
             prop_assert!(delay >= Nanos(0));
         }
     }

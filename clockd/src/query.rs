@@ -54,6 +54,12 @@ pub enum QueryError {
     Extension(#[from] ExtensionError),
 }
 
+impl QueryError {
+    pub fn is_ended_certificate(&self) -> bool {
+        matches!(self, Self::KeyExchange(error) if error.is_ended_certificate())
+    }
+}
+
 /// Asks servers, and keeps the keys and cookies of those with NTS.
 #[derive(Debug)]
 pub struct Asker {
@@ -69,24 +75,24 @@ impl Asker {
         }
     }
 
-    /// Asks them all at the same time. `floor` is a moment that has passed.
+    /// Asks them all at the same time. Answers are read as within 68 years of `era`.
     pub async fn ask(
         &mut self,
         nts: &[ServerName],
         ntp: &[ServerName],
-        floor: Nanos,
+        era: Nanos,
     ) -> Vec<(ServerName, Result<Answer, QueryError>)> {
         let with_nts = nts.iter().map(|server| {
             let session = self.sessions.remove(server);
             let tls = self.tls.clone();
             async move {
-                let (session, answer) = with_nts(server, session, tls, floor).await;
+                let (session, answer) = with_nts(server, session, tls, era).await;
                 (server.clone(), session, answer)
             }
         });
         let plain = ntp
             .iter()
-            .map(|server| async move { (server.clone(), plain(server, floor).await) });
+            .map(|server| async move { (server.clone(), plain(server, era).await) });
         let (with_nts, mut answers) = futures::join!(
             futures::future::join_all(with_nts),
             futures::future::join_all(plain)
@@ -101,10 +107,10 @@ impl Asker {
     }
 }
 
-async fn plain(server: &ServerName, floor: Nanos) -> Result<Answer, QueryError> {
+async fn plain(server: &ServerName, era: Nanos) -> Result<Answer, QueryError> {
     let mut last = QueryError::Silent;
     for address in resolve(&server.host, server.ntp_port()).await? {
-        match exchange(address, &mut Plain, floor).await {
+        match exchange(address, &mut Plain, era).await {
             Ok((boot, delay)) => {
                 return Ok(Answer {
                     server: server.to_string(),
@@ -124,7 +130,7 @@ async fn with_nts(
     server: &ServerName,
     session: Option<Session>,
     tls: Arc<ClientConfig>,
-    floor: Nanos,
+    era: Nanos,
 ) -> (Option<Session>, Result<Answer, QueryError>) {
     let mut session = match session.filter(Session::has_cookies) {
         Some(session) => session,
@@ -134,7 +140,7 @@ async fn with_nts(
             Err(_) => return (None, Err(QueryError::Silent)),
         },
     };
-    match prove(server, &mut session, floor).await {
+    match prove(server, &mut session, era).await {
         Ok((boot, delay)) => {
             let answer = Answer {
                 server: server.to_string(),
@@ -170,7 +176,7 @@ async fn keys(server: &ServerName, tls: Arc<ClientConfig>) -> Result<Session, Qu
 async fn prove(
     server: &ServerName,
     session: &mut Session,
-    floor: Nanos,
+    era: Nanos,
 ) -> Result<(Nanos, Nanos), QueryError> {
     let host = session.ntp_host.clone();
     let host = host.as_deref().unwrap_or(&server.host);
@@ -181,7 +187,7 @@ async fn prove(
             session,
             identifier: rand::rng().random(),
         };
-        match exchange(address, &mut proof, floor).await {
+        match exchange(address, &mut proof, era).await {
             Ok(found) => return Ok(found),
             Err(error) => last = error,
         }
@@ -232,7 +238,7 @@ impl Proof for Proved<'_> {
 async fn exchange(
     server: SocketAddr,
     proof: &mut impl Proof,
-    floor: Nanos,
+    era: Nanos,
 ) -> Result<(Nanos, Nanos), QueryError> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -249,7 +255,7 @@ async fn exchange(
     let (times, answered) = timeout(ANSWER, waiting)
         .await
         .map_err(|_| QueryError::Silent)??;
-    Ok(packet::interpret(times, asked, answered, floor))
+    Ok(packet::interpret(times, asked, answered, era))
 }
 
 /// A packet that proves nothing does not end the waiting: whoever is on the way could end it so.

@@ -11,6 +11,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+/// How far a time may be from a finalized block that confirms it, in seconds.
+const NEAR: u64 = 24 * 3600;
+
 /// Seconds since 1970, UTC.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -25,6 +28,10 @@ pub struct Clock {
     pub floor: UnixTime,
     /// Whether the kernel's clock was set from the network since this boot.
     pub set: bool,
+    /// Whether it was NTS that set it. Plain NTP can be forged by whoever is on the way.
+    pub authenticated: bool,
+    /// The newest block that was seen finalized since this boot.
+    pub block: Option<UnixTime>,
     /// Who set it, or why it is not set; for people.
     pub source: String,
 }
@@ -46,6 +53,19 @@ impl Clock {
             self.floor
         }
     }
+
+    /// What may be kept for later boots, which it binds for good: the kernel's clock if NTS set it.
+    /// Of a time that plain NTP told and a block confirms, the earlier of the two. `None`: nothing.
+    pub fn to_keep(&self, kernel: UnixTime) -> Option<UnixTime> {
+        if !self.set {
+            return None;
+        }
+        if self.authenticated {
+            return Some(kernel);
+        }
+        let block = self.block.filter(|block| kernel.is_near(*block))?;
+        Some(kernel.min(block))
+    }
 }
 
 impl UnixTime {
@@ -56,6 +76,11 @@ impl UnixTime {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
         )
+    }
+
+    /// Whether a finalized block confirms this time: within a day.
+    pub fn is_near(self, block: Self) -> bool {
+        self.0.abs_diff(block.0) <= NEAR
     }
 
     pub fn since_epoch(self) -> Duration {
@@ -85,6 +110,39 @@ mod tests {
         clock.set = true;
         assert_eq!(clock.for_ends(UnixTime(5)), UnixTime(100));
         assert_eq!(clock.for_ends(UnixTime(900)), UnixTime(900));
+    }
+
+    #[test]
+    fn only_what_is_proved_or_confirmed_is_kept_for_later_boots() {
+        let day = 24 * 3600;
+        let now = UnixTime(100 * day);
+        let keep = |set, authenticated, block: Option<u64>| {
+            let clock = Clock {
+                // A block may have raised the floor, which proves nothing.
+                floor: UnixTime(now.0 + 5),
+                set,
+                authenticated,
+                block: block.map(UnixTime),
+                source: String::new(),
+            };
+            clock.to_keep(now)
+        };
+        assert_eq!(keep(true, true, None), Some(now));
+        assert_eq!(keep(true, true, Some(5)), Some(now));
+        // Plain NTP alone may be forged; so may a block.
+        assert_eq!(keep(true, false, None), None);
+        assert_eq!(keep(false, false, Some(now.0)), None);
+        // Both: what both say has passed.
+        assert_eq!(
+            keep(true, false, Some(now.0 - 7)),
+            Some(UnixTime(now.0 - 7))
+        );
+        assert_eq!(keep(true, false, Some(now.0 + 7)), Some(now));
+        let edge = UnixTime(now.0 - day);
+        assert_eq!(keep(true, false, Some(edge.0)), Some(edge));
+        assert_eq!(keep(true, false, Some(now.0 + day)), Some(now));
+        assert_eq!(keep(true, false, Some(edge.0 - 1)), None);
+        assert_eq!(keep(true, false, Some(now.0 + day + 1)), None);
     }
 
     #[test]

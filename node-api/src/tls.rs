@@ -6,10 +6,7 @@
 //! asked until the clock is set: a real certificate was made in the past, and one made for the
 //! future would need its authority's help.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -130,8 +127,7 @@ impl ServerCertVerifier for KnownTimeVerifier {
 }
 
 fn tls_time(time: UnixTime) -> TlsTime {
-    let since: SystemTime = UNIX_EPOCH + Duration::from_secs(time.0);
-    TlsTime::since_unix_epoch(since.duration_since(UNIX_EPOCH).unwrap_or_default())
+    TlsTime::since_unix_epoch(time.since_epoch())
 }
 
 #[cfg(test)]
@@ -200,7 +196,7 @@ mod tests {
         Clock {
             floor,
             set,
-            source: String::new(),
+            ..Clock::default()
         }
     }
 
@@ -251,6 +247,25 @@ mod tests {
         authority
             .verify(&leaf, &floor(year(1), true), year(20))
             .unwrap_err();
+    }
+
+    #[test]
+    fn a_floor_beyond_all_calendars_refuses_and_does_no_more_harm() {
+        let authority = Authority::new();
+        let leaf = authority.leaf(year(1), year(2));
+        for set in [false, true] {
+            let clock = floor(UnixTime(u64::MAX), set);
+            let refused = authority.verify(&leaf, &clock, year(1));
+            assert!(
+                matches!(
+                    refused,
+                    Err(Error::InvalidCertificate(
+                        CertificateError::ExpiredContext { .. }
+                    ))
+                ),
+                "{refused:?}"
+            );
+        }
     }
 
     #[test]

@@ -67,33 +67,38 @@ impl ClockKeeper {
     }
 
     async fn keep(&self) {
-        while let Err(error) = self.tell_kept().await {
-            debug!(error, "the time that the disks have kept was not passed on");
+        let mut kept = loop {
+            match self.tell_kept().await {
+                Ok(kept) => break kept,
+                Err(error) => debug!(error, "the time that the disks have kept was not passed on"),
+            }
             sleep(RETRY).await;
-        }
-        let mut kept = UnixTime::default();
+        };
         let mut told: Option<Instant> = None;
+        let mut calm = false;
         loop {
-            let clock = Clock::read(&self.clock);
-            let time = clock.for_ends(UnixTime::kernel());
-            // A floor that rests on a block alone is not kept: an endpoint that lies about its blocks'
-            // times would else end every certificate for good, and not for one boot.
-            if clock.set && time > kept {
-                match self.store(time).await {
-                    Ok(()) => kept = time,
-                    Err(error) if told.is_none_or(|told| told.elapsed() > KEEP * 24) => {
-                        warn!(error, "the time is not kept on the disks");
-                        told = Some(Instant::now());
+            // What is kept binds every later boot: were it wrong, each certificate and deployment
+            // would have ended, and servers that say the right time would be refused.
+            if let Some(time) = Clock::read(&self.clock).to_keep(UnixTime::kernel()) {
+                // The first hour may be the only one that this boot has.
+                calm = true;
+                if time > kept {
+                    match self.store(time).await {
+                        Ok(()) => kept = time,
+                        Err(error) if told.is_none_or(|told| told.elapsed() > KEEP * 24) => {
+                            warn!(error, "the time is not kept on the disks");
+                            told = Some(Instant::now());
+                        }
+                        Err(_) => {}
                     }
-                    Err(_) => {}
                 }
             }
-            // The first hour may be the only one that this boot has.
-            sleep(if clock.set || kept.0 > 0 { KEEP } else { RETRY }).await;
+            sleep(if calm { KEEP } else { RETRY }).await;
         }
     }
 
-    async fn tell_kept(&self) -> Result<(), String> {
+    /// Says what the disks have kept; 0 if nothing.
+    async fn tell_kept(&self) -> Result<UnixTime, String> {
         let storage = self.sockets.storage().await.map_err(text)?;
         let kept = storage
             .secret_load(shortly(), KEPT.into())
@@ -103,13 +108,14 @@ impl ClockKeeper {
         match kept.map(<[u8; 8]>::try_from) {
             Some(Ok(bytes)) => {
                 let time = UnixTime(u64::from_be_bytes(bytes));
-                self.has_passed(time, false).await.map_err(text)
+                self.has_passed(time, false).await.map_err(text)?;
+                Ok(time)
             }
             Some(Err(_)) => {
                 warn!("the time that the disks have kept cannot be read; it is written anew");
-                Ok(())
+                Ok(UnixTime::default())
             }
-            None => Ok(()),
+            None => Ok(UnixTime::default()),
         }
     }
 
@@ -183,11 +189,10 @@ mod tests {
                     .secrets
                     .insert(KEPT.into(), before.to_be_bytes().into());
             });
-            // Ahead of the kernel's clock, so that what is kept is known.
-            let floor = UnixTime(UnixTime::kernel().0 + 1_000_000);
+            let now = UnixTime::kernel();
             let clock = Clock {
-                floor,
                 set: true,
+                authenticated: true,
                 ..Clock::default()
             };
             std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();
@@ -199,8 +204,31 @@ mod tests {
                     && state.passed.contains(&(UnixTime(1_800_000_007), true))
             })
             .await;
-            node.wait("it is kept", |state| kept(state) == Some(floor.0))
+            node.wait("it is kept", |state| kept(state) >= Some(now.0))
                 .await;
+            keeper.abort();
+        };
+        LocalSet::new().run_until(work).await;
+    }
+
+    #[tokio::test]
+    async fn of_a_time_that_plain_ntp_told_no_more_is_kept_than_a_block_confirms() {
+        let work = async {
+            let node = FakeNode::new();
+            let now = UnixTime::kernel().0;
+            let clock = Clock {
+                floor: UnixTime(now + 1_000_000),
+                set: true,
+                block: Some(UnixTime(now - 1000)),
+                ..Clock::default()
+            };
+            std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();
+            let _daemons = [node.start(Part::Storaged), node.start(Part::Clockd)];
+            node.wait_for_sockets(&[Part::Storaged, Part::Clockd]).await;
+            let keeper = keep(&node);
+            node.wait("a time is kept", |state| kept(state).is_some())
+                .await;
+            node.look(|state| assert_eq!(kept(state), Some(now - 1000)));
             keeper.abort();
         };
         LocalSet::new().run_until(work).await;
@@ -216,6 +244,7 @@ mod tests {
             let clock = Clock {
                 floor: UnixTime(3),
                 set: true,
+                authenticated: true,
                 ..Clock::default()
             };
             std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();

@@ -1,7 +1,11 @@
-//! A stick that lay in a drawer joins with a dead clock battery, and its clock is put right.
+//! A stick that lay in a drawer joins with a dead clock battery and serves, and its clock is put
+//! right.
+
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 use loam_clockd::local_server::LocalServer;
+use loam_deployment::Version;
 use loam_node_api::{clock::Clock, path};
 use qemu_tests::{
     grid::Grid,
@@ -10,16 +14,22 @@ use qemu_tests::{
 };
 use xtask::qemu::HOST;
 
+use crate::demo::{Hello, start, wait_start};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 #[test]
 fn a_node_with_a_dead_clock_battery_joins_and_learns_the_time() -> anyhow::Result<()> {
     let grid = Grid::start()?;
-    let mut server = LocalServer::new(HOST)?;
+    // By the chain's block, which the node knows, the server's certificate begins tomorrow.
+    let tomorrow = SystemTime::now() + DAY;
+    let mut server = LocalServer::valid(HOST, tomorrow, tomorrow + DAY)?;
     let time = format!(
         "nts = [\"{}\"]\nauthorities = \"\"\"{}\"\"\"\n",
         server.nts(HOST),
         server.authority
     );
-    let node = Node::boot(
+    let mut node = Node::boot(
         &grid,
         NodeOptions {
             battery_clock: Some("2000-01-01T00:00:00"),
@@ -27,8 +37,13 @@ fn a_node_with_a_dead_clock_battery_joins_and_learns_the_time() -> anyhow::Resul
             ..NodeOptions::default()
         },
     )?;
-    // It is registered, with nobody to ask for the time: no boot waits for it. What it knows is the
-    // time of the chain's block.
+    // It is registered and serves, with nobody to ask for the time: no boot waits for it. What it
+    // knows is the time of the chain's block.
+    let alice = grid.tenant("alice")?;
+    let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
+    contract.wait_running(Version(1))?;
+    let web = node.forward(8080)?;
+    let started = wait_start(web)?;
     let clock = known(&node)?;
     ensure!(!clock.set, "who set it? {clock:?}");
     let floor = wait_for("the floor to follow the chain", || {
@@ -42,7 +57,10 @@ fn a_node_with_a_dead_clock_battery_joins_and_learns_the_time() -> anyhow::Resul
         let clock = known(&node)?;
         Ok(clock.set.then_some(clock))
     })?;
-    ensure!(clock.source.ends_with("(NTS)"), "{clock:?}");
+    ensure!(
+        clock.authenticated && clock.source.ends_with("(NTS)"),
+        "{clock:?}"
+    );
     ensure!(clock.floor >= floor, "{clock:?}");
     let uptime = node.read("/proc/uptime")?;
     let stat = String::from_utf8(node.read("/proc/stat")?)?;
@@ -58,6 +76,8 @@ fn a_node_with_a_dead_clock_battery_joins_and_learns_the_time() -> anyhow::Resul
         .parse()?;
     let off = booted + up - loam_node_api::clock::UnixTime::kernel().0 as f64;
     ensure!(off.abs() < 60.0, "the kernel's clock is off by {off} s");
+    // A step of a quarter of a century is nothing to a machine.
+    ensure!(start(web)? == started, "the machine was started anew");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, pki_types::ServerName as TlsName};
+use rustls::{CertificateError, ClientConfig, pki_types::ServerName as TlsName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 
@@ -40,6 +40,24 @@ pub enum KeyExchangeError {
     Algorithm,
     #[error("it gives no cookies")]
     NoCookies,
+}
+
+impl KeyExchangeError {
+    /// Whether the server's certificate has ended by what is known about the time.
+    pub fn is_ended_certificate(&self) -> bool {
+        // What TLS has against a server comes in an error of its stream.
+        let tls = match self {
+            Self::Tls(error) => Some(error),
+            Self::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref()),
+            _ => None,
+        };
+        matches!(
+            tls,
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. }
+            ))
+        )
+    }
 }
 
 /// TLS 1.3 to servers of NTS, with the certificates judged as `config` does.

@@ -885,3 +885,29 @@ async fn idle_costs_no_lists() {
     })
     .await;
 }
+
+#[test]
+fn until_the_clock_is_set_the_end_of_a_deployment_is_judged_by_the_floor() {
+    let node = FakeNode::new();
+    let agent = Agent::new(
+        Rc::new(Identity::from_seed(&[1; 32]).unwrap()),
+        CHAIN,
+        node.sockets.clone(),
+        node.clock(),
+        Screen::default(),
+    );
+    let now = UnixTime::kernel();
+    let known = |floor, set| {
+        let clock = Clock {
+            floor: UnixTime(floor),
+            set,
+            ..Clock::default()
+        };
+        std::fs::write(node.clock(), serde_json::to_vec(&clock).unwrap()).unwrap();
+        agent.ends()
+    };
+    // What the kernel believes says nothing, be it behind or ahead.
+    assert_eq!(known(5, false), UnixTime(5));
+    assert_eq!(known(now.0 + 900, false), UnixTime(now.0 + 900));
+    assert!(known(5, true) >= now);
+}
