@@ -33,7 +33,8 @@ pub trait Machines {
     async fn machine_stop(id: WorkloadId, grace_seconds: u32) -> Result<(), MachineError>;
     /// In the order of their ids, from the first one behind `after` on.
     async fn machines(after: Option<WorkloadId>) -> Page<Machine>;
-    /// Drops the record and the console of a machine that ended. Absent is success.
+    /// Drops the record and the console of a machine that ended; until then it is listed, however
+    /// many others have ended (their oldest consoles go). Absent is success.
     async fn machine_forget(id: WorkloadId) -> Result<(), MachineError>;
 
     /// What the guest wrote to its console, from position `from` on (0: the oldest kept).

@@ -135,6 +135,14 @@ impl Lifecycle {
         matches!(self.phase, Phase::Over(_))
     }
 
+    /// Why it failed.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Over(Exit::Failed(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// When [`Input::Tick`] is wanted next.
     pub fn deadline(&self) -> Option<Instant> {
         match (&self.phase, self.stop) {

@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loam_deployment::{Bytes, ContractId};
+use loam_deployment::{Bytes, ContractId, limits};
 use loam_init::reap::End;
 use loam_node_api::{
     WorkloadId,
@@ -58,10 +58,16 @@ use self::{
 const FIRST_USER: u32 = 100_000;
 const USERS: u32 = 10_000;
 
-/// Ended machines that stay listed. A contract has 64 workloads at most; what they leave is
-/// [`console::MAX_TAIL`] each.
-const MAX_ENDED_OF_CONTRACT: usize = 64;
-const MAX_ENDED: usize = 1024;
+/// Consoles that are kept of machines that have ended, [`console::MAX_TAIL`] each: as many as a
+/// contract has workloads, and 64 MiB of a node.
+const MAX_CONSOLES_OF_CONTRACT: usize = limits::WORKLOADS;
+const MAX_CONSOLES: usize = 1024;
+
+/// Machines that are known here. How one ended is kept until noded wants it forgotten: else it would
+/// take a machine that has done its work for one that was never started. So there is room for all
+/// that the grid lets a node have, 1,024 contracts (`MAX_CONTRACTS_PER_NODE` of the chain's `Grid`);
+/// and as what is kept of each is counted, machines that run have that much less memory.
+const MAX_RECORDS: usize = 1024 * limits::WORKLOADS;
 
 /// Every machine of this node, by its id.
 #[derive(Debug)]
@@ -276,8 +282,14 @@ impl<L: Launcher> Machines<L> {
     fn admit(&self, spec: &MachineSpec) -> Result<(Vec<u8>, u32), String> {
         let guest_config = request::check(spec)?;
         let others = || self.records.values().filter(|record| record.id != spec.id);
+        if others().count() >= MAX_RECORDS {
+            return Err(format!(
+                "this node knows of {MAX_RECORDS} machines already, which ended or run"
+            ));
+        }
         let memory = others().filter_map(Record::memory);
-        let kept = others().map(|record| record.console.kept()).sum();
+        let ended = others().filter(|record| record.life.is_over());
+        let kept = ended.map(|record| record.kept().get()).sum();
         self.budget.admit(memory, Bytes(kept), spec.memory)?;
         let holdings = others().filter_map(|record| record.holding.as_ref());
         let taken: BTreeSet<_> = holdings.map(|holding| holding.user).collect();
@@ -388,18 +400,22 @@ impl<L: Launcher> Machines<L> {
             };
             starter.answer(Err(error));
         }
-        self.drop_oldest_ended(id.contract);
+        self.drop_oldest_console(id.contract);
     }
 
-    /// The one that went last stays; of the contract with the most, the oldest go.
-    fn drop_oldest_ended(&mut self, contract: ContractId) {
-        let ended = || self.records.values().filter(|record| record.life.is_over());
-        let of = |contract| ended().filter(move |record| record.id.contract == contract);
-        let too_many = if of(contract).count() > MAX_ENDED_OF_CONTRACT {
+    /// The one that ended last keeps its console; of the contract with the most, the oldest goes.
+    fn drop_oldest_console(&mut self, contract: ContractId) {
+        let kept = || {
+            self.records
+                .values()
+                .filter(|record| record.console.kept() > 0)
+        };
+        let of = |contract| kept().filter(move |record| record.id.contract == contract);
+        let too_many = if of(contract).count() > MAX_CONSOLES_OF_CONTRACT {
             contract
-        } else if ended().count() > MAX_ENDED {
+        } else if kept().count() > MAX_CONSOLES {
             let mut counts = BTreeMap::new();
-            for record in ended() {
+            for record in kept() {
                 *counts.entry(record.id.contract).or_insert(0u32) += 1;
             }
             match counts.into_iter().max_by_key(|(_, count)| *count) {
@@ -410,9 +426,10 @@ impl<L: Launcher> Machines<L> {
             return;
         };
         let oldest = of(too_many).min_by_key(|record| record.ended);
-        if let Some(id) = oldest.map(|record| record.id.clone()) {
-            tracing::info!(machine = %id, "forgetting the oldest of too many that ended");
-            self.records.remove(&id);
+        let oldest = oldest.map(|record| record.id.clone());
+        if let Some(record) = oldest.and_then(|id| self.records.get_mut(&id)) {
+            tracing::info!(machine = %record.id, "dropping the oldest console of too many");
+            record.console.clear();
         }
     }
 }
