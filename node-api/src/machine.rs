@@ -114,6 +114,9 @@ pub enum MachineState {
     Paused,
     /// Asked to shut down.
     Stopping,
+    /// It has ended so, but its process is still there although it was killed, as the kernel waits
+    /// for a disk on its behalf: until it is gone it holds all that the machine had.
+    Ending(Exit),
     Exited(Exit),
 }
 

@@ -337,8 +337,14 @@ impl<L: Launcher> Machines<L> {
         let after = record.shown();
         if after != before {
             self.changes.note();
-            if matches!(after.0, MachineState::Exited(_)) {
-                tracing::info!(machine = %id, state = ?after.0, "machine ended");
+            match &after.0 {
+                MachineState::Exited(exit) => {
+                    tracing::info!(machine = %id, ?exit, "machine ended");
+                }
+                MachineState::Ending(exit) => tracing::warn!(
+                    machine = %id, ?exit, "its process does not let go of what it has; killing it"
+                ),
+                _ => {}
             }
         }
         if let Some(action) = action {

@@ -334,6 +334,38 @@ fn a_disk_has_one_machine_that_writes() {
     assert_eq!(node.asked().pop(), Some(Asked::Launch("1.db".into())));
 }
 
+/// A process that the kernel cannot end may still write.
+#[test]
+fn what_a_killed_process_does_not_let_go_of_is_nobody_elses() {
+    let mut node = Node::new();
+    let disk = vec![DiskIdentity::of(7, false)];
+    let _first = node.start(spec("1.web"));
+    node.opened("1.web", Ok(disk.clone()));
+    node.news("1.web", News::Executed);
+    node.news("1.web", News::Life(Input::Event(VmmEvent::PoweredOff)));
+    node.now = node.machines.deadline().unwrap();
+    node.asked();
+    node.machines.tick(node.now);
+    assert_eq!(node.asked(), [Asked::Kill(1)]);
+    let ended = Exit::PoweredOff { status: None };
+    assert_eq!(node.state("1.web"), Some(MachineState::Ending(ended)));
+    let exists = Err(MachineError::Exists(id("1.web")));
+    assert_eq!(node.start(spec("1.web")).try_recv().unwrap(), exists);
+    let runs = Err(MachineError::Runs(id("1.web")));
+    assert_eq!(node.machines.forget(&id("1.web")), runs);
+    let mut second = node.start(spec("1.db"));
+    node.opened("1.db", Ok(disk.clone()));
+    assert!(second.try_recv().unwrap().is_err());
+    // At last.
+    node.news("1.web", News::Life(Input::EventsClosed));
+    node.machines
+        .child_ended(pid(1), End::Signalled(9), node.now);
+    assert_eq!(node.state("1.web"), POWERED_OFF);
+    let _second = node.start(spec("1.db"));
+    node.opened("1.db", Ok(disk));
+    assert_eq!(node.asked().pop(), Some(Asked::Launch("1.db".into())));
+}
+
 #[test]
 fn only_machines_that_have_not_ended_have_a_user() {
     let mut node = Node::new();

@@ -200,6 +200,16 @@ fn each_state_of_a_machine_has_its_word() {
             said(State::Failed, "vmm"),
             None,
         ),
+        (
+            MachineState::Ending(Exit::PoweredOff { status: Some(0) }),
+            said(State::Stopped, ENDING),
+            Some(0),
+        ),
+        (
+            MachineState::Ending(Exit::Failed("vmm".into())),
+            said(State::Failed, &format!("{ENDING}; vmm")),
+            None,
+        ),
     ] {
         let mut round = Round::running();
         round.machine("web", state.clone());
@@ -225,6 +235,8 @@ fn a_new_version_says_why_it_does_not_run_while_the_old_one_does() {
     round.plan.problems.clear();
     round.machine("web", MachineState::Stopping);
     assert_eq!(round.says("web"), said(State::Pending, "stopping"));
+    round.machine("web", MachineState::Ending(Exit::Killed));
+    assert_eq!(round.says("web"), said(State::Pending, ENDING));
     // Once the new one is there, it is the new one's state that counts.
     round
         .actual
