@@ -215,6 +215,10 @@ impl Findings<'_> {
         match there.map(|machine| &machine.state) {
             _ if self.trouble(id).is_some() => self.progress(id, asked),
             Some(MachineState::Running | MachineState::Paused) => (State::Running, String::new()),
+            // A guest that panics does so, too, and again and again.
+            Some(MachineState::Booting) if there.is_some_and(|machine| machine.resets > 0) => {
+                (State::Starting, "its guest has reset itself".into())
+            }
             Some(MachineState::Booting) => (State::Starting, String::new()),
             Some(MachineState::Stopping) => (State::Pending, "stopping".into()),
             Some(MachineState::Exited(exit)) => ended(exit),

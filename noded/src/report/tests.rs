@@ -218,6 +218,16 @@ fn each_state_of_a_machine_has_its_word() {
     }
 }
 
+/// As one does whose kernel panics in every life.
+#[test]
+fn a_guest_that_comes_up_after_a_reset_says_so() {
+    let mut round = Round::running();
+    round.machine("web", MachineState::Booting);
+    round.actual.machines.get_mut(&id("web")).unwrap().resets = 3;
+    let reset = said(State::Starting, "its guest has reset itself");
+    assert_eq!(round.says("web"), reset);
+}
+
 #[test]
 fn a_new_version_says_why_it_does_not_run_while_the_old_one_does() {
     let mut round = Round::running();
