@@ -73,6 +73,9 @@ const MAX_RECORDS: usize = 1024 * limits::WORKLOADS;
 #[derive(Debug)]
 pub struct Machines<L> {
     records: BTreeMap<WorkloadId, Record>,
+    /// Those that are not over. Each turn of the main loop looks at them, and not at the others,
+    /// of which there may be tens of thousands.
+    live: BTreeSet<WorkloadId>,
     budget: MemoryBudget,
     launcher: L,
     changes: Changes,
@@ -86,6 +89,7 @@ impl<L: Launcher> Machines<L> {
     pub fn new(budget: MemoryBudget, launcher: L, changes: Changes) -> Self {
         Self {
             records: BTreeMap::new(),
+            live: BTreeSet::new(),
             budget,
             launcher,
             changes,
@@ -118,6 +122,7 @@ impl<L: Launcher> Machines<L> {
             }
         };
         let before = self.records.insert(id.clone(), record);
+        self.live.insert(id.clone());
         if let Some(record) = self.records.get_mut(&id) {
             // Numbers go on, so that no news of an earlier process is taken for its own.
             record.launches = before.as_ref().map_or(0, |before| before.launches);
@@ -141,14 +146,13 @@ impl<L: Launcher> Machines<L> {
     /// Stops all, and starts none from now on.
     pub fn stop_all(&mut self, grace: Duration, now: Instant) {
         self.shutting_down = true;
-        let ids: Vec<_> = self.records.keys().cloned().collect();
-        for id in ids {
+        for id in self.live.clone() {
             self.stop(&id, grace, now);
         }
     }
 
     pub fn all_over(&self) -> bool {
-        self.records.values().all(|record| record.life.is_over())
+        self.live.is_empty()
     }
 
     /// In the order of their ids, from the first one behind `after` on.
@@ -212,14 +216,16 @@ impl<L: Launcher> Machines<L> {
 
     /// A child of PID 1 ended; whether it was one of these.
     pub fn child_ended(&mut self, pid: Pid, end: End, now: Instant) -> bool {
-        let owner = self.records.values_mut().find_map(|record| {
-            let holding = record.holding.as_mut()?;
-            holding.pid.take_if(|its| *its == pid)?;
-            Some(record.id.clone())
-        });
+        let owner = self
+            .running()
+            .find(|record| record.pid() == Some(pid))
+            .map(|record| record.id.clone());
         let Some(id) = owner else {
             return false;
         };
+        if let Some(record) = self.records.get_mut(&id) {
+            record.reaped();
+        }
         self.step(&id, now, Input::ProcessEnded(end));
         true
     }
@@ -250,18 +256,13 @@ impl<L: Launcher> Machines<L> {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.records.values().filter_map(deadline).min()
+        self.running().filter_map(deadline).min()
     }
 
     pub fn tick(&mut self, now: Instant) {
         let due = |record: &&Record| deadline(record).is_some_and(|at| at <= now);
-        let due: Vec<_> = self
-            .records
-            .values()
-            .filter(due)
-            .map(|r| r.id.clone())
-            .collect();
-        for id in due {
+        let due = self.running().filter(due).map(|record| record.id.clone());
+        for id in due.collect::<Vec<_>>() {
             if let Some(record) = self.records.get_mut(&id)
                 && let Some(starter) = record.starter.take_if(|starter| starter.until <= now)
             {
@@ -273,9 +274,7 @@ impl<L: Launcher> Machines<L> {
     }
 
     fn running(&self) -> impl Iterator<Item = &Record> {
-        self.records
-            .values()
-            .filter(|record| !record.life.is_over())
+        self.live.iter().filter_map(|id| self.records.get(id))
     }
 
     /// The guest's configuration and the user of a machine that fits beside the others.
@@ -317,9 +316,12 @@ impl<L: Launcher> Machines<L> {
     /// Takes the disks for this machine, unless another writes to one of them, or it would write to
     /// one that another reads.
     fn claim(&mut self, id: &WorkloadId, disks: Vec<DiskIdentity>) -> Result<(), String> {
-        let mut others = self.records.values().filter(|record| record.id != *id);
-        if let Some(other) = others.find(|other| other.conflicts_with(&disks)) {
-            return Err(format!("machine {} has one of its disks", other.id));
+        let conflict = self
+            .running()
+            .find(|other| other.id != *id && other.conflicts_with(&disks))
+            .map(|other| format!("machine {} has one of its disks", other.id));
+        if let Some(conflict) = conflict {
+            return Err(conflict);
         }
         let record = self.records.get_mut(id);
         if let Some(holding) = record.and_then(|record| record.holding.as_mut()) {
@@ -384,6 +386,7 @@ impl<L: Launcher> Machines<L> {
             }
             Action::Release => {
                 record.release();
+                self.live.remove(id);
                 self.launcher.release(id);
                 self.ended(id);
             }

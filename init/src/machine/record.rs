@@ -135,6 +135,13 @@ impl Record {
         }
     }
 
+    /// Its process is gone.
+    pub fn reaped(&mut self) {
+        if let Some(holding) = &mut self.holding {
+            holding.pid = None;
+        }
+    }
+
     pub fn pid(&self) -> Option<Pid> {
         self.holding.as_ref()?.pid
     }

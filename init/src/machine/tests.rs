@@ -297,6 +297,7 @@ fn a_machine_that_resets_gets_another_process_and_old_news_count_for_nothing() {
     assert_eq!(node.state("1.web"), Some(MachineState::Booting));
     assert!(!node.machines.child_ended(pid(1), End::Exited(0), node.now));
     assert!(node.machines.child_ended(pid(2), End::Exited(0), node.now));
+    assert!(!node.machines.child_ended(pid(2), End::Exited(0), node.now));
 }
 
 #[test]
@@ -475,6 +476,7 @@ impl Node {
 
     /// Machines that ended, and those of them that have a console.
     fn ended(&self) -> (usize, usize) {
+        assert!(self.machines.live.is_empty());
         let records = self.machines.records.values();
         let consoles = records.clone().filter(|record| record.console.kept() > 0);
         let ended = records.filter(|record| {
