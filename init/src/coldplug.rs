@@ -1,5 +1,5 @@
-//! Loading the modules that the devices ask for: [`Coldplug`] of those that are there at start,
-//! [`Hotplug`] of those that come later.
+//! Loading the modules that the devices ask for: [`Coldplug`] does so, on the thread of
+//! [`Hotplug`], at start for the devices that are there, and then for those that come.
 
 use std::{
     fs, io,
@@ -12,6 +12,7 @@ use std::{
         mpsc::{self, TrySendError},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -27,6 +28,14 @@ const MAX_DEPTH: usize = 32;
 
 /// Devices that wait for their modules. More are noticed, and answered by looking at all again.
 const MAX_WAITING: usize = 1024;
+
+/// How long the node's start waits for the modules of the devices that are there. A module waits for
+/// its disks; one that is dying takes the kernel minutes, for each of which nothing else would run.
+/// What is not there by then comes later, as a device does that is plugged in.
+const AT_START: Duration = Duration::from_secs(120);
+
+/// How long anybody waits for one module.
+const ONE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Coldplug {
@@ -45,7 +54,7 @@ impl Coldplug {
     }
 
     /// Loads the list that the image names.
-    pub fn load_list(&mut self) {
+    fn load_list(&mut self) {
         let list = match fs::read_to_string(LIST) {
             Ok(list) => list,
             Err(error) => {
@@ -59,7 +68,7 @@ impl Coldplug {
     }
 
     /// Loads what every device of the machine asks for, and what appears meanwhile.
-    pub fn load_all(&mut self, events: &OwnedFd) {
+    fn load_all(&mut self, events: &OwnedFd) {
         self.walk();
         while let Ok(event) = uevent::receive(events.as_fd()) {
             if let Some(event) = event {
@@ -68,8 +77,7 @@ impl Coldplug {
         }
     }
 
-    /// A device came.
-    pub fn device(&mut self, event: &Uevent) {
+    fn device(&mut self, event: &Uevent) {
         match event {
             Uevent::Added {
                 modalias: Some(modalias),
@@ -84,7 +92,7 @@ impl Coldplug {
     }
 
     /// Loads by name, and says so when it cannot.
-    pub fn load_named(&mut self, name: &str) {
+    fn load_named(&mut self, name: &str) {
         let (loaded, errors) = self.loader.load(name);
         report(name, &loaded, errors);
     }
@@ -111,44 +119,93 @@ impl Coldplug {
     }
 }
 
+/// Who loads what a device asks for.
+pub trait Loads: Send + 'static {
+    /// A device came.
+    fn device(&mut self, event: &Uevent);
+}
+
+impl Loads for Coldplug {
+    fn device(&mut self, event: &Uevent) {
+        Self::device(self, event);
+    }
+}
+
+type Job<M> = Box<dyn FnOnce(&mut M) + Send>;
+
 /// A thread that loads modules: one that initialises its device may take as long as that does.
 #[derive(Debug)]
-pub struct Hotplug {
-    devices: mpsc::SyncSender<Uevent>,
+pub struct Hotplug<M = Coldplug> {
+    jobs: mpsc::SyncSender<Job<M>>,
     /// Some devices were not told.
     lost: Arc<AtomicBool>,
 }
 
 impl Hotplug {
-    pub fn new(mut modules: Coldplug) -> io::Result<Self> {
-        Self::with(move |event| modules.device(event))
+    pub fn new(modules: Coldplug) -> io::Result<Self> {
+        Self::with(modules)
     }
 
-    fn with(mut load: impl FnMut(&Uevent) + Send + 'static) -> io::Result<Self> {
-        let (devices, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let lost = Arc::new(AtomicBool::new(false));
-        let missed = lost.clone();
+    /// Loads the image's list, what every device asks for, and what appears meanwhile; waits for
+    /// it, but not for ever. `devices` gives the events of [`uevent::open`].
+    pub fn load_all(&self, devices: OwnedFd) {
+        let all = move |modules: &mut Coldplug| {
+            modules.load_list();
+            modules.load_all(&devices);
+        };
+        if !self.done(AT_START, all) {
+            tracing::error!("a driver hangs; going on without the devices behind it");
+        }
+    }
+
+    /// Loads by name. Waits for it, but not for ever.
+    pub fn load_named(&self, name: &'static str) {
+        if !self.done(ONE, move |modules| modules.load_named(name)) {
+            tracing::error!(module = name, "not loaded yet, as a driver hangs");
+        }
+    }
+}
+
+impl<M: Loads> Hotplug<M> {
+    fn with(mut modules: M) -> io::Result<Self> {
+        let (jobs, waiting) = mpsc::sync_channel::<Job<M>>(MAX_WAITING);
         thread::Builder::new()
             .name("modules".into())
             .spawn(move || {
-                for event in waiting {
-                    let event = match missed.swap(false, Ordering::Relaxed) {
-                        true => Uevent::Lost,
-                        false => event,
-                    };
-                    if catch_unwind(AssertUnwindSafe(|| load(&event))).is_err() {
-                        tracing::error!(?event, "loading modules panicked");
+                for job in waiting {
+                    if catch_unwind(AssertUnwindSafe(|| job(&mut modules))).is_err() {
+                        tracing::error!("loading modules panicked");
                     }
                 }
             })?;
-        Ok(Self { devices, lost })
+        let lost = Arc::new(AtomicBool::new(false));
+        Ok(Self { jobs, lost })
     }
 
     /// A device came. Does not wait for its modules.
     pub fn device(&self, event: Uevent) {
-        if let Err(TrySendError::Full(_)) = self.devices.try_send(event) {
+        let missed = self.lost.clone();
+        let load = move |modules: &mut M| {
+            let event = match missed.swap(false, Ordering::Relaxed) {
+                true => Uevent::Lost,
+                false => event,
+            };
+            modules.device(&event);
+        };
+        if let Err(TrySendError::Full(_)) = self.jobs.try_send(Box::new(load)) {
             self.lost.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether `job` has been done within `patience`. Else it will be when those before it are.
+    fn done(&self, patience: Duration, job: impl FnOnce(&mut M) + Send + 'static) -> bool {
+        let (sender, done) = mpsc::sync_channel(1);
+        let job = move |modules: &mut M| {
+            job(modules);
+            // Nobody may wait any longer.
+            let _ = sender.send(());
+        };
+        self.jobs.try_send(Box::new(job)).is_ok() && done.recv_timeout(patience).is_ok()
     }
 }
 
@@ -197,12 +254,18 @@ fn modaliases(folder: &Path, depth: usize, found: &mut Vec<String>) -> io::Resul
 mod tests {
     use super::*;
 
+    impl<F: FnMut(&Uevent) + Send + 'static> Loads for F {
+        fn device(&mut self, event: &Uevent) {
+            self(event);
+        }
+    }
+
     #[test]
     fn a_module_that_hangs_holds_up_nobody_and_no_device_is_lost() {
         let (let_go, hung) = mpsc::channel::<()>();
         let (begun, at_work) = mpsc::channel();
         let (loaded, seen) = mpsc::channel();
-        let hotplug = Hotplug::with(move |event| {
+        let hotplug = Hotplug::with(move |event: &Uevent| {
             begun.send(()).unwrap();
             let _ = hung.recv();
             loaded.send(event.clone()).unwrap();
@@ -228,9 +291,27 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_that_hangs_at_start_is_not_waited_for_for_ever_and_goes_on_later() {
+        let (let_go, hung) = mpsc::channel::<()>();
+        let (loaded, seen) = mpsc::channel();
+        let hotplug = Hotplug::with(move |event: &Uevent| loaded.send(event.clone()).unwrap());
+        let hotplug = hotplug.unwrap();
+        assert!(hotplug.done(AT_START, |_| ()));
+        let hangs = move |modules: &mut _| {
+            let _ = hung.recv();
+            Loads::device(modules, &Uevent::Lost);
+        };
+        assert!(!hotplug.done(Duration::ZERO, hangs));
+        assert!(!hotplug.done(Duration::ZERO, |_| ()));
+        drop(let_go);
+        assert_eq!(seen.recv(), Ok(Uevent::Lost));
+        assert!(hotplug.done(AT_START, |_| ()));
+    }
+
+    #[test]
     fn a_panic_while_loading_is_survived() {
         let (loaded, seen) = mpsc::channel();
-        let hotplug = Hotplug::with(move |event| {
+        let hotplug = Hotplug::with(move |event: &Uevent| {
             loaded.send(event.clone()).unwrap();
             panic!("on purpose");
         })

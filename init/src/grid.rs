@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, ensure};
 use loam_node_api::path::{GRID, TIME};
 
-use crate::coldplug::Coldplug;
+use crate::coldplug::Hotplug;
 
 /// Only an image that was made so has it. A signed release has not: there the grid is fixed.
 const ALLOWED: &str = "/etc/loam/allow-grid-override";
@@ -25,7 +25,7 @@ pub fn may_be_overridden() -> bool {
 
 /// Takes what QEMU hands in, if this image allows it and there is something. To be called while the
 /// root can still be written.
-pub fn take_overrides(modules: Option<&mut Coldplug>) -> anyhow::Result<()> {
+pub fn take_overrides(modules: Option<&Hotplug>) -> anyhow::Result<()> {
     if !may_be_overridden() {
         return Ok(());
     }

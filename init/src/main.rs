@@ -78,18 +78,18 @@ fn boot() -> anyhow::Result<std::convert::Infallible> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "loam starts");
 
     let devices = uevent::open().context("listening for devices")?;
-    let mut modules = match Coldplug::new() {
-        Ok(modules) => Some(modules),
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "no modules are loaded");
-            None
-        }
-    };
-    if let Some(modules) = &mut modules {
-        modules.load_list();
-        modules.load_all(&devices);
+    let modules = Coldplug::new()
+        .and_then(|modules| Hotplug::new(modules).context("making a thread"))
+        .inspect_err(|error| {
+            let error = format!("{error:#}");
+            tracing::error!(error, "no modules are loaded");
+        })
+        .ok();
+    if let Some(modules) = &modules {
+        let devices = devices.try_clone().context("listening for devices")?;
+        modules.load_all(devices);
     }
-    if let Err(error) = grid::take_overrides(modules.as_mut()) {
+    if let Err(error) = grid::take_overrides(modules.as_ref()) {
         tracing::error!(
             error = format!("{error:#}"),
             "keeping the image's own settings"
@@ -111,7 +111,7 @@ fn boot() -> anyhow::Result<std::convert::Infallible> {
 /// The node's life, until it is to be switched off or restarted.
 async fn run(
     log: Log,
-    mut modules: Option<Coldplug>,
+    modules: Option<Hotplug>,
     devices: OwnedFd,
 ) -> anyhow::Result<(Shutdown, Option<Watchdog>)> {
     let (sender, mut events) = mpsc::channel(MAX_EVENTS);
@@ -131,8 +131,8 @@ async fn run(
             changes.clone(),
         ),
         screen: Screen::open(),
-        watchdog: arm_watchdog(modules.as_mut()),
-        modules: modules.and_then(hotplug),
+        watchdog: arm_watchdog(modules.as_ref()),
+        modules,
         buttons: Default::default(),
         log,
         sender: sender.clone(),
@@ -164,17 +164,11 @@ async fn run(
 }
 
 /// The machine's own, or the kernel's if there is none.
-fn arm_watchdog(modules: Option<&mut Coldplug>) -> Option<Watchdog> {
+fn arm_watchdog(modules: Option<&Hotplug>) -> Option<Watchdog> {
     Watchdog::arm().or_else(|| {
         modules?.load_named("softdog");
         Watchdog::arm()
     })
-}
-
-fn hotplug(modules: Coldplug) -> Option<Hotplug> {
-    Hotplug::new(modules)
-        .inspect_err(|error| tracing::error!(%error, "no modules for devices that come later"))
-        .ok()
 }
 
 /// How long something that ended stays away, in case it ends again at once.

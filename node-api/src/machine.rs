@@ -33,7 +33,8 @@ pub trait Machines {
     async fn machine_stop(id: WorkloadId, grace_seconds: u32) -> Result<(), MachineError>;
     /// In the order of their ids, from the first one behind `after` on.
     async fn machines(after: Option<WorkloadId>) -> Page<Machine>;
-    /// Drops the record and the console of a machine that ended. Absent is success.
+    /// Drops the record and the console of a machine that ended; until then it is listed, however
+    /// many others have ended (their oldest consoles go). Absent is success.
     async fn machine_forget(id: WorkloadId) -> Result<(), MachineError>;
 
     /// What the guest wrote to its console, from position `from` on (0: the oldest kept).
@@ -113,6 +114,9 @@ pub enum MachineState {
     Paused,
     /// Asked to shut down.
     Stopping,
+    /// It has ended so, but its process is still there although it was killed, as the kernel waits
+    /// for a disk on its behalf: until it is gone it holds all that the machine had.
+    Ending(Exit),
     Exited(Exit),
 }
 

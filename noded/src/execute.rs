@@ -23,6 +23,7 @@ use crate::{
     daemons::{Daemon, Sockets, call, deadline, within},
     errand::{Effect, Ending, Errand, Errands, Late, contract},
     picture::{Picture, Revisions},
+    report::ENDING,
     retry::Retries,
     step::{MachinePlan, Resource, Step},
 };
@@ -168,6 +169,7 @@ impl Executor {
             },
             Step::MachineStop(id) => match actual.machines.get(id).map(|m| &m.state) {
                 Some(MachineState::Stopping) => return Progress::UnderWay("stopping".into()),
+                Some(MachineState::Ending(_)) => return Progress::UnderWay(ENDING.into()),
                 _ => None,
             },
             Step::MachineCheck(plan) | Step::MachineStart(plan) => {

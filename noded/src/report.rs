@@ -24,6 +24,9 @@ use crate::{
     step::Resource,
 };
 
+/// Of a machine that has ended, and cannot be started anew before the node lets go of it.
+pub const ENDING: &str = "its process is still there: a disk of the node does not answer it";
+
 /// All that reports are made from.
 #[derive(Debug)]
 pub struct Findings<'a> {
@@ -150,7 +153,8 @@ impl Findings<'_> {
             addresses,
             ports,
             exit_status: there.and_then(|machine| match machine.state {
-                MachineState::Exited(Exit::PoweredOff { status }) => status,
+                MachineState::Exited(Exit::PoweredOff { status })
+                | MachineState::Ending(Exit::PoweredOff { status }) => status,
                 _ => None,
             }),
             ..WorkloadReport::default()
@@ -197,8 +201,10 @@ impl Findings<'_> {
             && !matches!(there.state, MachineState::Exited(_))
         {
             let (state, mut detail) = self.progress(id, asked);
-            if there.state == MachineState::Stopping {
-                return (State::Pending, "stopping".into());
+            match there.state {
+                MachineState::Stopping => return (State::Pending, "stopping".into()),
+                MachineState::Ending(_) => return (State::Pending, ENDING.into()),
+                _ => {}
             }
             if !detail.is_empty() {
                 detail.push_str("; ");
@@ -209,20 +215,17 @@ impl Findings<'_> {
         match there.map(|machine| &machine.state) {
             _ if self.trouble(id).is_some() => self.progress(id, asked),
             Some(MachineState::Running | MachineState::Paused) => (State::Running, String::new()),
+            // A guest that panics does so, too, and again and again.
+            Some(MachineState::Booting) if there.is_some_and(|machine| machine.resets > 0) => {
+                (State::Starting, "its guest has reset itself".into())
+            }
             Some(MachineState::Booting) => (State::Starting, String::new()),
             Some(MachineState::Stopping) => (State::Pending, "stopping".into()),
-            Some(MachineState::Exited(exit)) => match exit {
-                Exit::PoweredOff {
-                    status: None | Some(0),
-                } => (State::Stopped, String::new()),
-                Exit::PoweredOff {
-                    status: Some(status),
-                } => (
-                    State::Failed,
-                    format!("its command ended with status {status}"),
-                ),
-                Exit::Killed => (State::Stopped, "ended by force".into()),
-                Exit::Failed(reason) => (State::Failed, reason.clone()),
+            Some(MachineState::Exited(exit)) => ended(exit),
+            Some(MachineState::Ending(exit)) => match ended(exit) {
+                (state, how) if how.is_empty() => (state, ENDING.into()),
+                // It stands first, as a report has room for 256 bytes.
+                (state, how) => (state, format!("{ENDING}; {how}")),
             },
             None => self.progress(id, asked),
         }
@@ -250,6 +253,22 @@ impl Findings<'_> {
         }
         let waiting = self.outcome.waiting.get(&Resource::Machine(id.clone()));
         (State::Pending, waiting.cloned().unwrap_or_default())
+    }
+}
+
+fn ended(exit: &Exit) -> (State, String) {
+    match exit {
+        Exit::PoweredOff {
+            status: None | Some(0),
+        } => (State::Stopped, String::new()),
+        Exit::PoweredOff {
+            status: Some(status),
+        } => (
+            State::Failed,
+            format!("its command ended with status {status}"),
+        ),
+        Exit::Killed => (State::Stopped, "ended by force".into()),
+        Exit::Failed(reason) => (State::Failed, reason.clone()),
     }
 }
 

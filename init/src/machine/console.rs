@@ -84,6 +84,16 @@ impl Console {
         }
     }
 
+    /// Gives up what is kept of a machine that has ended, but for how much it was.
+    pub fn clear(&mut self) {
+        if let Self::Tail(tail) = self {
+            *tail = ConsoleTail {
+                start: tail.position(),
+                bytes: Vec::new(),
+            };
+        }
+    }
+
     /// What a console of the same machine goes on from. What cannot be read is lost.
     pub fn tail(&self) -> ConsoleTail {
         match self {
@@ -312,6 +322,9 @@ mod tests {
         let all = console.read(0).unwrap();
         assert_eq!(all.start, position - MAX_TAIL as u64);
         assert_eq!(all.bytes.len(), MAX_TAIL);
+        console.clear();
+        let nothing = console.read(0).unwrap();
+        assert_eq!((nothing.start, nothing.bytes.len()), (position, 0));
     }
 
     #[test]

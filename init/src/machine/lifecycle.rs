@@ -15,6 +15,11 @@ use loam_node_api::{
 const HEALTHY: Duration = Duration::from_secs(60);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long a VMM may take to go once its guest has ended or it was killed: what the guest had
+/// acknowledged is written, so an honest one has little left to do. Then it is killed; and if even
+/// that does not help, as the kernel waits for a disk on its behalf, the list says so.
+const LETS_GO: Duration = Duration::from_secs(10);
+
 /// An honest VMM sends four events at most. One that sends more is not listened to any longer.
 const MAX_EVENTS: u32 = 64;
 
@@ -55,6 +60,16 @@ struct Process {
     end: Option<End>,
     /// The pipe of its events is empty and closed.
     silent: bool,
+    /// Present once it has no reason to be there any more.
+    leaving: Option<Leaving>,
+}
+
+/// The end of a process that is to go, until it is gone.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    by: Instant,
+    /// That time has passed.
+    late: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +136,9 @@ impl Lifecycle {
     pub fn state(&self) -> MachineState {
         match &self.phase {
             Phase::Over(exit) => MachineState::Exited(exit.clone()),
+            Phase::Process(process) if process.is_late() => {
+                MachineState::Ending(bounded(process.exit(self.stop)))
+            }
             _ if self.stop != Stop::No => MachineState::Stopping,
             Phase::Process(process) if process.command_started => MachineState::Running,
             _ => MachineState::Booting,
@@ -135,14 +153,27 @@ impl Lifecycle {
         matches!(self.phase, Phase::Over(_))
     }
 
+    /// Why it failed.
+    pub fn reason(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Over(Exit::Failed(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// When [`Input::Tick`] is wanted next.
     pub fn deadline(&self) -> Option<Instant> {
-        match (&self.phase, self.stop) {
-            (Phase::Over(_), _) | (_, Stop::Killed) => None,
-            (_, Stop::Asked { kill_at }) => Some(kill_at),
-            (Phase::Pause { until }, Stop::No) => Some(*until),
-            (_, Stop::No) => None,
-        }
+        let own = match &self.phase {
+            Phase::Over(_) => return None,
+            Phase::Pause { until } => Some(*until),
+            Phase::Process(process) => process.leaves_by(),
+            Phase::Opening => None,
+        };
+        let kill_at = match self.stop {
+            Stop::Asked { kill_at } => Some(kill_at),
+            Stop::No | Stop::Killed => None,
+        };
+        [own, kill_at].into_iter().flatten().min()
     }
 
     pub fn step(&mut self, now: Instant, input: Input) -> Option<Action> {
@@ -160,14 +191,18 @@ impl Lifecycle {
             // Asked to stop meanwhile, it has nothing to complain of.
             Input::LaunchFailed(_) if self.stop != Stop::No => self.over(STOPPED),
             Input::LaunchFailed(what) => self.over(Exit::Failed(what)),
-            Input::Event(event) => self.event(event),
-            Input::Broken(what) => self.broken(what),
+            Input::Event(event) => self.event(now, event),
+            Input::Broken(what) => self.broken(now, what),
             Input::EventsClosed => {
-                self.process()?.silent = true;
+                let process = self.process()?;
+                process.silent = true;
+                process.is_to_go(now);
                 self.conclude(now)
             }
             Input::ProcessEnded(end) => {
-                self.process()?.end = Some(end);
+                let process = self.process()?;
+                process.end = Some(end);
+                process.is_to_go(now);
                 self.conclude(now)
             }
             Input::Stop { grace } => self.ask_to_stop(now, grace),
@@ -182,11 +217,12 @@ impl Lifecycle {
         }
     }
 
-    fn event(&mut self, event: VmmEvent) -> Option<Action> {
+    fn event(&mut self, now: Instant, event: VmmEvent) -> Option<Action> {
         let process = self.process()?;
         process.events += 1;
         if process.events > MAX_EVENTS {
-            return self.broken(format!("the VMM sent more than {MAX_EVENTS} events"));
+            let what = format!("the VMM sent more than {MAX_EVENTS} events");
+            return self.broken(now, what);
         }
         match event {
             VmmEvent::Started => {}
@@ -197,13 +233,17 @@ impl Lifecycle {
             VmmEvent::Reset => process.last_word = Some(LastWord::Reset),
             VmmEvent::Failed { reason } => process.last_word = Some(LastWord::Failed(reason)),
         }
+        if process.last_word.is_some() {
+            process.is_to_go(now);
+        }
         None
     }
 
-    fn broken(&mut self, what: String) -> Option<Action> {
+    fn broken(&mut self, now: Instant, what: String) -> Option<Action> {
         let process = self.process()?;
         process.last_word = Some(LastWord::Failed(what));
         process.silent = true;
+        process.is_to_go(now);
         Some(Action::Kill)
     }
 
@@ -232,14 +272,29 @@ impl Lifecycle {
     }
 
     fn tick(&mut self, now: Instant) -> Option<Action> {
-        match (&self.phase, self.stop) {
-            (_, Stop::Asked { kill_at }) if kill_at <= now => {
-                self.stop = Stop::Killed;
-                Some(Action::Kill)
+        if matches!(self.stop, Stop::Asked { kill_at } if kill_at <= now) {
+            self.stop = Stop::Killed;
+            if let Some(process) = self.process() {
+                process.is_to_go(now);
             }
-            (Phase::Pause { until }, Stop::No) if *until <= now => {
+            return Some(Action::Kill);
+        }
+        match &mut self.phase {
+            Phase::Pause { until } if *until <= now => {
                 self.phase = Phase::Opening;
                 Some(Action::Open)
+            }
+            Phase::Process(process) if process.leaves_by().is_some_and(|by| by <= now) => {
+                process.leaving = process.leaving.map(|leaving| Leaving {
+                    late: true,
+                    ..leaving
+                });
+                if process.end.is_none() {
+                    return Some(Action::Kill);
+                }
+                // It is gone. Whoever else holds the pipe has nothing to say.
+                process.silent = true;
+                self.conclude(now)
             }
             _ => None,
         }
@@ -249,22 +304,13 @@ impl Lifecycle {
     fn conclude(&mut self, now: Instant) -> Option<Action> {
         let stop = self.stop;
         let process = self.process()?;
-        let end = process.end.filter(|_| process.silent)?;
-        let failure = process.guest_failure.take();
-        let status = process.status;
-        let started = process.started;
-        let powered_off = match failure {
-            Some(reason) => Exit::Failed(format!("the guest could not be set up: {reason}")),
-            None => Exit::PoweredOff { status },
-        };
-        match process.last_word.take() {
-            Some(LastWord::PoweredOff) => self.over(powered_off),
-            Some(LastWord::Reset) if stop != Stop::No => self.over(powered_off),
-            Some(LastWord::Reset) => self.reset(now, started),
-            Some(LastWord::Failed(reason)) => self.over(Exit::Failed(reason)),
-            None if stop == Stop::Killed => self.over(Exit::Killed),
-            None => self.over(Exit::Failed(format!("the VMM {end} without saying why"))),
+        process.end.filter(|_| process.silent)?;
+        if stop == Stop::No && matches!(process.last_word, Some(LastWord::Reset)) {
+            let started = process.started;
+            return self.reset(now, started);
         }
+        let exit = process.exit(stop);
+        self.over(exit)
     }
 
     fn reset(&mut self, now: Instant, started: Instant) -> Option<Action> {
@@ -282,10 +328,7 @@ impl Lifecycle {
     }
 
     fn over(&mut self, exit: Exit) -> Option<Action> {
-        self.phase = Phase::Over(match exit {
-            Exit::Failed(reason) => Exit::Failed(bounded(&reason)),
-            exit => exit,
-        });
+        self.phase = Phase::Over(bounded(exit));
         Some(Action::Release)
     }
 }
@@ -294,12 +337,15 @@ impl Lifecycle {
 const STOPPED: Exit = Exit::PoweredOff { status: None };
 
 /// A VMM may be taken over, and say anything.
-fn bounded(reason: &str) -> String {
+fn bounded(exit: Exit) -> Exit {
+    let Exit::Failed(reason) = exit else {
+        return exit;
+    };
     let mut end = reason.len().min(MAX_REASON);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
-    reason[..end].replace(|char: char| char.is_control(), " ")
+    Exit::Failed(reason[..end].replace(|char: char| char.is_control(), " "))
 }
 
 impl Process {
@@ -313,6 +359,45 @@ impl Process {
             last_word: None,
             end: None,
             silent: false,
+            leaving: None,
+        }
+    }
+
+    /// Nothing that it does is of use any more. The first reason for that counts.
+    fn is_to_go(&mut self, now: Instant) {
+        let by = now + LETS_GO;
+        self.leaving.get_or_insert(Leaving { by, late: false });
+    }
+
+    /// Until when it may be there, as long as that has not passed.
+    fn leaves_by(&self) -> Option<Instant> {
+        let leaving = self.leaving.filter(|leaving| !leaving.late);
+        leaving.map(|leaving| leaving.by)
+    }
+
+    /// Whether it is there though it should be gone.
+    fn is_late(&self) -> bool {
+        self.leaving.is_some_and(|leaving| leaving.late)
+    }
+
+    /// What its end is to the machine, as far as is known.
+    fn exit(&self, stop: Stop) -> Exit {
+        match &self.last_word {
+            Some(LastWord::Reset) if stop == Stop::No => {
+                Exit::Failed("the guest has reset itself".into())
+            }
+            Some(LastWord::PoweredOff | LastWord::Reset) => match &self.guest_failure {
+                Some(reason) => Exit::Failed(format!("the guest could not be set up: {reason}")),
+                None => Exit::PoweredOff {
+                    status: self.status,
+                },
+            },
+            Some(LastWord::Failed(reason)) => Exit::Failed(reason.clone()),
+            None if stop == Stop::Killed => Exit::Killed,
+            None => Exit::Failed(match self.end {
+                Some(end) => format!("the VMM {end} without saying why"),
+                None => "the VMM has closed its pipe without saying why".into(),
+            }),
         }
     }
 }

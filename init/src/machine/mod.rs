@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loam_deployment::{Bytes, ContractId};
+use loam_deployment::{Bytes, ContractId, limits};
 use loam_init::reap::End;
 use loam_node_api::{
     WorkloadId,
@@ -58,15 +58,24 @@ use self::{
 const FIRST_USER: u32 = 100_000;
 const USERS: u32 = 10_000;
 
-/// Ended machines that stay listed. A contract has 64 workloads at most; what they leave is
-/// [`console::MAX_TAIL`] each.
-const MAX_ENDED_OF_CONTRACT: usize = 64;
-const MAX_ENDED: usize = 1024;
+/// Consoles that are kept of machines that have ended, [`console::MAX_TAIL`] each: as many as a
+/// contract has workloads, and 64 MiB of a node.
+const MAX_CONSOLES_OF_CONTRACT: usize = limits::WORKLOADS;
+const MAX_CONSOLES: usize = 1024;
+
+/// Machines that are known here. How one ended is kept until noded wants it forgotten: else it would
+/// take a machine that has done its work for one that was never started. So there is room for all
+/// that the grid lets a node have, 1,024 contracts (`MAX_CONTRACTS_PER_NODE` of the chain's `Grid`);
+/// and as what is kept of each is counted, machines that run have that much less memory.
+const MAX_RECORDS: usize = 1024 * limits::WORKLOADS;
 
 /// Every machine of this node, by its id.
 #[derive(Debug)]
 pub struct Machines<L> {
     records: BTreeMap<WorkloadId, Record>,
+    /// Those that are not over. Each turn of the main loop looks at them, and not at the others,
+    /// of which there may be tens of thousands.
+    live: BTreeSet<WorkloadId>,
     budget: MemoryBudget,
     launcher: L,
     changes: Changes,
@@ -80,6 +89,7 @@ impl<L: Launcher> Machines<L> {
     pub fn new(budget: MemoryBudget, launcher: L, changes: Changes) -> Self {
         Self {
             records: BTreeMap::new(),
+            live: BTreeSet::new(),
             budget,
             launcher,
             changes,
@@ -112,6 +122,7 @@ impl<L: Launcher> Machines<L> {
             }
         };
         let before = self.records.insert(id.clone(), record);
+        self.live.insert(id.clone());
         if let Some(record) = self.records.get_mut(&id) {
             // Numbers go on, so that no news of an earlier process is taken for its own.
             record.launches = before.as_ref().map_or(0, |before| before.launches);
@@ -135,14 +146,13 @@ impl<L: Launcher> Machines<L> {
     /// Stops all, and starts none from now on.
     pub fn stop_all(&mut self, grace: Duration, now: Instant) {
         self.shutting_down = true;
-        let ids: Vec<_> = self.records.keys().cloned().collect();
-        for id in ids {
+        for id in self.live.clone() {
             self.stop(&id, grace, now);
         }
     }
 
     pub fn all_over(&self) -> bool {
-        self.records.values().all(|record| record.life.is_over())
+        self.live.is_empty()
     }
 
     /// In the order of their ids, from the first one behind `after` on.
@@ -206,14 +216,16 @@ impl<L: Launcher> Machines<L> {
 
     /// A child of PID 1 ended; whether it was one of these.
     pub fn child_ended(&mut self, pid: Pid, end: End, now: Instant) -> bool {
-        let owner = self.records.values_mut().find_map(|record| {
-            let holding = record.holding.as_mut()?;
-            holding.pid.take_if(|its| *its == pid)?;
-            Some(record.id.clone())
-        });
+        let owner = self
+            .running()
+            .find(|record| record.pid() == Some(pid))
+            .map(|record| record.id.clone());
         let Some(id) = owner else {
             return false;
         };
+        if let Some(record) = self.records.get_mut(&id) {
+            record.reaped();
+        }
         self.step(&id, now, Input::ProcessEnded(end));
         true
     }
@@ -244,18 +256,13 @@ impl<L: Launcher> Machines<L> {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.records.values().filter_map(deadline).min()
+        self.running().filter_map(deadline).min()
     }
 
     pub fn tick(&mut self, now: Instant) {
         let due = |record: &&Record| deadline(record).is_some_and(|at| at <= now);
-        let due: Vec<_> = self
-            .records
-            .values()
-            .filter(due)
-            .map(|r| r.id.clone())
-            .collect();
-        for id in due {
+        let due = self.running().filter(due).map(|record| record.id.clone());
+        for id in due.collect::<Vec<_>>() {
             if let Some(record) = self.records.get_mut(&id)
                 && let Some(starter) = record.starter.take_if(|starter| starter.until <= now)
             {
@@ -267,17 +274,21 @@ impl<L: Launcher> Machines<L> {
     }
 
     fn running(&self) -> impl Iterator<Item = &Record> {
-        self.records
-            .values()
-            .filter(|record| !record.life.is_over())
+        self.live.iter().filter_map(|id| self.records.get(id))
     }
 
     /// The guest's configuration and the user of a machine that fits beside the others.
     fn admit(&self, spec: &MachineSpec) -> Result<(Vec<u8>, u32), String> {
         let guest_config = request::check(spec)?;
         let others = || self.records.values().filter(|record| record.id != spec.id);
+        if others().count() >= MAX_RECORDS {
+            return Err(format!(
+                "this node knows of {MAX_RECORDS} machines already, which ended or run"
+            ));
+        }
         let memory = others().filter_map(Record::memory);
-        let kept = others().map(|record| record.console.kept()).sum();
+        let ended = others().filter(|record| record.life.is_over());
+        let kept = ended.map(|record| record.kept().get()).sum();
         self.budget.admit(memory, Bytes(kept), spec.memory)?;
         let holdings = others().filter_map(|record| record.holding.as_ref());
         let taken: BTreeSet<_> = holdings.map(|holding| holding.user).collect();
@@ -305,9 +316,12 @@ impl<L: Launcher> Machines<L> {
     /// Takes the disks for this machine, unless another writes to one of them, or it would write to
     /// one that another reads.
     fn claim(&mut self, id: &WorkloadId, disks: Vec<DiskIdentity>) -> Result<(), String> {
-        let mut others = self.records.values().filter(|record| record.id != *id);
-        if let Some(other) = others.find(|other| other.conflicts_with(&disks)) {
-            return Err(format!("machine {} has one of its disks", other.id));
+        let conflict = self
+            .running()
+            .find(|other| other.id != *id && other.conflicts_with(&disks))
+            .map(|other| format!("machine {} has one of its disks", other.id));
+        if let Some(conflict) = conflict {
+            return Err(conflict);
         }
         let record = self.records.get_mut(id);
         if let Some(holding) = record.and_then(|record| record.holding.as_mut()) {
@@ -325,8 +339,14 @@ impl<L: Launcher> Machines<L> {
         let after = record.shown();
         if after != before {
             self.changes.note();
-            if matches!(after.0, MachineState::Exited(_)) {
-                tracing::info!(machine = %id, state = ?after.0, "machine ended");
+            match &after.0 {
+                MachineState::Exited(exit) => {
+                    tracing::info!(machine = %id, ?exit, "machine ended");
+                }
+                MachineState::Ending(exit) => tracing::warn!(
+                    machine = %id, ?exit, "its process does not let go of what it has; killing it"
+                ),
+                _ => {}
             }
         }
         if let Some(action) = action {
@@ -366,6 +386,7 @@ impl<L: Launcher> Machines<L> {
             }
             Action::Release => {
                 record.release();
+                self.live.remove(id);
                 self.launcher.release(id);
                 self.ended(id);
             }
@@ -388,18 +409,22 @@ impl<L: Launcher> Machines<L> {
             };
             starter.answer(Err(error));
         }
-        self.drop_oldest_ended(id.contract);
+        self.drop_oldest_console(id.contract);
     }
 
-    /// The one that went last stays; of the contract with the most, the oldest go.
-    fn drop_oldest_ended(&mut self, contract: ContractId) {
-        let ended = || self.records.values().filter(|record| record.life.is_over());
-        let of = |contract| ended().filter(move |record| record.id.contract == contract);
-        let too_many = if of(contract).count() > MAX_ENDED_OF_CONTRACT {
+    /// The one that ended last keeps its console; of the contract with the most, the oldest goes.
+    fn drop_oldest_console(&mut self, contract: ContractId) {
+        let kept = || {
+            self.records
+                .values()
+                .filter(|record| record.console.kept() > 0)
+        };
+        let of = |contract| kept().filter(move |record| record.id.contract == contract);
+        let too_many = if of(contract).count() > MAX_CONSOLES_OF_CONTRACT {
             contract
-        } else if ended().count() > MAX_ENDED {
+        } else if kept().count() > MAX_CONSOLES {
             let mut counts = BTreeMap::new();
-            for record in ended() {
+            for record in kept() {
                 *counts.entry(record.id.contract).or_insert(0u32) += 1;
             }
             match counts.into_iter().max_by_key(|(_, count)| *count) {
@@ -410,9 +435,10 @@ impl<L: Launcher> Machines<L> {
             return;
         };
         let oldest = of(too_many).min_by_key(|record| record.ended);
-        if let Some(id) = oldest.map(|record| record.id.clone()) {
-            tracing::info!(machine = %id, "forgetting the oldest of too many that ended");
-            self.records.remove(&id);
+        let oldest = oldest.map(|record| record.id.clone());
+        if let Some(record) = oldest.and_then(|id| self.records.get_mut(&id)) {
+            tracing::info!(machine = %record.id, "dropping the oldest console of too many");
+            record.console.clear();
         }
     }
 }

@@ -21,6 +21,10 @@ use super::{
     resource::DiskIdentity,
 };
 
+/// What a record takes that no machine's limit counts, beside the text in it: its own fields, the
+/// nodes of the map that holds it, and what an allocator adds.
+const RECORD: usize = 1 << 10;
+
 /// How long whoever starts a machine waits to hear whether its launch succeeds. What takes longer
 /// shows in the list of machines.
 const STARTER_PATIENCE: Duration = Duration::from_secs(2);
@@ -131,6 +135,13 @@ impl Record {
         }
     }
 
+    /// Its process is gone.
+    pub fn reaped(&mut self) {
+        if let Some(holding) = &mut self.holding {
+            holding.pid = None;
+        }
+    }
+
     pub fn pid(&self) -> Option<Pid> {
         self.holding.as_ref()?.pid
     }
@@ -144,6 +155,13 @@ impl Record {
         let ours = self.holding.iter().flat_map(|holding| &holding.disks);
         ours.into_iter()
             .any(|ours| disks.iter().any(|theirs| theirs.conflicts_with(ours)))
+    }
+
+    /// How much memory is kept for it now that it has ended.
+    pub fn kept(&self) -> Bytes {
+        let reason = self.life.reason().map_or(0, str::len);
+        let record = RECORD + self.fingerprint.len() + reason;
+        Bytes(self.console.kept() + record as u64)
     }
 
     pub fn describe(&self, now: Instant) -> Machine {

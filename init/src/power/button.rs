@@ -3,13 +3,18 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use loam_node_api::machine::Shutdown;
 use rustix::fs::{Mode, OFlags};
-use tokio::{io::Interest, sync::mpsc};
+use tokio::{
+    io::Interest,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{device::AsyncDevice, event::Event};
 
@@ -20,6 +25,12 @@ const KEY_POWER: u16 = 116;
 /// `struct input_event` on 64 bits: two times 8 bytes of time, type, code, value.
 const EVENT_SIZE: usize = 24;
 
+/// How long a button that cannot be heard is left alone.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Opens a device.
+type Open = fn(&Path) -> io::Result<OwnedFd>;
+
 #[derive(Debug)]
 pub struct Buttons {
     /// What the kernel says of input devices, and the devices.
@@ -27,20 +38,22 @@ pub struct Buttons {
     devices: PathBuf,
     /// Names (`event0`) that are listened to already.
     heard: BTreeSet<String>,
+    open: Open,
 }
 
 impl Default for Buttons {
     fn default() -> Self {
-        Self::below("/sys/class/input".into(), "/dev/input".into())
+        Self::below("/sys/class/input".into(), "/dev/input".into(), open)
     }
 }
 
 impl Buttons {
-    fn below(class: PathBuf, devices: PathBuf) -> Self {
+    fn below(class: PathBuf, devices: PathBuf, open: Open) -> Self {
         Self {
             class,
             devices,
             heard: BTreeSet::new(),
+            open,
         }
     }
 
@@ -55,18 +68,17 @@ impl Buttons {
             {
                 continue;
             }
-            match open(&self.devices.join(&name)) {
-                Ok(device) => {
-                    tracing::info!(device = name, "listening to the power button");
-                    let (sender, gone) = (sender.clone(), name.clone());
-                    tokio::task::spawn_local(async move {
-                        wait(device, &sender).await;
-                        let _ = sender.send(Event::ButtonGone(gone)).await;
-                    });
-                    self.heard.insert(name);
+            tracing::info!(device = name, "listening to the power button");
+            let opened = begin_to_open(self.open, self.devices.join(&name));
+            let (sender, gone) = (sender.clone(), name.clone());
+            tokio::task::spawn_local(async move {
+                if let Err(error) = hear(opened, &sender).await {
+                    tracing::warn!(device = gone, %error, "power button is not heard");
+                    tokio::time::sleep(PAUSE).await;
                 }
-                Err(error) => tracing::warn!(device = name, %error, "power button is not heard"),
-            }
+                let _ = sender.send(Event::ButtonGone(gone)).await;
+            });
+            self.heard.insert(name);
         }
     }
 
@@ -88,19 +100,32 @@ fn has_key(keys: &str, key: u16) -> bool {
     word.is_some_and(|word| word & (1 << (key % 64)) != 0)
 }
 
-fn open(path: &Path) -> io::Result<AsyncDevice> {
+fn open(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let device = rustix::fs::open(path, flags, Mode::empty())?;
-    AsyncDevice::new(device, Interest::READABLE)
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// Until the device has gone.
-async fn wait(device: AsyncDevice, sender: &mpsc::Sender<Event>) {
+/// On a thread: opening wakes the device, and its driver may take as long as it likes.
+fn begin_to_open(open: Open, path: PathBuf) -> oneshot::Receiver<io::Result<OwnedFd>> {
+    let (sender, opened) = oneshot::channel();
+    let thread = thread::Builder::new().name("button".into());
+    // Without a thread the sender is gone, and says so.
+    let _ = thread.spawn(move || sender.send(open(&path)));
+    opened
+}
+
+/// Until the device has gone; an error if it could not be heard at all.
+async fn hear(
+    opened: oneshot::Receiver<io::Result<OwnedFd>>,
+    sender: &mpsc::Sender<Event>,
+) -> io::Result<()> {
+    let device = opened.await.map_err(io::Error::other)??;
+    let device = AsyncDevice::new(device, Interest::READABLE)?;
     let mut buffer = [0; 16 * EVENT_SIZE];
     loop {
         let read = |fd: BorrowedFd| Ok(rustix::io::read(fd, &mut buffer)?);
         let Ok(length @ 1..) = device.when_ready(Interest::READABLE, read).await else {
-            return;
+            return Ok(());
         };
         if buffer[..length].chunks_exact(EVENT_SIZE).any(is_press) {
             tracing::info!("power button pressed");
@@ -117,6 +142,7 @@ fn is_press(event: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
 
     #[test]
     fn power_buttons_are_told_from_keyboards() {
@@ -163,7 +189,7 @@ mod tests {
                 .open(&path)
                 .unwrap()
         };
-        let mut buttons = Buttons::below(class, devices.clone());
+        let mut buttons = Buttons::below(class, devices.clone(), open);
         let (sender, mut events) = mpsc::channel(8);
         let local = tokio::task::LocalSet::new();
         local
@@ -182,6 +208,31 @@ mod tests {
                         other => panic!("{other:?}"),
                     }
                 }
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_button_whose_driver_hangs_holds_up_nobody() {
+        static HANGS: Mutex<()> = Mutex::new(());
+        let root = tempfile::tempdir().unwrap();
+        let keys = root.path().join("event0/device/capabilities");
+        fs::create_dir_all(&keys).unwrap();
+        fs::write(keys.join("key"), "10000000000000 0").unwrap();
+        let hangs = HANGS.lock().unwrap();
+        let open = |_: &Path| {
+            drop(HANGS.lock());
+            Ok(OwnedFd::from(io::pipe()?.0))
+        };
+        let mut buttons = Buttons::below(root.path().into(), root.path().into(), open);
+        let (sender, mut events) = mpsc::channel(8);
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                buttons.listen(&sender);
+                // Only now does the device answer; and it is gone.
+                drop(hangs);
+                assert!(matches!(events.recv().await, Some(Event::ButtonGone(_))));
             })
             .await;
     }

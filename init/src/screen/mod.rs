@@ -39,7 +39,7 @@ impl Screen {
             return;
         };
         let mut complete = true;
-        for output in &mut self.outputs {
+        for output in &self.outputs {
             complete &= output.write(&bytes);
         }
         if !complete {
@@ -49,9 +49,9 @@ impl Screen {
     }
 
     /// Says one thing under the screen, when there will be no other.
-    pub fn last_words(&mut self, text: &str) {
+    pub fn last_words(&self, text: &str) {
         let line = format!("\x1b[{};1H\x1b[K{}\r\n", layout::HEIGHT, text::clean(text));
-        for output in &mut self.outputs {
+        for output in &self.outputs {
             output.write(line.as_bytes());
         }
     }

@@ -667,6 +667,74 @@ async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start()
 }
 
 #[tokio::test]
+async fn while_a_machine_that_crashed_waits_its_owner_is_told_why() {
+    local(async {
+        let mut bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| {
+            state.disk = true;
+            state.crashing.insert(id(1, "web"));
+        });
+        let _daemons = bench.all_daemons().await;
+        for restart in [payload::Restart::Always, payload::Restart::OnFailure] {
+            let version = 1 + u64::from(restart == payload::Restart::OnFailure);
+            let crashing = deployment(&bench.identity, 1, version, restart);
+            bench.publish(vec![crashing], &[]);
+            let told = bench.reports.wait_for(|reports| {
+                let report = reports.first().filter(|r| r.version == Version(version));
+                let web = report.and_then(|r| r.workloads.get(&"web".parse::<Name>().unwrap()));
+                web.is_some_and(|web| {
+                    web.state == loam_deployment::report::State::Failed
+                        && web.detail == "its command ended with status 1"
+                        && web.exit_status == Some(1)
+                })
+            });
+            timeout(LONGEST_WAIT, told).await.unwrap().unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn on_failure_starts_again_what_failed_and_nothing_that_did_its_work() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let _daemons = bench.all_daemons().await;
+        let on_failure =
+            |contract| deployment(&bench.identity, contract, 1, payload::Restart::OnFailure);
+        bench.publish(vec![on_failure(1), on_failure(2)], &[]);
+        bench
+            .node
+            .wait("both run", |state| runs(state, 1) && runs(state, 2))
+            .await;
+        let starts = |state: &State, contract| {
+            let start = format!("machine_start {contract}.web");
+            state.log.iter().filter(|call| **call == start).count()
+        };
+        // One does its work; one fails, and does so again whenever it is started.
+        bench.node.change(|state| {
+            state.crashing.insert(id(2, "web"));
+            for (contract, status) in [(1, 0), (2, 1)] {
+                let machine = state.machines.get_mut(&id(contract, "web")).unwrap();
+                let status = Some(status);
+                machine.state = MachineState::Exited(Exit::PoweredOff { status });
+            }
+        });
+        bench
+            .node
+            .wait("it is tried again", |state| starts(state, 2) >= 4)
+            .await;
+        bench.node.look(|state| {
+            assert_eq!(starts(state, 1), 1);
+            let status = Some(0);
+            let done = MachineState::Exited(Exit::PoweredOff { status });
+            assert_eq!(state.machines[&id(1, "web")].state, done);
+        });
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_not_listed_stays_until_its_record_says_cancelled() {
     local(async {
         let mut bench = Bench::start(FakeNode::new());

@@ -48,6 +48,8 @@ pub struct Plan {
     pub problems: BTreeMap<WorkloadId, String>,
     /// Machines of which an earlier version runs, with its fingerprint.
     pub outdated: BTreeMap<WorkloadId, String>,
+    /// Machines that end by themselves. They are waited for as if they were stopped.
+    pub ending: BTreeSet<WorkloadId>,
     /// Volumes that the version which stands does not name, and which are kept all the same: this
     /// version named them, which is no older.
     pub unproved: BTreeMap<VolumeKey, Version>,
@@ -77,7 +79,7 @@ impl Memory {
             let machine = task.step.resource();
             let failed = outcome.failed.contains_key(&machine);
             match &task.step {
-                Step::MachineStop(id) if !failed => {
+                Step::MachineStop(id) if !failed && !plan.ending.contains(id) => {
                     self.stopped.insert(id.clone());
                 }
                 Step::MachineForget(id) if !failed && !outcome.waiting.contains_key(&machine) => {
@@ -127,6 +129,9 @@ pub fn plan(desired: &Desired, actual: &Actual, memory: &Memory) -> Plan {
     for machine in targets.iter().flat_map(|target| &target.machines) {
         if let Some(problem) = &machine.problem {
             plan.problems.insert(machine.id.clone(), problem.clone());
+        }
+        if machine.condition == Condition::Ending {
+            plan.ending.insert(machine.id.clone());
         }
         if matches!(machine.condition, Condition::Outdated | Condition::Stopping)
             && let Some(there) = actual.machines.get(&machine.id)
@@ -318,9 +323,9 @@ impl<'p, 'a> Planner<'p, 'a> {
     }
 
     fn stop_outdated(&mut self) {
-        // Those that were asked to are awaited, also by others, and so come first.
+        // Those on their way down are awaited, also by others, and so come first.
         for (_, machine) in self.machines() {
-            if machine.condition == Condition::Stopping {
+            if matches!(machine.condition, Condition::Stopping | Condition::Ending) {
                 self.stop(&machine.id, None);
             }
         }
@@ -503,7 +508,10 @@ impl<'p, 'a> Planner<'p, 'a> {
             let starts = match machine.condition {
                 Condition::Absent | Condition::Ended => !self.held.contains(&machine.id),
                 Condition::Stopping | Condition::Outdated => true,
-                Condition::Runs { .. } | Condition::Finished | Condition::GaveUp => false,
+                Condition::Ending
+                | Condition::Runs { .. }
+                | Condition::Finished
+                | Condition::GaveUp => false,
             };
             if !starts {
                 continue;

@@ -64,6 +64,9 @@ pub enum Condition {
     GaveUp,
     /// Asked to shut down.
     Stopping,
+    /// It has ended by itself, and its process does not let go of what it has. What its policy says
+    /// of that is asked when it is gone.
+    Ending,
     /// It runs as wanted. `up`: its command does, too.
     Runs { up: bool },
     /// It runs, but as another version wanted it, or with a tap that is gone.
@@ -271,7 +274,8 @@ impl MachineTarget<'_> {
             && taps.all(|(planned, _)| actual.interfaces.contains_key(&planned.id))
             && !self.has_lost_files(there, actual);
         match &there.state {
-            MachineState::Stopping => Condition::Stopping,
+            MachineState::Ending(_) if same && !stopped.contains(&self.id) => Condition::Ending,
+            MachineState::Stopping | MachineState::Ending(_) => Condition::Stopping,
             MachineState::Exited(exit) if same && !stopped.contains(&self.id) => {
                 after(exit, self.asked.restart)
             }

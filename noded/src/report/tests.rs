@@ -200,12 +200,32 @@ fn each_state_of_a_machine_has_its_word() {
             said(State::Failed, "vmm"),
             None,
         ),
+        (
+            MachineState::Ending(Exit::PoweredOff { status: Some(0) }),
+            said(State::Stopped, ENDING),
+            Some(0),
+        ),
+        (
+            MachineState::Ending(Exit::Failed("vmm".into())),
+            said(State::Failed, &format!("{ENDING}; vmm")),
+            None,
+        ),
     ] {
         let mut round = Round::running();
         round.machine("web", state.clone());
         assert_eq!(round.says("web"), expected, "{state:?}");
         assert_eq!(round.of("web").exit_status, status, "{state:?}");
     }
+}
+
+/// As one does whose kernel panics in every life.
+#[test]
+fn a_guest_that_comes_up_after_a_reset_says_so() {
+    let mut round = Round::running();
+    round.machine("web", MachineState::Booting);
+    round.actual.machines.get_mut(&id("web")).unwrap().resets = 3;
+    let reset = said(State::Starting, "its guest has reset itself");
+    assert_eq!(round.says("web"), reset);
 }
 
 #[test]
@@ -225,6 +245,8 @@ fn a_new_version_says_why_it_does_not_run_while_the_old_one_does() {
     round.plan.problems.clear();
     round.machine("web", MachineState::Stopping);
     assert_eq!(round.says("web"), said(State::Pending, "stopping"));
+    round.machine("web", MachineState::Ending(Exit::Killed));
+    assert_eq!(round.says("web"), said(State::Pending, ENDING));
     // Once the new one is there, it is the new one's state that counts.
     round
         .actual

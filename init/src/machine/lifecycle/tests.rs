@@ -245,6 +245,79 @@ fn a_flood_of_events_gets_it_killed() {
     assert!(matches!(exit(&life), Exit::Failed(_)));
 }
 
+/// Its last word is known, and the kernel waits for a disk before it lets go of the process.
+#[test]
+fn a_process_that_stays_after_its_last_word_is_killed_and_shown_as_ending() {
+    for (last, exit) in [
+        (VmmEvent::PoweredOff, Exit::PoweredOff { status: Some(0) }),
+        (
+            VmmEvent::Failed {
+                reason: "KVM".into(),
+            },
+            Exit::Failed("KVM".into()),
+        ),
+    ] {
+        let (mut life, now) = running();
+        life.step(now, Input::Event(VmmEvent::GuestExited { status: 0 }));
+        life.step(now, Input::Event(last));
+        assert_eq!(life.state(), MachineState::Running, "it is about to go");
+        assert_eq!(life.deadline(), Some(now + LETS_GO));
+        assert_eq!(life.step(now + LETS_GO / 2, Input::Tick), None);
+        let late = now + LETS_GO;
+        assert_eq!(life.step(late, Input::Tick), Some(Action::Kill));
+        assert_eq!(life.state(), MachineState::Ending(exit.clone()));
+        assert_eq!((life.is_over(), life.deadline()), (false, None));
+        assert_eq!(life.step(late + HEALTHY, Input::Tick), None);
+        life.step(late + HEALTHY, Input::EventsClosed);
+        let end = Input::ProcessEnded(End::Signalled(9));
+        assert_eq!(life.step(late + HEALTHY, end), Some(Action::Release));
+        assert_eq!(life.state(), MachineState::Exited(exit));
+    }
+}
+
+#[test]
+fn a_process_that_stays_after_a_reset_has_no_successor_before_it_is_gone() {
+    let (mut life, now) = running();
+    life.step(now, Input::Event(VmmEvent::Reset));
+    let late = now + LETS_GO;
+    assert_eq!(life.step(late, Input::Tick), Some(Action::Kill));
+    assert!(matches!(life.state(), MachineState::Ending(_)));
+    assert_eq!(life.step(late + HEALTHY, Input::EventsClosed), None);
+    let end = Input::ProcessEnded(End::Signalled(9));
+    assert_eq!(life.step(late + HEALTHY, end), Some(Action::Open));
+}
+
+#[test]
+fn a_process_that_stays_after_it_was_killed_is_shown_as_ending() {
+    let (mut life, now) = running();
+    let grace = Duration::ZERO;
+    life.step(now, Input::Stop { grace });
+    assert_eq!(life.step(now, Input::Tick), Some(Action::Kill));
+    assert_eq!(life.state(), MachineState::Stopping);
+    assert_eq!(life.deadline(), Some(now + LETS_GO));
+    life.step(now + LETS_GO, Input::Tick);
+    assert_eq!(life.state(), MachineState::Ending(Exit::Killed));
+}
+
+#[test]
+fn a_vmm_that_closes_its_pipe_and_stays_is_killed() {
+    let (mut life, now) = running();
+    assert_eq!(life.step(now, Input::EventsClosed), None);
+    assert_eq!(life.step(now + LETS_GO, Input::Tick), Some(Action::Kill));
+    let end = Input::ProcessEnded(End::Signalled(9));
+    assert_eq!(life.step(now + LETS_GO, end), Some(Action::Release));
+    assert!(matches!(exit(&life), Exit::Failed(_)));
+}
+
+#[test]
+fn a_pipe_that_outlives_its_process_is_not_waited_for() {
+    let (mut life, now) = running();
+    life.step(now, Input::Event(VmmEvent::PoweredOff));
+    assert_eq!(life.step(now, ENDED), None);
+    assert_eq!(life.step(now + LETS_GO, Input::Tick), Some(Action::Release));
+    assert_eq!(exit(&life), Exit::PoweredOff { status: None });
+}
+
 fn inputs() -> impl Strategy<Value = Input> {
     prop_oneof![
         Just(Input::Opened),

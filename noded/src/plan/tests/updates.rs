@@ -646,6 +646,31 @@ fn an_ended_machine_is_started_again_as_its_policy_says() {
     }
 }
 
+/// A process may outlive its guest while a disk does not answer.
+#[test]
+fn a_machine_whose_process_does_not_go_is_waited_for_and_then_treated_by_its_policy() {
+    use loam_deployment::payload::Restart;
+    for (policy, again) in [(Restart::Never, false), (Restart::Always, true)] {
+        let mut workloads = fixture::workloads(&["job"], &[], &[]);
+        for machine in workloads.machines.values_mut() {
+            machine.restart = policy;
+        }
+        let desired = want(workloads);
+        let mut world = World::default();
+        world.settle(&desired);
+        let status = Some(0);
+        let ended = Exit::PoweredOff { status };
+        machine_mut(&mut world, "1.job").state = MachineState::Ending(ended.clone());
+        // Nobody stops it, though others may have to wait for it.
+        let plan = world.plan(&desired);
+        assert_eq!(steps(&plan), ["stop machine 1.job"]);
+        world.round(&desired, &mut Chance::none());
+        assert_eq!(world.memory, Memory::default());
+        machine_mut(&mut world, "1.job").state = MachineState::Exited(ended);
+        assert_eq!(steps(&world.plan(&desired)).len(), usize::from(again));
+    }
+}
+
 #[test]
 fn a_job_that_ended_well_lets_the_old_layer_go_and_one_that_failed_does_not() {
     use loam_deployment::payload::Restart;

@@ -151,8 +151,12 @@ impl World {
     /// Machines come up and end.
     fn tick(&mut self) {
         for machine in self.actual.machines.values_mut() {
-            match machine.state {
+            match machine.state.clone() {
                 MachineState::Booting => machine.state = MachineState::Running,
+                MachineState::Ending(exit) => {
+                    machine.state = MachineState::Exited(exit);
+                    self.contents.remove(&machine.id);
+                }
                 MachineState::Stopping => {
                     machine.state = MachineState::Exited(Exit::PoweredOff { status: Some(0) });
                     self.contents.remove(&machine.id);
@@ -267,6 +271,9 @@ impl World {
             Fate::Stated(..) | Fate::Cancelled => false,
         };
         let there = &self.actual.machines[id];
+        if matches!(there.state, MachineState::Ending(_)) {
+            return Progress::UnderWay("ending".into());
+        }
         if wanted && there.state != MachineState::Stopping {
             let successor = self.checked.get(id);
             let successor =
@@ -730,6 +737,9 @@ impl World {
                     self.contents.remove(id);
                 }
                 2 if self.contents.contains_key(id) => machine.state = MachineState::Stopping,
+                3 if self.contents.contains_key(id) => {
+                    machine.state = MachineState::Ending(Exit::PoweredOff { status: Some(0) });
+                }
                 _ => {}
             }
         }
