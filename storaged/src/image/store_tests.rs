@@ -251,7 +251,7 @@ async fn fetched_once_merged_and_found_again() {
     let asked = registry.requests().len();
     node.restart();
     let again = node.ready(&image).await;
-    let config = node.images.config(&image).unwrap();
+    let config = node.images.config(&image).await.unwrap();
     assert_eq!(
         (again, config.cmd),
         (path.clone(), vec!["/bin/hello".to_owned()])
@@ -264,7 +264,7 @@ async fn fetched_once_merged_and_found_again() {
     assert!(path.exists());
     node.delete(&image).await;
     assert!(!path.exists() && node.images.list().is_empty());
-    let gone = node.images.config(&image).unwrap_err();
+    let gone = node.images.config(&image).await.unwrap_err();
     assert_eq!(gone, StorageError::NoImage(image));
     node.assert_empty();
 }
@@ -963,3 +963,6 @@ async fn a_page_of_the_longest_statuses_fits_a_frame() {
 
 #[path = "crash_tests.rs"]
 mod crash;
+
+#[path = "hang_tests.rs"]
+mod hang;
