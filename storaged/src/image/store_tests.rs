@@ -17,6 +17,7 @@ use crate::{
         erofs::{PackError, Stream},
         testing::{Layer, contents},
         testing_registry::{TestRegistry, gzip},
+        watch::Watch,
     },
     pool::testing::pool,
 };
@@ -32,7 +33,7 @@ struct KeepTar {
 }
 
 impl Pack for KeepTar {
-    fn pack(&self, target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError> {
+    fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
         self.built.fetch_add(1, Ordering::Relaxed);
         let mut tar = Vec::new();
         stream(&mut tar)?;
@@ -41,7 +42,7 @@ impl Pack for KeepTar {
                 .try_for_each(|part| file.write_all(part))?;
             file.sync_all()
         });
-        while self.hold && !stop.is_set() {
+        while self.hold && watch.check(0).is_ok() {
             std::thread::yield_now();
         }
         while self.hangs.load(Ordering::Relaxed) {
@@ -966,3 +967,6 @@ mod crash;
 
 #[path = "hang_tests.rs"]
 mod hang;
+
+#[path = "builder_tests.rs"]
+mod builder;
