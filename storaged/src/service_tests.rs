@@ -58,7 +58,7 @@ fn storaged(folder: &Path, pool: Arc<Pool>) -> Storaged {
     };
     let images = Images::new(
         Arc::new(move || vec![pool.clone()]),
-        Arc::new(MkfsErofs),
+        Arc::new(MkfsErofs::default()),
         outside,
         inventory.changes().clone(),
     );

@@ -112,3 +112,25 @@ fn what_a_builder_started_does_not_hold_what_it_left() {
     assert!(record.why.unwrap().contains("exit status: 3"));
     assert_eq!((record.deaths, record.failures), (0, 1));
 }
+
+/// As on a node whose control groups are not what they should be.
+#[test]
+fn a_builder_without_limits_does_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut builder = program::command("sh", None).unwrap();
+    builder.args(["-c", "exec cat >/dev/null"]);
+    let output = fs::File::create_new(folder.path().join("output")).unwrap();
+    let mut handed = false;
+    let mut stream = |_: &mut dyn Write| {
+        handed = true;
+        Ok(())
+    };
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL);
+    let refused = |_| Err::<(), _>(std::io::Error::other("memory.max of its cgroup"));
+    let error = feed(builder, &output, &mut stream, &mut watch, refused).unwrap_err();
+    assert!(
+        error.to_string().contains("does not run without"),
+        "{error}"
+    );
+    assert!(!handed);
+}

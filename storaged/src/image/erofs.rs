@@ -13,7 +13,7 @@ use super::{
     watch::{Ended, Watch},
 };
 use crate::{
-    cgroup,
+    cgroup::Group,
     program::{self, Confinement, ProgramError},
 };
 
@@ -39,6 +39,8 @@ pub enum PackError {
     Program(#[from] ProgramError),
     #[error(transparent)]
     Ended(#[from] Ended),
+    #[error("the image's builder cannot be given limits, and does not run without: {0}")]
+    Unconfined(String),
     #[error("the image's file cannot be {what}: {source}")]
     Io {
         what: &'static str,
@@ -57,8 +59,10 @@ pub trait Pack: Send + Sync + std::fmt::Debug {
 }
 
 /// Debian's `mkfs.erofs`, from erofs-utils 1.8 or later (for `--tar`).
-#[derive(Debug)]
-pub struct MkfsErofs;
+#[derive(Debug, Default)]
+pub struct MkfsErofs {
+    group: Group,
+}
 
 impl Pack for MkfsErofs {
     fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
@@ -69,39 +73,42 @@ impl Pack for MkfsErofs {
             .open(target)
             .map_err(io("made"))?;
         chown(target, Some(BUILDER_ID), Some(BUILDER_ID)).map_err(io("given away"))?;
-        run(target, &file, stream, watch)?;
+        self.run(target, &file, stream, watch)?;
         chown(target, Some(0), Some(0)).map_err(io("taken back"))?;
         fs::set_permissions(target, Permissions::from_mode(0o400)).map_err(io("protected"))?;
         file.sync_all().map_err(io("synced"))
     }
 }
 
-fn run(
-    target: &Path,
-    output: &File,
-    stream: Stream<'_>,
-    watch: &mut Watch,
-) -> Result<(), PackError> {
-    let confinement = Confinement {
-        id: BUILDER_ID,
-        cpu_seconds: CPU_SECONDS,
-        address_space: ADDRESS_SPACE,
-    };
-    let mut mkfs = program::command("mkfs.erofs", Some(confinement))?;
-    // Not compressed: machines start faster, and btrfs shares the blocks that `mkfs.erofs` copies.
-    // No build time and no UUID: the same image gives the same file on every node.
-    mkfs.args([
-        "--quiet",
-        "-T0",
-        "--mkfs-time",
-        "-Uclear",
-        "-b4096",
-        "--tar=f",
-    ])
-    .arg(target);
-    feed(mkfs, output, stream, watch, |pid| {
-        cgroup::confine(pid, MEMORY)
-    })
+impl MkfsErofs {
+    fn run(
+        &self,
+        target: &Path,
+        output: &File,
+        stream: Stream<'_>,
+        watch: &mut Watch,
+    ) -> Result<(), PackError> {
+        let confinement = Confinement {
+            id: BUILDER_ID,
+            cpu_seconds: CPU_SECONDS,
+            address_space: ADDRESS_SPACE,
+        };
+        let mut mkfs = program::command("mkfs.erofs", Some(confinement))?;
+        // Not compressed: machines start faster, and btrfs shares the blocks that `mkfs.erofs` copies.
+        // No build time and no UUID: the same image gives the same file on every node.
+        mkfs.args([
+            "--quiet",
+            "-T0",
+            "--mkfs-time",
+            "-Uclear",
+            "-b4096",
+            "--tar=f",
+        ])
+        .arg(target);
+        feed(mkfs, output, stream, watch, |pid| {
+            self.group.confine(pid, MEMORY)
+        })
+    }
 }
 
 fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {

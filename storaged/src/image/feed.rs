@@ -24,25 +24,32 @@ use crate::program::{self, Running};
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs `builder`, which reads `stream` and writes to `output`, to its end. `confine` limits it before
-/// it has read a byte.
-pub fn feed(
+/// it has read a byte; what it gives is kept until the builder has ended.
+pub fn feed<Confined>(
     mut builder: Command,
     output: &File,
     stream: Stream<'_>,
     watch: &mut Watch,
-    confine: impl FnOnce(u32) -> io::Result<()>,
+    confine: impl FnOnce(u32) -> io::Result<Confined>,
 ) -> Result<(), PackError> {
     builder.stdin(Stdio::piped());
     let mut running = program::start(builder)?;
-    let fed = confine(running.id())
-        .map_err(io("built under limits"))
-        .and_then(|()| hand_over(&mut running, output, stream, watch));
+    let confined = confine(running.id());
+    let fed = match &confined {
+        Ok(_) => hand_over(&mut running, output, stream, watch),
+        Err(error) => Err(PackError::Unconfined(error.to_string())),
+    };
     match fed {
         // What it says of itself says more than that it did not read.
         Ok(None) => Ok(running.finish()?),
         Ok(Some(unread)) => {
             running.finish()?;
             Err(MergedError::Write(unread).into())
+        }
+        // One that ends at once has no group to come to; why it did says more.
+        Err(error) if confined.is_err() && has_ended(&running) => {
+            running.finish()?;
+            Err(error)
         }
         Err(error) => {
             running.kill();
@@ -51,6 +58,10 @@ pub fn feed(
             Err(error)
         }
     }
+}
+
+fn has_ended(running: &Running) -> bool {
+    running.ends_within(Duration::ZERO).unwrap_or(false)
 }
 
 /// Returns once it has ended by itself; with an error if it did not take all.
