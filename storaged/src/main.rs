@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<()> {
     let seen = inventory.clone();
     let images = Images::new(
         Arc::new(move || seen.pools()),
-        Arc::new(MkfsErofs),
+        Arc::new(MkfsErofs::default()),
         outside,
         inventory.changes().clone(),
     );

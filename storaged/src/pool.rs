@@ -230,6 +230,20 @@ impl Pool {
         self.worker.post(act)
     }
 
+    /// As [`Self::run`], for a task: it takes no thread to wait.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let asked = self.worker.ask(act).await;
+        asked.map_err(|_| StorageError::Hangs(self.uuid.to_string()))
+    }
+
+    /// Has `act` done there once the pool answers, however late (see [`Worker::queue`]).
+    pub fn queue(&self, act: impl FnOnce() + Send + 'static) {
+        self.worker.queue(act);
+    }
+
     /// Whether it makes sense to ask it for anything now.
     pub fn answers(&self) -> bool {
         self.worker.answers() && !self.pulse_stopped()

@@ -2,10 +2,14 @@
 
 use std::{
     io::{self, Read},
-    os::unix::process::CommandExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    thread::{self, JoinHandle},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -35,6 +39,8 @@ pub enum ProgramError {
         status: String,
         complaint: String,
     },
+    #[error("{name} was not done after {patience:?} and was ended")]
+    TooLong { name: String, patience: Duration },
 }
 
 /// What a program that reads strangers' bytes may use.
@@ -79,9 +85,32 @@ pub fn command(name: &str, confinement: Option<Confinement>) -> Result<Command, 
     Ok(command)
 }
 
-/// Runs to its end.
+/// The longest that a `mkfs` may take. On the slowest disk each is done in seconds: none writes more
+/// than the beginnings of what it makes. One that runs wild must not hold a pool for ever.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Runs to its end, or is killed after [`LONGEST`].
 pub fn run(command: Command) -> Result<(), ProgramError> {
-    start(command)?.finish()
+    run_within(command, LONGEST)
+}
+
+fn run_within(command: Command, patience: Duration) -> Result<(), ProgramError> {
+    let mut running = start(command)?;
+    let error = match running.ends_within(patience) {
+        Ok(true) => return running.finish(),
+        Ok(false) => ProgramError::TooLong {
+            name: running.name.clone(),
+            patience,
+        },
+        Err(source) => ProgramError::Run {
+            name: running.name.clone(),
+            source,
+        },
+    };
+    running.kill();
+    // What it says of its own death is no news.
+    let _ = running.finish();
+    Err(error)
 }
 
 /// A program at work. What it complains of is read meanwhile, so that it never waits for us.
@@ -89,8 +118,11 @@ pub fn run(command: Command) -> Result<(), ProgramError> {
 pub struct Running {
     name: String,
     child: Child,
-    complaint: Option<JoinHandle<String>>,
+    complaint: Option<mpsc::Receiver<String>>,
 }
+
+/// How long the complaint of one that has ended is waited for: what it started may hold the pipe.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub fn start(mut command: Command) -> Result<Running, ProgramError> {
     let name = Path::new(command.get_program())
@@ -99,10 +131,7 @@ pub fn start(mut command: Command) -> Result<Running, ProgramError> {
         .unwrap_or_default();
     match command.spawn() {
         Ok(mut child) => {
-            let complaint = child
-                .stderr
-                .take()
-                .map(|stream| thread::spawn(|| read_end(stream)));
+            let complaint = child.stderr.take().map(read_aside);
             Ok(Running {
                 name,
                 child,
@@ -124,12 +153,34 @@ impl Running {
     }
 
     /// Whether it has ended, or does so soon enough.
-    pub fn ends_within(&mut self, patience: Duration) -> io::Result<bool> {
-        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
-        let limit = Timespec::try_from(patience)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit))?;
+    pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
+        let pidfd = self.pidfd()?;
+        let ended = poll(
+            &mut [PollFd::new(&pidfd, PollFlags::IN)],
+            Some(&timespec(patience)?),
+        )?;
         Ok(ended > 0)
+    }
+
+    /// Waits so long for `pipe` to have room. An error when it has ended: somebody else may hold the
+    /// pipe's other end.
+    pub fn reads_within(&self, pipe: impl AsFd, patience: Duration) -> io::Result<()> {
+        let pidfd = self.pidfd()?;
+        let mut ready = [
+            PollFd::new(&pidfd, PollFlags::IN),
+            PollFd::new(&pipe, PollFlags::OUT),
+        ];
+        poll(&mut ready, Some(&timespec(patience)?))?;
+        if ready[0].revents().is_empty() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    fn pidfd(&self) -> io::Result<OwnedFd> {
+        let pid = Pid::from_child(&self.child);
+        Ok(pidfd_open(pid, PidfdFlags::empty())?)
     }
 
     pub fn kill(&mut self) {
@@ -149,7 +200,7 @@ impl Running {
         }
         let complaint = self
             .complaint
-            .and_then(|reader| reader.join().ok())
+            .and_then(|complaint| complaint.recv_timeout(LAST_WORDS).ok())
             .unwrap_or_default();
         Err(ProgramError::Failed {
             name,
@@ -159,12 +210,25 @@ impl Running {
     }
 }
 
+fn timespec(patience: Duration) -> io::Result<Timespec> {
+    Timespec::try_from(patience).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
 fn find(name: &str) -> Result<PathBuf, ProgramError> {
     FOLDERS
         .iter()
         .map(|folder| Path::new(folder).join(name))
         .find(|path| path.exists())
         .ok_or_else(|| ProgramError::Absent(name.to_owned()))
+}
+
+fn read_aside(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (says, said) = mpsc::channel();
+    thread::spawn(move || {
+        // Whoever asked may not care.
+        let _ = says.send(read_end(stream));
+    });
+    said
 }
 
 /// The last of what it says, on one line. Always reads to the end, so that it never blocks.
@@ -191,6 +255,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_that_never_ends_is_ended() {
+        let mut sleep = command("sleep", None).unwrap();
+        sleep.arg("1000");
+        let patience = Duration::from_millis(50);
+        let error = run_within(sleep, patience).unwrap_err().to_string();
+        assert_eq!(error, "sleep was not done after 50ms and was ended");
+        let quick = command("true", None).unwrap();
+        run_within(quick, Duration::from_secs(600)).unwrap();
+    }
+
+    #[test]
     fn says_what_failed_and_why() {
         let mut ls = command("ls", None).unwrap();
         ls.arg("/nowhere");
@@ -206,6 +281,15 @@ mod tests {
         sleep.kill();
         assert!(sleep.ends_within(Duration::from_secs(1000)).unwrap());
         sleep.finish().unwrap_err();
+
+        let script = |text| {
+            let mut sh = command("sh", None).unwrap();
+            sh.args(["-c", text]);
+            sh
+        };
+        // Whoever it started lives on, and holds what it complained into.
+        let error = run(script("sleep 9 & echo hello >&2; exit 3")).unwrap_err();
+        assert!(error.to_string().contains("exit status: 3"), "{error}");
 
         let absent = command("mkfs.nothing", None).unwrap_err().to_string();
         assert_eq!(absent, "mkfs.nothing is not in this image");

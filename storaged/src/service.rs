@@ -112,7 +112,7 @@ impl Storage for Storaged {
         image: OciReference,
     ) -> Result<ImageConfig, StorageError> {
         self.inventory.settled().await;
-        run(move || self.images.config(&image)).await?
+        self.images.config(&image).await
     }
 
     async fn image_delete(self, _: Context, image: OciReference) -> Result<(), StorageError> {
@@ -158,26 +158,5 @@ async fn run<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
-    use loam_node_api::page::MAX_ITEMS;
-
-    use super::*;
-
-    #[test]
-    fn pages_together_are_the_list() {
-        let all: Vec<usize> = (0..2 * MAX_ITEMS + 7).collect();
-        let (mut got, mut after) = (Vec::new(), None);
-        loop {
-            let page = page(all.clone(), |n| n, after.as_ref());
-            got.extend(page.items);
-            after = got.last().copied();
-            if !page.more {
-                break;
-            }
-        }
-        assert_eq!(got, all);
-        // What it went on behind may be gone by then.
-        assert_eq!(page(vec![1, 4, 5], |n| n, Some(&3)).items, [4, 5]);
-        assert!(page(vec![1], |n| n, Some(&1)).items.is_empty());
-    }
-}
+#[path = "service_tests.rs"]
+mod tests;

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::{sync::oneshot, time::timeout};
+
 /// How long one waits for an answer. A slow disk does anything but make a large file system in it,
 /// and the callers of storaged give it some 10 s.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,6 +96,26 @@ impl Worker {
         })
     }
 
+    /// The same, for a task: no thread waits. What nobody waits for any more is not begun.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Silent> {
+        if !self.answers() {
+            return Err(Silent);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.queue(move || {
+            if !answer.is_closed() {
+                let _ = answer.send(act());
+            }
+        });
+        match timeout(self.patience, answered).await {
+            Ok(Ok(done)) => Ok(done),
+            _ => Err(Silent),
+        }
+    }
+
     /// Has `act` done when its turn comes. Not at all, and says so, if the thread does not answer now.
     pub fn post(&self, act: impl FnOnce() + Send + 'static) -> bool {
         let answers = self.answers();
@@ -103,7 +125,9 @@ impl Worker {
         answers
     }
 
-    fn queue(&self, act: impl FnOnce() + Send + 'static) {
+    /// Has `act` done when its turn comes, however late: for what must be done once and is asked for
+    /// no second time. Whoever asks sees to it that there is only so much of it.
+    pub fn queue(&self, act: impl FnOnce() + Send + 'static) {
         // The thread ends after the sender, which is `self`.
         let _ = self.jobs.send(Box::new(act));
     }
@@ -149,6 +173,26 @@ mod tests {
         }
         worker.post(move || note.send("after").unwrap());
         assert_eq!(done.iter().collect::<Vec<_>>(), ["after"]);
+    }
+
+    #[tokio::test]
+    async fn a_task_gives_up_without_a_thread_and_what_is_queued_is_done_late() {
+        let worker = Worker::start("test", Duration::from_millis(5)).unwrap();
+        let patient = Worker::start("test", Duration::from_secs(600)).unwrap();
+        assert_eq!(patient.ask(|| 7).await, Ok(7));
+        let release = hang(&worker);
+        let (note, done) = mpsc::channel();
+        let late = note.clone();
+        assert_eq!(
+            worker.ask(move || late.send("late").unwrap()).await,
+            Err(Silent)
+        );
+        while worker.answers() {
+            thread::yield_now();
+        }
+        worker.queue(move || note.send("queued").unwrap());
+        drop(release);
+        assert_eq!(done.iter().collect::<Vec<_>>(), ["queued"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// When the image itself is at fault, which no later try finds otherwise.
 const LONGEST_PAUSE_FLAWED: Duration = Duration::from_secs(3600);
 
-/// After a build that storaged did not survive: half a minute, for it may have been a power cut,
+/// After a build that storaged did not survive, or that never came to its end: half a minute, for it may have been a power cut,
 /// then four times as long each time. An image that kills its builder does so six times a day.
 const FIRST_PAUSE_DEADLY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE_DEADLY: Duration = Duration::from_secs(12 * 3600);

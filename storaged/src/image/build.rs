@@ -19,10 +19,12 @@ use super::{
     layer::{Allowance, Unpacked},
     manifest::{Config, Manifest, ManifestError},
     merged::{Merged, MergedError},
+    pace::Patience,
     staging::Staging,
     stop::Stop,
     tarball::{TarError, Tarball},
     tree::{LayerIndex, Tree},
+    watch::Watch,
 };
 use crate::durable;
 
@@ -37,6 +39,7 @@ pub struct Build {
     pub stop: Stop,
     /// Unique among the fetches of this process.
     pub number: u64,
+    pub patience: Patience,
     pub until: Instant,
     pub staging: Arc<Staging>,
 }
@@ -119,8 +122,9 @@ impl Build {
         let mut stream = |out: &mut dyn Write| -> Result<(), MergedError> {
             merged.write(&mut BufWriter::new(out), open)
         };
+        let mut watch = Watch::new(&self.stop, &self.patience);
         self.packer
-            .pack(target, &mut stream, &self.stop)
+            .pack(target, &mut stream, &mut watch)
             .map_err(|error| self.unless_stopped(error.into()))
     }
 

@@ -1,18 +1,20 @@
 //! A tar stream as a file system: the last step of an image.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
-    io::{self, BufWriter, Write},
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
     path::Path,
-    process::Stdio,
-    time::Duration,
 };
 
-use super::{merged::MergedError, stop::Stop};
+use super::{
+    feed::feed,
+    merged::MergedError,
+    watch::{Ended, Watch},
+};
 use crate::{
-    cgroup,
-    program::{self, Confinement, ProgramError, Running},
+    cgroup::Group,
+    program::{self, Confinement, ProgramError},
 };
 
 /// User and group of `mkfs.erofs`, which reads bytes that strangers chose. Nothing else on a node
@@ -29,15 +31,16 @@ const ADDRESS_SPACE: u64 = 4 << 30;
 /// What it may really use: all names, 1 KiB each at most, and what it writes until the disk has it.
 const MEMORY: u64 = 768 << 20;
 
-/// How often one that works on is asked whether it still should.
-const LOOK: Duration = Duration::from_millis(200);
-
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     #[error(transparent)]
     Merged(#[from] MergedError),
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    #[error("the image's builder cannot be given limits, and does not run without: {0}")]
+    Unconfined(String),
     #[error("the image's file cannot be {what}: {source}")]
     Io {
         what: &'static str,
@@ -50,16 +53,19 @@ pub type Stream<'a> = &'a mut dyn FnMut(&mut dyn Write) -> Result<(), MergedErro
 
 /// Makes a file system of a tar stream.
 pub trait Pack: Send + Sync + std::fmt::Debug {
-    /// `target` does not exist yet. Its contents are durable on return, if there is no error.
-    fn pack(&self, target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError>;
+    /// `target` does not exist yet. Its contents are durable on return, if there is no error. Ends
+    /// soon after `watch` says so.
+    fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError>;
 }
 
 /// Debian's `mkfs.erofs`, from erofs-utils 1.8 or later (for `--tar`).
-#[derive(Debug)]
-pub struct MkfsErofs;
+#[derive(Debug, Default)]
+pub struct MkfsErofs {
+    group: Group,
+}
 
 impl Pack for MkfsErofs {
-    fn pack(&self, target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError> {
+    fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -67,72 +73,42 @@ impl Pack for MkfsErofs {
             .open(target)
             .map_err(io("made"))?;
         chown(target, Some(BUILDER_ID), Some(BUILDER_ID)).map_err(io("given away"))?;
-        run(target, stream, stop)?;
+        self.run(target, &file, stream, watch)?;
         chown(target, Some(0), Some(0)).map_err(io("taken back"))?;
         fs::set_permissions(target, Permissions::from_mode(0o400)).map_err(io("protected"))?;
         file.sync_all().map_err(io("synced"))
     }
 }
 
-fn run(target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError> {
-    let confinement = Confinement {
-        id: BUILDER_ID,
-        cpu_seconds: CPU_SECONDS,
-        address_space: ADDRESS_SPACE,
-    };
-    let mut mkfs = program::command("mkfs.erofs", Some(confinement))?;
-    // Not compressed: machines start faster, and btrfs shares the blocks that `mkfs.erofs` copies.
-    // No build time and no UUID: the same image gives the same file on every node.
-    mkfs.args([
-        "--quiet",
-        "-T0",
-        "--mkfs-time",
-        "-Uclear",
-        "-b4096",
-        "--tar=f",
-    ])
-    .arg(target)
-    .stdin(Stdio::piped());
-    let mut running = program::start(mkfs)?;
-    // Before it has read a byte.
-    if let Err(error) = cgroup::confine(running.id(), MEMORY) {
-        tracing::warn!(%error, "mkfs.erofs has no memory limit of its own");
+impl MkfsErofs {
+    fn run(
+        &self,
+        target: &Path,
+        output: &File,
+        stream: Stream<'_>,
+        watch: &mut Watch,
+    ) -> Result<(), PackError> {
+        let confinement = Confinement {
+            id: BUILDER_ID,
+            cpu_seconds: CPU_SECONDS,
+            address_space: ADDRESS_SPACE,
+        };
+        let mut mkfs = program::command("mkfs.erofs", Some(confinement))?;
+        // Not compressed: machines start faster, and btrfs shares the blocks that `mkfs.erofs` copies.
+        // No build time and no UUID: the same image gives the same file on every node.
+        mkfs.args([
+            "--quiet",
+            "-T0",
+            "--mkfs-time",
+            "-Uclear",
+            "-b4096",
+            "--tar=f",
+        ])
+        .arg(target);
+        feed(mkfs, output, stream, watch, |pid| {
+            self.group.confine(pid, MEMORY)
+        })
     }
-    let written = match running.take_input() {
-        Some(input) => {
-            let mut input = BufWriter::with_capacity(128 << 10, input);
-            stream(&mut input)
-        }
-        None => Err(MergedError::Write(io::ErrorKind::BrokenPipe.into())),
-    };
-    match written {
-        Ok(()) => {
-            kill_if_stopped(&mut running, stop)?;
-            Ok(running.finish()?)
-        }
-        // It has ended early; why, it says itself.
-        Err(MergedError::Write(error)) => {
-            running.finish()?;
-            Err(MergedError::Write(error).into())
-        }
-        Err(error) => {
-            running.kill();
-            // What it says of its own death is no news.
-            let _ = running.finish();
-            Err(error.into())
-        }
-    }
-}
-
-/// Returns once it has ended, or been killed because nobody wants what it makes any more.
-fn kill_if_stopped(running: &mut Running, stop: &Stop) -> Result<(), PackError> {
-    while !running.ends_within(LOOK).map_err(io("waited for"))? {
-        if stop.is_set() {
-            running.kill();
-            break;
-        }
-    }
-    Ok(())
 }
 
 fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {

@@ -6,7 +6,7 @@ use loam_deployment::Bytes;
 
 use super::{
     answering::Hangs, blob::BlobError, digest::Digest, erofs::PackError, manifest::ManifestError,
-    registry::RegistryError, tarball::TarError, tree::TreeError,
+    registry::RegistryError, tarball::TarError, tree::TreeError, watch::Ended,
 };
 use crate::ledger::Full;
 
@@ -64,6 +64,15 @@ impl FetchError {
             Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether its builder had to be ended: that costs all others their turn, as a death of storaged
+    /// does.
+    pub fn is_death(&self) -> bool {
+        matches!(
+            self,
+            Self::Pack(PackError::Ended(Ended::Idle(_) | Ended::TooLong(_)))
+        )
     }
 
     /// Whether the image is at fault, whoever serves it.

@@ -14,12 +14,12 @@ use futures::{StreamExt, stream};
 use loam_deployment::{Bytes, payload::OciReference};
 use tokio::{
     task::spawn_blocking,
-    time::{Instant as Moment, MissedTickBehavior, interval_at, sleep_until, timeout},
+    time::{Instant as Moment, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
 use super::{
     address::Outside,
-    answering::{self, Answering},
+    answering::{self, Answering, Hangs},
     blob::{self, BlobError, Transfer},
     build::Build,
     digest::Digest,
@@ -105,11 +105,13 @@ impl Fetch {
         if let Err(error) = &result {
             // Whoever is slow but gets on is not made to wait longer and longer.
             let gets_on = error.keeps_layers() && brought >= self.means.patience.least;
-            record.failures = if gets_on {
-                1
+            if error.is_death() {
+                record.deaths = record.deaths.saturating_add(1);
+            } else if gets_on {
+                record.failures = 1;
             } else {
-                record.failures.saturating_add(1)
-            };
+                record.failures = record.failures.saturating_add(1);
+            }
             record.is_flawed = error.is_flaw();
             record.why = Some(error.shown());
         }
@@ -206,23 +208,37 @@ impl Fetch {
             packer: self.means.packer.clone(),
             stop: self.stop.clone(),
             number: self.number,
+            patience: self.means.patience,
             until: Instant::now() + self.means.patience.build,
             staging,
         };
         let mut built = spawn_blocking(move || build.run(&manifest, config));
         let mut looks = interval_at(Moment::now() + LOOK_AT_DISK, LOOK_AT_DISK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let Patience {
+            build, pack, idle, ..
+        } = self.means.patience;
+        let longest = sleep(build + pack + idle);
+        tokio::pin!(longest);
+        let mut hung = false;
         loop {
             tokio::select! {
                 built = &mut built => {
                     let failed = |error| io("build the image")(io::Error::other(error));
-                    return built.unwrap_or_else(|error| Err(failed(error)));
+                    return match built.unwrap_or_else(|error| Err(failed(error))) {
+                        // It waited for the disk, which is no fault of the image's.
+                        Err(error) if error.is_death() && hung => Err(Hangs.into()),
+                        built => built,
+                    };
                 }
+                // Not even its builder's death ends it. Others may build meanwhile.
+                () = &mut longest, if turn.is_some() => *turn = None,
                 // It is not at work then; it waits for the disk. Others may build on another.
                 _ = looks.tick(), if turn.is_some() => {
                     let folder = pool.images();
                     let sync = move || File::open(folder)?.sync_all();
                     if self.means.answering.ask(&pool, sync).await.is_err() {
+                        hung = true;
                         *turn = None;
                     }
                 }

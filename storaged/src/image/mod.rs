@@ -13,6 +13,7 @@
 //! | [`tree`] | layers one over another, as a tree of names |
 //! | [`merged`] | that tree as one tar stream |
 //! | [`erofs`] | that stream as a file system, by `mkfs.erofs` |
+//! | [`feed`], [`watch`] | handing a builder its input; ending one that gets no further |
 //! | [`kept`], [`found`] | that file on a pool, with what it says about how to run it; what a pool holds at its start |
 //! | [`limits`] | how much of each a stranger may make us do |
 //!
@@ -28,6 +29,7 @@ pub mod claim;
 pub mod digest;
 pub mod erofs;
 pub mod failure;
+pub mod feed;
 pub mod fetch;
 pub mod found;
 pub mod gate;
@@ -45,6 +47,7 @@ pub mod stop;
 pub mod store;
 pub mod tarball;
 pub mod tree;
+pub mod watch;
 
 #[cfg(test)]
 mod testing;

@@ -32,7 +32,7 @@ pub struct Record {
     pub reference: OciReference,
     /// In a row, those that [`Self::deaths`] counts not included.
     pub failures: u32,
-    /// How often storaged ended while it built this.
+    /// How often storaged ended, or had to end the builder, while it built this.
     pub deaths: u32,
     pub building: bool,
     /// Whether the image itself was at fault last.

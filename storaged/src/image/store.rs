@@ -18,7 +18,7 @@ use loam_node_api::{
     page::Changes,
     storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
-use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     address::Outside,
@@ -142,7 +142,7 @@ impl Images {
     /// All, in the order of their references.
     pub fn list(&self) -> Vec<ImageStatus> {
         let known = self.current();
-        let ready = known.ready.values().filter_map(|kept| kept.first());
+        let ready = known.ready.values().filter_map(|kept| usable(kept));
         let ready = ready.map(|kept| ImageStatus {
             image: kept.reference().clone(),
             state: ImageState::Ready { path: kept.path() },
@@ -154,11 +154,13 @@ impl Images {
         all
     }
 
-    /// What a ready image says about how to run it. Reads it from its disk.
-    pub fn config(&self, reference: &OciReference) -> Result<ImageConfig, StorageError> {
+    /// What a ready image says about how to run it. Reads it from its disk, on its pool's own thread.
+    pub async fn config(&self, reference: &OciReference) -> Result<ImageConfig, StorageError> {
         let kept = self.current().kept(reference).cloned();
         let kept = kept.ok_or_else(|| StorageError::NoImage(reference.clone()))?;
-        kept.config()
+        let pool = kept.pool().clone();
+        pool.ask(move || kept.config())
+            .await?
             .map_err(|error| StorageError::Io(format!("read what image {reference} says: {error}")))
     }
 
@@ -306,7 +308,8 @@ impl Images {
         let leaving = (left.record().reference, number);
         known.leaving.insert(leaving.clone());
         let images = self.clone();
-        spawn_blocking(move || {
+        let pool = left.pool().clone();
+        pool.queue(move || {
             let removed = left.remove();
             let mut known = images.lock();
             known.leaving.remove(&leaving);
@@ -325,7 +328,8 @@ impl Images {
         let removing = (Digest::of_manifest(kept.reference()), number);
         known.removing.insert(removing);
         let images = self.clone();
-        spawn_blocking(move || {
+        let pool = kept.pool().clone();
+        pool.queue(move || {
             let removed = kept.remove();
             let mut known = images.lock();
             known.removing.remove(&removing);
@@ -395,8 +399,9 @@ impl Known {
         self.number
     }
 
+    /// On a disk that answers, if it is on one.
     fn kept(&self, reference: &OciReference) -> Option<&Kept> {
-        self.ready.get(&Digest::of_manifest(reference))?.first()
+        usable(self.ready.get(&Digest::of_manifest(reference))?)
     }
 
     fn add(&mut self, kept: Kept) {
@@ -434,6 +439,12 @@ impl Known {
             }
         }
     }
+}
+
+/// Of the copies of one image, the first whose disk answers; if none does, the first.
+fn usable(copies: &[Kept]) -> Option<&Kept> {
+    let answering = copies.iter().find(|kept| kept.pool().answers());
+    answering.or(copies.first())
 }
 
 fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {

@@ -17,6 +17,7 @@ use crate::{
         erofs::{PackError, Stream},
         testing::{Layer, contents},
         testing_registry::{TestRegistry, gzip},
+        watch::Watch,
     },
     pool::testing::pool,
 };
@@ -32,7 +33,7 @@ struct KeepTar {
 }
 
 impl Pack for KeepTar {
-    fn pack(&self, target: &Path, stream: Stream<'_>, stop: &Stop) -> Result<(), PackError> {
+    fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
         self.built.fetch_add(1, Ordering::Relaxed);
         let mut tar = Vec::new();
         stream(&mut tar)?;
@@ -41,7 +42,7 @@ impl Pack for KeepTar {
                 .try_for_each(|part| file.write_all(part))?;
             file.sync_all()
         });
-        while self.hold && !stop.is_set() {
+        while self.hold && watch.check(0).is_ok() {
             std::thread::yield_now();
         }
         while self.hangs.load(Ordering::Relaxed) {
@@ -251,7 +252,7 @@ async fn fetched_once_merged_and_found_again() {
     let asked = registry.requests().len();
     node.restart();
     let again = node.ready(&image).await;
-    let config = node.images.config(&image).unwrap();
+    let config = node.images.config(&image).await.unwrap();
     assert_eq!(
         (again, config.cmd),
         (path.clone(), vec!["/bin/hello".to_owned()])
@@ -264,7 +265,7 @@ async fn fetched_once_merged_and_found_again() {
     assert!(path.exists());
     node.delete(&image).await;
     assert!(!path.exists() && node.images.list().is_empty());
-    let gone = node.images.config(&image).unwrap_err();
+    let gone = node.images.config(&image).await.unwrap_err();
     assert_eq!(gone, StorageError::NoImage(image));
     node.assert_empty();
 }
@@ -963,3 +964,9 @@ async fn a_page_of_the_longest_statuses_fits_a_frame() {
 
 #[path = "crash_tests.rs"]
 mod crash;
+
+#[path = "hang_tests.rs"]
+mod hang;
+
+#[path = "builder_tests.rs"]
+mod builder;

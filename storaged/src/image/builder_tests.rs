@@ -1,0 +1,136 @@
+//! Builders that strangers' bytes have sent astray: none holds the place where images are built.
+
+use super::*;
+use crate::{image::feed::feed, program};
+
+/// Runs a script for the first image, and builds all others.
+#[derive(Debug)]
+struct Astray {
+    script: &'static str,
+    began: AtomicU32,
+    then: KeepTar,
+}
+
+impl Pack for Astray {
+    fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
+        if self.began.fetch_add(1, Ordering::Relaxed) > 0 {
+            return self.then.pack(target, stream, watch);
+        }
+        let mut builder = program::command("sh", None)?;
+        builder.args(["-c", self.script]);
+        let output = fs::File::create_new(target).unwrap();
+        feed(builder, &output, stream, watch, |_| Ok(()))
+    }
+}
+
+/// How the image fails whose builder is this script; another that waited for it must be built.
+fn fails_alone(script: &'static str, patience: Patience) -> Record {
+    let registry = TestRegistry::start();
+    // More than a pipe holds.
+    let large = Layer::default().file("big", &noise(300_000)).tar();
+    let image = registry.image(&[large]);
+    let other = registry.image(&[Layer::default().file("other", b"").tar()]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let outcome = runtime.block_on(async {
+        let mut node = Node::new();
+        let packer = Arc::new(Astray {
+            script,
+            began: AtomicU32::new(0),
+            then: KeepTar::default(),
+        });
+        let pools = vec![node.pool.clone()];
+        let means = Means {
+            patience,
+            ..means(packer.clone(), anywhere())
+        };
+        node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
+        node.images.ensure(image.clone());
+        while packer.began.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let built = async {
+            node.ready(&other).await;
+            node.failed(&image).await;
+        };
+        tokio::time::timeout(Duration::from_secs(20), built).await?;
+        node.delete(&other).await;
+        let Some(Attempt::Failed(failure)) = node.images.lock().attempts.remove(&image) else {
+            panic!("it did not fail");
+        };
+        assert_eq!(node.taken(), 0);
+        Ok::<_, tokio::time::error::Elapsed>(failure.record)
+    });
+    // Not dropped: that would wait for what hangs.
+    runtime.shutdown_background();
+    outcome.expect("it holds up all others")
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+const IDLE: Patience = Patience {
+    idle: SHORT,
+    ..Patience::USUAL
+};
+
+#[test]
+fn a_builder_that_does_nothing_is_ended_and_the_next_image_built() {
+    for script in [
+        // It never reads, reads all and then sleeps, or reads no more and sleeps.
+        "exec sleep 1000",
+        "cat >/dev/null; exec sleep 1000",
+        "exec <&-; exec sleep 1000",
+    ] {
+        let Record {
+            why,
+            deaths,
+            failures,
+            ..
+        } = fails_alone(script, IDLE);
+        assert!(why.unwrap().contains("got no further for 300ms"));
+        assert_eq!((deaths, failures), (1, 0));
+    }
+}
+
+#[test]
+fn a_builder_that_gets_on_without_end_is_ended() {
+    let patience = Patience {
+        pack: SHORT,
+        ..Patience::USUAL
+    };
+    let script = "while dd bs=1000 count=1 of=/dev/null 2>/dev/null; do sleep 0.05; done";
+    let record = fails_alone(script, patience);
+    assert!(record.why.unwrap().contains("was not done after 300ms"));
+    assert_eq!(record.deaths, 1);
+}
+
+#[test]
+fn what_a_builder_started_does_not_hold_what_it_left() {
+    let record = fails_alone("exec 3<&0; sleep 25 & exit 3", Patience::USUAL);
+    assert!(record.why.unwrap().contains("exit status: 3"));
+    assert_eq!((record.deaths, record.failures), (0, 1));
+}
+
+/// As on a node whose control groups are not what they should be.
+#[test]
+fn a_builder_without_limits_does_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut builder = program::command("sh", None).unwrap();
+    builder.args(["-c", "exec cat >/dev/null"]);
+    let output = fs::File::create_new(folder.path().join("output")).unwrap();
+    let mut handed = false;
+    let mut stream = |_: &mut dyn Write| {
+        handed = true;
+        Ok(())
+    };
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL);
+    let refused = |_| Err::<(), _>(std::io::Error::other("memory.max of its cgroup"));
+    let error = feed(builder, &output, &mut stream, &mut watch, refused).unwrap_err();
+    assert!(
+        error.to_string().contains("does not run without"),
+        "{error}"
+    );
+    assert!(!handed);
+}
