@@ -65,6 +65,7 @@ impl Placement {
                 spec.size
             )));
         }
+        self.check_records(pools, key)?;
         let (pool, claim) = self.choose(pools, key, spec)?;
         let (at, key, spec, others) = (pool.clone(), key.clone(), spec.clone(), pools.to_vec());
         let changes = self.changes.clone();
@@ -85,6 +86,7 @@ impl Placement {
         key: &VolumeKey,
         why: Deletion,
     ) -> Result<(), StorageError> {
+        self.check_records(pools, key)?;
         for pool in pools {
             if let Some(volume) = pool.volumes().get(key) {
                 check_reason(&volume, why)?;
@@ -99,6 +101,18 @@ impl Placement {
             pool.run(move || telling(&changes, &at, &key, || delete_on(&at, &key, why)))??;
         }
         whereabouts::forget(pools, key);
+        Ok(())
+    }
+
+    /// A volume whose record cannot be read is somebody's all the same: on no pool is it made anew, or
+    /// deleted, as long as one says nothing of it.
+    fn check_records(&self, pools: &[Arc<Pool>], key: &VolumeKey) -> Result<(), StorageError> {
+        for pool in pools {
+            if pool.volumes().unreadable(key).is_some() {
+                let (at, key, changes) = (pool.clone(), key.clone(), self.changes.clone());
+                pool.run(move || telling(&changes, &at, &key, || read_again(&at, &key)))??;
+            }
+        }
         Ok(())
     }
 
@@ -243,6 +257,21 @@ fn telling<T>(changes: &Changes, pool: &Pool, key: &VolumeKey, act: impl FnOnce(
 }
 
 /// On the pool's own thread.
+fn read_again(pool: &Pool, key: &VolumeKey) -> Result<(), StorageError> {
+    let volumes = pool.volumes();
+    let guessed = volumes.promised();
+    volumes.read_again(key).map_err(|error| {
+        StorageError::Io(format!("{key} is on pool {}, but {error}", pool.uuid()))
+    })?;
+    pool.with_ledger(|ledger| {
+        ledger.release_volume(guessed);
+        ledger.record_volume(volumes.promised());
+    });
+    tracing::info!(%key, pool = %pool.uuid(), "a volume's record can be read again");
+    Ok(())
+}
+
+/// On the pool's own thread.
 fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
     // It may have been made or named since it was looked for.
     let Some(volume) = pool.volumes().get(key) else {
@@ -305,7 +334,8 @@ fn change(
             "{key} was deleted, but its data could not be removed yet"
         )));
     }
-    if !pool.volumes().has_data(key) {
+    let has_data = pool.volumes().has_data(key);
+    if !has_data.map_err(|error| failed(key, &error))? {
         return Err(StorageError::Io(format!(
             "the data of {key} is gone from pool {}; delete the volume to have a new one",
             pool.uuid()

@@ -155,6 +155,58 @@ fn a_volume_whose_disk_is_missing_is_not_made_anew() {
 }
 
 #[test]
+fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let wish = spec(Bytes::mib(2), Media::Any);
+    let made = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Ssd)).unwrap();
+    settle(pools);
+    std::fs::write(&made.path, b"precious").unwrap();
+    let record = made.path.with_extension("json");
+    let json = std::fs::read(&record).unwrap();
+    std::fs::write(&record, b"{").unwrap();
+    let (root, uuid) = (pools[0].root().to_owned(), pools[0].uuid());
+    let again = Arc::new(Pool::open(root, uuid, Media::Ssd).unwrap());
+    let both = [pools[1].clone(), again.clone()];
+    let changes = Changes::new();
+    let placement = Placement::new(changes.clone());
+    assert_eq!(again.describe().reserved, Bytes(8));
+
+    whereabouts::share(&both);
+    settle(&both);
+    for pools in [&both[1..], &both] {
+        let refused = [
+            placement.ensure(pools, &key("a"), &wish, Version(2)).err(),
+            placement
+                .delete(pools, &key("a"), Deletion::Cancelled)
+                .err(),
+        ];
+        for error in refused.map(|error| error.unwrap().to_string()) {
+            assert!(error.contains("data-7.a.json"), "{error}");
+            assert!(error.contains(&uuid.to_string()), "{error}");
+        }
+    }
+    assert_eq!(std::fs::read(&made.path).unwrap(), b"precious");
+    assert_eq!(std::fs::read(&record).unwrap(), b"{");
+    assert_eq!(list(&both), []);
+    // Nor do the other pools forget where it is.
+    settle(&both);
+    assert_eq!(
+        whereabouts::missing(&both[..1], &key("a")).unwrap(),
+        Some(uuid)
+    );
+
+    // The disk failed for a while only.
+    std::fs::write(&record, json).unwrap();
+    let before = changes.now();
+    let volume = placement
+        .ensure(&both, &key("a"), &wish, Version(2))
+        .unwrap();
+    assert_ne!(changes.now(), before);
+    assert_eq!(volume.path, made.path);
+    assert_eq!(again.describe().reserved, Bytes::mib(2));
+}
+
+#[test]
 fn refuses_what_no_disk_can_be() {
     let Pools { pools, .. } = &pools(&[Media::Ssd]);
     for size in [0, 1, 513] {

@@ -133,9 +133,7 @@ impl Pool {
         let volumes = Volumes::open(root.join("volumes"))?;
         let space = look(&root)?;
         let mut ledger = Ledger::new(space.size);
-        for volume in volumes.list() {
-            ledger.record_volume(volume.spec.size);
-        }
+        ledger.record_volume(volumes.promised());
         let images = Found::look(&root.join("images"));
         ledger.record_image(Bytes(images.bytes()));
         Ok(Self {

@@ -89,13 +89,49 @@ fn cut_at_any_moment_it_is_whole_or_absent() {
     fs::write(&record, json).unwrap();
     let volumes = open(&folder);
     assert_eq!(volumes.list().len(), 1);
-    assert!(!volumes.has_data(&key("1.a")));
+    assert!(!volumes.has_data(&key("1.a")).unwrap());
 
-    // What cannot be read is not removed.
-    fs::write(&record, b"{").unwrap();
-    fs::write(&made.path, b"perhaps precious").unwrap();
-    assert!(open(&folder).list().is_empty());
-    assert!(made.path.exists());
+    // What cannot be read is neither removed nor replaced, nor forgotten.
+    let json = fs::read(&record).unwrap();
+    let other = fs::read_to_string(&record).unwrap().replace("1.a", "1.b");
+    for garbage in [b"{".as_slice(), other.as_bytes()] {
+        fs::write(&record, garbage).unwrap();
+        fs::write(&made.path, b"perhaps precious").unwrap();
+        let volumes = open(&folder);
+        assert!(volumes.list().is_empty());
+        assert!(volumes.may_have(&key("1.a")) && !volumes.may_have(&key("1.b")));
+        assert_eq!(volumes.promised(), Bytes(16));
+        for _ in 0..2 {
+            volumes
+                .create(&key("1.a"), &raw(1 << 20), Version(1))
+                .unwrap_err();
+            let error = volumes.read_again(&key("1.a")).unwrap_err().to_string();
+            assert!(error.contains("data-1.a.json"), "{error}");
+        }
+        assert_eq!(fs::read(&record).unwrap(), garbage);
+        assert_eq!(fs::read(&made.path).unwrap(), b"perhaps precious");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        fs::write(&record, &json).unwrap();
+        volumes.read_again(&key("1.a")).unwrap();
+        assert!(volumes.has(&key("1.a")));
+        assert_eq!(volumes.promised(), Bytes(1 << 20));
+    }
+}
+
+#[test]
+fn what_nobody_knows_of_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = open(&folder);
+    let create = || volumes.create(&key("1.a"), &raw(1 << 20), Version(1));
+    for name in ["data-1.a.raw", "data-1.a.json"] {
+        let path = folder.path().join(name);
+        fs::write(&path, b"precious").unwrap();
+        create().unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        fs::remove_file(path).unwrap();
+    }
+    create().unwrap();
 }
 
 #[test]

@@ -128,7 +128,7 @@ pub fn share(pools: &[Arc<Pool>]) {
                 }
             }
             for (key, home) in at.notes().all() {
-                let gone = |pool: &Arc<Pool>| pool.uuid() == home && !pool.volumes().has(&key);
+                let gone = |pool: &Arc<Pool>| pool.uuid() == home && !pool.volumes().may_have(&key);
                 if pools.iter().any(gone) {
                     remove(&at, &key);
                 }
@@ -152,7 +152,7 @@ pub fn forget(pools: &[Arc<Pool>], key: &VolumeKey) {
         let (at, key, pools) = (pool.clone(), key.clone(), pools.to_vec());
         pool.post(move || {
             // It may have been made anew before this job's turn.
-            if pools.iter().all(|pool| !pool.volumes().has(&key)) {
+            if pools.iter().all(|pool| !pool.volumes().may_have(&key)) {
                 remove(&at, &key);
             }
         });
