@@ -39,6 +39,8 @@ struct Making {
 struct Claim {
     placement: Placement,
     key: VolumeKey,
+    /// Where it is to be made, and the pools that are told of it, if it is not there yet.
+    new: Option<(Arc<Pool>, Vec<Arc<Pool>>)>,
 }
 
 impl Placement {
@@ -67,13 +69,17 @@ impl Placement {
         }
         self.check_records(pools, key)?;
         let (pool, claim) = self.choose(pools, key, spec)?;
-        let (at, key, spec, others) = (pool.clone(), key.clone(), spec.clone(), pools.to_vec());
+        let noting = whereabouts::note(pools, key, &pool);
+        if claim.new.is_some() {
+            // Before it is made: should this disk go missing at once, the others know.
+            noting.wait().map_err(|error| {
+                StorageError::Io(format!("no other pool can note where {key} is: {error}"))
+            })?;
+        }
+        let (at, key, spec) = (pool.clone(), key.clone(), spec.clone());
         let changes = self.changes.clone();
         pool.run(move || {
             let result = telling(&changes, &at, &key, || ensure_on(&at, &key, &spec, version));
-            if result.is_ok() {
-                whereabouts::note(&others, &key, &at);
-            }
             drop(claim);
             result
         })?
@@ -140,9 +146,14 @@ impl Placement {
             .entry(key.clone())
             .and_modify(|making| making.calls += 1)
             .or_insert(Making { pool, calls: 1 });
+        let new = !chosen.volumes().has(key);
         let claim = Claim {
             placement: self.clone(),
             key: key.clone(),
+            new: new.then(|| {
+                chosen.volumes().intend(key);
+                (chosen.clone(), pools.to_vec())
+            }),
         };
         Ok((chosen, claim))
     }
@@ -159,6 +170,13 @@ impl Drop for Claim {
             entry.get_mut().calls -= 1;
             if entry.get().calls == 0 {
                 entry.remove();
+            }
+        }
+        drop(making);
+        if let Some((pool, pools)) = self.new.take() {
+            pool.volumes().made_or_not(&self.key);
+            if !pool.volumes().has(&self.key) {
+                whereabouts::forget(&pools, &self.key);
             }
         }
     }

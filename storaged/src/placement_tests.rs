@@ -355,6 +355,57 @@ fn a_pool_that_hangs_holds_up_nobody_else() {
 }
 
 #[test]
+fn a_pool_that_hung_when_a_volume_was_made_knows_later_where_it_is() {
+    let (Pools { pools, _folders }, release) = one_hangs();
+    let wish = spec(Bytes::mib(1), Media::Any);
+    ensure(&pools, &key("new"), &wish).unwrap();
+    drop(release);
+    while !pools[0].answers() {
+        std::thread::yield_now();
+    }
+    pools[0].refresh();
+    let home = || whereabouts::missing(&pools[..1], &key("new")).unwrap();
+    while home().is_none() {
+        std::thread::yield_now();
+    }
+    assert_eq!(home(), Some(pools[1].uuid()));
+}
+
+#[test]
+fn a_new_volume_is_noted_on_another_pool_before_it_is_made() {
+    let Pools { pools, _folders } = &pools(&[Media::Ssd, Media::Hdd, Media::Hdd]);
+    let wish = spec(Bytes::mib(1), Media::Ssd);
+    // Folders in the place of the notes, which nothing replaces.
+    let notes = [1, 2].map(|n: usize| pools[n].root().join("elsewhere/data-7.a.json"));
+    for note in &notes {
+        std::fs::create_dir(note).unwrap();
+    }
+    let error = ensure(pools, &key("a"), &wish).unwrap_err();
+    assert!(
+        error.to_string().contains("note where volume 7.a is"),
+        "{error}"
+    );
+    assert_eq!(list(pools), []);
+    settle(pools);
+
+    // One that has it is enough.
+    std::fs::remove_dir(&notes[1]).unwrap();
+    ensure(pools, &key("a"), &wish).unwrap();
+    let home = whereabouts::missing(&pools[2..], &key("a")).unwrap();
+    assert_eq!(home, Some(pools[0].uuid()));
+
+    // What could not be made is noted nowhere.
+    let ext4 = VolumeSpec {
+        filesystem: Filesystem::Ext4,
+        ..spec(Bytes(1024), Media::Ssd)
+    };
+    ensure(pools, &key("b"), &ext4).unwrap_err();
+    settle(pools);
+    let home = whereabouts::missing(&pools[2..], &key("b")).unwrap();
+    assert_eq!(home, None);
+}
+
+#[test]
 fn two_calls_for_one_volume_make_it_once() {
     let Pools { pools, _folders } = &pools(&[Media::Ssd, Media::Ssd]);
     let placement = Placement::default();
@@ -386,6 +437,7 @@ fn a_call_whose_pool_is_still_making_the_volume_waits_for_that_one() {
         Claim {
             placement: placement.clone(),
             key: key("new"),
+            new: None,
         }
     };
     let error = placement

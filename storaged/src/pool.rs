@@ -47,7 +47,7 @@ use crate::{
     ledger::Ledger,
     pulse::{Beat, Pulse},
     volume::Volumes,
-    whereabouts::Notes,
+    whereabouts::{self, Notes},
     worker::{self, Worker},
 };
 
@@ -257,8 +257,8 @@ impl Pool {
         self.disk.as_ref().map_or(Duration::ZERO, waiting) > HANGS_AFTER
     }
 
-    /// Asks for a look at the space, at what volumes take, and whether the disk answers; what is
-    /// found shows later.
+    /// Asks for a look at the space, at what volumes take, and whether the disk answers, and for notes
+    /// that are owed; what is found shows later.
     pub fn refresh(self: &std::sync::Arc<Self>) {
         if let Some(disk) = &self.disk {
             disk.pulse.feel();
@@ -275,6 +275,7 @@ impl Pool {
                 }
             }
             pool.volumes.measure();
+            whereabouts::pay(&pool);
             pool.looking.store(false, Ordering::Release);
         });
         if !asked {

@@ -7,7 +7,7 @@
 //! What is there is kept in memory: [`Volumes::list`] and its like never touch the disk.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ffi::OsStr,
     fs::{self, OpenOptions},
     io,
@@ -68,6 +68,8 @@ struct Found {
     known: BTreeMap<VolumeKey, Known>,
     /// By the names of their files, see [`file_name`].
     unreadable: BTreeMap<String, Unreadable>,
+    /// About to be made, by how many calls.
+    intended: BTreeMap<VolumeKey, usize>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -188,10 +190,27 @@ impl Volumes {
         self.found().known.contains_key(key)
     }
 
-    /// False only if it is surely not here.
+    /// False only if it is surely not here, nor about to be made.
     pub fn may_have(&self, key: &VolumeKey) -> bool {
         let found = self.found();
-        found.known.contains_key(key) || found.unreadable.contains_key(&file_name(key))
+        found.known.contains_key(key)
+            || found.intended.contains_key(key)
+            || found.unreadable.contains_key(&file_name(key))
+    }
+
+    /// The volume is about to be made, and may be said to be here.
+    pub fn intend(&self, key: &VolumeKey) {
+        *self.found().intended.entry(key.clone()).or_default() += 1;
+    }
+
+    /// Ends what [`Volumes::intend`] began.
+    pub fn made_or_not(&self, key: &VolumeKey) {
+        if let Entry::Occupied(mut calls) = self.found().intended.entry(key.clone()) {
+            *calls.get_mut() -= 1;
+            if *calls.get() == 0 {
+                calls.remove();
+            }
+        }
     }
 
     pub fn get(&self, key: &VolumeKey) -> Option<Volume> {

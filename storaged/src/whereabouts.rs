@@ -5,20 +5,26 @@
 //! returns, without what was written since.
 //!
 //! They are read once, when the pool comes, and written on the pool's own thread, each after a look
-//! whether it is still true: a volume that is deleted meanwhile leaves none behind.
+//! whether it is still true: a volume that is deleted meanwhile leaves none behind. What cannot be
+//! written now, since the pool hangs or its file system is full, is owed, and tried again until it is
+//! done ([`pay`]). A new volume is noted before it is made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs, io,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Instant,
 };
 
 use loam_node_api::storage::VolumeKey;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{durable, pool::Pool, volume};
+use crate::{durable, pool::Pool, volume, worker};
+
+/// So many notes are written before others have their turn at the disk.
+const AT_ONCE: usize = 16;
 
 /// What `elsewhere/<name>.json` says.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +45,18 @@ struct Noted {
     homes: BTreeMap<VolumeKey, Uuid>,
     /// File names of notes that say nothing any more: of these volumes nothing is known.
     unreadable: BTreeSet<String>,
+    /// What is still to be put right.
+    owed: BTreeMap<VolumeKey, Owed>,
+}
+
+/// A note that is to be put right when its pool's turn comes.
+#[derive(Clone, Debug)]
+struct Owed {
+    /// Where the volume may be. Still looked at when one of their disks is gone by then: that is what
+    /// the note is for.
+    among: Arc<[Arc<Pool>]>,
+    /// Whether a failure was logged.
+    told: bool,
 }
 
 impl Notes {
@@ -46,9 +64,7 @@ impl Notes {
         let mut noted = Noted::default();
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            let read =
-                fs::read(entry.path()).and_then(|json| Ok(serde_json::from_slice::<Note>(&json)?));
-            match read {
+            match read(&entry.path()) {
                 Ok(note) => {
                     noted.homes.insert(note.key, note.pool);
                 }
@@ -103,13 +119,34 @@ impl Notes {
         Ok(())
     }
 
-    fn all(&self) -> Vec<(VolumeKey, Uuid)> {
-        let noted = self.lock();
-        noted
-            .homes
-            .iter()
-            .map(|(k, home)| (k.clone(), *home))
-            .collect()
+    /// Looks once more at what could not be read: a disk may fail for a while only.
+    fn read_again(&self) {
+        let unreadable = self.lock().unreadable.clone();
+        for name in unreadable {
+            if let Ok(note) = read(&self.folder.join(&name)) {
+                let mut noted = self.lock();
+                noted.unreadable.remove(&name);
+                noted.homes.insert(note.key, note.pool);
+            }
+        }
+    }
+
+    /// Has the note of a volume put right later, by a look at where among these pools it is then.
+    fn owe(&self, key: &VolumeKey, among: Arc<[Arc<Pool>]>) {
+        let owed = Owed { among, told: false };
+        self.lock().owed.insert(key.clone(), owed);
+    }
+
+    fn owed(&self, key: &VolumeKey) -> Option<Owed> {
+        self.lock().owed.get(key).cloned()
+    }
+
+    fn is_paid(&self, key: &VolumeKey, paid: &Owed) {
+        if let Entry::Occupied(owed) = self.lock().owed.entry(key.clone())
+            && Arc::ptr_eq(&owed.get().among, &paid.among)
+        {
+            owed.remove();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
@@ -119,44 +156,147 @@ impl Notes {
 
 /// Puts the notes on every pool right: the volumes of the others, and none that is gone.
 pub fn share(pools: &[Arc<Pool>]) {
-    for pool in pools {
-        let (at, pools) = (pool.clone(), pools.to_vec());
-        pool.post(move || {
-            for home in &pools {
-                for key in home.volumes().keys() {
-                    write(&at, &key, home);
-                }
-            }
-            for (key, home) in at.notes().all() {
-                let gone = |pool: &Arc<Pool>| pool.uuid() == home && !pool.volumes().may_have(&key);
-                if pools.iter().any(gone) {
-                    remove(&at, &key);
-                }
-            }
+    for at in pools {
+        let others = others(pools, at);
+        let theirs = others.iter().flat_map(|home| home.volumes().keys());
+        let mut noted = at.notes().lock();
+        let homes = noted.homes.iter();
+        let doubtful = homes.filter(|(key, home)| {
+            let gone = |pool: &Arc<Pool>| pool.uuid() == **home && !pool.volumes().may_have(key);
+            pools.iter().any(gone)
         });
+        let doubtful: Vec<_> = doubtful.map(|(key, _)| key.clone()).collect();
+        for key in theirs.chain(doubtful) {
+            // What is owed already may know of a disk that is gone since.
+            noted.owed.entry(key).or_insert_with(|| Owed {
+                among: others.clone(),
+                told: false,
+            });
+        }
+        drop(noted);
+        let pool = at.clone();
+        // If it does not answer now, it is owed.
+        at.post(move || pay(&pool));
     }
 }
 
-/// Writes down on all pools but `home` that the volume is there. What cannot be written is logged:
-/// it only matters when a disk goes missing later, and [`share`] makes it good.
-pub fn note(pools: &[Arc<Pool>], key: &VolumeKey, home: &Arc<Pool>) {
-    for pool in pools {
-        let (at, key, home) = (pool.clone(), key.clone(), home.clone());
-        pool.post(move || write(&at, &key, &home));
+/// Writes down on all pools but `home` that the volume is there, or is about to be.
+pub fn note(pools: &[Arc<Pool>], key: &VolumeKey, home: &Arc<Pool>) -> Noting {
+    let (answer, answers) = mpsc::channel();
+    for at in pools.iter().filter(|pool| pool.uuid() != home.uuid()) {
+        let notes = at.notes();
+        let noted = notes
+            .home(key)
+            .is_ok_and(|noted| noted == Some(home.uuid()));
+        if noted && notes.owed(key).is_none() {
+            // Nobody waits any more if another was faster.
+            let _ = answer.send(Ok(()));
+            continue;
+        }
+        notes.owe(key, others(pools, at));
+        if at.is_writable() {
+            let (at, key, answer) = (at.clone(), key.clone(), answer.clone());
+            at.clone().post(move || {
+                let _ = answer.send(pay_one(&at, &key));
+            });
+        }
     }
+    Noting { answers }
 }
 
 /// Removes the notes of a volume that is on none of `pools` any more.
 pub fn forget(pools: &[Arc<Pool>], key: &VolumeKey) {
-    for pool in pools {
-        let (at, key, pools) = (pool.clone(), key.clone(), pools.to_vec());
-        pool.post(move || {
-            // It may have been made anew before this job's turn.
-            if pools.iter().all(|pool| !pool.volumes().may_have(&key)) {
-                remove(&at, &key);
-            }
-        });
+    for at in pools {
+        // It may have been made anew before its turn, and is then noted.
+        at.notes().owe(key, others(pools, at));
+        let (pool, key) = (at.clone(), key.clone());
+        // If it does not answer now, it is owed.
+        at.post(move || drop(pay_one(&pool, &key)));
     }
+}
+
+/// What other pools make of a note.
+#[must_use]
+#[derive(Debug)]
+pub struct Noting {
+    answers: mpsc::Receiver<io::Result<()>>,
+}
+
+impl Noting {
+    /// Returns once one has it; an error if none has, and one said why. One that does not answer
+    /// holds up nobody: it is owed the note.
+    pub fn wait(self) -> io::Result<()> {
+        let until = Instant::now() + worker::PATIENCE;
+        let mut failure = None;
+        // Ends when all have answered, too.
+        while let Ok(answer) = self
+            .answers
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Puts right what is owed to a pool. On its own thread.
+pub fn pay(at: &Arc<Pool>) {
+    at.notes().read_again();
+    if at.is_writable() {
+        pay_behind(at, None);
+    }
+}
+
+fn pay_behind(at: &Arc<Pool>, after: Option<VolumeKey>) {
+    let owed: Vec<_> = {
+        let noted = at.notes().lock();
+        let keys = noted.owed.keys();
+        let behind = keys.filter(|key| after.as_ref().is_none_or(|after| *key > after));
+        behind.take(AT_ONCE).cloned().collect()
+    };
+    for key in &owed {
+        // What fails is told, and stays owed.
+        let _ = pay_one(at, key);
+    }
+    if owed.len() == AT_ONCE {
+        let (pool, last) = (at.clone(), owed.last().cloned());
+        at.post(move || pay_behind(&pool, last));
+    }
+}
+
+fn pay_one(at: &Pool, key: &VolumeKey) -> io::Result<()> {
+    let Some(owed) = at.notes().owed(key) else {
+        return Ok(());
+    };
+    let result = put_right(at, key, &owed.among);
+    match &result {
+        Ok(()) => at.notes().is_paid(key, &owed),
+        Err(error) if !owed.told => {
+            tracing::error!(%key, pool = %at.uuid(), %error, "cannot note where a volume is; trying again");
+            if let Some(owed) = at.notes().lock().owed.get_mut(key) {
+                owed.told = true;
+            }
+        }
+        Err(_) => {}
+    }
+    result
+}
+
+fn put_right(at: &Pool, key: &VolumeKey, others: &[Arc<Pool>]) -> io::Result<()> {
+    // Looked at here and now: it may have been deleted or made anew since this was asked for.
+    match others.iter().find(|pool| pool.volumes().may_have(key)) {
+        Some(home) => at.notes().write(key, home.uuid()),
+        None if at.volumes().may_have(key) => Ok(()),
+        None => at.notes().remove(key),
+    }
+}
+
+fn others(pools: &[Arc<Pool>], at: &Pool) -> Arc<[Arc<Pool>]> {
+    let others = pools.iter().filter(|pool| pool.uuid() != at.uuid());
+    others.cloned().collect()
 }
 
 /// The pool that has the volume and is not among `pools`.
@@ -171,20 +311,8 @@ pub fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Uuid>>
     Ok(None)
 }
 
-fn write(at: &Pool, key: &VolumeKey, home: &Pool) {
-    // Looked at here and now: the volume may have been deleted since this was asked for.
-    if home.uuid() == at.uuid() || !home.volumes().has(key) || !at.is_writable() {
-        return;
-    }
-    if let Err(error) = at.notes().write(key, home.uuid()) {
-        tracing::warn!(%key, pool = %at.uuid(), %error, "cannot note where a volume is");
-    }
-}
-
-fn remove(at: &Pool, key: &VolumeKey) {
-    if let Err(error) = at.notes().remove(key) {
-        tracing::warn!(%key, pool = %at.uuid(), %error, "cannot remove the note of a volume that is gone");
-    }
+fn read(path: &Path) -> io::Result<Note> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 fn file_name(key: &VolumeKey) -> String {
@@ -192,76 +320,5 @@ fn file_name(key: &VolumeKey) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use loam_deployment::{
-        Bytes, Version,
-        payload::{Filesystem, Media},
-    };
-    use loam_node_api::storage::VolumeSpec;
-
-    use super::*;
-    use crate::pool::testing::{self, settle};
-
-    fn make(pool: &Pool, key: &VolumeKey) {
-        let spec = VolumeSpec {
-            size: Bytes::mib(1),
-            media: Media::Any,
-            filesystem: Filesystem::Raw,
-        };
-        pool.volumes().create(key, &spec, Version(1)).unwrap();
-    }
-
-    #[test]
-    fn a_note_is_written_only_if_it_is_still_true() {
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [one, two] = folders
-            .each_ref()
-            .map(|folder| Arc::new(testing::pool(folder.path(), Media::Ssd)));
-        let both = [one.clone(), two.clone()];
-        let key = VolumeKey::Data("7.a".parse().unwrap());
-
-        make(&one, &key);
-        share(&both);
-        settle(&both);
-        let away = std::slice::from_ref(&two);
-        assert_eq!(missing(away, &key).unwrap(), Some(one.uuid()));
-        // Read back by the next opening.
-        let again = Pool::open(two.root().to_owned(), two.uuid(), Media::Ssd).unwrap();
-        assert_eq!(missing(&[Arc::new(again)], &key).unwrap(), Some(one.uuid()));
-
-        // Deleted between the look at its pool and the writing: held up by a job before it.
-        forget(&both, &key);
-        one.volumes().delete(&key).unwrap();
-        settle(&both);
-        share(&both);
-        settle(&both);
-        assert_eq!(missing(away, &key).unwrap(), None);
-
-        make(&one, &key);
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        two.post(move || assert!(held.recv().is_err()));
-        note(&both, &key, &one);
-        one.volumes().delete(&key).unwrap();
-        forget(&both, &key);
-        drop(release);
-        settle(&both);
-        assert_eq!(missing(away, &key).unwrap(), None);
-    }
-
-    #[test]
-    fn a_note_that_cannot_be_read_is_not_taken_for_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let pool = testing::pool(folder.path(), Media::Ssd);
-        let key = VolumeKey::Data("7.a".parse().unwrap());
-        let path = pool.root().join("elsewhere").join(file_name(&key));
-        fs::write(path, b"{").unwrap();
-        let again = Pool::open(pool.root().to_owned(), pool.uuid(), Media::Ssd).unwrap();
-        let again = [Arc::new(again)];
-        missing(&again, &key).unwrap_err();
-        let other = VolumeKey::Data("7.b".parse().unwrap());
-        assert_eq!(missing(&again, &other).unwrap(), None);
-        forget(&again, &key);
-        settle(&again);
-        assert_eq!(missing(&again, &key).unwrap(), None);
-    }
-}
+#[path = "whereabouts_tests.rs"]
+mod tests;
