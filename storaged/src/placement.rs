@@ -5,7 +5,7 @@
 //! nobody but those who need it.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -130,8 +130,8 @@ impl Placement {
         spec: &VolumeSpec,
     ) -> Result<(Arc<Pool>, Claim), StorageError> {
         let mut making = self.lock();
-        let chosen = match home(pools, key) {
-            Some((pool, _)) => pool.clone(),
+        let chosen = match home(pools, key)? {
+            Some(pool) => pool.clone(),
             None => {
                 let begun = making.get(key).map(|making| making.pool);
                 let begun = pools.iter().find(|pool| Some(pool.uuid()) == begun);
@@ -184,36 +184,62 @@ impl Drop for Claim {
 
 /// Every volume of every pool, in the order of their keys.
 pub fn list(pools: &[Arc<Pool>]) -> Vec<Volume> {
-    let mut volumes: Vec<Volume> = pools
-        .iter()
-        .flat_map(|pool| {
-            pool.volumes()
-                .list()
-                .into_iter()
-                .map(move |volume| (pool, volume))
-        })
-        .filter(|(pool, volume)| {
-            home(pools, &volume.key).is_some_and(|(home, _)| home.uuid() == pool.uuid())
-        })
-        .map(|(_, volume)| volume)
-        .collect();
-    volumes.sort_by(|a, b| a.key.cmp(&b.key));
-    volumes
+    let keys = pools.iter().flat_map(|pool| pool.volumes().keys());
+    let keys: BTreeSet<_> = keys.collect();
+    keys.iter().filter_map(|key| find(pools, key)).collect()
 }
 
 /// The volume as [`list`] shows it.
 pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
-    home(pools, key).map(|(_, volume)| volume)
+    let copies = pools.iter().filter_map(|pool| pool.volumes().get(key));
+    copies.reduce(|one, other| Volume {
+        path: None,
+        used: Bytes(one.used.get() + other.used.get()),
+        version: one.version.max(other.version),
+        ..one
+    })
 }
 
-/// Where the volume is. Should a disk that was away have come back after its volume was made anew
-/// elsewhere, the one that was there first is the tenant's data.
-fn home<'a>(pools: &'a [Arc<Pool>], key: &VolumeKey) -> Option<(&'a Arc<Pool>, Volume)> {
-    pools
+/// The pool that has the volume.
+///
+/// Two can only have one each if it was made anew while the disk of one was away and no other pool had
+/// a note of it. Which of them its owner misses more nobody here can know, no clock and no version says
+/// it. So neither is used, and neither is hidden or lost.
+fn home<'a>(
+    pools: &'a [Arc<Pool>],
+    key: &VolumeKey,
+) -> Result<Option<&'a Arc<Pool>>, StorageError> {
+    let copies = pools
         .iter()
-        .filter_map(|pool| Some((pool.volumes().created(key)?, pool)))
-        .min_by_key(|(created, pool)| (*created, pool.uuid()))
-        .and_then(|(_, pool)| Some((pool, pool.volumes().get(key)?)))
+        .filter_map(|pool| Some((pool, pool.volumes().get(key)?)));
+    let copies: Vec<_> = copies.collect();
+    if let [] | [_] = copies[..] {
+        return Ok(copies.first().map(|(pool, _)| *pool));
+    }
+    let told = copies
+        .iter()
+        .map(|(pool, volume)| format!("{} (version {})", pool.uuid(), volume.version));
+    let told: Vec<_> = told.collect();
+    Err(StorageError::Io(format!(
+        "{key} is there more than once, as it was made anew while a disk was away: on the pools {}; \
+         none is used, so that none is lost. Detach all of these disks but one, or have them all \
+         deleted by {}",
+        told.join(", "),
+        left_out(key)
+    )))
+}
+
+/// What an owner can do to give a volume up.
+fn left_out(key: &VolumeKey) -> String {
+    match key {
+        VolumeKey::Data(_) => "a version of the deployment that leaves the volume out".to_owned(),
+        VolumeKey::Root { machine, .. } => {
+            format!(
+                "a version of the deployment that leaves out the machine {}",
+                machine.name
+            )
+        }
+    }
 }
 
 /// Where a new volume is made.

@@ -43,14 +43,15 @@ fn pools(media: &[Media]) -> Pools {
 fn goes_where_the_media_is_and_stays_there() {
     let Pools { pools, .. } = &pools(&[Media::Hdd, Media::Ssd]);
     let made = ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Ssd)).unwrap();
-    assert!(made.path.starts_with(pools[1].root()));
+    let path = made.path.clone().unwrap();
+    assert!(path.starts_with(pools[1].root()));
     // The same again, and without a wish, is the same volume.
     assert_eq!(
         ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Ssd)).unwrap(),
         made
     );
     let any = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Any)).unwrap();
-    assert_eq!(any.path, made.path);
+    assert_eq!(any.path, Some(path));
     assert_eq!(list(pools), [any]);
 
     let error = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Hdd)).unwrap_err();
@@ -108,31 +109,33 @@ fn promises_are_kept_over_a_restart() {
 }
 
 #[test]
-fn of_two_volumes_of_one_key_the_older_counts_and_both_are_deleted() {
+fn of_two_volumes_of_one_key_neither_is_used_hidden_or_lost() {
     let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
-    let older = pools[0]
-        .volumes()
-        .create(&key("a"), &spec(Bytes::mib(1), Media::Any), Version(1))
-        .unwrap();
-    let record = older.path.with_extension("json");
-    let text = std::fs::read_to_string(&record).unwrap();
-    let start = text.find("\"created\":").unwrap();
-    std::fs::write(
-        &record,
-        format!("{}\"created\":1,\"version\":1}}", &text[..start]),
-    )
-    .unwrap();
-    let reopened = Pool::open(pools[0].root().to_owned(), pools[0].uuid(), Media::Ssd).unwrap();
-    pools[1]
-        .volumes()
-        .create(&key("a"), &spec(Bytes::mib(1), Media::Any), Version(1))
-        .unwrap();
+    let wish = spec(Bytes::mib(1), Media::Any);
+    for (pool, version) in pools.iter().zip([3, 5]) {
+        let volumes = pool.volumes();
+        volumes.create(&key("a"), &wish, Version(version)).unwrap();
+    }
+    let error = Placement::default().ensure(pools, &key("a"), &wish, Version(6));
+    let error = error.unwrap_err().to_string();
+    for part in pools.iter().map(|pool| pool.uuid().to_string()) {
+        assert!(error.contains(&part), "{error}");
+    }
+    let listed = list(pools);
+    assert_eq!(listed.len(), 1);
+    assert_eq!((&listed[0].path, listed[0].version), (&None, Version(5)));
 
-    let both = [pools[1].clone(), Arc::new(reopened)];
-    assert_eq!(list(&both).len(), 1);
-    assert!(list(&both)[0].path.starts_with(pools[0].root()));
-    delete(&both, &key("a")).unwrap();
-    assert!(list(&both).is_empty());
+    // Either may be kept by the other's going, and both deleted.
+    for pool in pools {
+        let alone = std::slice::from_ref(pool);
+        let kept = Placement::default().ensure(alone, &key("a"), &wish, Version(1));
+        assert!(kept.unwrap().path.unwrap().starts_with(pool.root()));
+    }
+    delete(pools, &key("a")).unwrap();
+    assert!(list(pools).is_empty());
+    for pool in pools {
+        assert_eq!(pool.volumes().list(), []);
+    }
 }
 
 #[test]
@@ -160,8 +163,9 @@ fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
     let wish = spec(Bytes::mib(2), Media::Any);
     let made = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Ssd)).unwrap();
     settle(pools);
-    std::fs::write(&made.path, b"precious").unwrap();
-    let record = made.path.with_extension("json");
+    let path = made.path.unwrap();
+    std::fs::write(&path, b"precious").unwrap();
+    let record = path.with_extension("json");
     let json = std::fs::read(&record).unwrap();
     std::fs::write(&record, b"{").unwrap();
     let (root, uuid) = (pools[0].root().to_owned(), pools[0].uuid());
@@ -185,7 +189,7 @@ fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
             assert!(error.contains(&uuid.to_string()), "{error}");
         }
     }
-    assert_eq!(std::fs::read(&made.path).unwrap(), b"precious");
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     assert_eq!(std::fs::read(&record).unwrap(), b"{");
     assert_eq!(list(&both), []);
     // Nor do the other pools forget where it is.
@@ -202,7 +206,7 @@ fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
         .ensure(&both, &key("a"), &wish, Version(2))
         .unwrap();
     assert_ne!(changes.now(), before);
-    assert_eq!(volume.path, made.path);
+    assert_eq!(volume.path, Some(path));
     assert_eq!(again.describe().reserved, Bytes::mib(2));
 }
 
@@ -336,7 +340,7 @@ fn a_pool_that_hangs_holds_up_nobody_else() {
     let made = placement
         .ensure(pools, &key("new"), &wish, Version(1))
         .unwrap();
-    assert!(made.path.starts_with(pools[1].root()));
+    assert!(made.path.unwrap().starts_with(pools[1].root()));
     let grown = spec(Bytes::mib(2), Media::Any);
     placement
         .ensure(pools, &key("on-ssd"), &grown, Version(2))
@@ -449,7 +453,7 @@ fn a_call_whose_pool_is_still_making_the_volume_waits_for_that_one() {
     let made = placement
         .ensure(&pools, &key("new"), &wish, Version(1))
         .unwrap();
-    assert!(made.path.starts_with(pools[1].root()));
+    assert!(made.path.unwrap().starts_with(pools[1].root()));
     drop(release);
 }
 

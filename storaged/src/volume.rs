@@ -14,7 +14,6 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use loam_deployment::{Bytes, Version, payload::Filesystem};
@@ -32,8 +31,6 @@ use crate::{
 struct Record {
     key: VolumeKey,
     spec: VolumeSpec,
-    /// Seconds since 1970. Should two pools have a volume of one key, the older is the tenant's.
-    created: u64,
     /// The newest deployment that named it: no older one may drop it.
     version: Version,
 }
@@ -220,14 +217,6 @@ impl Volumes {
             .map(|known| self.describe(known))
     }
 
-    /// Seconds since 1970.
-    pub fn created(&self, key: &VolumeKey) -> Option<u64> {
-        self.found()
-            .known
-            .get(key)
-            .map(|known| known.record.created)
-    }
-
     /// Whether its record is gone and its data is not: it is on its way out, whatever else is known.
     pub fn is_half_deleted(&self, key: &VolumeKey) -> bool {
         let found = self.found();
@@ -270,13 +259,9 @@ impl Volumes {
             }
             return Err(error);
         }
-        let created = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |t| t.as_secs());
         let record = Record {
             key: key.clone(),
             spec: spec.clone(),
-            created,
             version,
         };
         let path = self.record(key);
@@ -322,11 +307,9 @@ impl Volumes {
                 .map_err(io("grow the volume"))?;
             data.sync_all().map_err(io("sync the volume"))?;
         }
-        let created = self.created(key).unwrap_or_default();
         self.keep(Record {
             key: key.clone(),
             spec: spec.clone(),
-            created,
             version,
         })
     }
@@ -364,7 +347,7 @@ impl Volumes {
         Volume {
             key: record.key.clone(),
             spec: record.spec.clone(),
-            path: self.data(&record.key),
+            path: Some(self.data(&record.key)),
             used: known.used,
             version: record.version,
         }

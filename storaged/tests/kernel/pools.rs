@@ -94,7 +94,7 @@ fn a_pool_without_space_for_data_or_metadata_still_deletes() {
         placement
             .ensure(&pools, &key(name), &wish(20), Version(1))
             .unwrap();
-        let data = pool.volumes().get(&key(name)).unwrap().path;
+        let data = pool.volumes().get(&key(name)).unwrap().path.unwrap();
         fs::OpenOptions::new()
             .write(true)
             .open(data)
