@@ -5,7 +5,7 @@
 //! nobody but those who need it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +16,7 @@ use loam_node_api::{
 };
 use uuid::Uuid;
 
-use crate::{pool::Pool, whereabouts};
+use crate::{given_up, pool::Pool, whereabouts};
 
 /// A sector of a virtio disk: a volume is a whole number of them.
 const SECTOR: u64 = 512;
@@ -68,7 +68,7 @@ impl Placement {
             )));
         }
         self.check_records(pools, key)?;
-        let (pool, claim) = self.choose(pools, key, spec)?;
+        let (pool, claim) = self.choose(pools, key, spec, version)?;
         let noting = whereabouts::note(pools, key, &pool);
         if claim.new.is_some() {
             // Before it is made: should this disk go missing at once, the others know.
@@ -78,14 +78,21 @@ impl Placement {
         }
         let (at, key, spec) = (pool.clone(), key.clone(), spec.clone());
         let changes = self.changes.clone();
+        let pools = pools.to_vec();
         pool.run(move || {
-            let result = telling(&changes, &at, &key, || ensure_on(&at, &key, &spec, version));
+            let ensure = || ensure_on(&pools, &at, &key, &spec, version);
+            let result = telling(&changes, &at, &key, ensure);
+            if result.is_ok() {
+                // What they say of it may be another than before.
+                drop(whereabouts::note(&pools, &key, &at));
+            }
             drop(claim);
             result
         })?
     }
 
-    /// Removes the volume wherever it is, unless its record contradicts the reason.
+    /// Removes the volume wherever it is, unless its record contradicts the reason. One whose disk is
+    /// missing is given up: as good as removed.
     pub fn delete(
         &self,
         pools: &[Arc<Pool>],
@@ -95,8 +102,17 @@ impl Placement {
         self.check_records(pools, key)?;
         for pool in pools {
             if let Some(volume) = pool.volumes().get(key) {
-                check_reason(&volume, why)?;
+                check_reason(key, volume.version, why)?;
             }
+        }
+        let away = whereabouts::away(pools, key);
+        for note in &away {
+            check_reason(key, note.version, why)?;
+        }
+        for note in &away {
+            given_up::write(pools, key, note.pool, why)?;
+            tracing::info!(%key, pool = %note.pool, "a volume whose disk is missing is given up");
+            self.changes.note();
         }
         let making = self.lock().get(key).map(|making| making.pool);
         for pool in pools {
@@ -128,9 +144,11 @@ impl Placement {
         pools: &[Arc<Pool>],
         key: &VolumeKey,
         spec: &VolumeSpec,
+        version: Version,
     ) -> Result<(Arc<Pool>, Claim), StorageError> {
         let mut making = self.lock();
-        let chosen = match home(pools, key)? {
+        let there = home(pools, key)?;
+        let chosen = match there {
             Some(pool) => pool.clone(),
             None => {
                 let begun = making.get(key).map(|making| making.pool);
@@ -146,12 +164,12 @@ impl Placement {
             .entry(key.clone())
             .and_modify(|making| making.calls += 1)
             .or_insert(Making { pool, calls: 1 });
-        let new = !chosen.volumes().has(key);
+        let new = there.is_none();
         let claim = Claim {
             placement: self.clone(),
             key: key.clone(),
             new: new.then(|| {
-                chosen.volumes().intend(key);
+                chosen.volumes().intend(key, spec, version);
                 (chosen.clone(), pools.to_vec())
             }),
         };
@@ -184,19 +202,49 @@ impl Drop for Claim {
 
 /// Every volume of every pool, in the order of their keys.
 pub fn list(pools: &[Arc<Pool>]) -> Vec<Volume> {
-    let keys = pools.iter().flat_map(|pool| pool.volumes().keys());
-    let keys: BTreeSet<_> = keys.collect();
+    let mut keys = whereabouts::all_away(pools);
+    keys.extend(pools.iter().flat_map(|pool| pool.volumes().keys()));
     keys.iter().filter_map(|key| find(pools, key)).collect()
 }
 
 /// The volume as [`list`] shows it.
 pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
-    let copies = pools.iter().filter_map(|pool| pool.volumes().get(key));
-    copies.reduce(|one, other| Volume {
+    let copies = copies(pools, key).map(|(_, volume)| volume);
+    let there = copies.reduce(|one, other| Volume {
         path: None,
         used: Bytes(one.used.get() + other.used.get()),
         version: one.version.max(other.version),
         ..one
+    });
+    let missing = || {
+        if pools
+            .iter()
+            .any(|pool| pool.volumes().unreadable(key).is_some())
+        {
+            return None;
+        }
+        let note = whereabouts::missing(pools, key).ok()??;
+        Some(Volume {
+            key: note.key,
+            spec: note.spec,
+            path: None,
+            used: Bytes(0),
+            version: note.version,
+        })
+    };
+    there.or_else(missing)
+}
+
+/// The pools that have the volume, but for what was given up before its disk came back.
+fn copies<'a>(
+    pools: &'a [Arc<Pool>],
+    key: &VolumeKey,
+) -> impl Iterator<Item = (&'a Arc<Pool>, Volume)> {
+    let copies = pools
+        .iter()
+        .filter_map(|pool| Some((pool, pool.volumes().get(key)?)));
+    copies.filter(|(pool, volume)| {
+        given_up::reason(pools, key, pool.uuid(), volume.version).is_none()
     })
 }
 
@@ -209,10 +257,7 @@ fn home<'a>(
     pools: &'a [Arc<Pool>],
     key: &VolumeKey,
 ) -> Result<Option<&'a Arc<Pool>>, StorageError> {
-    let copies = pools
-        .iter()
-        .filter_map(|pool| Some((pool, pool.volumes().get(key)?)));
-    let copies: Vec<_> = copies.collect();
+    let copies: Vec<_> = copies(pools, key).collect();
     if let [] | [_] = copies[..] {
         return Ok(copies.first().map(|(pool, _)| *pool));
     }
@@ -251,10 +296,12 @@ fn roomiest<'a>(
     if pools.is_empty() {
         return Err(StorageError::NoPool);
     }
-    if let Some(pool) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
+    if let Some(note) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
         return Err(StorageError::Io(format!(
-            "{key} is on pool {pool}, whose disk is missing; attach the disk, or delete the volume \
-             to have a new, empty one"
+            "{key} is on pool {}, whose disk is missing; attach the disk, or give up what is on it \
+             by {}: a later version that names it has a new, empty one",
+            note.pool,
+            left_out(key)
         )));
     }
     let fits: Vec<_> = pools
@@ -274,13 +321,15 @@ fn roomiest<'a>(
     }
 }
 
-fn check_reason(volume: &Volume, why: Deletion) -> Result<(), StorageError> {
+fn check_reason(key: &VolumeKey, named: Version, why: Deletion) -> Result<(), StorageError> {
     match why {
-        Deletion::Unnamed { by } if by <= volume.version => Err(StorageError::StillNamed {
-            key: volume.key.clone(),
-            named: volume.version,
-            by,
-        }),
+        Deletion::Unnamed { by } if !given_up::allows(why, named) => {
+            Err(StorageError::StillNamed {
+                key: key.clone(),
+                named,
+                by,
+            })
+        }
         Deletion::Unnamed { .. } | Deletion::Cancelled => Ok(()),
     }
 }
@@ -316,12 +365,12 @@ fn read_again(pool: &Pool, key: &VolumeKey) -> Result<(), StorageError> {
 }
 
 /// On the pool's own thread.
-fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
+pub fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
     // It may have been made or named since it was looked for.
     let Some(volume) = pool.volumes().get(key) else {
         return Ok(());
     };
-    check_reason(&volume, why)?;
+    check_reason(key, volume.version, why)?;
     pool.volumes()
         .delete(key)
         .map_err(|error| failed(key, &error))?;
@@ -332,11 +381,18 @@ fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageE
 
 /// On the pool's own thread.
 fn ensure_on(
+    pools: &[Arc<Pool>],
     pool: &Pool,
     key: &VolumeKey,
     spec: &VolumeSpec,
     version: Version,
 ) -> Result<Volume, StorageError> {
+    if let Some(old) = pool.volumes().get(key)
+        && let Some(why) = given_up::reason(pools, key, pool.uuid(), old.version)
+    {
+        // Its disk has just come back.
+        delete_on(pool, key, why)?;
+    }
     match pool.volumes().get(key) {
         Some(has) => change(pool, &has, spec, version),
         None => create(pool, key, spec, version),

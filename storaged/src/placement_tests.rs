@@ -24,6 +24,10 @@ fn spec(size: Bytes, media: Media) -> VolumeSpec {
     }
 }
 
+fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> std::io::Result<Option<Uuid>> {
+    Ok(whereabouts::missing(pools, key)?.map(|note| note.pool))
+}
+
 struct Pools {
     _folders: Vec<tempfile::TempDir>,
     pools: Vec<Arc<Pool>>,
@@ -151,10 +155,128 @@ fn a_volume_whose_disk_is_missing_is_not_made_anew() {
         assert!(error.to_string().contains("disk is missing"), "{error}");
     }
     ensure(pools, &key("a"), &wish).unwrap();
-    // Whoever gives the data up may have a new one.
-    delete(&pools[1..], &key("a")).unwrap();
+}
+
+#[test]
+fn a_volume_whose_disk_is_missing_is_listed_and_can_be_given_up() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd, Media::Hdd]);
+    let changes = Changes::new();
+    let placement = Placement::new(changes.clone());
+    let wish = |mib| spec(Bytes::mib(mib), Media::Any);
+    let unnamed = |by| Deletion::Unnamed { by: Version(by) };
+    let ensure = |pools: &[Arc<Pool>], version| {
+        placement.ensure(pools, &key("a"), &wish(2), Version(version))
+    };
+    let first = spec(Bytes::mib(1), Media::Ssd);
+    let old = placement.ensure(&pools[..2], &key("a"), &first, Version(1));
+    let old = old.unwrap().path.unwrap();
+    ensure(&pools[..2], 3).unwrap();
     settle(pools);
-    ensure(&pools[1..], &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap();
+    // The third hears of it though its disk is missing.
+    let rest = &pools[1..];
+    whereabouts::share(rest);
+    settle(rest);
+    for rest in [rest, &pools[1..2], &pools[2..]] {
+        let missing = Volume {
+            key: key("a"),
+            spec: wish(2),
+            path: None,
+            used: Bytes(0),
+            version: Version(3),
+        };
+        assert_eq!(list(rest), [missing]);
+    }
+
+    // By a newer version alone.
+    let refused = placement.delete(rest, &key("a"), unnamed(3));
+    assert!(matches!(refused, Err(StorageError::StillNamed { named, .. }) if named == Version(3)));
+    ensure(rest, 4).unwrap_err();
+    let before = changes.now();
+    placement.delete(rest, &key("a"), unnamed(4)).unwrap();
+    assert_ne!(changes.now(), before);
+    assert_eq!(list(rest), []);
+    let new = ensure(rest, 5).unwrap();
+    settle(rest);
+
+    // The disk comes back: the new one stays, the old one goes, over a restart too.
+    let [old_home, one, two] = [0, 1, 2].map(|n: usize| {
+        let (root, media) = (pools[n].root().to_owned(), pools[n].media());
+        Arc::new(Pool::open(root, pools[n].uuid(), media).unwrap())
+    });
+    let all = [old_home, one, two];
+    assert_eq!(list(&all), std::slice::from_ref(&new));
+    assert_eq!(ensure(&all, 5).unwrap(), new);
+    assert!(old.exists());
+    whereabouts::share(&all);
+    for _ in 0..3 {
+        settle(&all);
+    }
+    assert!(!old.exists());
+    assert_eq!(all[0].describe().reserved, Bytes(0));
+    assert_eq!(list(&all), std::slice::from_ref(&new));
+    let home = all[1..].iter().find(|pool| pool.volumes().has(&key("a")));
+    assert_eq!(
+        missing(&all[..1], &key("a")).unwrap(),
+        Some(home.unwrap().uuid())
+    );
+    for pool in &all {
+        let left = std::fs::read_dir(pool.root().join("given-up")).unwrap();
+        assert_eq!(left.count(), 0);
+    }
+}
+
+#[test]
+fn a_disk_that_comes_back_before_the_new_volume_is_made_has_none_of_the_old_data_in_it() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let (placement, wish) = (Placement::default(), spec(Bytes::mib(1), Media::Ssd));
+    let old = placement
+        .ensure(pools, &key("a"), &wish, Version(1))
+        .unwrap();
+    settle(pools);
+    std::fs::write(old.path.as_ref().unwrap(), [1; 512]).unwrap();
+    let by = Version(2);
+    placement
+        .delete(&pools[1..], &key("a"), Deletion::Unnamed { by })
+        .unwrap();
+    assert_eq!(list(pools), []);
+    let new = placement
+        .ensure(pools, &key("a"), &wish, Version(3))
+        .unwrap();
+    assert_eq!(new.path, old.path);
+    assert!(
+        std::fs::read(new.path.unwrap())
+            .unwrap()
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+    assert_eq!(pools[0].describe().reserved, Bytes::mib(1));
+}
+
+#[test]
+fn what_was_named_after_it_was_given_up_elsewhere_is_not_deleted() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let (placement, wish) = (Placement::default(), spec(Bytes::mib(1), Media::Ssd));
+    placement
+        .ensure(pools, &key("a"), &wish, Version(1))
+        .unwrap();
+    settle(pools);
+    let by = Version(2);
+    placement
+        .delete(&pools[1..], &key("a"), Deletion::Unnamed { by })
+        .unwrap();
+    // While the pool with the word of it was away.
+    let kept = placement
+        .ensure(&pools[..1], &key("a"), &wish, Version(3))
+        .unwrap();
+    whereabouts::share(pools);
+    for _ in 0..3 {
+        settle(pools);
+    }
+    assert_eq!(list(pools), [kept]);
+    assert_eq!(
+        missing(&pools[1..], &key("a")).unwrap(),
+        Some(pools[0].uuid())
+    );
 }
 
 #[test]
@@ -194,10 +316,7 @@ fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
     assert_eq!(list(&both), []);
     // Nor do the other pools forget where it is.
     settle(&both);
-    assert_eq!(
-        whereabouts::missing(&both[..1], &key("a")).unwrap(),
-        Some(uuid)
-    );
+    assert_eq!(missing(&both[..1], &key("a")).unwrap(), Some(uuid));
 
     // The disk failed for a while only.
     std::fs::write(&record, json).unwrap();
@@ -368,7 +487,7 @@ fn a_pool_that_hung_when_a_volume_was_made_knows_later_where_it_is() {
         std::thread::yield_now();
     }
     pools[0].refresh();
-    let home = || whereabouts::missing(&pools[..1], &key("new")).unwrap();
+    let home = || missing(&pools[..1], &key("new")).unwrap();
     while home().is_none() {
         std::thread::yield_now();
     }
@@ -395,7 +514,7 @@ fn a_new_volume_is_noted_on_another_pool_before_it_is_made() {
     // One that has it is enough.
     std::fs::remove_dir(&notes[1]).unwrap();
     ensure(pools, &key("a"), &wish).unwrap();
-    let home = whereabouts::missing(&pools[2..], &key("a")).unwrap();
+    let home = missing(&pools[2..], &key("a")).unwrap();
     assert_eq!(home, Some(pools[0].uuid()));
 
     // What could not be made is noted nowhere.
@@ -405,7 +524,7 @@ fn a_new_volume_is_noted_on_another_pool_before_it_is_made() {
     };
     ensure(pools, &key("b"), &ext4).unwrap_err();
     settle(pools);
-    let home = whereabouts::missing(&pools[2..], &key("b")).unwrap();
+    let home = missing(&pools[2..], &key("b")).unwrap();
     assert_eq!(home, None);
 }
 

@@ -42,6 +42,7 @@ use uuid::Uuid;
 
 use crate::{
     durable,
+    given_up::GivenUp,
     header::Header,
     image::{erofs::BUILDER_ID, found::Found},
     ledger::Ledger,
@@ -73,6 +74,7 @@ pub struct Pool {
     volumes: Volumes,
     images: Mutex<Found>,
     notes: Notes,
+    given_up: GivenUp,
     space: Mutex<Space>,
     /// Whether a look at the space is asked for and not done.
     looking: AtomicBool,
@@ -124,6 +126,7 @@ impl Pool {
             "",
             "volumes",
             "elsewhere",
+            "given-up",
             "images",
             "images/attempts",
             "secrets",
@@ -140,6 +143,7 @@ impl Pool {
             uuid,
             media,
             notes: Notes::open(root.join("elsewhere"))?,
+            given_up: GivenUp::open(root.join("given-up"))?,
             mount: mount_id(&root)?,
             root,
             ledger: Mutex::new(ledger),
@@ -183,6 +187,10 @@ impl Pool {
 
     pub fn notes(&self) -> &Notes {
         &self.notes
+    }
+
+    pub fn given_up(&self) -> &GivenUp {
+        &self.given_up
     }
 
     /// What of images was here when the pool came, for whoever takes it over.
@@ -359,6 +367,7 @@ fn make_folders(root: &Path) -> io::Result<()> {
     for (folder, mode) in [
         ("volumes", 0o700),
         ("elsewhere", 0o700),
+        ("given-up", 0o700),
         ("images", 0o711),
         ("images/attempts", 0o700),
         ("images/fetch", 0o700),

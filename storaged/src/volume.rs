@@ -60,13 +60,21 @@ pub struct Volumes {
     found: Mutex<Found>,
 }
 
+/// A volume that is about to be made.
+#[derive(Debug)]
+struct Intended {
+    spec: VolumeSpec,
+    version: Version,
+    /// By how many calls.
+    calls: usize,
+}
+
 #[derive(Debug, Default)]
 struct Found {
     known: BTreeMap<VolumeKey, Known>,
     /// By the names of their files, see [`file_name`].
     unreadable: BTreeMap<String, Unreadable>,
-    /// About to be made, by how many calls.
-    intended: BTreeMap<VolumeKey, usize>,
+    intended: BTreeMap<VolumeKey, Intended>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -196,16 +204,32 @@ impl Volumes {
     }
 
     /// The volume is about to be made, and may be said to be here.
-    pub fn intend(&self, key: &VolumeKey) {
-        *self.found().intended.entry(key.clone()).or_default() += 1;
+    pub fn intend(&self, key: &VolumeKey, spec: &VolumeSpec, version: Version) {
+        let mut found = self.found();
+        let first = || Intended {
+            spec: spec.clone(),
+            version,
+            calls: 0,
+        };
+        let intended = found.intended.entry(key.clone());
+        intended.or_insert_with(first).calls += 1;
+    }
+
+    /// What others may note of a volume that is here or about to be made.
+    pub fn about(&self, key: &VolumeKey) -> Option<(VolumeSpec, Version)> {
+        let found = self.found();
+        let known = found.known.get(key).map(|known| &known.record);
+        let known = known.map(|record| (record.spec.clone(), record.version));
+        let intended = || found.intended.get(key);
+        known.or_else(|| intended().map(|made| (made.spec.clone(), made.version)))
     }
 
     /// Ends what [`Volumes::intend`] began.
     pub fn made_or_not(&self, key: &VolumeKey) {
-        if let Entry::Occupied(mut calls) = self.found().intended.entry(key.clone()) {
-            *calls.get_mut() -= 1;
-            if *calls.get() == 0 {
-                calls.remove();
+        if let Entry::Occupied(mut intended) = self.found().intended.entry(key.clone()) {
+            intended.get_mut().calls -= 1;
+            if intended.get().calls == 0 {
+                intended.remove();
             }
         }
     }

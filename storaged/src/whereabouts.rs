@@ -17,20 +17,24 @@ use std::{
     time::Instant,
 };
 
-use loam_node_api::storage::VolumeKey;
+use loam_deployment::Version;
+use loam_node_api::storage::{VolumeKey, VolumeSpec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{durable, pool::Pool, volume, worker};
+use crate::{durable, given_up, pool::Pool, volume, worker};
 
 /// So many notes are written before others have their turn at the disk.
 const AT_ONCE: usize = 16;
 
-/// What `elsewhere/<name>.json` says.
-#[derive(Serialize, Deserialize)]
-struct Note {
-    key: VolumeKey,
-    pool: Uuid,
+/// What `elsewhere/<name>.json` says: enough to list the volume when its disk is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    pub key: VolumeKey,
+    pub pool: Uuid,
+    pub spec: VolumeSpec,
+    /// The newest deployment that named it.
+    pub version: Version,
 }
 
 /// The notes on one pool.
@@ -42,7 +46,7 @@ pub struct Notes {
 
 #[derive(Debug, Default)]
 struct Noted {
-    homes: BTreeMap<VolumeKey, Uuid>,
+    notes: BTreeMap<VolumeKey, Note>,
     /// File names of notes that say nothing any more: of these volumes nothing is known.
     unreadable: BTreeSet<String>,
     /// What is still to be put right.
@@ -55,6 +59,8 @@ struct Owed {
     /// Where the volume may be. Still looked at when one of their disks is gone by then: that is what
     /// the note is for.
     among: Arc<[Arc<Pool>]>,
+    /// What another pool has noted of it, if none of these has it: its disk is missing.
+    missing: Option<Note>,
     /// Whether a failure was logged.
     told: bool,
 }
@@ -66,7 +72,7 @@ impl Notes {
             let entry = entry?;
             match read(&entry.path()) {
                 Ok(note) => {
-                    noted.homes.insert(note.key, note.pool);
+                    noted.notes.insert(note.key.clone(), note);
                 }
                 Err(error) => {
                     let name = entry.file_name().to_string_lossy().into_owned();
@@ -82,7 +88,7 @@ impl Notes {
     }
 
     /// Where the volume is, if it is noted.
-    fn home(&self, key: &VolumeKey) -> io::Result<Option<Uuid>> {
+    fn get(&self, key: &VolumeKey) -> io::Result<Option<Note>> {
         let noted = self.lock();
         if noted.unreadable.contains(&file_name(key)) {
             return Err(io::Error::new(
@@ -90,32 +96,34 @@ impl Notes {
                 "the note of where it is cannot be read",
             ));
         }
-        Ok(noted.homes.get(key).copied())
+        Ok(noted.notes.get(key).cloned())
     }
 
-    fn write(&self, key: &VolumeKey, home: Uuid) -> io::Result<()> {
-        if self.home(key).is_ok_and(|noted| noted == Some(home)) {
+    fn says(&self, note: &Note) -> bool {
+        let noted = self.get(&note.key);
+        noted.is_ok_and(|noted| noted.as_ref() == Some(note))
+    }
+
+    fn write(&self, note: Note) -> io::Result<()> {
+        if self.says(&note) {
             return Ok(());
         }
-        let json = serde_json::to_vec(&Note {
-            key: key.clone(),
-            pool: home,
-        })?;
-        durable::write(&self.folder.join(file_name(key)), &json)?;
+        let name = file_name(&note.key);
+        durable::write(&self.folder.join(&name), &serde_json::to_vec(&note)?)?;
         let mut noted = self.lock();
-        noted.unreadable.remove(&file_name(key));
-        noted.homes.insert(key.clone(), home);
+        noted.unreadable.remove(&name);
+        noted.notes.insert(note.key.clone(), note);
         Ok(())
     }
 
     fn remove(&self, key: &VolumeKey) -> io::Result<()> {
-        if self.home(key).is_ok_and(|home| home.is_none()) {
+        if self.get(key).is_ok_and(|note| note.is_none()) {
             return Ok(());
         }
         durable::remove(&self.folder.join(file_name(key)))?;
         let mut noted = self.lock();
         noted.unreadable.remove(&file_name(key));
-        noted.homes.remove(key);
+        noted.notes.remove(key);
         Ok(())
     }
 
@@ -126,14 +134,22 @@ impl Notes {
             if let Ok(note) = read(&self.folder.join(&name)) {
                 let mut noted = self.lock();
                 noted.unreadable.remove(&name);
-                noted.homes.insert(note.key, note.pool);
+                noted.notes.insert(note.key.clone(), note);
             }
         }
     }
 
+    fn all(&self) -> Vec<Note> {
+        self.lock().notes.values().cloned().collect()
+    }
+
     /// Has the note of a volume put right later, by a look at where among these pools it is then.
     fn owe(&self, key: &VolumeKey, among: Arc<[Arc<Pool>]>) {
-        let owed = Owed { among, told: false };
+        let owed = Owed {
+            among,
+            missing: None,
+            told: false,
+        };
         self.lock().owed.insert(key.clone(), owed);
     }
 
@@ -154,26 +170,36 @@ impl Notes {
     }
 }
 
-/// Puts the notes on every pool right: the volumes of the others, and none that is gone.
+/// Puts the notes on every pool right: the volumes of the others and of disks that are missing, and
+/// none that is gone. Removes what was given up and is there again.
 pub fn share(pools: &[Arc<Pool>]) {
+    given_up::bury(pools);
+    // With what is noted of it, if its disk is missing.
+    let mut keys = BTreeMap::<VolumeKey, Option<Note>>::new();
+    for note in pools.iter().flat_map(|pool| pool.notes().all()) {
+        let missing = keys.entry(note.key.clone()).or_default();
+        let newest = missing.as_ref().is_none_or(|m| m.version < note.version);
+        if newest && is_away(pools, &note) {
+            *missing = Some(note);
+        }
+    }
+    for key in pools.iter().flat_map(|pool| pool.volumes().keys()) {
+        keys.entry(key).or_default();
+    }
     for at in pools {
         let others = others(pools, at);
-        let theirs = others.iter().flat_map(|home| home.volumes().keys());
-        let mut noted = at.notes().lock();
-        let homes = noted.homes.iter();
-        let doubtful = homes.filter(|(key, home)| {
-            let gone = |pool: &Arc<Pool>| pool.uuid() == **home && !pool.volumes().may_have(key);
-            pools.iter().any(gone)
-        });
-        let doubtful: Vec<_> = doubtful.map(|(key, _)| key.clone()).collect();
-        for key in theirs.chain(doubtful) {
+        for (key, missing) in &keys {
             // What is owed already may know of a disk that is gone since.
-            noted.owed.entry(key).or_insert_with(|| Owed {
-                among: others.clone(),
-                told: false,
-            });
+            at.notes()
+                .lock()
+                .owed
+                .entry(key.clone())
+                .or_insert_with(|| Owed {
+                    among: others.clone(),
+                    missing: missing.clone(),
+                    told: false,
+                });
         }
-        drop(noted);
         let pool = at.clone();
         // If it does not answer now, it is owed.
         at.post(move || pay(&pool));
@@ -185,9 +211,7 @@ pub fn note(pools: &[Arc<Pool>], key: &VolumeKey, home: &Arc<Pool>) -> Noting {
     let (answer, answers) = mpsc::channel();
     for at in pools.iter().filter(|pool| pool.uuid() != home.uuid()) {
         let notes = at.notes();
-        let noted = notes
-            .home(key)
-            .is_ok_and(|noted| noted == Some(home.uuid()));
+        let noted = note_of(home, key).is_some_and(|note| notes.says(&note));
         if noted && notes.owed(key).is_none() {
             // Nobody waits any more if another was faster.
             let _ = answer.send(Ok(()));
@@ -271,7 +295,7 @@ fn pay_one(at: &Pool, key: &VolumeKey) -> io::Result<()> {
     let Some(owed) = at.notes().owed(key) else {
         return Ok(());
     };
-    let result = put_right(at, key, &owed.among);
+    let result = put_right(at, key, &owed);
     match &result {
         Ok(()) => at.notes().is_paid(key, &owed),
         Err(error) if !owed.told => {
@@ -285,13 +309,30 @@ fn pay_one(at: &Pool, key: &VolumeKey) -> io::Result<()> {
     result
 }
 
-fn put_right(at: &Pool, key: &VolumeKey, others: &[Arc<Pool>]) -> io::Result<()> {
+fn put_right(at: &Pool, key: &VolumeKey, owed: &Owed) -> io::Result<()> {
     // Looked at here and now: it may have been deleted or made anew since this was asked for.
-    match others.iter().find(|pool| pool.volumes().may_have(key)) {
-        Some(home) => at.notes().write(key, home.uuid()),
-        None if at.volumes().may_have(key) => Ok(()),
-        None => at.notes().remove(key),
+    let home = owed.among.iter().find(|pool| pool.volumes().may_have(key));
+    match (home, &owed.missing) {
+        // Of one whose record cannot be read, what is noted stays.
+        (Some(home), _) => note_of(home, key).map_or(Ok(()), |note| at.notes().write(note)),
+        (None, _) if at.volumes().may_have(key) => Ok(()),
+        (None, Some(missing)) => match at.notes().get(key) {
+            Ok(Some(noted)) if noted.version >= missing.version => Ok(()),
+            _ => at.notes().write(missing.clone()),
+        },
+        (None, None) => at.notes().remove(key),
     }
+}
+
+/// What the other pools note of a volume that is there, or about to be.
+fn note_of(home: &Pool, key: &VolumeKey) -> Option<Note> {
+    let (spec, version) = home.volumes().about(key)?;
+    Some(Note {
+        key: key.clone(),
+        pool: home.uuid(),
+        spec,
+        version,
+    })
 }
 
 fn others(pools: &[Arc<Pool>], at: &Pool) -> Arc<[Arc<Pool>]> {
@@ -299,16 +340,31 @@ fn others(pools: &[Arc<Pool>], at: &Pool) -> Arc<[Arc<Pool>]> {
     others.cloned().collect()
 }
 
-/// The pool that has the volume and is not among `pools`.
-pub fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Uuid>> {
+/// The volume's note, if it is on a pool that is not among `pools` and was not given up.
+pub fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Note>> {
     for pool in pools {
-        if let Some(home) = pool.notes().home(key)?
-            && pools.iter().all(|pool| pool.uuid() != home)
-        {
-            return Ok(Some(home));
-        }
+        pool.notes().get(key)?;
     }
-    Ok(None)
+    let notes = away(pools, key).into_iter();
+    Ok(notes.max_by_key(|note| note.version))
+}
+
+/// All that is noted of the volume on pools that are not among `pools`.
+pub fn away(pools: &[Arc<Pool>], key: &VolumeKey) -> Vec<Note> {
+    let notes = pools.iter().filter_map(|pool| pool.notes().get(key).ok()?);
+    notes.filter(|note| is_away(pools, note)).collect()
+}
+
+/// The volumes of pools that are not among `pools`.
+pub fn all_away(pools: &[Arc<Pool>]) -> BTreeSet<VolumeKey> {
+    let notes = pools.iter().flat_map(|pool| pool.notes().all());
+    let notes = notes.filter(|note| is_away(pools, note));
+    notes.map(|note| note.key).collect()
+}
+
+fn is_away(pools: &[Arc<Pool>], note: &Note) -> bool {
+    pools.iter().all(|pool| pool.uuid() != note.pool)
+        && given_up::reason(pools, &note.key, note.pool, note.version).is_none()
 }
 
 fn read(path: &Path) -> io::Result<Note> {

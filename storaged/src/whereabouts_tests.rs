@@ -7,6 +7,10 @@ use loam_node_api::storage::VolumeSpec;
 use super::*;
 use crate::pool::testing::{self, settle};
 
+fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Uuid>> {
+    Ok(super::missing(pools, key)?.map(|note| note.pool))
+}
+
 fn make(pool: &Pool, key: &VolumeKey) {
     let spec = VolumeSpec {
         size: Bytes::mib(1),
@@ -141,6 +145,12 @@ fn a_note_that_cannot_be_read_is_not_taken_for_none() {
     let note = Note {
         key: key.clone(),
         pool: home,
+        spec: VolumeSpec {
+            size: Bytes::mib(1),
+            media: Media::Any,
+            filesystem: Filesystem::Raw,
+        },
+        version: Version(1),
     };
     fs::write(&path, serde_json::to_vec(&note).unwrap()).unwrap();
     again[0].refresh();
