@@ -35,7 +35,8 @@ pub trait Storage {
         spec: VolumeSpec,
         version: Version,
     ) -> Result<Volume, StorageError>;
-    /// In the order of their keys, from the first one behind `after` on.
+    /// In the order of their keys, from the first one behind `after` on. Also those that cannot be
+    /// used now: they can be deleted.
     async fn volumes(after: Option<VolumeKey>) -> Page<Volume>;
     /// Removes the volume and its data. Absent is success. A volume is never removed because
     /// nothing names it: the caller says what allows it, and what the record of the volume
@@ -111,8 +112,9 @@ pub struct VolumeSpec {
 pub struct Volume {
     pub key: VolumeKey,
     pub spec: VolumeSpec,
-    /// The file to hand to a machine as its disk.
-    pub path: PathBuf,
+    /// The file to hand to a machine as its disk. None while it cannot be used;
+    /// [`Storage::volume_ensure`] says why.
+    pub path: Option<PathBuf>,
     /// Space that its data takes now.
     pub used: Bytes,
     /// The newest deployment that named it.

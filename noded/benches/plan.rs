@@ -109,7 +109,7 @@ fn done(plan: &Plan) -> Actual {
                 let volume = ActualVolume {
                     key: key.clone(),
                     spec,
-                    path: "/v".into(),
+                    path: Some("/v".into()),
                     used: Bytes(0),
                     version,
                 };

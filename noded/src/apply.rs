@@ -81,7 +81,8 @@ pub fn spec(
             .volumes
             .get(key)
             .ok_or_else(|| format!("{key} is not there"))?;
-        Ok::<_, String>(volume.path.clone())
+        let path = volume.path.clone();
+        path.ok_or_else(|| format!("{key} cannot be used now"))
     };
     let mut disks = vec![
         MachineDisk {

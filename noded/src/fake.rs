@@ -250,7 +250,7 @@ impl Storage for FakeNode {
             return Err(StorageError::NoPool);
         }
         let volume = state.volumes.entry(key.clone()).or_insert_with(|| Volume {
-            path: format!("/pool/{key}").into(),
+            path: Some(format!("/pool/{key}").into()),
             key,
             spec: spec.clone(),
             used: Bytes(0),
@@ -486,7 +486,11 @@ impl Machines for FakeNode {
             return Err(MachineError::Runs(id));
         }
         let has_disk = |path: &Path| {
-            path == Path::new("/pool/image") || state.volumes.values().any(|v| v.path == path)
+            path == Path::new("/pool/image")
+                || state
+                    .volumes
+                    .values()
+                    .any(|v| v.path.as_deref() == Some(path))
         };
         let has_tap = |tap: &str| state.interfaces.values().any(|i| i.tap == tap);
         let complete = state.disk

@@ -115,7 +115,7 @@ pub fn volume_there(key: &VolumeKey, spec: VolumeSpec, version: Version) -> Volu
     VolumeThere {
         key: key.clone(),
         spec,
-        path: "/v".into(),
+        path: Some("/v".into()),
         used: Bytes(0),
         version,
     }

@@ -78,7 +78,8 @@ impl Findings<'_> {
         for name in workloads.volumes.keys() {
             let key = VolumeKey::Data(id(name));
             let there = self.actual.volumes.get(&key);
-            let mut report = self.simple(Resource::Volume(key), there.is_some());
+            let usable = there.is_some_and(|volume| volume.path.is_some());
+            let mut report = self.simple(Resource::Volume(key), usable);
             report.used = there.map(|volume| volume.used);
             reports.insert(name.clone(), report);
         }

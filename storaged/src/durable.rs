@@ -7,11 +7,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 /// Begins the name of every file that is not finished; whoever opens the folder removes them.
 pub const UNFINISHED: &str = ".unfinished-";
 
 /// Replaces `path` with `bytes`, readable by root alone. Durable when it returns.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    rename(&write_unfinished(path, bytes)?, path)
+}
+
+/// As [`write()`], but an error when anything is at `path` already.
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = write_unfinished(path, bytes)?;
+    rename_new(&unfinished, path).inspect_err(|_| {
+        // The next opening of the folder would do it too.
+        let _ = fs::remove_file(&unfinished);
+    })
+}
+
+fn write_unfinished(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let unfinished = unfinished(path)?;
     let mut file = OpenOptions::new()
         .write(true)
@@ -21,12 +36,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&unfinished)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    rename(&unfinished, path)
+    Ok(unfinished)
 }
 
 /// Renames a file whose contents are already synced. Durable when it returns.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
+    sync_folder_of(to)
+}
+
+/// As [`rename`], but an error when anything is at `to` already, whatever was believed to be there.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
     sync_folder_of(to)
 }
 
@@ -81,6 +102,15 @@ mod tests {
         write(&path, b"first").unwrap();
         write(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
+
+        let error = write_new(&path, b"third").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let new = folder.path().join("b");
+        write_new(&new, b"first").unwrap();
+        assert_eq!(fs::read(&new).unwrap(), b"first");
+        remove(&new).unwrap();
 
         fs::write(unfinished(&path).unwrap(), b"thi").unwrap();
         remove_unfinished(folder.path()).unwrap();

@@ -25,6 +25,7 @@ pub mod disk;
 pub mod duplicate;
 pub mod durable;
 pub mod format;
+pub mod given_up;
 pub mod header;
 pub mod image;
 pub mod inventory;

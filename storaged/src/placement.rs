@@ -16,7 +16,7 @@ use loam_node_api::{
 };
 use uuid::Uuid;
 
-use crate::{pool::Pool, whereabouts};
+use crate::{given_up, pool::Pool, whereabouts};
 
 /// A sector of a virtio disk: a volume is a whole number of them.
 const SECTOR: u64 = 512;
@@ -39,6 +39,8 @@ struct Making {
 struct Claim {
     placement: Placement,
     key: VolumeKey,
+    /// Where it is to be made, and the pools that are told of it, if it is not there yet.
+    new: Option<(Arc<Pool>, Vec<Arc<Pool>>)>,
 }
 
 impl Placement {
@@ -65,30 +67,52 @@ impl Placement {
                 spec.size
             )));
         }
-        let (pool, claim) = self.choose(pools, key, spec)?;
-        let (at, key, spec, others) = (pool.clone(), key.clone(), spec.clone(), pools.to_vec());
+        self.check_records(pools, key)?;
+        let (pool, claim) = self.choose(pools, key, spec, version)?;
+        let noting = whereabouts::note(pools, key, &pool);
+        if claim.new.is_some() {
+            // Before it is made: should this disk go missing at once, the others know.
+            noting.wait().map_err(|error| {
+                StorageError::Io(format!("no other pool can note where {key} is: {error}"))
+            })?;
+        }
+        let (at, key, spec) = (pool.clone(), key.clone(), spec.clone());
         let changes = self.changes.clone();
+        let pools = pools.to_vec();
         pool.run(move || {
-            let result = telling(&changes, &at, &key, || ensure_on(&at, &key, &spec, version));
+            let ensure = || ensure_on(&pools, &at, &key, &spec, version);
+            let result = telling(&changes, &at, &key, ensure);
             if result.is_ok() {
-                whereabouts::note(&others, &key, &at);
+                // What they say of it may be another than before.
+                drop(whereabouts::note(&pools, &key, &at));
             }
             drop(claim);
             result
         })?
     }
 
-    /// Removes the volume wherever it is, unless its record contradicts the reason.
+    /// Removes the volume wherever it is, unless its record contradicts the reason. One whose disk is
+    /// missing is given up: as good as removed.
     pub fn delete(
         &self,
         pools: &[Arc<Pool>],
         key: &VolumeKey,
         why: Deletion,
     ) -> Result<(), StorageError> {
+        self.check_records(pools, key)?;
         for pool in pools {
             if let Some(volume) = pool.volumes().get(key) {
-                check_reason(&volume, why)?;
+                check_reason(key, volume.version, why)?;
             }
+        }
+        let away = whereabouts::away(pools, key);
+        for note in &away {
+            check_reason(key, note.version, why)?;
+        }
+        for note in &away {
+            given_up::write(pools, key, note.pool, why)?;
+            tracing::info!(%key, pool = %note.pool, "a volume whose disk is missing is given up");
+            self.changes.note();
         }
         let making = self.lock().get(key).map(|making| making.pool);
         for pool in pools {
@@ -102,16 +126,30 @@ impl Placement {
         Ok(())
     }
 
+    /// A volume whose record cannot be read is somebody's all the same: on no pool is it made anew, or
+    /// deleted, as long as one says nothing of it.
+    fn check_records(&self, pools: &[Arc<Pool>], key: &VolumeKey) -> Result<(), StorageError> {
+        for pool in pools {
+            if pool.volumes().unreadable(key).is_some() {
+                let (at, key, changes) = (pool.clone(), key.clone(), self.changes.clone());
+                pool.run(move || telling(&changes, &at, &key, || read_again(&at, &key)))??;
+            }
+        }
+        Ok(())
+    }
+
     /// The pool that has the volume, is making it, or is to make it.
     fn choose(
         &self,
         pools: &[Arc<Pool>],
         key: &VolumeKey,
         spec: &VolumeSpec,
+        version: Version,
     ) -> Result<(Arc<Pool>, Claim), StorageError> {
         let mut making = self.lock();
-        let chosen = match home(pools, key) {
-            Some((pool, _)) => pool.clone(),
+        let there = home(pools, key)?;
+        let chosen = match there {
+            Some(pool) => pool.clone(),
             None => {
                 let begun = making.get(key).map(|making| making.pool);
                 let begun = pools.iter().find(|pool| Some(pool.uuid()) == begun);
@@ -126,9 +164,14 @@ impl Placement {
             .entry(key.clone())
             .and_modify(|making| making.calls += 1)
             .or_insert(Making { pool, calls: 1 });
+        let new = there.is_none();
         let claim = Claim {
             placement: self.clone(),
             key: key.clone(),
+            new: new.then(|| {
+                chosen.volumes().intend(key, spec, version);
+                (chosen.clone(), pools.to_vec())
+            }),
         };
         Ok((chosen, claim))
     }
@@ -147,41 +190,101 @@ impl Drop for Claim {
                 entry.remove();
             }
         }
+        drop(making);
+        if let Some((pool, pools)) = self.new.take() {
+            pool.volumes().made_or_not(&self.key);
+            if !pool.volumes().has(&self.key) {
+                whereabouts::forget(&pools, &self.key);
+            }
+        }
     }
 }
 
 /// Every volume of every pool, in the order of their keys.
 pub fn list(pools: &[Arc<Pool>]) -> Vec<Volume> {
-    let mut volumes: Vec<Volume> = pools
-        .iter()
-        .flat_map(|pool| {
-            pool.volumes()
-                .list()
-                .into_iter()
-                .map(move |volume| (pool, volume))
-        })
-        .filter(|(pool, volume)| {
-            home(pools, &volume.key).is_some_and(|(home, _)| home.uuid() == pool.uuid())
-        })
-        .map(|(_, volume)| volume)
-        .collect();
-    volumes.sort_by(|a, b| a.key.cmp(&b.key));
-    volumes
+    let mut keys = whereabouts::all_away(pools);
+    keys.extend(pools.iter().flat_map(|pool| pool.volumes().keys()));
+    keys.iter().filter_map(|key| find(pools, key)).collect()
 }
 
 /// The volume as [`list`] shows it.
 pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
-    home(pools, key).map(|(_, volume)| volume)
+    let copies = copies(pools, key).map(|(_, volume)| volume);
+    let there = copies.reduce(|one, other| Volume {
+        path: None,
+        used: Bytes(one.used.get() + other.used.get()),
+        version: one.version.max(other.version),
+        ..one
+    });
+    let missing = || {
+        if pools
+            .iter()
+            .any(|pool| pool.volumes().unreadable(key).is_some())
+        {
+            return None;
+        }
+        let note = whereabouts::missing(pools, key).ok()??;
+        Some(Volume {
+            key: note.key,
+            spec: note.spec,
+            path: None,
+            used: Bytes(0),
+            version: note.version,
+        })
+    };
+    there.or_else(missing)
 }
 
-/// Where the volume is. Should a disk that was away have come back after its volume was made anew
-/// elsewhere, the one that was there first is the tenant's data.
-fn home<'a>(pools: &'a [Arc<Pool>], key: &VolumeKey) -> Option<(&'a Arc<Pool>, Volume)> {
-    pools
+/// The pools that have the volume, but for what was given up before its disk came back.
+fn copies<'a>(
+    pools: &'a [Arc<Pool>],
+    key: &VolumeKey,
+) -> impl Iterator<Item = (&'a Arc<Pool>, Volume)> {
+    let copies = pools
         .iter()
-        .filter_map(|pool| Some((pool.volumes().created(key)?, pool)))
-        .min_by_key(|(created, pool)| (*created, pool.uuid()))
-        .and_then(|(_, pool)| Some((pool, pool.volumes().get(key)?)))
+        .filter_map(|pool| Some((pool, pool.volumes().get(key)?)));
+    copies.filter(|(pool, volume)| {
+        given_up::reason(pools, key, pool.uuid(), volume.version).is_none()
+    })
+}
+
+/// The pool that has the volume.
+///
+/// Two can only have one each if it was made anew while the disk of one was away and no other pool had
+/// a note of it. Which of them its owner misses more nobody here can know, no clock and no version says
+/// it. So neither is used, and neither is hidden or lost.
+fn home<'a>(
+    pools: &'a [Arc<Pool>],
+    key: &VolumeKey,
+) -> Result<Option<&'a Arc<Pool>>, StorageError> {
+    let copies: Vec<_> = copies(pools, key).collect();
+    if let [] | [_] = copies[..] {
+        return Ok(copies.first().map(|(pool, _)| *pool));
+    }
+    let told = copies
+        .iter()
+        .map(|(pool, volume)| format!("{} (version {})", pool.uuid(), volume.version));
+    let told: Vec<_> = told.collect();
+    Err(StorageError::Io(format!(
+        "{key} is there more than once, as it was made anew while a disk was away: on the pools {}; \
+         none is used, so that none is lost. Detach all of these disks but one, or have them all \
+         deleted by {}",
+        told.join(", "),
+        left_out(key)
+    )))
+}
+
+/// What an owner can do to give a volume up.
+fn left_out(key: &VolumeKey) -> String {
+    match key {
+        VolumeKey::Data(_) => "a version of the deployment that leaves the volume out".to_owned(),
+        VolumeKey::Root { machine, .. } => {
+            format!(
+                "a version of the deployment that leaves out the machine {}",
+                machine.name
+            )
+        }
+    }
 }
 
 /// Where a new volume is made.
@@ -193,10 +296,12 @@ fn roomiest<'a>(
     if pools.is_empty() {
         return Err(StorageError::NoPool);
     }
-    if let Some(pool) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
+    if let Some(note) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
         return Err(StorageError::Io(format!(
-            "{key} is on pool {pool}, whose disk is missing; attach the disk, or delete the volume \
-             to have a new, empty one"
+            "{key} is on pool {}, whose disk is missing; attach the disk, or give up what is on it \
+             by {}: a later version that names it has a new, empty one",
+            note.pool,
+            left_out(key)
         )));
     }
     let fits: Vec<_> = pools
@@ -216,13 +321,15 @@ fn roomiest<'a>(
     }
 }
 
-fn check_reason(volume: &Volume, why: Deletion) -> Result<(), StorageError> {
+fn check_reason(key: &VolumeKey, named: Version, why: Deletion) -> Result<(), StorageError> {
     match why {
-        Deletion::Unnamed { by } if by <= volume.version => Err(StorageError::StillNamed {
-            key: volume.key.clone(),
-            named: volume.version,
-            by,
-        }),
+        Deletion::Unnamed { by } if !given_up::allows(why, named) => {
+            Err(StorageError::StillNamed {
+                key: key.clone(),
+                named,
+                by,
+            })
+        }
         Deletion::Unnamed { .. } | Deletion::Cancelled => Ok(()),
     }
 }
@@ -243,12 +350,27 @@ fn telling<T>(changes: &Changes, pool: &Pool, key: &VolumeKey, act: impl FnOnce(
 }
 
 /// On the pool's own thread.
-fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
+fn read_again(pool: &Pool, key: &VolumeKey) -> Result<(), StorageError> {
+    let volumes = pool.volumes();
+    let guessed = volumes.promised();
+    volumes.read_again(key).map_err(|error| {
+        StorageError::Io(format!("{key} is on pool {}, but {error}", pool.uuid()))
+    })?;
+    pool.with_ledger(|ledger| {
+        ledger.release_volume(guessed);
+        ledger.record_volume(volumes.promised());
+    });
+    tracing::info!(%key, pool = %pool.uuid(), "a volume's record can be read again");
+    Ok(())
+}
+
+/// On the pool's own thread.
+pub fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
     // It may have been made or named since it was looked for.
     let Some(volume) = pool.volumes().get(key) else {
         return Ok(());
     };
-    check_reason(&volume, why)?;
+    check_reason(key, volume.version, why)?;
     pool.volumes()
         .delete(key)
         .map_err(|error| failed(key, &error))?;
@@ -259,11 +381,18 @@ fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageE
 
 /// On the pool's own thread.
 fn ensure_on(
+    pools: &[Arc<Pool>],
     pool: &Pool,
     key: &VolumeKey,
     spec: &VolumeSpec,
     version: Version,
 ) -> Result<Volume, StorageError> {
+    if let Some(old) = pool.volumes().get(key)
+        && let Some(why) = given_up::reason(pools, key, pool.uuid(), old.version)
+    {
+        // Its disk has just come back.
+        delete_on(pool, key, why)?;
+    }
     match pool.volumes().get(key) {
         Some(has) => change(pool, &has, spec, version),
         None => create(pool, key, spec, version),
@@ -305,7 +434,8 @@ fn change(
             "{key} was deleted, but its data could not be removed yet"
         )));
     }
-    if !pool.volumes().has_data(key) {
+    let has_data = pool.volumes().has_data(key);
+    if !has_data.map_err(|error| failed(key, &error))? {
         return Err(StorageError::Io(format!(
             "the data of {key} is gone from pool {}; delete the volume to have a new one",
             pool.uuid()

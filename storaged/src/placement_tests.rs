@@ -24,6 +24,10 @@ fn spec(size: Bytes, media: Media) -> VolumeSpec {
     }
 }
 
+fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> std::io::Result<Option<Uuid>> {
+    Ok(whereabouts::missing(pools, key)?.map(|note| note.pool))
+}
+
 struct Pools {
     _folders: Vec<tempfile::TempDir>,
     pools: Vec<Arc<Pool>>,
@@ -43,14 +47,15 @@ fn pools(media: &[Media]) -> Pools {
 fn goes_where_the_media_is_and_stays_there() {
     let Pools { pools, .. } = &pools(&[Media::Hdd, Media::Ssd]);
     let made = ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Ssd)).unwrap();
-    assert!(made.path.starts_with(pools[1].root()));
+    let path = made.path.clone().unwrap();
+    assert!(path.starts_with(pools[1].root()));
     // The same again, and without a wish, is the same volume.
     assert_eq!(
         ensure(pools, &key("a"), &spec(Bytes::mib(1), Media::Ssd)).unwrap(),
         made
     );
     let any = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Any)).unwrap();
-    assert_eq!(any.path, made.path);
+    assert_eq!(any.path, Some(path));
     assert_eq!(list(pools), [any]);
 
     let error = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Hdd)).unwrap_err();
@@ -108,31 +113,33 @@ fn promises_are_kept_over_a_restart() {
 }
 
 #[test]
-fn of_two_volumes_of_one_key_the_older_counts_and_both_are_deleted() {
+fn of_two_volumes_of_one_key_neither_is_used_hidden_or_lost() {
     let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
-    let older = pools[0]
-        .volumes()
-        .create(&key("a"), &spec(Bytes::mib(1), Media::Any), Version(1))
-        .unwrap();
-    let record = older.path.with_extension("json");
-    let text = std::fs::read_to_string(&record).unwrap();
-    let start = text.find("\"created\":").unwrap();
-    std::fs::write(
-        &record,
-        format!("{}\"created\":1,\"version\":1}}", &text[..start]),
-    )
-    .unwrap();
-    let reopened = Pool::open(pools[0].root().to_owned(), pools[0].uuid(), Media::Ssd).unwrap();
-    pools[1]
-        .volumes()
-        .create(&key("a"), &spec(Bytes::mib(1), Media::Any), Version(1))
-        .unwrap();
+    let wish = spec(Bytes::mib(1), Media::Any);
+    for (pool, version) in pools.iter().zip([3, 5]) {
+        let volumes = pool.volumes();
+        volumes.create(&key("a"), &wish, Version(version)).unwrap();
+    }
+    let error = Placement::default().ensure(pools, &key("a"), &wish, Version(6));
+    let error = error.unwrap_err().to_string();
+    for part in pools.iter().map(|pool| pool.uuid().to_string()) {
+        assert!(error.contains(&part), "{error}");
+    }
+    let listed = list(pools);
+    assert_eq!(listed.len(), 1);
+    assert_eq!((&listed[0].path, listed[0].version), (&None, Version(5)));
 
-    let both = [pools[1].clone(), Arc::new(reopened)];
-    assert_eq!(list(&both).len(), 1);
-    assert!(list(&both)[0].path.starts_with(pools[0].root()));
-    delete(&both, &key("a")).unwrap();
-    assert!(list(&both).is_empty());
+    // Either may be kept by the other's going, and both deleted.
+    for pool in pools {
+        let alone = std::slice::from_ref(pool);
+        let kept = Placement::default().ensure(alone, &key("a"), &wish, Version(1));
+        assert!(kept.unwrap().path.unwrap().starts_with(pool.root()));
+    }
+    delete(pools, &key("a")).unwrap();
+    assert!(list(pools).is_empty());
+    for pool in pools {
+        assert_eq!(pool.volumes().list(), []);
+    }
 }
 
 #[test]
@@ -148,10 +155,178 @@ fn a_volume_whose_disk_is_missing_is_not_made_anew() {
         assert!(error.to_string().contains("disk is missing"), "{error}");
     }
     ensure(pools, &key("a"), &wish).unwrap();
-    // Whoever gives the data up may have a new one.
-    delete(&pools[1..], &key("a")).unwrap();
+}
+
+#[test]
+fn a_volume_whose_disk_is_missing_is_listed_and_can_be_given_up() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd, Media::Hdd]);
+    let changes = Changes::new();
+    let placement = Placement::new(changes.clone());
+    let wish = |mib| spec(Bytes::mib(mib), Media::Any);
+    let unnamed = |by| Deletion::Unnamed { by: Version(by) };
+    let ensure = |pools: &[Arc<Pool>], version| {
+        placement.ensure(pools, &key("a"), &wish(2), Version(version))
+    };
+    let first = spec(Bytes::mib(1), Media::Ssd);
+    let old = placement.ensure(&pools[..2], &key("a"), &first, Version(1));
+    let old = old.unwrap().path.unwrap();
+    ensure(&pools[..2], 3).unwrap();
     settle(pools);
-    ensure(&pools[1..], &key("a"), &spec(Bytes::mib(1), Media::Any)).unwrap();
+    // The third hears of it though its disk is missing.
+    let rest = &pools[1..];
+    whereabouts::share(rest);
+    settle(rest);
+    for rest in [rest, &pools[1..2], &pools[2..]] {
+        let missing = Volume {
+            key: key("a"),
+            spec: wish(2),
+            path: None,
+            used: Bytes(0),
+            version: Version(3),
+        };
+        assert_eq!(list(rest), [missing]);
+    }
+
+    // By a newer version alone.
+    let refused = placement.delete(rest, &key("a"), unnamed(3));
+    assert!(matches!(refused, Err(StorageError::StillNamed { named, .. }) if named == Version(3)));
+    ensure(rest, 4).unwrap_err();
+    let before = changes.now();
+    placement.delete(rest, &key("a"), unnamed(4)).unwrap();
+    assert_ne!(changes.now(), before);
+    assert_eq!(list(rest), []);
+    let new = ensure(rest, 5).unwrap();
+    settle(rest);
+
+    // The disk comes back: the new one stays, the old one goes, over a restart too.
+    let [old_home, one, two] = [0, 1, 2].map(|n: usize| {
+        let (root, media) = (pools[n].root().to_owned(), pools[n].media());
+        Arc::new(Pool::open(root, pools[n].uuid(), media).unwrap())
+    });
+    let all = [old_home, one, two];
+    assert_eq!(list(&all), std::slice::from_ref(&new));
+    assert_eq!(ensure(&all, 5).unwrap(), new);
+    assert!(old.exists());
+    whereabouts::share(&all);
+    for _ in 0..3 {
+        settle(&all);
+    }
+    assert!(!old.exists());
+    assert_eq!(all[0].describe().reserved, Bytes(0));
+    assert_eq!(list(&all), std::slice::from_ref(&new));
+    let home = all[1..].iter().find(|pool| pool.volumes().has(&key("a")));
+    assert_eq!(
+        missing(&all[..1], &key("a")).unwrap(),
+        Some(home.unwrap().uuid())
+    );
+    for pool in &all {
+        let left = std::fs::read_dir(pool.root().join("given-up")).unwrap();
+        assert_eq!(left.count(), 0);
+    }
+}
+
+#[test]
+fn a_disk_that_comes_back_before_the_new_volume_is_made_has_none_of_the_old_data_in_it() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let (placement, wish) = (Placement::default(), spec(Bytes::mib(1), Media::Ssd));
+    let old = placement
+        .ensure(pools, &key("a"), &wish, Version(1))
+        .unwrap();
+    settle(pools);
+    std::fs::write(old.path.as_ref().unwrap(), [1; 512]).unwrap();
+    let by = Version(2);
+    placement
+        .delete(&pools[1..], &key("a"), Deletion::Unnamed { by })
+        .unwrap();
+    assert_eq!(list(pools), []);
+    let new = placement
+        .ensure(pools, &key("a"), &wish, Version(3))
+        .unwrap();
+    assert_eq!(new.path, old.path);
+    assert!(
+        std::fs::read(new.path.unwrap())
+            .unwrap()
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+    assert_eq!(pools[0].describe().reserved, Bytes::mib(1));
+}
+
+#[test]
+fn what_was_named_after_it_was_given_up_elsewhere_is_not_deleted() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let (placement, wish) = (Placement::default(), spec(Bytes::mib(1), Media::Ssd));
+    placement
+        .ensure(pools, &key("a"), &wish, Version(1))
+        .unwrap();
+    settle(pools);
+    let by = Version(2);
+    placement
+        .delete(&pools[1..], &key("a"), Deletion::Unnamed { by })
+        .unwrap();
+    // While the pool with the word of it was away.
+    let kept = placement
+        .ensure(&pools[..1], &key("a"), &wish, Version(3))
+        .unwrap();
+    whereabouts::share(pools);
+    for _ in 0..3 {
+        settle(pools);
+    }
+    assert_eq!(list(pools), [kept]);
+    assert_eq!(
+        missing(&pools[1..], &key("a")).unwrap(),
+        Some(pools[0].uuid())
+    );
+}
+
+#[test]
+fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
+    let Pools { pools, .. } = &pools(&[Media::Ssd, Media::Hdd]);
+    let wish = spec(Bytes::mib(2), Media::Any);
+    let made = ensure(pools, &key("a"), &spec(Bytes::mib(2), Media::Ssd)).unwrap();
+    settle(pools);
+    let path = made.path.unwrap();
+    std::fs::write(&path, b"precious").unwrap();
+    let record = path.with_extension("json");
+    let json = std::fs::read(&record).unwrap();
+    std::fs::write(&record, b"{").unwrap();
+    let (root, uuid) = (pools[0].root().to_owned(), pools[0].uuid());
+    let again = Arc::new(Pool::open(root, uuid, Media::Ssd).unwrap());
+    let both = [pools[1].clone(), again.clone()];
+    let changes = Changes::new();
+    let placement = Placement::new(changes.clone());
+    assert_eq!(again.describe().reserved, Bytes(8));
+
+    whereabouts::share(&both);
+    settle(&both);
+    for pools in [&both[1..], &both] {
+        let refused = [
+            placement.ensure(pools, &key("a"), &wish, Version(2)).err(),
+            placement
+                .delete(pools, &key("a"), Deletion::Cancelled)
+                .err(),
+        ];
+        for error in refused.map(|error| error.unwrap().to_string()) {
+            assert!(error.contains("data-7.a.json"), "{error}");
+            assert!(error.contains(&uuid.to_string()), "{error}");
+        }
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    assert_eq!(std::fs::read(&record).unwrap(), b"{");
+    assert_eq!(list(&both), []);
+    // Nor do the other pools forget where it is.
+    settle(&both);
+    assert_eq!(missing(&both[..1], &key("a")).unwrap(), Some(uuid));
+
+    // The disk failed for a while only.
+    std::fs::write(&record, json).unwrap();
+    let before = changes.now();
+    let volume = placement
+        .ensure(&both, &key("a"), &wish, Version(2))
+        .unwrap();
+    assert_ne!(changes.now(), before);
+    assert_eq!(volume.path, Some(path));
+    assert_eq!(again.describe().reserved, Bytes::mib(2));
 }
 
 #[test]
@@ -284,7 +459,7 @@ fn a_pool_that_hangs_holds_up_nobody_else() {
     let made = placement
         .ensure(pools, &key("new"), &wish, Version(1))
         .unwrap();
-    assert!(made.path.starts_with(pools[1].root()));
+    assert!(made.path.unwrap().starts_with(pools[1].root()));
     let grown = spec(Bytes::mib(2), Media::Any);
     placement
         .ensure(pools, &key("on-ssd"), &grown, Version(2))
@@ -300,6 +475,57 @@ fn a_pool_that_hangs_holds_up_nobody_else() {
     }
     // Nothing that was refused was done.
     assert_eq!(find(pools, &key("on-hdd")).unwrap().version, Version(1));
+}
+
+#[test]
+fn a_pool_that_hung_when_a_volume_was_made_knows_later_where_it_is() {
+    let (Pools { pools, _folders }, release) = one_hangs();
+    let wish = spec(Bytes::mib(1), Media::Any);
+    ensure(&pools, &key("new"), &wish).unwrap();
+    drop(release);
+    while !pools[0].answers() {
+        std::thread::yield_now();
+    }
+    pools[0].refresh();
+    let home = || missing(&pools[..1], &key("new")).unwrap();
+    while home().is_none() {
+        std::thread::yield_now();
+    }
+    assert_eq!(home(), Some(pools[1].uuid()));
+}
+
+#[test]
+fn a_new_volume_is_noted_on_another_pool_before_it_is_made() {
+    let Pools { pools, _folders } = &pools(&[Media::Ssd, Media::Hdd, Media::Hdd]);
+    let wish = spec(Bytes::mib(1), Media::Ssd);
+    // Folders in the place of the notes, which nothing replaces.
+    let notes = [1, 2].map(|n: usize| pools[n].root().join("elsewhere/data-7.a.json"));
+    for note in &notes {
+        std::fs::create_dir(note).unwrap();
+    }
+    let error = ensure(pools, &key("a"), &wish).unwrap_err();
+    assert!(
+        error.to_string().contains("note where volume 7.a is"),
+        "{error}"
+    );
+    assert_eq!(list(pools), []);
+    settle(pools);
+
+    // One that has it is enough.
+    std::fs::remove_dir(&notes[1]).unwrap();
+    ensure(pools, &key("a"), &wish).unwrap();
+    let home = missing(&pools[2..], &key("a")).unwrap();
+    assert_eq!(home, Some(pools[0].uuid()));
+
+    // What could not be made is noted nowhere.
+    let ext4 = VolumeSpec {
+        filesystem: Filesystem::Ext4,
+        ..spec(Bytes(1024), Media::Ssd)
+    };
+    ensure(pools, &key("b"), &ext4).unwrap_err();
+    settle(pools);
+    let home = missing(&pools[2..], &key("b")).unwrap();
+    assert_eq!(home, None);
 }
 
 #[test]
@@ -334,6 +560,7 @@ fn a_call_whose_pool_is_still_making_the_volume_waits_for_that_one() {
         Claim {
             placement: placement.clone(),
             key: key("new"),
+            new: None,
         }
     };
     let error = placement
@@ -345,7 +572,7 @@ fn a_call_whose_pool_is_still_making_the_volume_waits_for_that_one() {
     let made = placement
         .ensure(&pools, &key("new"), &wish, Version(1))
         .unwrap();
-    assert!(made.path.starts_with(pools[1].root()));
+    assert!(made.path.unwrap().starts_with(pools[1].root()));
     drop(release);
 }
 

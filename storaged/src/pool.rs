@@ -42,12 +42,13 @@ use uuid::Uuid;
 
 use crate::{
     durable,
+    given_up::GivenUp,
     header::Header,
     image::{erofs::BUILDER_ID, found::Found},
     ledger::Ledger,
     pulse::{Beat, Pulse},
     volume::Volumes,
-    whereabouts::Notes,
+    whereabouts::{self, Notes},
     worker::{self, Worker},
 };
 
@@ -73,6 +74,7 @@ pub struct Pool {
     volumes: Volumes,
     images: Mutex<Found>,
     notes: Notes,
+    given_up: GivenUp,
     space: Mutex<Space>,
     /// Whether a look at the space is asked for and not done.
     looking: AtomicBool,
@@ -124,6 +126,7 @@ impl Pool {
             "",
             "volumes",
             "elsewhere",
+            "given-up",
             "images",
             "images/attempts",
             "secrets",
@@ -133,15 +136,14 @@ impl Pool {
         let volumes = Volumes::open(root.join("volumes"))?;
         let space = look(&root)?;
         let mut ledger = Ledger::new(space.size);
-        for volume in volumes.list() {
-            ledger.record_volume(volume.spec.size);
-        }
+        ledger.record_volume(volumes.promised());
         let images = Found::look(&root.join("images"));
         ledger.record_image(Bytes(images.bytes()));
         Ok(Self {
             uuid,
             media,
             notes: Notes::open(root.join("elsewhere"))?,
+            given_up: GivenUp::open(root.join("given-up"))?,
             mount: mount_id(&root)?,
             root,
             ledger: Mutex::new(ledger),
@@ -185,6 +187,10 @@ impl Pool {
 
     pub fn notes(&self) -> &Notes {
         &self.notes
+    }
+
+    pub fn given_up(&self) -> &GivenUp {
+        &self.given_up
     }
 
     /// What of images was here when the pool came, for whoever takes it over.
@@ -273,8 +279,8 @@ impl Pool {
         self.disk.as_ref().map_or(Duration::ZERO, waiting) > HANGS_AFTER
     }
 
-    /// Asks for a look at the space, at what volumes take, and whether the disk answers; what is
-    /// found shows later.
+    /// Asks for a look at the space, at what volumes take, and whether the disk answers, and for notes
+    /// that are owed; what is found shows later.
     pub fn refresh(self: &std::sync::Arc<Self>) {
         if let Some(disk) = &self.disk {
             disk.pulse.feel();
@@ -291,6 +297,7 @@ impl Pool {
                 }
             }
             pool.volumes.measure();
+            whereabouts::pay(&pool);
             pool.looking.store(false, Ordering::Release);
         });
         if !asked {
@@ -374,6 +381,7 @@ fn make_folders(root: &Path) -> io::Result<()> {
     for (folder, mode) in [
         ("volumes", 0o700),
         ("elsewhere", 0o700),
+        ("given-up", 0o700),
         ("images", 0o711),
         ("images/attempts", 0o700),
         ("images/fetch", 0o700),

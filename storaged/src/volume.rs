@@ -1,18 +1,19 @@
 //! The volumes of one pool: files that machines have as their disks.
 //!
 //! A volume is there when its `.json` is there. It is made under another name, filled, synced and
-//! renamed; its `.json` is written last and removed first.
+//! renamed; its `.json` is written last and removed first. A `.json` that cannot be read is of a
+//! volume too, of which no more is known than its name: neither it nor its data is touched.
 //!
 //! What is there is kept in memory: [`Volumes::list`] and its like never touch the disk.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    ffi::OsStr,
     fs::{self, OpenOptions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use loam_deployment::{Bytes, Version, payload::Filesystem};
@@ -30,8 +31,6 @@ use crate::{
 struct Record {
     key: VolumeKey,
     spec: VolumeSpec,
-    /// Seconds since 1970. Should two pools have a volume of one key, the older is the tenant's.
-    created: u64,
     /// The newest deployment that named it: no older one may drop it.
     version: Version,
 }
@@ -46,10 +45,36 @@ struct Known {
     half_deleted: bool,
 }
 
+/// A volume whose record cannot be read.
+#[derive(Clone, Debug)]
+struct Unreadable {
+    record: PathBuf,
+    why: String,
+    /// Of its data: as much as it may come to take.
+    length: Bytes,
+}
+
 #[derive(Debug)]
 pub struct Volumes {
     folder: PathBuf,
-    records: Mutex<BTreeMap<VolumeKey, Known>>,
+    found: Mutex<Found>,
+}
+
+/// A volume that is about to be made.
+#[derive(Debug)]
+struct Intended {
+    spec: VolumeSpec,
+    version: Version,
+    /// By how many calls.
+    calls: usize,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    known: BTreeMap<VolumeKey, Known>,
+    /// By the names of their files, see [`file_name`].
+    unreadable: BTreeMap<String, Unreadable>,
+    intended: BTreeMap<VolumeKey, Intended>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,92 +88,183 @@ pub enum VolumeError {
     Program(#[from] ProgramError),
     #[error("it was deleted, but its data could not be removed yet")]
     HalfDeleted,
+    #[error("its record {} cannot be read: {why}; it and its data are left alone", record.display())]
+    Unreadable { record: PathBuf, why: String },
 }
 
 impl Volumes {
     /// Finds the volumes in `folder`, and removes data that never became, or no longer is, one.
     pub fn open(folder: PathBuf) -> io::Result<Self> {
-        let mut records = BTreeMap::new();
-        let mut data = Vec::new();
+        let (mut records, mut data) = (BTreeSet::new(), BTreeSet::new());
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
-            match path.extension().and_then(|end| end.to_str()) {
-                Some("json") => match read(&path) {
-                    Ok(record) => {
-                        let known = Known {
-                            used: used(&path.with_extension("raw")),
-                            record,
-                            half_deleted: false,
-                        };
-                        records.insert(known.record.key.clone(), known);
-                    }
-                    // Its data stays: an unreadable record may yet be read by a later version.
-                    Err(error) => {
-                        tracing::error!(path = %path.display(), %error, "a volume's record is unreadable; the volume is left alone");
-                    }
-                },
-                Some("raw") => data.push(path),
-                _ => {}
-            }
+            match path.extension().and_then(OsStr::to_str) {
+                Some("json") => records.insert(path),
+                Some("raw") => data.insert(path),
+                _ => continue,
+            };
         }
         for path in data {
-            if !path.with_extension("json").exists() {
+            if !records.contains(&path.with_extension("json")) {
                 tracing::info!(path = %path.display(), "removing the data of a volume that was not finished or was deleted");
                 durable::remove(&path)?;
             }
         }
-        Ok(Self {
+        let volumes = Self {
             folder,
-            records: Mutex::new(records),
+            found: Mutex::default(),
+        };
+        for path in records {
+            if let Err(error) = volumes.take_in(&path) {
+                tracing::error!(path = %path.display(), %error, "a volume's record is unreadable; the volume is left alone");
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// Reads a record, and keeps what it says, or that it says nothing.
+    fn take_in(&self, path: &Path) -> io::Result<()> {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let data = path.with_extension("raw");
+        let result = read(path);
+        let mut found = self.found();
+        match result {
+            Ok(record) => {
+                let known = Known {
+                    used: used(&data),
+                    record,
+                    half_deleted: false,
+                };
+                found.unreadable.remove(&*name);
+                found.known.insert(known.record.key.clone(), known);
+                Ok(())
+            }
+            Err(error) => {
+                let unreadable = Unreadable {
+                    record: path.to_owned(),
+                    why: error.to_string(),
+                    length: Bytes(fs::metadata(&data).map_or(0, |data| data.len())),
+                };
+                found.unreadable.insert(name.into_owned(), unreadable);
+                Err(error)
+            }
+        }
+    }
+
+    /// Why nothing is known of a volume that is here.
+    pub fn unreadable(&self, key: &VolumeKey) -> Option<VolumeError> {
+        let found = self.found();
+        let unreadable = found.unreadable.get(&file_name(key))?.clone();
+        Some(VolumeError::Unreadable {
+            record: unreadable.record,
+            why: unreadable.why,
         })
     }
 
+    /// Looks once more at a record that could not be read: a disk may fail for a while only.
+    pub fn read_again(&self, key: &VolumeKey) -> Result<(), VolumeError> {
+        if self.unreadable(key).is_some() {
+            // What comes of it is kept, and told next.
+            let _ = self.take_in(&self.record(key));
+        }
+        self.unreadable(key).map_or(Ok(()), Err)
+    }
+
+    /// The space that all that is here may come to take.
+    pub fn promised(&self) -> Bytes {
+        let found = self.found();
+        let known = found.known.values().map(|known| known.record.spec.size);
+        let unreadable = found.unreadable.values().map(|volume| volume.length);
+        let sum = known.chain(unreadable).map(Bytes::get);
+        Bytes(sum.fold(0, u64::saturating_add))
+    }
+
     pub fn list(&self) -> Vec<Volume> {
-        self.records()
+        self.found()
+            .known
             .values()
             .map(|known| self.describe(known))
             .collect()
     }
 
     pub fn keys(&self) -> Vec<VolumeKey> {
-        self.records().keys().cloned().collect()
+        self.found().known.keys().cloned().collect()
     }
 
     pub fn has(&self, key: &VolumeKey) -> bool {
-        self.records().contains_key(key)
+        self.found().known.contains_key(key)
+    }
+
+    /// False only if it is surely not here, nor about to be made.
+    pub fn may_have(&self, key: &VolumeKey) -> bool {
+        let found = self.found();
+        found.known.contains_key(key)
+            || found.intended.contains_key(key)
+            || found.unreadable.contains_key(&file_name(key))
+    }
+
+    /// The volume is about to be made, and may be said to be here.
+    pub fn intend(&self, key: &VolumeKey, spec: &VolumeSpec, version: Version) {
+        let mut found = self.found();
+        let first = || Intended {
+            spec: spec.clone(),
+            version,
+            calls: 0,
+        };
+        let intended = found.intended.entry(key.clone());
+        intended.or_insert_with(first).calls += 1;
+    }
+
+    /// What others may note of a volume that is here or about to be made.
+    pub fn about(&self, key: &VolumeKey) -> Option<(VolumeSpec, Version)> {
+        let found = self.found();
+        let known = found.known.get(key).map(|known| &known.record);
+        let known = known.map(|record| (record.spec.clone(), record.version));
+        let intended = || found.intended.get(key);
+        known.or_else(|| intended().map(|made| (made.spec.clone(), made.version)))
+    }
+
+    /// Ends what [`Volumes::intend`] began.
+    pub fn made_or_not(&self, key: &VolumeKey) {
+        if let Entry::Occupied(mut intended) = self.found().intended.entry(key.clone()) {
+            intended.get_mut().calls -= 1;
+            if intended.get().calls == 0 {
+                intended.remove();
+            }
+        }
     }
 
     pub fn get(&self, key: &VolumeKey) -> Option<Volume> {
-        self.records().get(key).map(|known| self.describe(known))
-    }
-
-    /// Seconds since 1970.
-    pub fn created(&self, key: &VolumeKey) -> Option<u64> {
-        self.records().get(key).map(|known| known.record.created)
+        self.found()
+            .known
+            .get(key)
+            .map(|known| self.describe(known))
     }
 
     /// Whether its record is gone and its data is not: it is on its way out, whatever else is known.
     pub fn is_half_deleted(&self, key: &VolumeKey) -> bool {
-        let records = self.records();
-        records.get(key).is_some_and(|known| known.half_deleted)
+        let found = self.found();
+        found.known.get(key).is_some_and(|known| known.half_deleted)
     }
 
     /// Looks at how much space each volume's data takes.
     pub fn measure(&self) {
         for key in self.keys() {
             let used = used(&self.data(&key));
-            if let Some(known) = self.records().get_mut(&key) {
+            if let Some(known) = self.found().known.get_mut(&key) {
                 known.used = used;
             }
         }
     }
 
     /// False when the data of a volume is gone though its record is not.
-    pub fn has_data(&self, key: &VolumeKey) -> bool {
-        self.data(key).exists()
+    pub fn has_data(&self, key: &VolumeKey) -> Result<bool, VolumeError> {
+        let data = self.data(key).try_exists();
+        data.map_err(io("look for the volume's data"))
     }
 
-    /// Makes a volume that is not there. Durable when it returns.
+    /// Makes a volume that is not there: whatever is, known or not, is never replaced. Durable when it
+    /// returns.
     pub fn create(
         &self,
         key: &VolumeKey,
@@ -158,7 +274,7 @@ impl Volumes {
         let data = self.data(key);
         let unfinished = durable::unfinished(&data).map_err(io("name the volume"))?;
         let made = make(&unfinished, spec).and_then(|()| {
-            durable::rename(&unfinished, &data).map_err(io("finish the volume's data"))
+            durable::rename_new(&unfinished, &data).map_err(io("finish the volume's data"))
         });
         if let Err(error) = made {
             // The next opening of the pool would do it too; the space is wanted now.
@@ -167,15 +283,28 @@ impl Volumes {
             }
             return Err(error);
         }
-        let created = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |t| t.as_secs());
-        self.keep(Record {
+        let record = Record {
             key: key.clone(),
             spec: spec.clone(),
-            created,
             version,
-        })
+        };
+        let path = self.record(key);
+        let kept = encode(&record)
+            .and_then(|json| durable::write_new(&path, &json).map_err(io("write the record")));
+        if let Err(error) = kept {
+            // The name is ours since the data has it. Else the next call would find it taken.
+            let removed = match &error {
+                VolumeError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+                    Ok(())
+                }
+                _ => durable::remove(&path),
+            };
+            if let Err(error) = removed.and_then(|()| durable::remove(&data)) {
+                tracing::warn!(%key, %error, "could not remove an unfinished volume");
+            }
+            return Err(error);
+        }
+        Ok(self.know(record))
     }
 
     /// Grows a volume that is there to the size in `spec`, and keeps `spec` and `version`.
@@ -202,11 +331,9 @@ impl Volumes {
                 .map_err(io("grow the volume"))?;
             data.sync_all().map_err(io("sync the volume"))?;
         }
-        let created = self.created(key).unwrap_or_default();
         self.keep(Record {
             key: key.clone(),
             spec: spec.clone(),
-            created,
             version,
         })
     }
@@ -214,25 +341,29 @@ impl Volumes {
     /// Absent is success. Durable when it returns.
     pub fn delete(&self, key: &VolumeKey) -> Result<(), VolumeError> {
         durable::remove(&self.record(key)).map_err(io("remove the volume's record"))?;
-        if let Some(known) = self.records().get_mut(key) {
+        if let Some(known) = self.found().known.get_mut(key) {
             known.half_deleted = true;
         }
         durable::remove(&self.data(key)).map_err(io("remove the volume's data"))?;
-        self.records().remove(key);
+        self.found().known.remove(key);
         Ok(())
     }
 
     fn keep(&self, record: Record) -> Result<Volume, VolumeError> {
-        let json = serde_json::to_vec(&record).map_err(|e| io("write the record")(e.into()))?;
+        let json = encode(&record)?;
         durable::write(&self.record(&record.key), &json).map_err(io("write the record"))?;
+        Ok(self.know(record))
+    }
+
+    fn know(&self, record: Record) -> Volume {
         let known = Known {
             used: used(&self.data(&record.key)),
             record,
             half_deleted: false,
         };
         let volume = self.describe(&known);
-        self.records().insert(volume.key.clone(), known);
-        Ok(volume)
+        self.found().known.insert(volume.key.clone(), known);
+        volume
     }
 
     fn describe(&self, known: &Known) -> Volume {
@@ -240,7 +371,7 @@ impl Volumes {
         Volume {
             key: record.key.clone(),
             spec: record.spec.clone(),
-            path: self.data(&record.key),
+            path: Some(self.data(&record.key)),
             used: known.used,
             version: record.version,
         }
@@ -254,8 +385,8 @@ impl Volumes {
         self.folder.join(format!("{}.json", file_name(key)))
     }
 
-    fn records(&self) -> MutexGuard<'_, BTreeMap<VolumeKey, Known>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -277,7 +408,16 @@ fn used(path: &Path) -> Bytes {
 }
 
 fn read(path: &Path) -> io::Result<Record> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    let record: Record = serde_json::from_slice(&fs::read(path)?)?;
+    if path.file_stem() != Some(OsStr::new(&file_name(&record.key))) {
+        let wrong = format!("it says to be of {}", record.key);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
+    }
+    Ok(record)
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>, VolumeError> {
+    serde_json::to_vec(record).map_err(|error| io("write the record")(error.into()))
 }
 
 fn make(path: &Path, spec: &VolumeSpec) -> Result<(), VolumeError> {

@@ -5,26 +5,36 @@
 //! returns, without what was written since.
 //!
 //! They are read once, when the pool comes, and written on the pool's own thread, each after a look
-//! whether it is still true: a volume that is deleted meanwhile leaves none behind.
+//! whether it is still true: a volume that is deleted meanwhile leaves none behind. What cannot be
+//! written now, since the pool hangs or its file system is full, is owed, and tried again until it is
+//! done ([`pay`]). A new volume is noted before it is made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fs, io,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Instant,
 };
 
-use loam_node_api::storage::VolumeKey;
+use loam_deployment::Version;
+use loam_node_api::storage::{VolumeKey, VolumeSpec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{durable, pool::Pool, volume};
+use crate::{durable, given_up, pool::Pool, volume, worker};
 
-/// What `elsewhere/<name>.json` says.
-#[derive(Serialize, Deserialize)]
-struct Note {
-    key: VolumeKey,
-    pool: Uuid,
+/// So many notes are written before others have their turn at the disk.
+const AT_ONCE: usize = 16;
+
+/// What `elsewhere/<name>.json` says: enough to list the volume when its disk is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    pub key: VolumeKey,
+    pub pool: Uuid,
+    pub spec: VolumeSpec,
+    /// The newest deployment that named it.
+    pub version: Version,
 }
 
 /// The notes on one pool.
@@ -36,9 +46,23 @@ pub struct Notes {
 
 #[derive(Debug, Default)]
 struct Noted {
-    homes: BTreeMap<VolumeKey, Uuid>,
+    notes: BTreeMap<VolumeKey, Note>,
     /// File names of notes that say nothing any more: of these volumes nothing is known.
     unreadable: BTreeSet<String>,
+    /// What is still to be put right.
+    owed: BTreeMap<VolumeKey, Owed>,
+}
+
+/// A note that is to be put right when its pool's turn comes.
+#[derive(Clone, Debug)]
+struct Owed {
+    /// Where the volume may be. Still looked at when one of their disks is gone by then: that is what
+    /// the note is for.
+    among: Arc<[Arc<Pool>]>,
+    /// What another pool has noted of it, if none of these has it: its disk is missing.
+    missing: Option<Note>,
+    /// Whether a failure was logged.
+    told: bool,
 }
 
 impl Notes {
@@ -46,11 +70,9 @@ impl Notes {
         let mut noted = Noted::default();
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            let read =
-                fs::read(entry.path()).and_then(|json| Ok(serde_json::from_slice::<Note>(&json)?));
-            match read {
+            match read(&entry.path()) {
                 Ok(note) => {
-                    noted.homes.insert(note.key, note.pool);
+                    noted.notes.insert(note.key.clone(), note);
                 }
                 Err(error) => {
                     let name = entry.file_name().to_string_lossy().into_owned();
@@ -66,7 +88,7 @@ impl Notes {
     }
 
     /// Where the volume is, if it is noted.
-    fn home(&self, key: &VolumeKey) -> io::Result<Option<Uuid>> {
+    fn get(&self, key: &VolumeKey) -> io::Result<Option<Note>> {
         let noted = self.lock();
         if noted.unreadable.contains(&file_name(key)) {
             return Err(io::Error::new(
@@ -74,42 +96,73 @@ impl Notes {
                 "the note of where it is cannot be read",
             ));
         }
-        Ok(noted.homes.get(key).copied())
+        Ok(noted.notes.get(key).cloned())
     }
 
-    fn write(&self, key: &VolumeKey, home: Uuid) -> io::Result<()> {
-        if self.home(key).is_ok_and(|noted| noted == Some(home)) {
+    fn says(&self, note: &Note) -> bool {
+        let noted = self.get(&note.key);
+        noted.is_ok_and(|noted| noted.as_ref() == Some(note))
+    }
+
+    fn write(&self, note: Note) -> io::Result<()> {
+        if self.says(&note) {
             return Ok(());
         }
-        let json = serde_json::to_vec(&Note {
-            key: key.clone(),
-            pool: home,
-        })?;
-        durable::write(&self.folder.join(file_name(key)), &json)?;
+        let name = file_name(&note.key);
+        durable::write(&self.folder.join(&name), &serde_json::to_vec(&note)?)?;
         let mut noted = self.lock();
-        noted.unreadable.remove(&file_name(key));
-        noted.homes.insert(key.clone(), home);
+        noted.unreadable.remove(&name);
+        noted.notes.insert(note.key.clone(), note);
         Ok(())
     }
 
     fn remove(&self, key: &VolumeKey) -> io::Result<()> {
-        if self.home(key).is_ok_and(|home| home.is_none()) {
+        if self.get(key).is_ok_and(|note| note.is_none()) {
             return Ok(());
         }
         durable::remove(&self.folder.join(file_name(key)))?;
         let mut noted = self.lock();
         noted.unreadable.remove(&file_name(key));
-        noted.homes.remove(key);
+        noted.notes.remove(key);
         Ok(())
     }
 
-    fn all(&self) -> Vec<(VolumeKey, Uuid)> {
-        let noted = self.lock();
-        noted
-            .homes
-            .iter()
-            .map(|(k, home)| (k.clone(), *home))
-            .collect()
+    /// Looks once more at what could not be read: a disk may fail for a while only.
+    fn read_again(&self) {
+        let unreadable = self.lock().unreadable.clone();
+        for name in unreadable {
+            if let Ok(note) = read(&self.folder.join(&name)) {
+                let mut noted = self.lock();
+                noted.unreadable.remove(&name);
+                noted.notes.insert(note.key.clone(), note);
+            }
+        }
+    }
+
+    fn all(&self) -> Vec<Note> {
+        self.lock().notes.values().cloned().collect()
+    }
+
+    /// Has the note of a volume put right later, by a look at where among these pools it is then.
+    fn owe(&self, key: &VolumeKey, among: Arc<[Arc<Pool>]>) {
+        let owed = Owed {
+            among,
+            missing: None,
+            told: false,
+        };
+        self.lock().owed.insert(key.clone(), owed);
+    }
+
+    fn owed(&self, key: &VolumeKey) -> Option<Owed> {
+        self.lock().owed.get(key).cloned()
+    }
+
+    fn is_paid(&self, key: &VolumeKey, paid: &Owed) {
+        if let Entry::Occupied(owed) = self.lock().owed.entry(key.clone())
+            && Arc::ptr_eq(&owed.get().among, &paid.among)
+        {
+            owed.remove();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Noted> {
@@ -117,74 +170,205 @@ impl Notes {
     }
 }
 
-/// Puts the notes on every pool right: the volumes of the others, and none that is gone.
+/// Puts the notes on every pool right: the volumes of the others and of disks that are missing, and
+/// none that is gone. Removes what was given up and is there again.
 pub fn share(pools: &[Arc<Pool>]) {
-    for pool in pools {
-        let (at, pools) = (pool.clone(), pools.to_vec());
-        pool.post(move || {
-            for home in &pools {
-                for key in home.volumes().keys() {
-                    write(&at, &key, home);
-                }
-            }
-            for (key, home) in at.notes().all() {
-                let gone = |pool: &Arc<Pool>| pool.uuid() == home && !pool.volumes().has(&key);
-                if pools.iter().any(gone) {
-                    remove(&at, &key);
-                }
-            }
-        });
+    given_up::bury(pools);
+    // With what is noted of it, if its disk is missing.
+    let mut keys = BTreeMap::<VolumeKey, Option<Note>>::new();
+    for note in pools.iter().flat_map(|pool| pool.notes().all()) {
+        let missing = keys.entry(note.key.clone()).or_default();
+        let newest = missing.as_ref().is_none_or(|m| m.version < note.version);
+        if newest && is_away(pools, &note) {
+            *missing = Some(note);
+        }
+    }
+    for key in pools.iter().flat_map(|pool| pool.volumes().keys()) {
+        keys.entry(key).or_default();
+    }
+    for at in pools {
+        let others = others(pools, at);
+        for (key, missing) in &keys {
+            // What is owed already may know of a disk that is gone since.
+            at.notes()
+                .lock()
+                .owed
+                .entry(key.clone())
+                .or_insert_with(|| Owed {
+                    among: others.clone(),
+                    missing: missing.clone(),
+                    told: false,
+                });
+        }
+        let pool = at.clone();
+        // If it does not answer now, it is owed.
+        at.post(move || pay(&pool));
     }
 }
 
-/// Writes down on all pools but `home` that the volume is there. What cannot be written is logged:
-/// it only matters when a disk goes missing later, and [`share`] makes it good.
-pub fn note(pools: &[Arc<Pool>], key: &VolumeKey, home: &Arc<Pool>) {
-    for pool in pools {
-        let (at, key, home) = (pool.clone(), key.clone(), home.clone());
-        pool.post(move || write(&at, &key, &home));
+/// Writes down on all pools but `home` that the volume is there, or is about to be.
+pub fn note(pools: &[Arc<Pool>], key: &VolumeKey, home: &Arc<Pool>) -> Noting {
+    let (answer, answers) = mpsc::channel();
+    for at in pools.iter().filter(|pool| pool.uuid() != home.uuid()) {
+        let notes = at.notes();
+        let noted = note_of(home, key).is_some_and(|note| notes.says(&note));
+        if noted && notes.owed(key).is_none() {
+            // Nobody waits any more if another was faster.
+            let _ = answer.send(Ok(()));
+            continue;
+        }
+        notes.owe(key, others(pools, at));
+        if at.is_writable() {
+            let (at, key, answer) = (at.clone(), key.clone(), answer.clone());
+            at.clone().post(move || {
+                let _ = answer.send(pay_one(&at, &key));
+            });
+        }
     }
+    Noting { answers }
 }
 
 /// Removes the notes of a volume that is on none of `pools` any more.
 pub fn forget(pools: &[Arc<Pool>], key: &VolumeKey) {
-    for pool in pools {
-        let (at, key, pools) = (pool.clone(), key.clone(), pools.to_vec());
-        pool.post(move || {
-            // It may have been made anew before this job's turn.
-            if pools.iter().all(|pool| !pool.volumes().has(&key)) {
-                remove(&at, &key);
-            }
-        });
+    for at in pools {
+        // It may have been made anew before its turn, and is then noted.
+        at.notes().owe(key, others(pools, at));
+        let (pool, key) = (at.clone(), key.clone());
+        // If it does not answer now, it is owed.
+        at.post(move || drop(pay_one(&pool, &key)));
     }
 }
 
-/// The pool that has the volume and is not among `pools`.
-pub fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Uuid>> {
-    for pool in pools {
-        if let Some(home) = pool.notes().home(key)?
-            && pools.iter().all(|pool| pool.uuid() != home)
+/// What other pools make of a note.
+#[must_use]
+#[derive(Debug)]
+pub struct Noting {
+    answers: mpsc::Receiver<io::Result<()>>,
+}
+
+impl Noting {
+    /// Returns once one has it; an error if none has, and one said why. One that does not answer
+    /// holds up nobody: it is owed the note.
+    pub fn wait(self) -> io::Result<()> {
+        let until = Instant::now() + worker::PATIENCE;
+        let mut failure = None;
+        // Ends when all have answered, too.
+        while let Ok(answer) = self
+            .answers
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
         {
-            return Ok(Some(home));
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = Some(error),
+            }
         }
-    }
-    Ok(None)
-}
-
-fn write(at: &Pool, key: &VolumeKey, home: &Pool) {
-    // Looked at here and now: the volume may have been deleted since this was asked for.
-    if home.uuid() == at.uuid() || !home.volumes().has(key) || !at.is_writable() {
-        return;
-    }
-    if let Err(error) = at.notes().write(key, home.uuid()) {
-        tracing::warn!(%key, pool = %at.uuid(), %error, "cannot note where a volume is");
+        failure.map_or(Ok(()), Err)
     }
 }
 
-fn remove(at: &Pool, key: &VolumeKey) {
-    if let Err(error) = at.notes().remove(key) {
-        tracing::warn!(%key, pool = %at.uuid(), %error, "cannot remove the note of a volume that is gone");
+/// Puts right what is owed to a pool. On its own thread.
+pub fn pay(at: &Arc<Pool>) {
+    at.notes().read_again();
+    if at.is_writable() {
+        pay_behind(at, None);
     }
+}
+
+fn pay_behind(at: &Arc<Pool>, after: Option<VolumeKey>) {
+    let owed: Vec<_> = {
+        let noted = at.notes().lock();
+        let keys = noted.owed.keys();
+        let behind = keys.filter(|key| after.as_ref().is_none_or(|after| *key > after));
+        behind.take(AT_ONCE).cloned().collect()
+    };
+    for key in &owed {
+        // What fails is told, and stays owed.
+        let _ = pay_one(at, key);
+    }
+    if owed.len() == AT_ONCE {
+        let (pool, last) = (at.clone(), owed.last().cloned());
+        at.post(move || pay_behind(&pool, last));
+    }
+}
+
+fn pay_one(at: &Pool, key: &VolumeKey) -> io::Result<()> {
+    let Some(owed) = at.notes().owed(key) else {
+        return Ok(());
+    };
+    let result = put_right(at, key, &owed);
+    match &result {
+        Ok(()) => at.notes().is_paid(key, &owed),
+        Err(error) if !owed.told => {
+            tracing::error!(%key, pool = %at.uuid(), %error, "cannot note where a volume is; trying again");
+            if let Some(owed) = at.notes().lock().owed.get_mut(key) {
+                owed.told = true;
+            }
+        }
+        Err(_) => {}
+    }
+    result
+}
+
+fn put_right(at: &Pool, key: &VolumeKey, owed: &Owed) -> io::Result<()> {
+    // Looked at here and now: it may have been deleted or made anew since this was asked for.
+    let home = owed.among.iter().find(|pool| pool.volumes().may_have(key));
+    match (home, &owed.missing) {
+        // Of one whose record cannot be read, what is noted stays.
+        (Some(home), _) => note_of(home, key).map_or(Ok(()), |note| at.notes().write(note)),
+        (None, _) if at.volumes().may_have(key) => Ok(()),
+        (None, Some(missing)) => match at.notes().get(key) {
+            Ok(Some(noted)) if noted.version >= missing.version => Ok(()),
+            _ => at.notes().write(missing.clone()),
+        },
+        (None, None) => at.notes().remove(key),
+    }
+}
+
+/// What the other pools note of a volume that is there, or about to be.
+fn note_of(home: &Pool, key: &VolumeKey) -> Option<Note> {
+    let (spec, version) = home.volumes().about(key)?;
+    Some(Note {
+        key: key.clone(),
+        pool: home.uuid(),
+        spec,
+        version,
+    })
+}
+
+fn others(pools: &[Arc<Pool>], at: &Pool) -> Arc<[Arc<Pool>]> {
+    let others = pools.iter().filter(|pool| pool.uuid() != at.uuid());
+    others.cloned().collect()
+}
+
+/// The volume's note, if it is on a pool that is not among `pools` and was not given up.
+pub fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Note>> {
+    for pool in pools {
+        pool.notes().get(key)?;
+    }
+    let notes = away(pools, key).into_iter();
+    Ok(notes.max_by_key(|note| note.version))
+}
+
+/// All that is noted of the volume on pools that are not among `pools`.
+pub fn away(pools: &[Arc<Pool>], key: &VolumeKey) -> Vec<Note> {
+    let notes = pools.iter().filter_map(|pool| pool.notes().get(key).ok()?);
+    notes.filter(|note| is_away(pools, note)).collect()
+}
+
+/// The volumes of pools that are not among `pools`.
+pub fn all_away(pools: &[Arc<Pool>]) -> BTreeSet<VolumeKey> {
+    let notes = pools.iter().flat_map(|pool| pool.notes().all());
+    let notes = notes.filter(|note| is_away(pools, note));
+    notes.map(|note| note.key).collect()
+}
+
+fn is_away(pools: &[Arc<Pool>], note: &Note) -> bool {
+    pools.iter().all(|pool| pool.uuid() != note.pool)
+        && given_up::reason(pools, &note.key, note.pool, note.version).is_none()
+}
+
+fn read(path: &Path) -> io::Result<Note> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 fn file_name(key: &VolumeKey) -> String {
@@ -192,76 +376,5 @@ fn file_name(key: &VolumeKey) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use loam_deployment::{
-        Bytes, Version,
-        payload::{Filesystem, Media},
-    };
-    use loam_node_api::storage::VolumeSpec;
-
-    use super::*;
-    use crate::pool::testing::{self, settle};
-
-    fn make(pool: &Pool, key: &VolumeKey) {
-        let spec = VolumeSpec {
-            size: Bytes::mib(1),
-            media: Media::Any,
-            filesystem: Filesystem::Raw,
-        };
-        pool.volumes().create(key, &spec, Version(1)).unwrap();
-    }
-
-    #[test]
-    fn a_note_is_written_only_if_it_is_still_true() {
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [one, two] = folders
-            .each_ref()
-            .map(|folder| Arc::new(testing::pool(folder.path(), Media::Ssd)));
-        let both = [one.clone(), two.clone()];
-        let key = VolumeKey::Data("7.a".parse().unwrap());
-
-        make(&one, &key);
-        share(&both);
-        settle(&both);
-        let away = std::slice::from_ref(&two);
-        assert_eq!(missing(away, &key).unwrap(), Some(one.uuid()));
-        // Read back by the next opening.
-        let again = Pool::open(two.root().to_owned(), two.uuid(), Media::Ssd).unwrap();
-        assert_eq!(missing(&[Arc::new(again)], &key).unwrap(), Some(one.uuid()));
-
-        // Deleted between the look at its pool and the writing: held up by a job before it.
-        forget(&both, &key);
-        one.volumes().delete(&key).unwrap();
-        settle(&both);
-        share(&both);
-        settle(&both);
-        assert_eq!(missing(away, &key).unwrap(), None);
-
-        make(&one, &key);
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        two.post(move || assert!(held.recv().is_err()));
-        note(&both, &key, &one);
-        one.volumes().delete(&key).unwrap();
-        forget(&both, &key);
-        drop(release);
-        settle(&both);
-        assert_eq!(missing(away, &key).unwrap(), None);
-    }
-
-    #[test]
-    fn a_note_that_cannot_be_read_is_not_taken_for_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let pool = testing::pool(folder.path(), Media::Ssd);
-        let key = VolumeKey::Data("7.a".parse().unwrap());
-        let path = pool.root().join("elsewhere").join(file_name(&key));
-        fs::write(path, b"{").unwrap();
-        let again = Pool::open(pool.root().to_owned(), pool.uuid(), Media::Ssd).unwrap();
-        let again = [Arc::new(again)];
-        missing(&again, &key).unwrap_err();
-        let other = VolumeKey::Data("7.b".parse().unwrap());
-        assert_eq!(missing(&again, &other).unwrap(), None);
-        forget(&again, &key);
-        settle(&again);
-        assert_eq!(missing(&again, &key).unwrap(), None);
-    }
-}
+#[path = "whereabouts_tests.rs"]
+mod tests;

@@ -318,7 +318,7 @@ async fn after_a_power_cut_machines_come_back_whatever_returns_first() {
         let volume = loam_node_api::storage::Volume {
             key: key.clone(),
             spec,
-            path: "/pool/before".into(),
+            path: Some("/pool/before".into()),
             used: Bytes(1),
             version: Version(1),
         };
@@ -351,7 +351,7 @@ async fn after_a_power_cut_machines_come_back_whatever_returns_first() {
         node.look(|state| {
             assert_eq!(
                 state.volumes[&key].path,
-                std::path::Path::new("/pool/before"),
+                Some("/pool/before".into()),
                 "{order:?}"
             );
             assert!(

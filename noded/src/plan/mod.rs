@@ -239,7 +239,10 @@ impl<'p, 'a> Planner<'p, 'a> {
             let roots = runnable.map(|machine| (machine.root.clone(), machine.root_spec()));
             for (key, spec) in target.volumes().chain(roots) {
                 let there = self.actual.volumes.get(&key);
-                if there.is_none_or(|v| v.spec.size < spec.size || v.version < version) {
+                // Of one that cannot be used the call says why.
+                let lacks =
+                    |v: &Volume| v.path.is_none() || v.spec.size < spec.size || v.version < version;
+                if there.is_none_or(lacks) {
                     self.push(Step::VolumeEnsure(key, spec, version), None);
                 }
             }

@@ -258,7 +258,7 @@ impl MachineTarget<'_> {
         let image = actual.images.ready(&self.asked.image);
         let image = image.map(|image| image.path.as_path());
         let volumes = std::iter::once(self.root.clone()).chain(self.mounts());
-        let volumes = volumes.map(|key| actual.volumes.get(&key).map(|v| v.path.as_path()));
+        let volumes = volumes.map(|key| actual.volumes.get(&key)?.path.as_deref());
         let mut files = std::iter::once(image).chain(volumes);
         files.all(|file| file.is_some_and(|file| actual.mount_of(file).is_some()))
     }

@@ -170,6 +170,11 @@ fn what_is_not_there_yet_says_what_it_waits_for() {
     let volume = Resource::Volume(VolumeKey::Data(id("data")));
     round.outcome.failed.insert(volume, "no disk".into());
     assert_eq!(round.says("data"), said(State::Failed, "no disk"));
+    // There, but not to be used.
+    let mut round = Round::running();
+    let volumes = round.actual.volumes.values_mut();
+    volumes.for_each(|volume| volume.path = None);
+    assert_eq!(round.says("data"), said(State::Pending, ""));
 }
 
 #[test]

@@ -287,6 +287,36 @@ fn a_volume_is_kept_that_no_newer_version_leaves_out() {
     assert!(world.actual.volumes.is_empty());
 }
 
+/// As one whose disk is missing.
+#[test]
+fn a_volume_that_cannot_be_used_is_asked_for_waited_for_and_can_be_given_up() {
+    let mut world = world();
+    for volume in world.actual.volumes.values_mut() {
+        volume.path = None;
+    }
+    let want_it = want(web(1));
+    let asked = steps(&world.plan(&want_it));
+    // Its machine runs on.
+    assert!(
+        asked.iter().all(|step| step.starts_with("make ")),
+        "{asked:?}"
+    );
+    assert_eq!(asked.len(), 2);
+    let mut ended = world.clone();
+    ended.actual.machines.clear();
+    let plan = ended.plan(&want_it);
+    let start = plan.tasks.last().unwrap();
+    assert!(matches!(start.step, Step::MachineStart(_)));
+    for key in [data("1.data"), root("1.web", 1)] {
+        let call = |task: &Task| task.step.resource() == Resource::Volume(key.clone());
+        let call = plan.tasks.iter().position(call).unwrap();
+        assert!(start.after.contains(&call), "{key}");
+    }
+    // It goes as any other does.
+    world.settle(&want(Workloads::none(Version(2))));
+    assert!(world.actual.volumes.is_empty());
+}
+
 #[test]
 fn all_of_a_cancelled_contract_goes() {
     let mut world = world();
