@@ -29,12 +29,13 @@ use crate::{
     disk::{self, SysDisk},
     format::{self, FormatError},
     header::{DiskTag, Header},
+    known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
     mount,
-    pool::{Health, Pool},
-    probe::{self, Finding},
+    pool::Pool,
+    probe::Finding,
     secret,
-    takeover::{self, Seen, Surroundings, Verdict, What},
+    takeover::{self, Verdict},
     uevent::Uevents,
     whereabouts,
 };
@@ -49,14 +50,6 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const SETTLING_INTERVAL: Duration = Duration::from_secs(1);
 /// While a disk is being looked at, opened or made a pool.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A disk that failed is tried again: a cable is put right, a predecessor's `mkfs` ends.
-const RETRY: Duration = Duration::from_secs(30);
-
-/// For so long a disk is waited for when the node starts. The kernel gives up on most in this time.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const SILENT: &str = "does not answer";
 
 #[derive(Debug)]
 pub struct Inventory {
@@ -96,15 +89,6 @@ impl Default for Places {
     }
 }
 
-#[derive(Debug)]
-struct Known {
-    sys: SysDisk,
-    stage: Stage,
-    since: Instant,
-    /// What was found last, which is shown while it is looked at again.
-    found: Option<DiskState>,
-}
-
 /// How far the look at the disks has come that were there when the node started.
 enum Phase {
     /// Nothing new was found since then.
@@ -112,17 +96,6 @@ enum Phase {
     /// All are known; what is ours is being opened.
     Opening,
     Settled,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Looking,
-    /// Waits for a decision; the text says for what else, if for anything.
-    Seen(Finding, Option<String>),
-    /// Is mounted or made a pool.
-    Opening(Option<Uuid>),
-    InUse(Arc<Pool>),
-    Left(DiskState),
 }
 
 impl Inventory {
@@ -246,7 +219,7 @@ impl Inventory {
             };
             came += usize::from(new);
             self.set(&disk, Stage::Looking);
-            self.spawn(disk, |_, disk| judge(disk));
+            self.spawn(disk, |_, disk| known::judge(disk));
         }
         Ok(came + gone)
     }
@@ -259,7 +232,7 @@ impl Inventory {
                     self.set(&disk, Stage::Seen(finding, Some(why)));
                 }
                 (Verdict::Leave(what), _) => {
-                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what)));
+                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::None));
                 }
                 (Verdict::Open, Finding::Pool { header, .. }) => {
                     self.set(&disk, Stage::Opening(Some(header.uuid)));
@@ -276,35 +249,7 @@ impl Inventory {
 
     fn verdicts(&self) -> Vec<(SysDisk, Finding, Verdict)> {
         let disks = self.read();
-        let mut waiting = Vec::new();
-        let mut around = Surroundings {
-            machine: self.machine,
-            ..Surroundings::default()
-        };
-        for (name, known) in disks.iter() {
-            match &known.stage {
-                Stage::Seen(finding, _) => {
-                    let what = match finding {
-                        Finding::Pool { header, generation } => What::Pool {
-                            header: *header,
-                            generation: *generation,
-                        },
-                        _ => What::Blank,
-                    };
-                    waiting.push(Seen {
-                        name: name.clone(),
-                        id: known.sys.id.clone(),
-                        what,
-                    });
-                }
-                Stage::Looking => around.unknown = true,
-                Stage::Opening(uuid) => around.in_use.extend(*uuid),
-                Stage::InUse(pool) => {
-                    around.in_use.insert(pool.uuid());
-                }
-                Stage::Left(_) => {}
-            }
-        }
+        let (waiting, around) = known::survey(&disks, self.machine, Instant::now());
         if waiting.is_empty() {
             return Vec::new();
         }
@@ -334,7 +279,7 @@ impl Inventory {
                 self.open(disk, header)
             }
             Err(FormatError::Changed(finding)) => match *finding {
-                Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what)),
+                Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what), Doubt::None),
                 other => failed(format!("cannot be made a pool: it changed to {other:?}")),
             },
             Err(error) => failed(format!("cannot be made a pool: {error}")),
@@ -460,36 +405,21 @@ impl Inventory {
     /// False if that disk is not there any more.
     fn set(&self, disk: &SysDisk, stage: Stage) -> bool {
         let mut disks = self.write();
-        let known = disks.get(&disk.name).filter(|known| known.is(disk));
-        let there = known.is_some();
-        let before = known.and_then(|known| known.found.clone());
-        let found = match &stage {
-            Stage::Left(state) => Some(state.clone()),
-            Stage::InUse(pool) => Some(DiskState::Pool(pool.uuid().to_string())),
-            _ => before.clone(),
-        };
-        if there || matches!(stage, Stage::Looking) {
-            if found != before {
-                tell(disk, found.as_ref());
-            }
-            let known = Known {
-                sys: disk.clone(),
-                stage,
-                since: Instant::now(),
-                found,
-            };
-            disks.insert(disk.name.clone(), known);
-            return true;
+        let before = disks.get(&disk.name).filter(|known| known.is(disk));
+        if before.is_none() && !matches!(stage, Stage::Looking) {
+            return false;
         }
-        false
+        let known = Known::new(disk.clone(), stage, before);
+        if before.and_then(|before| before.found.as_ref()) != known.found.as_ref() {
+            tell(disk, known.found.as_ref());
+        }
+        disks.insert(disk.name.clone(), known);
+        true
     }
 
     /// Whether something is under way that is still waited for.
     fn is_busy(&self) -> bool {
-        self.read().values().any(|known| {
-            let under_way = matches!(known.stage, Stage::Looking | Stage::Opening(_));
-            under_way && known.since.elapsed() < PATIENCE
-        })
+        self.read().values().any(Known::is_busy)
     }
 
     /// Compares what is shown with what was shown before.
@@ -537,64 +467,6 @@ impl Inventory {
     }
 }
 
-impl Known {
-    /// A disk that is ours stays known when the kernel changes its mind about details such as its size;
-    /// one that was pulled and put back is another.
-    fn is(&self, disk: &SysDisk) -> bool {
-        let same = self.sys.name == disk.name && self.sys.id == disk.id && self.sys.seq == disk.seq;
-        *disk == self.sys || (same && self.pool().is_some())
-    }
-
-    fn pool(&self) -> Option<&Arc<Pool>> {
-        match &self.stage {
-            Stage::InUse(pool) => Some(pool),
-            _ => None,
-        }
-    }
-
-    fn is_to_be_retried(&self) -> bool {
-        matches!(self.stage, Stage::Left(DiskState::Failed(_))) && self.since.elapsed() >= RETRY
-    }
-
-    /// What is shown; nothing for a disk that is still being looked at for the first time.
-    fn describe(&self) -> Option<Disk> {
-        let late = self.since.elapsed() >= PATIENCE;
-        let state = match &self.stage {
-            Stage::Looking | Stage::Opening(_) if late => DiskState::Failed(SILENT.to_owned()),
-            Stage::Seen(_, Some(why)) => DiskState::Failed(why.clone()),
-            Stage::Looking | Stage::Opening(_) | Stage::Seen(_, None) => self.found.clone()?,
-            Stage::InUse(pool) => match pool.health() {
-                Health::Well => DiskState::Pool(pool.uuid().to_string()),
-                Health::Hangs => DiskState::Failed(SILENT.to_owned()),
-                Health::Fails(why) => DiskState::Failed(why),
-            },
-            Stage::Left(state) => state.clone(),
-        };
-        Some(Disk {
-            id: self.sys.id.clone(),
-            device: self.sys.device.clone(),
-            size: self.sys.size,
-            media: self.sys.media,
-            state,
-        })
-    }
-}
-
-fn judge(disk: &SysDisk) -> Stage {
-    if let Some(why) = &disk.unfit {
-        return Stage::Left(DiskState::Unfit(why.clone()));
-    }
-    if let Some(what) = &disk.in_use {
-        return Stage::Left(DiskState::Foreign(what.clone()));
-    }
-    let found = File::open(&disk.device).and_then(|file| probe::glance(&file, disk.size.get()));
-    match found {
-        Ok(Finding::Foreign(what)) => Stage::Left(DiskState::Foreign(what)),
-        Ok(finding) => Stage::Seen(finding, None),
-        Err(error) => failed(format!("cannot be read: {error}")),
-    }
-}
-
 fn tell(disk: &SysDisk, found: Option<&DiskState>) {
     match found {
         Some(DiskState::Pool(uuid)) => {
@@ -614,7 +486,7 @@ fn tell(disk: &SysDisk, found: Option<&DiskState>) {
 }
 
 fn failed(why: String) -> Stage {
-    Stage::Left(DiskState::Failed(why))
+    Stage::Left(DiskState::Failed(why), Doubt::None)
 }
 
 fn name_node(pool: &Arc<Pool>, node: NodeKey) -> Result<(), StorageError> {

@@ -47,7 +47,7 @@ pub enum Verdict {
     Wait(String),
 }
 
-const UNKNOWN: &str = "waits for a disk that does not answer, for it may be this node's";
+const UNKNOWN: &str = "waits for a disk that does not say what it holds, for it may be this node's";
 
 /// What is known beside the disks that wait.
 #[derive(Clone, Debug, Default)]
