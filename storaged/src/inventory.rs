@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -21,6 +22,7 @@ use loam_node_api::{
     path,
     storage::{Disk, DiskState, StorageError},
 };
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -34,16 +36,12 @@ use crate::{
     mount,
     pool::Pool,
     probe::Finding,
+    search::Search,
     secret,
     takeover::{self, Verdict},
     uevent::Uevents,
     whereabouts,
 };
-
-/// Disks that spin up, or hang off a bus that is slow to be searched, come seconds after the first
-/// ones. Until nothing new was found for so long, no pool is opened, no disk is made one, and nothing is
-/// said to be absent: a volume or an identity that is on a late disk must not be made anew on another.
-const QUIET: Duration = Duration::from_secs(3);
 
 /// The kernel says when a disk comes; this is for what it cannot say (a file system that went bad).
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -64,6 +62,8 @@ pub struct Inventory {
     /// Held while pools are told what the others have.
     sharing: Mutex<()>,
     settled: watch::Sender<bool>,
+    /// Whether disks may yet come that were there when the node started.
+    searching: AtomicBool,
     /// Told whenever a disk or a pool is another than before.
     changes: Changes,
     /// Whose pools these are, once noded has said so.
@@ -90,10 +90,10 @@ impl Default for Places {
 }
 
 /// How far the look at the disks has come that were there when the node started.
+#[derive(Clone, Copy)]
 enum Phase {
-    /// Nothing new was found since then.
-    Searching(Instant),
-    /// All are known; what is ours is being opened.
+    Searching,
+    /// What is ours is being opened.
     Opening,
     Settled,
 }
@@ -109,6 +109,7 @@ impl Inventory {
             detached: Condvar::new(),
             sharing: Mutex::default(),
             settled: watch::Sender::new(false),
+            searching: AtomicBool::new(true),
             changes,
             node: Mutex::default(),
         }
@@ -155,15 +156,21 @@ impl Inventory {
         let uevents = Uevents::listen()
             .inspect_err(|error| tracing::warn!(%error, "cannot hear of new disks; looking for them every {INTERVAL:?}"))
             .ok();
-        let mut phase = Phase::Searching(Instant::now());
+        let mut phase = Phase::Searching;
+        let mut search = Search::new(since_kernel_started());
         let mut refreshed = Instant::now();
         let mut shown = Vec::new();
         loop {
-            let found = self.look().unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot list the disks; trying again");
-                0
-            });
-            phase = self.go_on(phase, found);
+            let looked = self.look();
+            let now = since_kernel_started();
+            match looked {
+                Ok(()) => search.found(self.fit_disks(), now),
+                Err(error) => {
+                    tracing::error!(%error, "cannot list the disks; trying again");
+                    search.failed(now);
+                }
+            }
+            phase = self.go_on(phase, &search, now);
             if refreshed.elapsed() >= INTERVAL {
                 refreshed = Instant::now();
                 self.pools().iter().for_each(Pool::refresh);
@@ -181,18 +188,19 @@ impl Inventory {
         }
     }
 
-    /// `found` is how many disks came or went just now.
-    fn go_on(self: &Arc<Self>, phase: Phase, found: usize) -> Phase {
+    fn go_on(self: &Arc<Self>, phase: Phase, search: &Search, now: Duration) -> Phase {
+        self.searching
+            .store(!search.is_over(now), Ordering::Release);
+        let waits = |busy: bool| busy && !search.is_too_long(now);
         match phase {
-            Phase::Searching(_) if found > 0 || self.is_busy() => Phase::Searching(Instant::now()),
-            Phase::Searching(since) if since.elapsed() < QUIET => phase,
-            Phase::Searching(_) => {
+            Phase::Searching if !search.is_quiet(now) || waits(self.is_busy()) => phase,
+            Phase::Searching => {
                 self.decide();
                 Phase::Opening
             }
             Phase::Opening => {
                 self.decide();
-                if self.is_busy() {
+                if self.is_busy() || waits(self.has_undecided()) {
                     return Phase::Opening;
                 }
                 tracing::info!(pools = self.pools().len(), "every disk has been looked at");
@@ -206,31 +214,34 @@ impl Inventory {
         }
     }
 
-    /// One look: how many disks came or went. What they hold is found out on threads of their own.
-    fn look(self: &Arc<Self>) -> io::Result<usize> {
+    /// One look at which disks are there. What they hold is found out on threads of their own.
+    fn look(self: &Arc<Self>) -> io::Result<()> {
         let present = disk::scan(&self.places.sys_block)?;
-        let gone = self.forget_all_but(&present);
-        let mut came = 0;
+        self.forget_all_but(&present);
         for disk in present {
-            let new = match self.read().get(&disk.name) {
-                None => true,
-                Some(known) if known.is_to_be_retried() => false,
+            match self.read().get(&disk.name) {
+                None => {}
+                Some(known) if known.is_to_be_retried() => {}
                 Some(_) => continue,
-            };
-            came += usize::from(new);
+            }
             self.set(&disk, Stage::Looking);
             self.spawn(disk, |_, disk| known::judge(disk));
         }
-        Ok(came + gone)
+        Ok(())
+    }
+
+    /// The ids of the disks that can be pools.
+    fn fit_disks(&self) -> Vec<String> {
+        let disks = self.read();
+        let fit = disks.values().filter(|known| known.sys.unfit.is_none());
+        fit.map(|known| known.sys.id.clone()).collect()
     }
 
     /// What is done with the disks that have been looked at.
     fn decide(self: &Arc<Self>) {
         for (disk, finding, verdict) in self.verdicts() {
             match (verdict, finding) {
-                (Verdict::Wait(why), finding) => {
-                    self.set(&disk, Stage::Seen(finding, Some(why)));
-                }
+                (Verdict::Wait(why), finding) => self.wait(&disk, finding, why),
                 (Verdict::Leave(what), _) => {
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::None));
                 }
@@ -247,9 +258,22 @@ impl Inventory {
         }
     }
 
+    /// Tells why a disk waits, unless that is known.
+    fn wait(&self, disk: &SysDisk, finding: Finding, why: String) {
+        let stage = Stage::Seen(finding, Some(why));
+        let waits = self
+            .read()
+            .get(&disk.name)
+            .is_some_and(|known| known.stage.waits_as(&stage));
+        if !waits {
+            self.set(disk, stage);
+        }
+    }
+
     fn verdicts(&self) -> Vec<(SysDisk, Finding, Verdict)> {
         let disks = self.read();
-        let (waiting, around) = known::survey(&disks, self.machine, Instant::now());
+        let (waiting, mut around) = known::survey(&disks, self.machine, Instant::now());
+        around.unknown |= self.searching.load(Ordering::Acquire);
         if waiting.is_empty() {
             return Vec::new();
         }
@@ -333,7 +357,7 @@ impl Inventory {
         }
     }
 
-    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> usize {
+    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) {
         let gone: Vec<Known> = {
             let mut disks = self.write();
             let names: Vec<String> = disks
@@ -355,7 +379,6 @@ impl Inventory {
                 None => tracing::info!(disk, device, "a disk is gone, or another one now"),
             }
         }
-        gone.len()
     }
 
     /// Takes the mount of a pool away whose disk is gone. Machines may have files of it open.
@@ -420,6 +443,12 @@ impl Inventory {
     /// Whether something is under way that is still waited for.
     fn is_busy(&self) -> bool {
         self.read().values().any(Known::is_busy)
+    }
+
+    /// Whether disks wait for a decision that comes by itself.
+    fn has_undecided(&self) -> bool {
+        let waits = |known: &Known| matches!(known.stage, Stage::Seen(..));
+        self.searching.load(Ordering::Acquire) && self.read().values().any(waits)
     }
 
     /// Compares what is shown with what was shown before.
@@ -507,6 +536,10 @@ fn mount_once(device: &Path, root: &Path) -> io::Result<()> {
             source.display()
         ))),
     }
+}
+
+fn since_kernel_started() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

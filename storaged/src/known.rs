@@ -65,6 +65,13 @@ pub enum Doubt {
     Pool,
 }
 
+impl Stage {
+    /// Whether both wait for the same.
+    pub fn waits_as(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Seen(_, one), Self::Seen(_, other)) if one == other)
+    }
+}
+
 impl Known {
     pub fn new(sys: SysDisk, stage: Stage, before: Option<&Self>) -> Self {
         let before_found = before.and_then(|known| known.found.clone());
@@ -134,8 +141,9 @@ impl Known {
         let late = self.since.elapsed() >= PATIENCE;
         let state = match &self.stage {
             Stage::Looking | Stage::Opening(_) if late => DiskState::Failed(SILENT.to_owned()),
-            Stage::Seen(_, Some(why)) => DiskState::Failed(why.clone()),
-            Stage::Looking | Stage::Opening(_) | Stage::Seen(_, None) => self.found.clone()?,
+            // Most waiting is over soon, and no news.
+            Stage::Seen(_, Some(why)) if late => DiskState::Failed(why.clone()),
+            Stage::Looking | Stage::Opening(_) | Stage::Seen(..) => self.found.clone()?,
             Stage::InUse(pool) => match pool.health() {
                 Health::Well => DiskState::Pool(pool.uuid().to_string()),
                 Health::Hangs => DiskState::Failed(SILENT.to_owned()),

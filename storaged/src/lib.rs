@@ -10,7 +10,7 @@
 //! | [`probe`], [`signature`], [`sample`] | whether a disk is empty, ours, or somebody's |
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
 //! | [`set`], [`duplicate`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used |
-//! | [`inventory`], [`known`], [`uevent`] | the disks and pools of this moment |
+//! | [`inventory`], [`known`], [`search`], [`uevent`] | the disks and pools of this moment |
 //! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
 //! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
 //! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
@@ -38,6 +38,7 @@ pub mod probe;
 pub mod program;
 pub mod pulse;
 pub mod sample;
+pub mod search;
 pub mod secret;
 pub mod service;
 pub mod set;
