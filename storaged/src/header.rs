@@ -18,6 +18,8 @@
 //! | 96 | 16 | the machine that it was used in last (see [`crate::machine`]); zeroes if unknown |
 //! | 112 | 8 | when it was taken into use last, in seconds since 1970, little endian |
 //! | 120 | 16 | the disk that it was used on last (see [`DiskTag`]) |
+//! | 136 | 16 | the kernel's id of the boot in which its set was begun, if that is when it joined; else zeroes |
+//! | 152 | 16 | the kernel's id of the boot in which it was used last; zeroes if unknown |
 //! | 480 | 32 | SHA-256 of bytes 0 to 479 |
 //!
 //! It is there twice, [`COPY`] apart, and written one after the other: whatever a power cut does to
@@ -68,6 +70,10 @@ pub struct Header {
     /// Seconds since 1970.
     pub used: u64,
     pub disk: DiskTag,
+    /// The boot in which its set was begun, if it is of that boot.
+    pub first_boot: Option<Uuid>,
+    /// The boot in which it was used last.
+    pub last_boot: Option<Uuid>,
 }
 
 /// What is where a header would be.
@@ -99,6 +105,8 @@ impl Header {
             machine: None,
             used: 0,
             disk,
+            first_boot: None,
+            last_boot: None,
         }
     }
 
@@ -139,6 +147,7 @@ impl Header {
         };
         let node = self.node.map_or([0; 32], |node| node.0);
         let machine = self.machine.map_or([0; 16], |machine| machine.0);
+        let boot = |boot: Option<Uuid>| boot.map_or([0; 16], Uuid::into_bytes);
         let mut at = 0;
         for field in [
             MAGIC.as_slice(),
@@ -151,6 +160,8 @@ impl Header {
             &machine,
             &self.used.to_le_bytes(),
             &self.disk.0,
+            &boot(self.first_boot),
+            &boot(self.last_boot),
         ] {
             sector[at..at + field.len()].copy_from_slice(field);
             at += field.len();
@@ -189,6 +200,8 @@ impl Header {
             machine: Some(Machine(take(rest)?)).filter(|machine| machine.0 != [0; 16]),
             used: u64::from_le_bytes(take(rest)?),
             disk: DiskTag(take(rest)?),
+            first_boot: Some(Uuid::from_bytes(take(rest)?)).filter(|boot| !boot.is_nil()),
+            last_boot: Some(Uuid::from_bytes(take(rest)?)).filter(|boot| !boot.is_nil()),
         })
     }
 }
@@ -229,6 +242,8 @@ mod tests {
         header.node = Some(NodeKey([7; 32]));
         header.machine = Some(Machine([8; 16]));
         header.used = 1_800_000_000;
+        header.first_boot = Some(Uuid::new_v4());
+        header.last_boot = Some(Uuid::new_v4());
         header.write(&disk).unwrap();
         assert_eq!(Header::read(&disk, size).unwrap(), Found::Header(header));
     }

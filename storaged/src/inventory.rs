@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    boot::Boot,
+    boot::{self, Boot},
     disk::{self, SysDisk},
     format::{self, FormatError},
     header::{DiskTag, Header},
@@ -338,7 +338,14 @@ impl Inventory {
         let now = Clock::read(Path::new(path::CLOCK))
             .floor
             .max(UnixTime::kernel());
+        let boot = boot::id();
+        let begun = lock(&self.boot).decided().begun;
         let stamped = Header {
+            first_boot: match header.used {
+                0 => boot.filter(|_| begun),
+                _ => header.first_boot,
+            },
+            last_boot: boot,
             machine: self.machine,
             used: now.0.max(header.used),
             disk: DiskTag::of(&disk.id),

@@ -89,7 +89,10 @@ pub fn decide(
         let verdict = match decided.set {
             Some(set) => Verdict::Make(set),
             None if around.unknown => Verdict::Wait(UNKNOWN.to_owned()),
-            None => Verdict::Make(*decided.set.insert(Uuid::new_v4())),
+            None => {
+                decided.begun = true;
+                Verdict::Make(*decided.set.insert(Uuid::new_v4()))
+            }
         };
         verdicts.insert(disk.name.clone(), verdict);
     }
@@ -206,6 +209,7 @@ mod tests {
         // A further disk, later, joins it.
         let verdicts = decide(&[blank("c")], &mut decided, &here());
         assert_eq!(verdicts["c"], Verdict::Make(set));
+        assert!(decided.begun);
         // Nothing to do is no decision.
         let mut decided = Decided::default();
         assert!(decide(&[], &mut decided, &here()).is_empty());
@@ -219,6 +223,7 @@ mod tests {
         assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
         assert_eq!(verdicts["b"], Verdict::Open);
         assert_eq!(decided.runs_on[&Uuid::from_u128(10)], id("b"));
+        assert!(!decided.begun);
     }
 
     #[test]
