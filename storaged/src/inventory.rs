@@ -17,7 +17,6 @@ use std::{
 
 use loam_deployment::NodeKey;
 use loam_node_api::{
-    clock::{Clock, UnixTime},
     page::Changes,
     path,
     storage::{Disk, DiskState, StorageError},
@@ -39,6 +38,7 @@ use crate::{
     search::Search,
     secret,
     takeover::{self, Verdict},
+    time,
     uevent::Uevents,
     whereabouts,
 };
@@ -139,6 +139,52 @@ impl Inventory {
                 Err(StorageError::Hangs(_)) => {}
                 result => result?,
             }
+        }
+        Ok(())
+    }
+
+    /// One of the node's own secrets. That there is none is said only when nothing is missing that could
+    /// have it: a node without its seed makes itself another.
+    pub fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        let (pools, missing) = {
+            let disks = self.read();
+            let missing = match self.searching.load(Ordering::Acquire) {
+                true => Some("some may yet come".to_owned()),
+                false => {
+                    let boot = lock(&self.boot);
+                    known::missing(&disks, &boot.decided().runs_on, Instant::now())
+                }
+            };
+            let pools: Vec<_> = disks.values().filter_map(Known::pool).cloned().collect();
+            (pools, missing)
+        };
+        if let Some(secret) = secret::load(&pools, name)? {
+            return Ok(Some(secret));
+        }
+        if let Some(why) = missing {
+            return Err(StorageError::Io(format!(
+                "no disk has the secret `{name}`, and not all of this node's have answered: {why}"
+            )));
+        }
+        self.check_owner(&pools)?;
+        Ok(None)
+    }
+
+    pub fn keep_secret(&self, name: &str, secret: &[u8]) -> Result<(), StorageError> {
+        let pools = self.pools();
+        self.check_owner(&pools)?;
+        secret::store(&pools, name, secret)
+    }
+
+    /// What pools that are marked as a node's lack was lost, and what they have is that node's: noded
+    /// neither makes it anew nor writes over it before it has said that it is that node.
+    fn check_owner(&self, pools: &[Arc<Pool>]) -> Result<(), StorageError> {
+        if lock(&self.node).is_none()
+            && let Some((pool, node)) = secret::owner(pools)?
+        {
+            return Err(StorageError::Io(format!(
+                "pool {pool} is marked as a pool of node {node}, of whose secrets some are missing"
+            )));
         }
         Ok(())
     }
@@ -335,9 +381,6 @@ impl Inventory {
 
     /// Writes into the header where and when the pool was used last.
     fn stamp(&self, disk: &SysDisk, header: Header) -> Header {
-        let now = Clock::read(Path::new(path::CLOCK))
-            .floor
-            .max(UnixTime::kernel());
         let boot = boot::id();
         let begun = lock(&self.boot).decided().begun;
         let stamped = Header {
@@ -347,7 +390,7 @@ impl Inventory {
             },
             last_boot: boot,
             machine: self.machine,
-            used: now.0.max(header.used),
+            used: time::now().0.max(header.used),
             disk: DiskTag::of(&disk.id),
             ..header
         };
@@ -452,10 +495,14 @@ impl Inventory {
         self.read().values().any(Known::is_busy)
     }
 
-    /// Whether disks wait for a decision that comes by itself.
+    /// Whether disks wait for a decision that comes by itself, and soon.
     fn has_undecided(&self) -> bool {
+        let disks = self.read();
+        let hangs = |known: &Known| matches!(known.stage, Stage::Opening(_)) && !known.is_busy();
+        let soon = self.searching.load(Ordering::Acquire)
+            || (lock(&self.boot).decided().set.is_some() && !disks.values().any(hangs));
         let waits = |known: &Known| matches!(known.stage, Stage::Seen(..));
-        self.searching.load(Ordering::Acquire) && self.read().values().any(waits)
+        soon && disks.values().any(waits)
     }
 
     /// Compares what is shown with what was shown before.

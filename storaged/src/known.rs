@@ -1,7 +1,7 @@
 //! What is known of one disk, and what follows from it for the others.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     sync::Arc,
     time::{Duration, Instant},
@@ -189,7 +189,10 @@ pub fn survey(
                     what,
                 });
             }
-            Stage::Opening(uuid) => around.in_use.extend(*uuid),
+            Stage::Opening(uuid) => {
+                around.in_use.extend(*uuid);
+                around.opening |= uuid.is_some();
+            }
             Stage::InUse(pool) => {
                 around.in_use.insert(pool.uuid());
             }
@@ -197,6 +200,24 @@ pub fn survey(
         }
     }
     (waiting, around)
+}
+
+/// Why pools of this node may be missing among those that are in use, if so; `runs_on` names the disks
+/// of all that were in use since it booted.
+pub fn missing(
+    disks: &BTreeMap<String, Known>,
+    runs_on: &BTreeMap<Uuid, String>,
+    now: Instant,
+) -> Option<String> {
+    if let Some(known) = disks.values().find(|known| known.may_be_ours(now)) {
+        return Some(format!("disk {} does not say what it holds", known.sys.id));
+    }
+    let pools: BTreeSet<Uuid> = disks
+        .values()
+        .filter_map(|known| known.pool().map(|pool| pool.uuid()))
+        .collect();
+    let away = runs_on.iter().find(|(uuid, _)| !pools.contains(uuid));
+    away.map(|(uuid, disk)| format!("pool {uuid} on disk {disk} is not in use"))
 }
 
 /// Reads what a disk holds, as far as it takes to know a pool.
@@ -337,6 +358,31 @@ mod tests {
             panic!("used")
         };
         assert!(what.starts_with("read-only, and it holds pool"), "{what}");
+    }
+
+    #[test]
+    fn something_may_be_missing_until_all_of_this_nodes_disks_are_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Arc::new(crate::pool::testing::pool(folder.path(), Media::Ssd));
+        let disk = disk(Path::new("/nowhere"), None);
+        let there = |stage| {
+            let known = Known::new(disk.clone(), stage, None);
+            BTreeMap::from([(disk.name.clone(), known)])
+        };
+        let runs_on = BTreeMap::from([(pool.uuid(), "a".to_owned())]);
+        let now = Instant::now();
+        let failed = Stage::Left(DiskState::Failed("cannot be mounted".into()), Doubt::None);
+        for stage in [Stage::Looking, Stage::Opening(Some(pool.uuid())), failed] {
+            assert!(missing(&there(stage), &runs_on, now).is_some());
+        }
+        assert!(missing(&BTreeMap::new(), &runs_on, now).is_some());
+        assert_eq!(missing(&there(Stage::InUse(pool)), &runs_on, now), None);
+        // On a node that has nothing of its own yet, only what was not read counts.
+        let none = BTreeMap::new();
+        assert_eq!(missing(&there(foreign("ext4".into())), &none, now), None);
+        let dead = there(unread("cannot be read".into()));
+        assert!(missing(&dead, &none, now).is_some());
+        assert_eq!(missing(&dead, &none, Instant::now() + GIVEN_UP), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
-//! | [`durable`], [`program`], [`cgroup`], [`mount`] | what the above stand on |
+//! | [`durable`], [`program`], [`cgroup`], [`mount`], [`time`] | what the above stand on |
 
 pub mod boot;
 pub mod cgroup;
@@ -44,6 +44,7 @@ pub mod service;
 pub mod set;
 pub mod signature;
 pub mod takeover;
+pub mod time;
 pub mod uevent;
 pub mod volume;
 pub mod whereabouts;

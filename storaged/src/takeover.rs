@@ -49,12 +49,16 @@ pub enum Verdict {
 
 const UNKNOWN: &str = "waits for a disk that does not say what it holds, for it may be this node's";
 
+const OPENING: &str = "waits until the pools of this node are open";
+
 /// What is known beside the disks that wait.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
     pub machine: Option<Machine>,
     /// Pools that are in use or being opened.
     pub in_use: BTreeSet<Uuid>,
+    /// Whether pools are being opened.
+    pub opening: bool,
     /// Whether there are disks that do not say what they hold.
     pub unknown: bool,
 }
@@ -85,8 +89,12 @@ pub fn decide(
         };
         verdicts.insert(winner.name, verdict);
     }
+    // A pool made before those that are there are open would be the only one for a while, and be asked
+    // for what only they have.
+    let opening = around.opening || verdicts.values().any(|verdict| *verdict == Verdict::Open);
     for disk in seen.iter().filter(|disk| matches!(disk.what, What::Blank)) {
         let verdict = match decided.set {
+            Some(_) if opening => Verdict::Wait(OPENING.to_owned()),
             Some(set) => Verdict::Make(set),
             None if around.unknown => Verdict::Wait(UNKNOWN.to_owned()),
             None => {
@@ -220,8 +228,17 @@ mod tests {
     fn a_blank_disk_joins_the_pools_that_are_there() {
         let mut decided = Decided::default();
         let verdicts = decide(&[blank("a"), pool("b", 10, 1)], &mut decided, &here());
-        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
         assert_eq!(verdicts["b"], Verdict::Open);
+        // Once they are open.
+        assert!(matches!(verdicts["a"], Verdict::Wait(_)));
+        let opening = Surroundings {
+            opening: true,
+            ..here()
+        };
+        let verdicts = decide(&[blank("a")], &mut decided, &opening);
+        assert!(matches!(verdicts["a"], Verdict::Wait(_)));
+        let verdicts = decide(&[blank("a")], &mut decided, &here());
+        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
         assert_eq!(decided.runs_on[&Uuid::from_u128(10)], id("b"));
         assert!(!decided.begun);
     }
@@ -246,8 +263,9 @@ mod tests {
         assert_eq!(decided, Decided::default());
         // With a pool of ours there, it may join.
         let verdicts = decide(&[blank("a"), pool("b", 10, 1)], &mut decided, &around);
-        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
         assert_eq!(verdicts["b"], Verdict::Open);
+        let verdicts = decide(&[blank("a")], &mut decided, &around);
+        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
     }
 
     #[test]
