@@ -23,7 +23,7 @@
 //! | 480 | 32 | SHA-256 of bytes 0 to 479 |
 //!
 //! It is there twice, [`COPY`] apart, and written one after the other: whatever a power cut does to
-//! one of them, the other is whole.
+//! one of them, the other is whole; and one unreadable sector takes no pool away.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -110,33 +110,58 @@ impl Header {
         }
     }
 
-    /// Reads the header whose file system has this size, if one is there.
-    pub fn read(disk: &File, filesystem_size: u64) -> io::Result<Found> {
-        let mut found = Found::Nothing;
+    /// Reads the header whose file system has this size, if one is there. One copy that can be read is
+    /// enough; of two that differ, the one counts that was written last.
+    pub fn read(disk: &impl FileExt, filesystem_size: u64) -> io::Result<Found> {
+        let mut best: Option<Self> = None;
+        let mut other_format = None;
+        let mut failure = None;
         for at in [filesystem_size, filesystem_size + COPY] {
             let mut sector = [0; LENGTH];
             match disk.read_exact_at(&mut sector, at) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-                other => other?,
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
             }
             match Self::decode(&sector) {
                 Found::Header(header) if header.filesystem_size == filesystem_size => {
-                    return Ok(Found::Header(header));
+                    if best.is_none_or(|best| best.stage() < header.stage()) {
+                        best = Some(header);
+                    }
                 }
-                Found::OtherFormat(format) => found = Found::OtherFormat(format),
+                Found::OtherFormat(format) => other_format = Some(format),
                 _ => {}
             }
         }
-        Ok(found)
+        match (best, other_format, failure) {
+            (Some(header), ..) => Ok(Found::Header(header)),
+            (None, Some(format), _) => Ok(Found::OtherFormat(format)),
+            (None, None, Some(error)) => Err(error),
+            (None, None, None) => Ok(Found::Nothing),
+        }
     }
 
-    /// Durable when it returns.
+    /// Grows with each that is written to one disk.
+    fn stage(&self) -> (bool, u64, bool) {
+        (self.state == State::Pool, self.used, self.node.is_some())
+    }
+
+    /// Durable when it returns, in one place at least: a sector that cannot be written any more takes no
+    /// pool away.
     pub fn write(&self, disk: &File) -> io::Result<()> {
-        for at in [self.filesystem_size, self.filesystem_size + COPY] {
+        let write = |at| {
             disk.write_all_at(&self.encode(), at)?;
-            disk.sync_all()?;
+            disk.sync_all()
+        };
+        let first = write(self.filesystem_size);
+        let second = write(self.filesystem_size + COPY);
+        if let (Err(error), Ok(())) | (Ok(()), Err(error)) = (&first, &second) {
+            tracing::warn!(pool = %self.uuid, %error, "one of the two copies of this pool's header cannot be written");
         }
-        Ok(())
+        first.or(second)
     }
 
     pub fn encode(&self) -> [u8; LENGTH] {
@@ -218,6 +243,41 @@ pub fn filesystem_size(disk_size: u64) -> u64 {
 }
 
 #[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// A disk of which some sectors cannot be read.
+    #[derive(Debug)]
+    pub struct BadSectors<'a> {
+        disk: &'a File,
+        sectors: Vec<u64>,
+    }
+
+    impl<'a> BadSectors<'a> {
+        /// Those that begin there.
+        pub fn of(disk: &'a File, sectors: &[u64]) -> Self {
+            let sectors = sectors.to_vec();
+            Self { disk, sectors }
+        }
+    }
+
+    impl FileExt for BadSectors<'_> {
+        fn read_at(&self, bytes: &mut [u8], from: u64) -> io::Result<usize> {
+            let to = from + bytes.len() as u64;
+            let is_met = |sector: &u64| from < sector + LENGTH as u64 && *sector < to;
+            if self.sectors.iter().any(is_met) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            self.disk.read_at(bytes, from)
+        }
+
+        fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
+            self.disk.write_at(bytes, at)
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -261,6 +321,50 @@ mod tests {
         }
         disk.write_all_at(&[0xa5; 100], size).unwrap();
         assert_eq!(Header::read(&disk, size).unwrap(), Found::Nothing);
+    }
+
+    #[test]
+    fn one_that_can_be_read_is_enough() {
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(64 << 20).unwrap();
+        let header = header();
+        let size = header.filesystem_size;
+        let unreadable = |sectors: &[u64]| testing::BadSectors::of(&disk, sectors);
+        // An error is no answer as long as nothing was read that is one.
+        for sectors in [[size], [size + COPY]] {
+            Header::read(&unreadable(&sectors), size).unwrap_err();
+        }
+        header.write(&disk).unwrap();
+        for sectors in [[size], [size + COPY]] {
+            let found = Header::read(&unreadable(&sectors), size).unwrap();
+            assert_eq!(found, Found::Header(header));
+        }
+        Header::read(&unreadable(&[size, size + COPY]), size).unwrap_err();
+    }
+
+    #[test]
+    fn of_two_that_differ_the_later_counts() {
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(64 << 20).unwrap();
+        let formatting = header();
+        let size = formatting.filesystem_size;
+        let made = Header {
+            state: State::Pool,
+            ..formatting
+        };
+        let used = Header { used: 7, ..made };
+        let named = Header {
+            node: Some(NodeKey([1; 32])),
+            ..used
+        };
+        // One of the two could not be written.
+        for (earlier, later) in [(formatting, made), (made, used), (used, named)] {
+            for (at, stale) in [(size, size + COPY), (size + COPY, size)] {
+                disk.write_all_at(&later.encode(), at).unwrap();
+                disk.write_all_at(&earlier.encode(), stale).unwrap();
+                assert_eq!(Header::read(&disk, size).unwrap(), Found::Header(later));
+            }
+        }
     }
 
     #[test]
