@@ -435,13 +435,22 @@ impl Inventory {
     fn detach(self: &Arc<Self>, pool: Arc<Pool>) {
         lock(&self.detaching).insert(pool.uuid());
         let this = self.clone();
-        thread::spawn(move || {
+        let uuid = pool.uuid();
+        let detaching = thread::Builder::new().name("detach".to_owned()).spawn(move || {
             if let Err(error) = mount::detach(pool.root()) {
                 tracing::error!(pool = %pool.uuid(), %error, "cannot detach the pool of a disk that is gone");
             }
-            lock(&this.detaching).remove(&pool.uuid());
-            this.detached.notify_all();
+            this.is_detached(uuid);
         });
+        if let Err(error) = detaching {
+            tracing::error!(pool = %uuid, %error, "no thread to detach the pool of a disk that is gone; it is detached when it comes back");
+            self.is_detached(uuid);
+        }
+    }
+
+    fn is_detached(&self, uuid: Uuid) {
+        lock(&self.detaching).remove(&uuid);
+        self.detached.notify_all();
     }
 
     /// Has `act` done for a disk on a thread of its own, and takes note of what came of it.
@@ -522,7 +531,13 @@ impl Inventory {
         *shown = now;
         self.changes.note();
         let this = self.clone();
-        thread::spawn(move || this.share());
+        let sharing = thread::Builder::new()
+            .name("share".to_owned())
+            .spawn(move || this.share());
+        if let Err(error) = sharing {
+            tracing::error!(%error, "no thread to give pools what they lack; trying again");
+            shown.clear();
+        }
     }
 
     /// Pools that have just come, or answer again, get what they lack of what every pool has.

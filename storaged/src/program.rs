@@ -99,15 +99,23 @@ pub fn start(mut command: Command) -> Result<Running, ProgramError> {
         .unwrap_or_default();
     match command.spawn() {
         Ok(mut child) => {
-            let complaint = child
+            let reading = child
                 .stderr
                 .take()
-                .map(|stream| thread::spawn(|| read_end(stream)));
-            Ok(Running {
-                name,
-                child,
-                complaint,
-            })
+                .map(|stream| thread::Builder::new().spawn(|| read_end(stream)));
+            match reading.transpose() {
+                Ok(complaint) => Ok(Running {
+                    name,
+                    child,
+                    complaint,
+                }),
+                Err(source) => {
+                    // Unheard, it would wait for us as soon as it complains.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    Err(ProgramError::Run { name, source })
+                }
+            }
         }
         Err(source) => Err(ProgramError::Run { name, source }),
     }
