@@ -263,11 +263,13 @@ impl Inventory {
     /// One look at which disks are there. What they hold is found out on threads of their own.
     fn look(self: &Arc<Self>) -> io::Result<()> {
         let present = disk::scan(&self.places.sys_block)?;
-        self.forget_all_but(&present);
+        let some_went = self.forget_all_but(&present);
         for disk in present {
             match self.read().get(&disk.name) {
                 None => {}
                 Some(known) if known.is_to_be_retried() => {}
+                // A disk that hung and was plugged in anew may be there twice for a while.
+                Some(known) if some_went && known.is_copy() => {}
                 Some(_) => continue,
             }
             self.set(&disk, Stage::Looking);
@@ -290,6 +292,9 @@ impl Inventory {
                 (Verdict::Wait(why), finding) => self.wait(&disk, finding, why),
                 (Verdict::Leave(what), _) => {
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::None));
+                }
+                (Verdict::Copy(what), _) => {
+                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::Copy));
                 }
                 (Verdict::Open, Finding::Pool { header, .. }) => {
                     self.set(&disk, Stage::Opening(Some(header.uuid)));
@@ -407,7 +412,8 @@ impl Inventory {
         }
     }
 
-    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) {
+    /// Whether any disk is gone.
+    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> bool {
         let gone: Vec<Known> = {
             let mut disks = self.write();
             let names: Vec<String> = disks
@@ -429,6 +435,7 @@ impl Inventory {
                 None => tracing::info!(disk, device, "a disk is gone, or another one now"),
             }
         }
+        !gone.is_empty()
     }
 
     /// Takes the mount of a pool away whose disk is gone. Machines may have files of it open.
@@ -467,7 +474,7 @@ impl Inventory {
                 this.conclude(&its, stage);
             });
         if let Err(error) = started {
-            self.conclude(&disk, failed(format!("no thread for it: {error}")));
+            self.conclude(&disk, known::unread(format!("no thread for it: {error}")));
         }
     }
 

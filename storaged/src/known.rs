@@ -63,6 +63,8 @@ pub enum Doubt {
     Unread,
     /// It holds a pool that cannot be used.
     Pool,
+    /// It shows what another disk shows, and may be that disk under another name.
+    Copy,
 }
 
 impl Stage {
@@ -117,6 +119,10 @@ impl Known {
         failed && self.since.elapsed() >= RETRY
     }
 
+    pub fn is_copy(&self) -> bool {
+        matches!(self.stage, Stage::Left(_, Doubt::Copy))
+    }
+
     /// Whether something is under way that is still waited for.
     pub fn is_busy(&self) -> bool {
         let under_way = matches!(self.stage, Stage::Looking | Stage::Opening(_));
@@ -130,9 +136,10 @@ impl Known {
             Stage::Left(_, Doubt::Unread) => self
                 .unread_since
                 .is_none_or(|since| now.saturating_duration_since(since) < GIVEN_UP),
-            Stage::Left(_, Doubt::None) | Stage::Seen(..) | Stage::Opening(_) | Stage::InUse(_) => {
-                false
-            }
+            Stage::Left(_, Doubt::None | Doubt::Copy)
+            | Stage::Seen(..)
+            | Stage::Opening(_)
+            | Stage::InUse(_) => false,
         }
     }
 
@@ -174,6 +181,9 @@ pub fn survey(
     };
     for (name, known) in disks {
         around.unknown |= known.may_be_ours(now);
+        if matches!(known.stage, Stage::Opening(_) | Stage::InUse(_)) {
+            around.ids_in_use.insert(known.sys.id.clone());
+        }
         match &known.stage {
             Stage::Seen(finding, _) => {
                 let what = match finding {
@@ -267,7 +277,7 @@ fn foreign(what: String) -> Stage {
     Stage::Left(DiskState::Foreign(what), Doubt::None)
 }
 
-fn unread(why: String) -> Stage {
+pub fn unread(why: String) -> Stage {
     Stage::Left(DiskState::Failed(why), Doubt::Unread)
 }
 
