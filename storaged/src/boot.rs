@@ -15,8 +15,17 @@ use crate::durable;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
     pub set: Option<Uuid>,
+    /// Whether the set was begun in this boot.
+    #[serde(default)]
+    pub begun: bool,
     /// The id of the disk that each pool runs on, also when the disk is gone.
     pub runs_on: BTreeMap<Uuid, String>,
+}
+
+/// The kernel's name for this boot (random(4)).
+pub fn id() -> Option<Uuid> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Uuid::try_parse(text.trim()).ok()
 }
 
 #[derive(Debug)]
@@ -69,6 +78,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_boot_has_one_name() {
+        assert!(id().is_some() && id() == id());
+    }
+
+    #[test]
     fn decisions_outlive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("loam/storaged.json");
@@ -77,10 +91,12 @@ mod tests {
         let (set, pool) = (Uuid::new_v4(), Uuid::new_v4());
         boot.change(|decided| {
             decided.set = Some(set);
+            decided.begun = true;
             decided.runs_on.insert(pool, "WD-1".to_owned());
         });
         let again = Boot::open(&path);
         assert_eq!(again.decided().set, Some(set));
+        assert!(again.decided().begun);
         assert_eq!(again.decided().runs_on[&pool], "WD-1");
 
         fs::write(&path, b"{").unwrap();

@@ -1,7 +1,7 @@
 //! The disks that the kernel shows, read from sysfs (Linux `Documentation/ABI/stable/sysfs-block`).
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -31,10 +31,30 @@ pub struct SysDisk {
     pub id: String,
     pub size: Bytes,
     pub media: Media,
-    /// Why it can never be a pool, whatever it holds.
-    pub unfit: Option<String>,
+    /// Why it can never be made a pool, whatever it holds.
+    pub unfit: Option<Unfit>,
     /// Partitions that the kernel found, or devices made from the disk (LVM, RAID).
     pub in_use: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    Removable,
+    Small,
+    /// As a disk has it that has not said yet how large it is, or cannot.
+    Sizeless,
+    ReadOnly,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Removable => write!(f, "removable"),
+            Self::Small => write!(f, "smaller than {MINIMUM}"),
+            Self::Sizeless => write!(f, "without a size"),
+            Self::ReadOnly => write!(f, "read-only"),
+        }
+    }
 }
 
 /// Every disk under `sys_block`. A disk that vanishes while being read is left out.
@@ -72,11 +92,13 @@ fn read(folder: &Path, name: String) -> Option<SysDisk> {
     };
     let flag = |file| attribute(folder, file).as_deref() == Some("1");
     let unfit = if flag("removable") {
-        Some("removable".to_owned())
-    } else if flag("ro") {
-        Some("read-only".to_owned())
+        Some(Unfit::Removable)
+    } else if size == Bytes(0) {
+        Some(Unfit::Sizeless)
     } else if size < MINIMUM {
-        Some(format!("smaller than {MINIMUM}"))
+        Some(Unfit::Small)
+    } else if flag("ro") {
+        Some(Unfit::ReadOnly)
     } else {
         None
     };
@@ -215,7 +237,12 @@ mod tests {
                 ],
             ),
             ("sdb", &[("size", "8388608"), ("removable", "1")]),
-            ("vda", &[("size", "2048"), ("serial", "tiny")]),
+            ("vda", &[("size", "2048"), ("serial", "tiny"), ("ro", "1")]),
+            (
+                "vdb",
+                &[("size", "8388608"), ("serial", "locked"), ("ro", "1")],
+            ),
+            ("vdc", &[("size", "0"), ("serial", "silent")]),
         ]);
         let disks = scan(root.path()).unwrap();
         let summary: Vec<_> = disks
@@ -225,7 +252,7 @@ mod tests {
                     d.name.as_str(),
                     d.id.as_str(),
                     d.media,
-                    d.unfit.as_deref(),
+                    d.unfit,
                     d.in_use.as_deref(),
                 )
             })
@@ -241,16 +268,25 @@ mod tests {
                     None,
                     Some("partitions (sda1)")
                 ),
-                ("sdb", "path-sdb", Media::Ssd, Some("removable"), None),
+                ("sdb", "path-sdb", Media::Ssd, Some(Unfit::Removable), None),
+                ("vda", "virtio-tiny", Media::Ssd, Some(Unfit::Small), None),
                 (
-                    "vda",
-                    "virtio-tiny",
+                    "vdb",
+                    "virtio-locked",
                     Media::Ssd,
-                    Some("smaller than 1GiB"),
+                    Some(Unfit::ReadOnly),
+                    None
+                ),
+                (
+                    "vdc",
+                    "virtio-silent",
+                    Media::Ssd,
+                    Some(Unfit::Sizeless),
                     None
                 ),
             ]
         );
         assert_eq!(disks[0].size, Bytes::gib(4));
+        assert_eq!(Unfit::Small.to_string(), "smaller than 1GiB");
     }
 }

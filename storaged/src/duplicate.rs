@@ -13,7 +13,8 @@
 //! 4. The one with the smaller disk id.
 //!
 //! Two that even share their id (cheap USB bridges do) cannot be told apart from boot to boot; then
-//! none is used.
+//! none is used. Unless the id is one that no two disks in the world have, and they hold the same: that is
+//! one disk at the end of two cables, and any way to it is good.
 
 use std::cmp::Reverse;
 
@@ -56,20 +57,38 @@ pub fn choose(candidates: &[Candidate], runs_on: Option<&str>) -> Choice {
         (None, Some(id)) => Choice::None(format!("runs on disk {id} until this node restarts")),
         (None, None) => Choice::None("is nowhere".to_owned()),
         (Some(best), _) => {
-            let alike = candidates
+            let best = &candidates[best];
+            let alike: Vec<usize> = (0..candidates.len())
+                .filter(|index| {
+                    let other = &candidates[*index];
+                    allowed(other) && other.id == best.id
+                })
+                .collect();
+            let is_best = |index: &usize| {
+                let other = &candidates[*index];
+                (other.header, other.generation) == (best.header, best.generation)
+            };
+            let one_disk = is_worldwide(&best.id) && alike.iter().all(is_best);
+            let first = alike
                 .iter()
-                .filter(|other| allowed(other) && other.id == candidates[best].id)
-                .count();
-            if alike > 1 {
-                let id = &candidates[best].id;
-                Choice::None(format!(
-                    "is on {alike} disks that all say that they are {id}; detach the copies"
-                ))
-            } else {
-                Choice::Use(best)
+                .copied()
+                .min_by_key(|index| &candidates[*index].name);
+            match first {
+                Some(first) if alike.len() == 1 || one_disk => Choice::Use(first),
+                _ => Choice::None(format!(
+                    "is on {} disks that all say that they are {}; detach the copies",
+                    alike.len(),
+                    best.id
+                )),
             }
         }
     }
+}
+
+/// Whether a disk has this id from a registry (SCSI SPC-5, designators of types 2 and 3), and not from
+/// what a bridge makes up.
+fn is_worldwide(id: &str) -> bool {
+    ["naa.", "eui."].iter().any(|kind| id.starts_with(kind))
 }
 
 #[cfg(test)]
@@ -144,6 +163,23 @@ mod tests {
             disk("z", 9, "z"),
         ];
         assert_eq!(used(&three, None), Some("z".to_owned()));
+    }
+
+    #[test]
+    fn one_disk_at_the_end_of_two_cables_is_used_by_the_first() {
+        let id = "naa.5000c500a1b2c3d4";
+        let way = |name: &str| Candidate {
+            name: name.to_owned(),
+            ..disk(id, 7, id)
+        };
+        let header = way("sda").header;
+        let ways = [way("sdb"), way("sda")].map(|way| Candidate { header, ..way });
+        assert_eq!(choose(&ways, None), Choice::Use(1));
+        assert_eq!(choose(&ways, Some(id)), Choice::Use(1));
+        // What differs are two disks, whatever they say.
+        let mut copies = ways;
+        copies[0].generation = 8;
+        assert_eq!(used(&copies, None), None);
     }
 
     #[test]

@@ -18,10 +18,12 @@
 //! | 96 | 16 | the machine that it was used in last (see [`crate::machine`]); zeroes if unknown |
 //! | 112 | 8 | when it was taken into use last, in seconds since 1970, little endian |
 //! | 120 | 16 | the disk that it was used on last (see [`DiskTag`]) |
+//! | 136 | 16 | the kernel's id of the boot in which its set was begun, if that is when it joined; else zeroes |
+//! | 152 | 16 | the kernel's id of the boot in which it was used last; zeroes if unknown |
 //! | 480 | 32 | SHA-256 of bytes 0 to 479 |
 //!
 //! It is there twice, [`COPY`] apart, and written one after the other: whatever a power cut does to
-//! one of them, the other is whole.
+//! one of them, the other is whole; and one unreadable sector takes no pool away.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
@@ -68,6 +70,10 @@ pub struct Header {
     /// Seconds since 1970.
     pub used: u64,
     pub disk: DiskTag,
+    /// The boot in which its set was begun, if it is of that boot.
+    pub first_boot: Option<Uuid>,
+    /// The boot in which it was used last.
+    pub last_boot: Option<Uuid>,
 }
 
 /// What is where a header would be.
@@ -99,36 +105,63 @@ impl Header {
             machine: None,
             used: 0,
             disk,
+            first_boot: None,
+            last_boot: None,
         }
     }
 
-    /// Reads the header whose file system has this size, if one is there.
-    pub fn read(disk: &File, filesystem_size: u64) -> io::Result<Found> {
-        let mut found = Found::Nothing;
+    /// Reads the header whose file system has this size, if one is there. One copy that can be read is
+    /// enough; of two that differ, the one counts that was written last.
+    pub fn read(disk: &impl FileExt, filesystem_size: u64) -> io::Result<Found> {
+        let mut best: Option<Self> = None;
+        let mut other_format = None;
+        let mut failure = None;
         for at in [filesystem_size, filesystem_size + COPY] {
             let mut sector = [0; LENGTH];
             match disk.read_exact_at(&mut sector, at) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-                other => other?,
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
             }
             match Self::decode(&sector) {
                 Found::Header(header) if header.filesystem_size == filesystem_size => {
-                    return Ok(Found::Header(header));
+                    if best.is_none_or(|best| best.stage() < header.stage()) {
+                        best = Some(header);
+                    }
                 }
-                Found::OtherFormat(format) => found = Found::OtherFormat(format),
+                Found::OtherFormat(format) => other_format = Some(format),
                 _ => {}
             }
         }
-        Ok(found)
+        match (best, other_format, failure) {
+            (Some(header), ..) => Ok(Found::Header(header)),
+            (None, Some(format), _) => Ok(Found::OtherFormat(format)),
+            (None, None, Some(error)) => Err(error),
+            (None, None, None) => Ok(Found::Nothing),
+        }
     }
 
-    /// Durable when it returns.
+    /// Grows with each that is written to one disk.
+    fn stage(&self) -> (bool, u64, bool) {
+        (self.state == State::Pool, self.used, self.node.is_some())
+    }
+
+    /// Durable when it returns, in one place at least: a sector that cannot be written any more takes no
+    /// pool away.
     pub fn write(&self, disk: &File) -> io::Result<()> {
-        for at in [self.filesystem_size, self.filesystem_size + COPY] {
+        let write = |at| {
             disk.write_all_at(&self.encode(), at)?;
-            disk.sync_all()?;
+            disk.sync_all()
+        };
+        let first = write(self.filesystem_size);
+        let second = write(self.filesystem_size + COPY);
+        if let (Err(error), Ok(())) | (Ok(()), Err(error)) = (&first, &second) {
+            tracing::warn!(pool = %self.uuid, %error, "one of the two copies of this pool's header cannot be written");
         }
-        Ok(())
+        first.or(second)
     }
 
     pub fn encode(&self) -> [u8; LENGTH] {
@@ -139,6 +172,7 @@ impl Header {
         };
         let node = self.node.map_or([0; 32], |node| node.0);
         let machine = self.machine.map_or([0; 16], |machine| machine.0);
+        let boot = |boot: Option<Uuid>| boot.map_or([0; 16], Uuid::into_bytes);
         let mut at = 0;
         for field in [
             MAGIC.as_slice(),
@@ -151,6 +185,8 @@ impl Header {
             &machine,
             &self.used.to_le_bytes(),
             &self.disk.0,
+            &boot(self.first_boot),
+            &boot(self.last_boot),
         ] {
             sector[at..at + field.len()].copy_from_slice(field);
             at += field.len();
@@ -189,6 +225,8 @@ impl Header {
             machine: Some(Machine(take(rest)?)).filter(|machine| machine.0 != [0; 16]),
             used: u64::from_le_bytes(take(rest)?),
             disk: DiskTag(take(rest)?),
+            first_boot: Some(Uuid::from_bytes(take(rest)?)).filter(|boot| !boot.is_nil()),
+            last_boot: Some(Uuid::from_bytes(take(rest)?)).filter(|boot| !boot.is_nil()),
         })
     }
 }
@@ -202,6 +240,41 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 /// The size of the file system on a disk of this size: whole MiB, with [`TAIL`] left.
 pub fn filesystem_size(disk_size: u64) -> u64 {
     disk_size.saturating_sub(TAIL) & !((1 << 20) - 1)
+}
+
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// A disk of which some sectors cannot be read.
+    #[derive(Debug)]
+    pub struct BadSectors<'a> {
+        disk: &'a File,
+        sectors: Vec<u64>,
+    }
+
+    impl<'a> BadSectors<'a> {
+        /// Those that begin there.
+        pub fn of(disk: &'a File, sectors: &[u64]) -> Self {
+            let sectors = sectors.to_vec();
+            Self { disk, sectors }
+        }
+    }
+
+    impl FileExt for BadSectors<'_> {
+        fn read_at(&self, bytes: &mut [u8], from: u64) -> io::Result<usize> {
+            let to = from + bytes.len() as u64;
+            let is_met = |sector: &u64| from < sector + LENGTH as u64 && *sector < to;
+            if self.sectors.iter().any(is_met) {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            self.disk.read_at(bytes, from)
+        }
+
+        fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
+            self.disk.write_at(bytes, at)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -229,6 +302,8 @@ mod tests {
         header.node = Some(NodeKey([7; 32]));
         header.machine = Some(Machine([8; 16]));
         header.used = 1_800_000_000;
+        header.first_boot = Some(Uuid::new_v4());
+        header.last_boot = Some(Uuid::new_v4());
         header.write(&disk).unwrap();
         assert_eq!(Header::read(&disk, size).unwrap(), Found::Header(header));
     }
@@ -246,6 +321,50 @@ mod tests {
         }
         disk.write_all_at(&[0xa5; 100], size).unwrap();
         assert_eq!(Header::read(&disk, size).unwrap(), Found::Nothing);
+    }
+
+    #[test]
+    fn one_that_can_be_read_is_enough() {
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(64 << 20).unwrap();
+        let header = header();
+        let size = header.filesystem_size;
+        let unreadable = |sectors: &[u64]| testing::BadSectors::of(&disk, sectors);
+        // An error is no answer as long as nothing was read that is one.
+        for sectors in [[size], [size + COPY]] {
+            Header::read(&unreadable(&sectors), size).unwrap_err();
+        }
+        header.write(&disk).unwrap();
+        for sectors in [[size], [size + COPY]] {
+            let found = Header::read(&unreadable(&sectors), size).unwrap();
+            assert_eq!(found, Found::Header(header));
+        }
+        Header::read(&unreadable(&[size, size + COPY]), size).unwrap_err();
+    }
+
+    #[test]
+    fn of_two_that_differ_the_later_counts() {
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(64 << 20).unwrap();
+        let formatting = header();
+        let size = formatting.filesystem_size;
+        let made = Header {
+            state: State::Pool,
+            ..formatting
+        };
+        let used = Header { used: 7, ..made };
+        let named = Header {
+            node: Some(NodeKey([1; 32])),
+            ..used
+        };
+        // One of the two could not be written.
+        for (earlier, later) in [(formatting, made), (made, used), (used, named)] {
+            for (at, stale) in [(size, size + COPY), (size + COPY, size)] {
+                disk.write_all_at(&later.encode(), at).unwrap();
+                disk.write_all_at(&earlier.encode(), stale).unwrap();
+                assert_eq!(Header::read(&disk, size).unwrap(), Found::Header(later));
+            }
+        }
     }
 
     #[test]

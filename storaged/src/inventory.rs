@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -16,47 +17,37 @@ use std::{
 
 use loam_deployment::NodeKey;
 use loam_node_api::{
-    clock::{Clock, UnixTime},
     page::Changes,
     path,
     storage::{Disk, DiskState, StorageError},
 };
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    boot::Boot,
+    boot::{self, Boot},
     disk::{self, SysDisk},
     format::{self, FormatError},
     header::{DiskTag, Header},
+    known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
     mount,
-    pool::{Health, Pool},
-    probe::{self, Finding},
+    pool::Pool,
+    probe::Finding,
+    search::Search,
     secret,
-    takeover::{self, Seen, Surroundings, Verdict, What},
+    takeover::{self, Verdict},
+    time,
     uevent::Uevents,
     whereabouts,
 };
-
-/// Disks that spin up, or hang off a bus that is slow to be searched, come seconds after the first
-/// ones. Until nothing new was found for so long, no pool is opened, no disk is made one, and nothing is
-/// said to be absent: a volume or an identity that is on a late disk must not be made anew on another.
-const QUIET: Duration = Duration::from_secs(3);
 
 /// The kernel says when a disk comes; this is for what it cannot say (a file system that went bad).
 const INTERVAL: Duration = Duration::from_secs(10);
 const SETTLING_INTERVAL: Duration = Duration::from_secs(1);
 /// While a disk is being looked at, opened or made a pool.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A disk that failed is tried again: a cable is put right, a predecessor's `mkfs` ends.
-const RETRY: Duration = Duration::from_secs(30);
-
-/// For so long a disk is waited for when the node starts. The kernel gives up on most in this time.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const SILENT: &str = "does not answer";
 
 #[derive(Debug)]
 pub struct Inventory {
@@ -71,6 +62,8 @@ pub struct Inventory {
     /// Held while pools are told what the others have.
     sharing: Mutex<()>,
     settled: watch::Sender<bool>,
+    /// Whether disks may yet come that were there when the node started.
+    searching: AtomicBool,
     /// Told whenever a disk or a pool is another than before.
     changes: Changes,
     /// Whose pools these are, once noded has said so.
@@ -96,33 +89,13 @@ impl Default for Places {
     }
 }
 
-#[derive(Debug)]
-struct Known {
-    sys: SysDisk,
-    stage: Stage,
-    since: Instant,
-    /// What was found last, which is shown while it is looked at again.
-    found: Option<DiskState>,
-}
-
 /// How far the look at the disks has come that were there when the node started.
+#[derive(Clone, Copy)]
 enum Phase {
-    /// Nothing new was found since then.
-    Searching(Instant),
-    /// All are known; what is ours is being opened.
+    Searching,
+    /// What is ours is being opened.
     Opening,
     Settled,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Looking,
-    /// Waits for a decision; the text says for what else, if for anything.
-    Seen(Finding, Option<String>),
-    /// Is mounted or made a pool.
-    Opening(Option<Uuid>),
-    InUse(Arc<Pool>),
-    Left(DiskState),
 }
 
 impl Inventory {
@@ -136,6 +109,7 @@ impl Inventory {
             detached: Condvar::new(),
             sharing: Mutex::default(),
             settled: watch::Sender::new(false),
+            searching: AtomicBool::new(true),
             changes,
             node: Mutex::default(),
         }
@@ -169,6 +143,52 @@ impl Inventory {
         Ok(())
     }
 
+    /// One of the node's own secrets. That there is none is said only when nothing is missing that could
+    /// have it: a node without its seed makes itself another.
+    pub fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        let (pools, missing) = {
+            let disks = self.read();
+            let missing = match self.searching.load(Ordering::Acquire) {
+                true => Some("some may yet come".to_owned()),
+                false => {
+                    let boot = lock(&self.boot);
+                    known::missing(&disks, &boot.decided().runs_on, Instant::now())
+                }
+            };
+            let pools: Vec<_> = disks.values().filter_map(Known::pool).cloned().collect();
+            (pools, missing)
+        };
+        if let Some(secret) = secret::load(&pools, name)? {
+            return Ok(Some(secret));
+        }
+        if let Some(why) = missing {
+            return Err(StorageError::Io(format!(
+                "no disk has the secret `{name}`, and not all of this node's have answered: {why}"
+            )));
+        }
+        self.check_owner(&pools)?;
+        Ok(None)
+    }
+
+    pub fn keep_secret(&self, name: &str, secret: &[u8]) -> Result<(), StorageError> {
+        let pools = self.pools();
+        self.check_owner(&pools)?;
+        secret::store(&pools, name, secret)
+    }
+
+    /// What pools that are marked as a node's lack was lost, and what they have is that node's: noded
+    /// neither makes it anew nor writes over it before it has said that it is that node.
+    fn check_owner(&self, pools: &[Arc<Pool>]) -> Result<(), StorageError> {
+        if lock(&self.node).is_none()
+            && let Some((pool, node)) = secret::owner(pools)?
+        {
+            return Err(StorageError::Io(format!(
+                "pool {pool} is marked as a pool of node {node}, of whose secrets some are missing"
+            )));
+        }
+        Ok(())
+    }
+
     /// Returns once every disk that was there when the node started has been looked at, and what is
     /// ours is open.
     pub async fn settled(&self) {
@@ -182,15 +202,21 @@ impl Inventory {
         let uevents = Uevents::listen()
             .inspect_err(|error| tracing::warn!(%error, "cannot hear of new disks; looking for them every {INTERVAL:?}"))
             .ok();
-        let mut phase = Phase::Searching(Instant::now());
+        let mut phase = Phase::Searching;
+        let mut search = Search::new(since_kernel_started());
         let mut refreshed = Instant::now();
         let mut shown = Vec::new();
         loop {
-            let found = self.look().unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot list the disks; trying again");
-                0
-            });
-            phase = self.go_on(phase, found);
+            let looked = self.look();
+            let now = since_kernel_started();
+            match looked {
+                Ok(()) => search.found(self.fit_disks(), now),
+                Err(error) => {
+                    tracing::error!(%error, "cannot list the disks; trying again");
+                    search.failed(now);
+                }
+            }
+            phase = self.go_on(phase, &search, now);
             if refreshed.elapsed() >= INTERVAL {
                 refreshed = Instant::now();
                 self.pools().iter().for_each(Pool::refresh);
@@ -208,18 +234,19 @@ impl Inventory {
         }
     }
 
-    /// `found` is how many disks came or went just now.
-    fn go_on(self: &Arc<Self>, phase: Phase, found: usize) -> Phase {
+    fn go_on(self: &Arc<Self>, phase: Phase, search: &Search, now: Duration) -> Phase {
+        self.searching
+            .store(!search.is_over(now), Ordering::Release);
+        let waits = |busy: bool| busy && !search.is_too_long(now);
         match phase {
-            Phase::Searching(_) if found > 0 || self.is_busy() => Phase::Searching(Instant::now()),
-            Phase::Searching(since) if since.elapsed() < QUIET => phase,
-            Phase::Searching(_) => {
+            Phase::Searching if !search.is_quiet(now) || waits(self.is_busy()) => phase,
+            Phase::Searching => {
                 self.decide();
                 Phase::Opening
             }
             Phase::Opening => {
                 self.decide();
-                if self.is_busy() {
+                if self.is_busy() || waits(self.has_undecided()) {
                     return Phase::Opening;
                 }
                 tracing::info!(pools = self.pools().len(), "every disk has been looked at");
@@ -233,33 +260,41 @@ impl Inventory {
         }
     }
 
-    /// One look: how many disks came or went. What they hold is found out on threads of their own.
-    fn look(self: &Arc<Self>) -> io::Result<usize> {
+    /// One look at which disks are there. What they hold is found out on threads of their own.
+    fn look(self: &Arc<Self>) -> io::Result<()> {
         let present = disk::scan(&self.places.sys_block)?;
-        let gone = self.forget_all_but(&present);
-        let mut came = 0;
+        let some_went = self.forget_all_but(&present);
         for disk in present {
-            let new = match self.read().get(&disk.name) {
-                None => true,
-                Some(known) if known.is_to_be_retried() => false,
+            match self.read().get(&disk.name) {
+                None => {}
+                Some(known) if known.is_to_be_retried() => {}
+                // A disk that hung and was plugged in anew may be there twice for a while.
+                Some(known) if some_went && known.is_copy() => {}
                 Some(_) => continue,
-            };
-            came += usize::from(new);
+            }
             self.set(&disk, Stage::Looking);
-            self.spawn(disk, |_, disk| judge(disk));
+            self.spawn(disk, |_, disk| known::judge(disk));
         }
-        Ok(came + gone)
+        Ok(())
+    }
+
+    /// The ids of the disks that can be pools.
+    fn fit_disks(&self) -> Vec<String> {
+        let disks = self.read();
+        let fit = disks.values().filter(|known| known.sys.unfit.is_none());
+        fit.map(|known| known.sys.id.clone()).collect()
     }
 
     /// What is done with the disks that have been looked at.
     fn decide(self: &Arc<Self>) {
         for (disk, finding, verdict) in self.verdicts() {
             match (verdict, finding) {
-                (Verdict::Wait(why), finding) => {
-                    self.set(&disk, Stage::Seen(finding, Some(why)));
-                }
+                (Verdict::Wait(why), finding) => self.wait(&disk, finding, why),
                 (Verdict::Leave(what), _) => {
-                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what)));
+                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::None));
+                }
+                (Verdict::Copy(what), _) => {
+                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::Copy));
                 }
                 (Verdict::Open, Finding::Pool { header, .. }) => {
                     self.set(&disk, Stage::Opening(Some(header.uuid)));
@@ -274,37 +309,22 @@ impl Inventory {
         }
     }
 
+    /// Tells why a disk waits, unless that is known.
+    fn wait(&self, disk: &SysDisk, finding: Finding, why: String) {
+        let stage = Stage::Seen(finding, Some(why));
+        let waits = self
+            .read()
+            .get(&disk.name)
+            .is_some_and(|known| known.stage.waits_as(&stage));
+        if !waits {
+            self.set(disk, stage);
+        }
+    }
+
     fn verdicts(&self) -> Vec<(SysDisk, Finding, Verdict)> {
         let disks = self.read();
-        let mut waiting = Vec::new();
-        let mut around = Surroundings {
-            machine: self.machine,
-            ..Surroundings::default()
-        };
-        for (name, known) in disks.iter() {
-            match &known.stage {
-                Stage::Seen(finding, _) => {
-                    let what = match finding {
-                        Finding::Pool { header, generation } => What::Pool {
-                            header: *header,
-                            generation: *generation,
-                        },
-                        _ => What::Blank,
-                    };
-                    waiting.push(Seen {
-                        name: name.clone(),
-                        id: known.sys.id.clone(),
-                        what,
-                    });
-                }
-                Stage::Looking => around.unknown = true,
-                Stage::Opening(uuid) => around.in_use.extend(*uuid),
-                Stage::InUse(pool) => {
-                    around.in_use.insert(pool.uuid());
-                }
-                Stage::Left(_) => {}
-            }
-        }
+        let (waiting, mut around) = known::survey(&disks, self.machine, Instant::now());
+        around.unknown |= self.searching.load(Ordering::Acquire);
         if waiting.is_empty() {
             return Vec::new();
         }
@@ -334,7 +354,7 @@ impl Inventory {
                 self.open(disk, header)
             }
             Err(FormatError::Changed(finding)) => match *finding {
-                Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what)),
+                Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what), Doubt::None),
                 other => failed(format!("cannot be made a pool: it changed to {other:?}")),
             },
             Err(error) => failed(format!("cannot be made a pool: {error}")),
@@ -366,12 +386,16 @@ impl Inventory {
 
     /// Writes into the header where and when the pool was used last.
     fn stamp(&self, disk: &SysDisk, header: Header) -> Header {
-        let now = Clock::read(Path::new(path::CLOCK))
-            .floor
-            .max(UnixTime::kernel());
+        let boot = boot::id();
+        let begun = lock(&self.boot).decided().begun;
         let stamped = Header {
+            first_boot: match header.used {
+                0 => boot.filter(|_| begun),
+                _ => header.first_boot,
+            },
+            last_boot: boot,
             machine: self.machine,
-            used: now.0.max(header.used),
+            used: time::now().0.max(header.used),
             disk: DiskTag::of(&disk.id),
             ..header
         };
@@ -388,7 +412,8 @@ impl Inventory {
         }
     }
 
-    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> usize {
+    /// Whether any disk is gone.
+    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> bool {
         let gone: Vec<Known> = {
             let mut disks = self.write();
             let names: Vec<String> = disks
@@ -410,20 +435,29 @@ impl Inventory {
                 None => tracing::info!(disk, device, "a disk is gone, or another one now"),
             }
         }
-        gone.len()
+        !gone.is_empty()
     }
 
     /// Takes the mount of a pool away whose disk is gone. Machines may have files of it open.
     fn detach(self: &Arc<Self>, pool: Arc<Pool>) {
         lock(&self.detaching).insert(pool.uuid());
         let this = self.clone();
-        thread::spawn(move || {
+        let uuid = pool.uuid();
+        let detaching = thread::Builder::new().name("detach".to_owned()).spawn(move || {
             if let Err(error) = mount::detach(pool.root()) {
                 tracing::error!(pool = %pool.uuid(), %error, "cannot detach the pool of a disk that is gone");
             }
-            lock(&this.detaching).remove(&pool.uuid());
-            this.detached.notify_all();
+            this.is_detached(uuid);
         });
+        if let Err(error) = detaching {
+            tracing::error!(pool = %uuid, %error, "no thread to detach the pool of a disk that is gone; it is detached when it comes back");
+            self.is_detached(uuid);
+        }
+    }
+
+    fn is_detached(&self, uuid: Uuid) {
+        lock(&self.detaching).remove(&uuid);
+        self.detached.notify_all();
     }
 
     /// Has `act` done for a disk on a thread of its own, and takes note of what came of it.
@@ -440,7 +474,7 @@ impl Inventory {
                 this.conclude(&its, stage);
             });
         if let Err(error) = started {
-            self.conclude(&disk, failed(format!("no thread for it: {error}")));
+            self.conclude(&disk, known::unread(format!("no thread for it: {error}")));
         }
     }
 
@@ -460,36 +494,31 @@ impl Inventory {
     /// False if that disk is not there any more.
     fn set(&self, disk: &SysDisk, stage: Stage) -> bool {
         let mut disks = self.write();
-        let known = disks.get(&disk.name).filter(|known| known.is(disk));
-        let there = known.is_some();
-        let before = known.and_then(|known| known.found.clone());
-        let found = match &stage {
-            Stage::Left(state) => Some(state.clone()),
-            Stage::InUse(pool) => Some(DiskState::Pool(pool.uuid().to_string())),
-            _ => before.clone(),
-        };
-        if there || matches!(stage, Stage::Looking) {
-            if found != before {
-                tell(disk, found.as_ref());
-            }
-            let known = Known {
-                sys: disk.clone(),
-                stage,
-                since: Instant::now(),
-                found,
-            };
-            disks.insert(disk.name.clone(), known);
-            return true;
+        let before = disks.get(&disk.name).filter(|known| known.is(disk));
+        if before.is_none() && !matches!(stage, Stage::Looking) {
+            return false;
         }
-        false
+        let known = Known::new(disk.clone(), stage, before);
+        if before.and_then(|before| before.found.as_ref()) != known.found.as_ref() {
+            tell(disk, known.found.as_ref());
+        }
+        disks.insert(disk.name.clone(), known);
+        true
     }
 
     /// Whether something is under way that is still waited for.
     fn is_busy(&self) -> bool {
-        self.read().values().any(|known| {
-            let under_way = matches!(known.stage, Stage::Looking | Stage::Opening(_));
-            under_way && known.since.elapsed() < PATIENCE
-        })
+        self.read().values().any(Known::is_busy)
+    }
+
+    /// Whether disks wait for a decision that comes by itself, and soon.
+    fn has_undecided(&self) -> bool {
+        let disks = self.read();
+        let hangs = |known: &Known| matches!(known.stage, Stage::Opening(_)) && !known.is_busy();
+        let soon = self.searching.load(Ordering::Acquire)
+            || (lock(&self.boot).decided().set.is_some() && !disks.values().any(hangs));
+        let waits = |known: &Known| matches!(known.stage, Stage::Seen(..));
+        soon && disks.values().any(waits)
     }
 
     /// Compares what is shown with what was shown before.
@@ -509,7 +538,13 @@ impl Inventory {
         *shown = now;
         self.changes.note();
         let this = self.clone();
-        thread::spawn(move || this.share());
+        let sharing = thread::Builder::new()
+            .name("share".to_owned())
+            .spawn(move || this.share());
+        if let Err(error) = sharing {
+            tracing::error!(%error, "no thread to give pools what they lack; trying again");
+            shown.clear();
+        }
     }
 
     /// Pools that have just come, or answer again, get what they lack of what every pool has.
@@ -537,64 +572,6 @@ impl Inventory {
     }
 }
 
-impl Known {
-    /// A disk that is ours stays known when the kernel changes its mind about details such as its size;
-    /// one that was pulled and put back is another.
-    fn is(&self, disk: &SysDisk) -> bool {
-        let same = self.sys.name == disk.name && self.sys.id == disk.id && self.sys.seq == disk.seq;
-        *disk == self.sys || (same && self.pool().is_some())
-    }
-
-    fn pool(&self) -> Option<&Arc<Pool>> {
-        match &self.stage {
-            Stage::InUse(pool) => Some(pool),
-            _ => None,
-        }
-    }
-
-    fn is_to_be_retried(&self) -> bool {
-        matches!(self.stage, Stage::Left(DiskState::Failed(_))) && self.since.elapsed() >= RETRY
-    }
-
-    /// What is shown; nothing for a disk that is still being looked at for the first time.
-    fn describe(&self) -> Option<Disk> {
-        let late = self.since.elapsed() >= PATIENCE;
-        let state = match &self.stage {
-            Stage::Looking | Stage::Opening(_) if late => DiskState::Failed(SILENT.to_owned()),
-            Stage::Seen(_, Some(why)) => DiskState::Failed(why.clone()),
-            Stage::Looking | Stage::Opening(_) | Stage::Seen(_, None) => self.found.clone()?,
-            Stage::InUse(pool) => match pool.health() {
-                Health::Well => DiskState::Pool(pool.uuid().to_string()),
-                Health::Hangs => DiskState::Failed(SILENT.to_owned()),
-                Health::Fails(why) => DiskState::Failed(why),
-            },
-            Stage::Left(state) => state.clone(),
-        };
-        Some(Disk {
-            id: self.sys.id.clone(),
-            device: self.sys.device.clone(),
-            size: self.sys.size,
-            media: self.sys.media,
-            state,
-        })
-    }
-}
-
-fn judge(disk: &SysDisk) -> Stage {
-    if let Some(why) = &disk.unfit {
-        return Stage::Left(DiskState::Unfit(why.clone()));
-    }
-    if let Some(what) = &disk.in_use {
-        return Stage::Left(DiskState::Foreign(what.clone()));
-    }
-    let found = File::open(&disk.device).and_then(|file| probe::glance(&file, disk.size.get()));
-    match found {
-        Ok(Finding::Foreign(what)) => Stage::Left(DiskState::Foreign(what)),
-        Ok(finding) => Stage::Seen(finding, None),
-        Err(error) => failed(format!("cannot be read: {error}")),
-    }
-}
-
 fn tell(disk: &SysDisk, found: Option<&DiskState>) {
     match found {
         Some(DiskState::Pool(uuid)) => {
@@ -614,7 +591,7 @@ fn tell(disk: &SysDisk, found: Option<&DiskState>) {
 }
 
 fn failed(why: String) -> Stage {
-    Stage::Left(DiskState::Failed(why))
+    Stage::Left(DiskState::Failed(why), Doubt::None)
 }
 
 fn name_node(pool: &Arc<Pool>, node: NodeKey) -> Result<(), StorageError> {
@@ -635,6 +612,10 @@ fn mount_once(device: &Path, root: &Path) -> io::Result<()> {
             source.display()
         ))),
     }
+}
+
+fn since_kernel_started() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -10,14 +10,14 @@
 //! | [`probe`], [`signature`], [`sample`] | whether a disk is empty, ours, or somebody's |
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
 //! | [`set`], [`duplicate`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used |
-//! | [`inventory`], [`uevent`] | the disks and pools of this moment |
+//! | [`inventory`], [`known`], [`search`], [`uevent`] | the disks and pools of this moment |
 //! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
 //! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
 //! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
-//! | [`durable`], [`program`], [`cgroup`], [`mount`] | what the above stand on |
+//! | [`durable`], [`program`], [`cgroup`], [`mount`], [`time`] | what the above stand on |
 
 pub mod boot;
 pub mod cgroup;
@@ -29,6 +29,7 @@ pub mod given_up;
 pub mod header;
 pub mod image;
 pub mod inventory;
+pub mod known;
 pub mod ledger;
 pub mod machine;
 pub mod mount;
@@ -38,11 +39,13 @@ pub mod probe;
 pub mod program;
 pub mod pulse;
 pub mod sample;
+pub mod search;
 pub mod secret;
 pub mod service;
 pub mod set;
 pub mod signature;
 pub mod takeover;
+pub mod time;
 pub mod uevent;
 pub mod volume;
 pub mod whereabouts;

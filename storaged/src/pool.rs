@@ -305,6 +305,13 @@ impl Pool {
         }
     }
 
+    /// Whose pool it is by its header. On the pool's own thread, which may be writing it.
+    pub fn node(&self) -> Option<NodeKey> {
+        let disk = self.disk.as_ref()?;
+        let header = disk.header.lock().unwrap_or_else(PoisonError::into_inner);
+        header.node
+    }
+
     /// Writes into the header whose pool this is. On the pool's own thread.
     pub fn name_node(&self, node: NodeKey) -> io::Result<()> {
         let Some(disk) = &self.disk else {

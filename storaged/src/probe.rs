@@ -32,6 +32,10 @@ const SUPERBLOCK: u64 = 64 << 10;
 const SUPERBLOCK_LENGTH: u64 = 4 << 10;
 const FIRST_BLOCK: u64 = 1 << 20;
 
+/// The most that the generation of a file system can be that was made and not yet used: `mkfs.btrfs`
+/// leaves 6, the first mount with the pool's folders 8. One in use adds one every half a minute.
+const MADE: u64 = 16;
+
 /// The label of every pool's file system.
 pub const LABEL: &str = "loam";
 
@@ -52,7 +56,7 @@ pub enum Finding {
 
 /// Looks at a disk (or a file that stands for one) of `size` bytes, as far as it takes to know a pool.
 /// A disk that is empty by this may only be one whose ends were wiped: see [`probe`].
-pub fn glance(disk: &File, size: u64) -> io::Result<Finding> {
+pub fn glance(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
     let superblock = Superblock::read(disk)?;
     let header = match find_header(disk, size, superblock.as_ref())? {
         Found::Header(header) => header,
@@ -62,6 +66,14 @@ pub fn glance(disk: &File, size: u64) -> io::Result<Finding> {
                 "a pool of another version of Loam, of format {format}"
             )));
         }
+    };
+    // Its header is wrong: the one that was written when it was done is torn or lost.
+    let in_use = superblock
+        .as_ref()
+        .is_some_and(|found| found.complete && found.generation > MADE);
+    let header = Header {
+        state: if in_use { State::Pool } else { header.state },
+        ..header
     };
     let foreign = |what: String| {
         Ok(Finding::Foreign(format!(
@@ -79,8 +91,12 @@ pub fn glance(disk: &File, size: u64) -> io::Result<Finding> {
         (first + COPY + LENGTH as u64, size),
     ];
     for (from, to) in gaps {
-        if let Some(at) = first_data(disk, from, to)? {
-            return foreign(name_or(disk, size, at)?);
+        let data = match header.state {
+            State::Pool => first_legible_data(disk, from, to)?,
+            State::Formatting => first_data(disk, from, to)?,
+        };
+        if let Some(at) = data {
+            return foreign(name_or(disk, size, at));
         }
     }
     match (header.state, superblock) {
@@ -97,7 +113,7 @@ pub fn glance(disk: &File, size: u64) -> io::Result<Finding> {
         (State::Formatting, Some(_)) => Ok(Finding::HalfMade(header)),
         (State::Formatting, None) => {
             match first_data(disk, SUPERBLOCK, SUPERBLOCK + SUPERBLOCK_LENGTH)? {
-                Some(at) => foreign(name_or(disk, size, at)?),
+                Some(at) => foreign(name_or(disk, size, at)),
                 None => Ok(Finding::HalfMade(header)),
             }
         }
@@ -134,7 +150,7 @@ pub fn probe(disk: &File, size: u64) -> io::Result<Finding> {
     Ok(Finding::Empty)
 }
 
-fn without_header(disk: &File, size: u64) -> io::Result<Finding> {
+fn without_header(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
     if let Some(name) = signature::find(disk, size)? {
         return Ok(Finding::Foreign(name));
     }
@@ -149,7 +165,11 @@ fn without_header(disk: &File, size: u64) -> io::Result<Finding> {
 
 /// The header is right after the file system. When the disk was resized since, the file system's
 /// own superblock still says where that is.
-fn find_header(disk: &File, size: u64, superblock: Option<&Superblock>) -> io::Result<Found> {
+fn find_header(
+    disk: &impl FileExt,
+    size: u64,
+    superblock: Option<&Superblock>,
+) -> io::Result<Found> {
     let at = crate::header::filesystem_size(size);
     match (Header::read(disk, at)?, superblock) {
         (Found::Nothing, Some(found)) if found.label == LABEL && found.total_bytes < size => {
@@ -159,15 +179,16 @@ fn find_header(disk: &File, size: u64, superblock: Option<&Superblock>) -> io::R
     }
 }
 
-fn name_or(disk: &File, size: u64, at: u64) -> io::Result<String> {
-    Ok(signature::find(disk, size)?
-        // Our own file system is no news.
-        .filter(|name| !name.contains("btrfs"))
-        .unwrap_or_else(|| format!("unknown data at byte {at}")))
+/// The data at `at`, by what it is of if that can be read.
+fn name_or(disk: &impl FileExt, size: u64, at: u64) -> String {
+    let name = signature::find(disk, size).unwrap_or_default();
+    // Our own file system is no news.
+    name.filter(|name| !name.contains("btrfs"))
+        .unwrap_or_else(|| format!("unknown data at byte {at}"))
 }
 
 /// Where the first byte other than zero is.
-fn first_data(disk: &File, from: u64, to: u64) -> io::Result<Option<u64>> {
+fn first_data(disk: &impl FileExt, from: u64, to: u64) -> io::Result<Option<u64>> {
     let mut chunk = vec![0; 256 << 10];
     let zeroes = chunk.clone();
     let mut at = from;
@@ -181,6 +202,34 @@ fn first_data(disk: &File, from: u64, to: u64) -> io::Result<Option<u64>> {
             return Ok(Some(at + offset as u64));
         }
         at += length as u64;
+    }
+    Ok(None)
+}
+
+/// As [`first_data`], where sectors that cannot be read are no reason to give up: nobody's file system
+/// is one broken sector.
+fn first_legible_data(disk: &impl FileExt, from: u64, to: u64) -> io::Result<Option<u64>> {
+    const PIECE: usize = 4 << 10;
+    /// Each may take seconds. A disk with more is not merely scratched.
+    const MOST: usize = 64;
+    let mut illegible = 0;
+    let mut at = from;
+    while at < to {
+        let end = to.min(at + (256 << 10));
+        match first_data(disk, at, end) {
+            Ok(None) => {}
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                for piece in (at..end).step_by(PIECE) {
+                    match first_data(disk, piece, end.min(piece + PIECE as u64)) {
+                        Ok(None) => {}
+                        Err(_) if illegible < MOST => illegible += 1,
+                        other => return other,
+                    }
+                }
+            }
+            other => return other,
+        }
+        at = end;
     }
     Ok(None)
 }
@@ -199,7 +248,7 @@ struct Superblock {
 }
 
 impl Superblock {
-    fn read(disk: &File) -> io::Result<Option<Self>> {
+    fn read(disk: &impl FileExt) -> io::Result<Option<Self>> {
         let mut block = vec![0; SUPERBLOCK_LENGTH as usize];
         match disk.read_exact_at(&mut block, SUPERBLOCK) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),

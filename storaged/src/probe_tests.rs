@@ -48,10 +48,14 @@ fn pool(header: Header) -> Finding {
 
 /// A btrfs superblock as far as we read it.
 fn superblock(disk: &tempfile::NamedTempFile, header: &Header, magic: &[u8; 8]) {
+    superblock_of(77, disk, header, magic);
+}
+
+fn superblock_of(generation: u8, disk: &tempfile::NamedTempFile, header: &Header, magic: &[u8; 8]) {
     let mut block = [0; 4096];
     block[0x20..0x30].copy_from_slice(header.uuid.as_bytes());
     block[0x40..0x48].copy_from_slice(magic);
-    block[0x48] = 77;
+    block[0x48] = generation;
     block[0x88] = 1;
     block[0x70..0x78].copy_from_slice(&header.filesystem_size.to_le_bytes());
     block[0x12b..0x12f].copy_from_slice(b"loam");
@@ -180,8 +184,58 @@ fn a_disk_cut_while_being_made_a_pool_is_ours() {
     assert_eq!(look(&disk), Finding::HalfMade(header));
     superblock(&disk, &header, b"!BHRfS_M");
     assert_eq!(look(&disk), Finding::HalfMade(header));
+    for generation in [6, 8] {
+        superblock_of(generation, &disk, &header, b"_BHRfS_M");
+        assert_eq!(look(&disk), Finding::HalfMade(header));
+    }
+}
+
+#[test]
+fn a_pool_in_use_is_never_made_anew_though_its_header_says_that_it_is_being_made() {
+    let (disk, header) = ours(State::Formatting);
     superblock(&disk, &header, b"_BHRfS_M");
-    assert_eq!(look(&disk), Finding::HalfMade(header));
+    let made = Header {
+        state: State::Pool,
+        ..header
+    };
+    assert_eq!(look(&disk), pool(made));
+}
+
+#[test]
+fn sectors_that_cannot_be_read_beside_a_pool_take_it_from_nobody() {
+    let (disk, header) = ours(State::Pool);
+    superblock(&disk, &header, b"_BHRfS_M");
+    let first = header.filesystem_size;
+    let glance = |sectors: &[u64]| {
+        let disk = crate::header::testing::BadSectors::of(disk.as_file(), sectors);
+        super::glance(&disk, SIZE)
+    };
+    for sector in [
+        0,
+        SUPERBLOCK - 512,
+        FIRST_BLOCK - 512,
+        first,
+        first + COPY,
+        first + 8192,
+        SIZE - 512,
+    ] {
+        assert_eq!(glance(&[sector]).unwrap(), pool(header), "{sector}");
+    }
+    // What can be read beside them still counts.
+    write(&disk, SIZE - 512, b"EFI PART");
+    for sectors in [[SIZE - 8192, 0], [SIZE - 8192, SIZE - 4608]] {
+        let found = glance(&sectors).unwrap();
+        assert!(matches!(found, Finding::Foreign(_)), "{found:?}");
+    }
+    write(&disk, SIZE - 512, &[0; 512]);
+    // And a disk that is to be made a pool must be readable.
+    superblock_of(6, &disk, &header, b"_BHRfS_M");
+    let half_made = Header {
+        state: State::Formatting,
+        ..header
+    };
+    half_made.write(disk.as_file()).unwrap();
+    glance(&[0]).unwrap_err();
 }
 
 #[test]

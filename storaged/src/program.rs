@@ -131,12 +131,19 @@ pub fn start(mut command: Command) -> Result<Running, ProgramError> {
         .unwrap_or_default();
     match command.spawn() {
         Ok(mut child) => {
-            let complaint = child.stderr.take().map(read_aside);
-            Ok(Running {
-                name,
-                child,
-                complaint,
-            })
+            match child.stderr.take().map(read_aside).transpose() {
+                Ok(complaint) => Ok(Running {
+                    name,
+                    child,
+                    complaint,
+                }),
+                Err(source) => {
+                    // Unheard, it would wait for us as soon as it complains.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    Err(ProgramError::Run { name, source })
+                }
+            }
         }
         Err(source) => Err(ProgramError::Run { name, source }),
     }
@@ -222,13 +229,13 @@ fn find(name: &str) -> Result<PathBuf, ProgramError> {
         .ok_or_else(|| ProgramError::Absent(name.to_owned()))
 }
 
-fn read_aside(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+fn read_aside(stream: impl Read + Send + 'static) -> io::Result<mpsc::Receiver<String>> {
     let (says, said) = mpsc::channel();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         // Whoever asked may not care.
         let _ = says.send(read_end(stream));
-    });
-    said
+    })?;
+    Ok(said)
 }
 
 /// The last of what it says, on one line. Always reads to the end, so that it never blocks.

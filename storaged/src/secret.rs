@@ -6,8 +6,9 @@
 //! copy is passed over, and replaced when the next pool comes.
 //!
 //! Two secrets of one version can only be if each was stored while the other's disk was away. Then the
-//! one that was stored first counts: it is what the node is known by. (Pools of another node are not
-//! among ours, see [`crate::set`].)
+//! one on a pool that is marked as a node's counts, and else the one that was stored first: it is what the
+//! node is known by. (Pools of another set are not among ours, see [`crate::set`]. If pools of one set are
+//! marked as two nodes', none gets what the other has.)
 
 use std::{
     cmp::Reverse,
@@ -17,10 +18,12 @@ use std::{
     sync::Arc,
 };
 
-use loam_node_api::{clock::UnixTime, storage::StorageError};
+use loam_deployment::NodeKey;
+use loam_node_api::storage::StorageError;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
-use crate::{durable, pool::Pool};
+use crate::{durable, pool::Pool, time};
 
 const MAGIC: &[u8] = b"LOAM-SECRET-2\n";
 
@@ -36,11 +39,35 @@ struct Stored {
     secret: Vec<u8>,
 }
 
-impl Stored {
+/// One copy, and whose pool it is on.
+#[derive(Clone, Debug)]
+struct Copy {
+    stored: Stored,
+    node: Option<NodeKey>,
+}
+
+impl Copy {
     /// The larger is the one that counts.
-    fn rank(&self) -> (u64, Reverse<u64>, &[u8]) {
-        (self.version, Reverse(self.since), &self.secret)
+    fn rank(&self) -> (u64, bool, Reverse<u64>, &[u8]) {
+        let stored = &self.stored;
+        (
+            stored.version,
+            self.node.is_some(),
+            Reverse(stored.since),
+            &stored.secret,
+        )
     }
+}
+
+/// A pool that is marked as a node's, and that node.
+pub fn owner(pools: &[Arc<Pool>]) -> Result<Option<(Uuid, NodeKey)>, StorageError> {
+    for pool in pools {
+        let at = pool.clone();
+        if let Some(node) = pool.run(move || at.node())? {
+            return Ok(Some((pool.uuid(), node)));
+        }
+    }
+    Ok(None)
 }
 
 /// `None` when no pool has it.
@@ -60,7 +87,7 @@ pub fn store(pools: &[Arc<Pool>], name: &str, secret: &[u8]) -> Result<(), Stora
     }
     let stored = Stored {
         version: newest(pools, name)?.map_or(0, |newest| newest.version) + 1,
-        since: UnixTime::kernel().0,
+        since: time::now().0,
         secret: secret.to_vec(),
     };
     let bytes = encode(&stored);
@@ -86,13 +113,13 @@ pub fn store(pools: &[Arc<Pool>], name: &str, secret: &[u8]) -> Result<(), Stora
 
 /// Gives each pool what the others have and it lacks, and replaces what does not count.
 pub fn level(pools: &[Arc<Pool>]) {
-    let mut newest = BTreeMap::<String, Stored>::new();
+    let mut newest = BTreeMap::<String, Copy>::new();
     let mut held = Vec::new();
     for pool in pools {
-        let folder = pool.secrets();
-        let found = match pool.run(move || read_all(&folder)) {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
+        let at = pool.clone();
+        let (node, found) = match pool.run(move || (at.node(), read_all(&at.secrets()))) {
+            Ok((node, Ok(found))) => (node, found),
+            Ok((_, Err(error))) => {
                 tracing::error!(pool = %pool.uuid(), %error, "cannot read the node's secrets on this pool");
                 continue;
             }
@@ -100,19 +127,27 @@ pub fn level(pools: &[Arc<Pool>]) {
             Err(_) => continue,
         };
         for (name, stored) in &found {
-            let best = newest.entry(name.clone()).or_insert_with(|| stored.clone());
-            if best.rank() < stored.rank() {
-                *best = stored.clone();
+            let stored = stored.clone();
+            let copy = Copy { stored, node };
+            let best = newest.entry(name.clone()).or_insert_with(|| copy.clone());
+            if best.rank() < copy.rank() {
+                *best = copy;
             }
         }
-        held.push((pool, found));
+        held.push((pool, node, found));
     }
-    for (pool, found) in held {
-        for (name, stored) in &newest {
-            if found.get(name) == Some(stored) {
+    for (pool, node, found) in held {
+        for (name, best) in &newest {
+            if found.get(name) == Some(&best.stored) {
                 continue;
             }
-            let (path, bytes) = (pool.secrets().join(name), encode(stored));
+            if let (Some(its), Some(others)) = (node, best.node)
+                && its != others
+            {
+                tracing::error!(%name, pool = %pool.uuid(), node = %its, other = %others, "pools of one set are marked as two nodes'; this one keeps its own secrets");
+                continue;
+            }
+            let (path, bytes) = (pool.secrets().join(name), encode(&best.stored));
             let written = pool.run(move || durable::write(&path, &bytes));
             if let Ok(Err(error)) = written {
                 tracing::error!(%name, pool = %pool.uuid(), %error, "cannot copy a secret to this pool");
@@ -125,18 +160,17 @@ fn newest(pools: &[Arc<Pool>], name: &str) -> Result<Option<Stored>, StorageErro
     if pools.is_empty() {
         return Err(StorageError::NoPool);
     }
-    let mut newest: Option<Stored> = None;
+    let mut newest: Option<Copy> = None;
     let mut unreadable = None;
     for pool in pools {
-        let path = pool.secrets().join(name);
-        let result = pool.run(move || read(&path));
+        let (at, path) = (pool.clone(), pool.secrets().join(name));
+        let result =
+            pool.run(move || read(&path).map(|found| found.map(|stored| (stored, at.node()))));
         match result.and_then(|found| found.map_err(|error| failed("read", name, &error))) {
-            Ok(Some(found)) => {
-                if newest
-                    .as_ref()
-                    .is_none_or(|best| best.rank() < found.rank())
-                {
-                    newest = Some(found);
+            Ok(Some((stored, node))) => {
+                let copy = Copy { stored, node };
+                if newest.as_ref().is_none_or(|best| best.rank() < copy.rank()) {
+                    newest = Some(copy);
                 }
             }
             Ok(None) => {}
@@ -149,7 +183,7 @@ fn newest(pools: &[Arc<Pool>], name: &str) -> Result<Option<Stored>, StorageErro
     match (newest, unreadable) {
         // To answer "there is none" would make the node a new identity.
         (None, Some(error)) => Err(error),
-        (newest, _) => Ok(newest),
+        (newest, _) => Ok(newest.map(|copy| copy.stored)),
     }
 }
 
@@ -232,7 +266,10 @@ mod tests {
     use loam_deployment::payload::Media;
 
     use super::*;
-    use crate::pool::testing::{hang, hasty_pool, pool};
+    use crate::{
+        header::{DiskTag, Header},
+        pool::testing::{hang, hasty_pool, pool},
+    };
 
     #[test]
     fn any_pool_alone_brings_it_back_and_the_newest_wins() {
@@ -294,6 +331,46 @@ mod tests {
                 b"newer"
             );
         }
+    }
+
+    /// A pool on a disk whose header names this node.
+    fn marked(folder: &Path, node: u8) -> Arc<Pool> {
+        let header = Header {
+            node: Some(NodeKey([node; 32])),
+            ..Header::for_disk(64 << 20, Uuid::nil(), DiskTag::of("a"))
+        };
+        Arc::new(pool(folder, Media::Ssd).on(folder.join("disk"), header))
+    }
+
+    #[test]
+    fn a_pool_that_is_marked_never_loses_its_secrets_to_another_nodes_or_to_nobodys() {
+        let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let we = marked(folders[0].path(), 1);
+        let they = marked(folders[1].path(), 2);
+        let nobody = Arc::new(pool(folders[2].path(), Media::Ssd));
+        let put = |pool: &Pool, since, secret: &[u8]| {
+            let secret = secret.to_vec();
+            let bytes = encode(&Stored {
+                version: 1,
+                since,
+                secret,
+            });
+            fs::write(pool.secrets().join("seed"), bytes).unwrap();
+        };
+        let has = |pool: &Arc<Pool>| load(std::slice::from_ref(pool), "seed").unwrap().unwrap();
+        // Stored before ours, if its clock can be believed.
+        for other in [&they, &nobody] {
+            put(&we, 200, b"ours");
+            put(other, 100, b"other");
+            level(&[we.clone(), other.clone()]);
+            level(&[other.clone(), we.clone()]);
+            assert_eq!(has(&we), b"ours");
+        }
+        assert_eq!(has(&they), b"other");
+        assert_eq!(has(&nobody), b"ours");
+        let owners = |pool: &Arc<Pool>| owner(std::slice::from_ref(pool)).unwrap();
+        assert_eq!(owners(&we), Some((we.uuid(), NodeKey([1; 32]))));
+        assert_eq!(owners(&nobody), None);
     }
 
     #[test]

@@ -20,7 +20,6 @@ use crate::{
     image::store::Images,
     inventory::Inventory,
     placement::{self, Placement},
-    secret,
 };
 
 #[derive(Clone, Debug)]
@@ -126,8 +125,7 @@ impl Storage for Storaged {
     }
 
     async fn secret_load(self, _: Context, name: String) -> Result<Option<Vec<u8>>, StorageError> {
-        self.work(move |this| secret::load(&this.inventory.pools(), &name))
-            .await
+        self.work(move |this| this.inventory.secret(&name)).await
     }
 
     async fn secret_store(
@@ -136,7 +134,7 @@ impl Storage for Storaged {
         name: String,
         secret: Vec<u8>,
     ) -> Result<(), StorageError> {
-        self.work(move |this| secret::store(&this.inventory.pools(), &name, &secret))
+        self.work(move |this| this.inventory.keep_secret(&name, &secret))
             .await
     }
 }

@@ -14,9 +14,13 @@
 //! 2. one that was used last **in this machine** (see [`crate::machine`]): so disks that are put into a
 //!    running node's machine do not take it over, and when only they are there (a new mainboard),
 //!    they are taken;
-//! 3. the one that was **taken into use last**;
-//! 4. the one of which **more pools** are here;
-//! 5. the one whose **id** is smaller, so that the choice is the same at the next start.
+//! 3. one that was used in **more than the boot in which it was begun**: a set that never was may have
+//!    been begun only since the other's disks came too late for that boot, and the node that was there
+//!    before comes back with the next. Once it has outlived a reboot, it is the node of this machine,
+//!    and an older one's disk that is put back from a drawer does not take it over;
+//! 4. the one that was **taken into use last**;
+//! 5. the one of which **more pools** are here;
+//! 6. the one whose **id** is smaller, so that the choice is the same at the next start.
 //!
 //! While a disk does not answer, it may be this node's own: then only a set that was used last in this
 //! machine is chosen, and none is begun.
@@ -43,7 +47,15 @@ pub fn choose<'a>(
             let newest = pools.iter().max_by_key(|pool| (pool.used, pool.uuid))?;
             let named = pools.iter().any(|pool| pool.node.is_some());
             let at_home = is_at_home(set, pools.iter().copied(), here);
-            Some((named, at_home, newest.used, pools.len(), Reverse(set)))
+            let grown = !is_of_one_boot(&pools);
+            Some((
+                named,
+                at_home,
+                grown,
+                newest.used,
+                pools.len(),
+                Reverse(set),
+            ))
         })
         .max()
         .map(|(.., Reverse(set))| set)
@@ -59,6 +71,12 @@ pub fn is_at_home<'a>(
     pools
         .max_by_key(|pool| (pool.used, pool.uuid))
         .is_some_and(|newest| newest.machine.is_some() && newest.machine == here)
+}
+
+/// Whether a set was begun in the boot in which it was used last.
+fn is_of_one_boot(pools: &[&Header]) -> bool {
+    let of_one = |pool: &&Header| pool.first_boot.is_some() && pool.first_boot == pool.last_boot;
+    pools.iter().all(of_one)
 }
 
 /// What a farmer is told of a pool of another set.
@@ -86,6 +104,15 @@ mod tests {
             machine,
             used,
             ..Header::for_disk(1 << 30, Uuid::from_u128(set), DiskTag::of("a"))
+        }
+    }
+
+    /// Begun in the first of these boots, used last in the second.
+    fn in_boots(pool: Header, first: u128, last: u128) -> Header {
+        Header {
+            first_boot: Some(Uuid::from_u128(first)),
+            last_boot: Some(Uuid::from_u128(last)),
+            ..pool
         }
     }
 
@@ -132,6 +159,30 @@ mod tests {
     }
 
     #[test]
+    fn a_node_begun_while_the_disks_of_an_older_were_late_gives_way_at_the_next_boot() {
+        let older = in_boots(pool(2, true, HERE, 5), 11, 12);
+        // Made before headers told of boots.
+        let ancient = pool(2, true, HERE, 5);
+        let beside = in_boots(pool(1, true, HERE, 99), 13, 13);
+        for was_here in [older, ancient] {
+            assert_eq!(chosen(&[was_here, beside], HERE), Some(2));
+            // Its own disk may have been late again, for longer: then it stays what it is.
+            let grown = in_boots(beside, 13, 14);
+            assert_eq!(chosen(&[was_here, grown], HERE), Some(1));
+            // One that joined it later shows the same.
+            let joined = Header {
+                first_boot: None,
+                ..beside
+            };
+            assert_eq!(chosen(&[was_here, beside, joined], HERE), Some(1));
+        }
+        // The older one is named, and of this machine.
+        assert_eq!(chosen(&[pool(2, false, HERE, 5), beside], HERE), Some(1));
+        let strange = in_boots(pool(2, true, ELSEWHERE, 5), 11, 12);
+        assert_eq!(chosen(&[strange, beside], HERE), Some(1));
+    }
+
+    #[test]
     fn else_the_larger_and_else_always_the_same() {
         let one = pool(1, true, HERE, 5);
         let two = pool(2, true, HERE, 5);
@@ -159,8 +210,17 @@ mod tests {
 
     fn any_pool() -> impl Strategy<Value = Header> {
         let machine = prop_oneof![Just(HERE), Just(ELSEWHERE), Just(None)];
-        (1..4u128, any::<bool>(), machine, 0..3u64)
-            .prop_map(|(set, named, machine, used)| pool(set, named, machine, used))
+        (
+            1..4u128,
+            any::<bool>(),
+            machine,
+            0..3u64,
+            1..3u128,
+            1..3u128,
+        )
+            .prop_map(|(set, named, machine, used, first, last)| {
+                in_boots(pool(set, named, machine, used), first, last)
+            })
     }
 
     proptest! {
@@ -182,10 +242,12 @@ mod tests {
             let newest = |set| of(set).max_by_key(|pool| (pool.used, pool.uuid)).unwrap();
             let named = |set| of(set).any(|pool| pool.node.is_some());
             let home = |set| newest(set).machine.is_some() && newest(set).machine == here;
+            let grown = |set| of(set).any(|pool| pool.first_boot != pool.last_boot);
             for other in pools.iter().map(|pool| pool.set).filter(|other| *other != set) {
                 let tells = [
                     named(set).cmp(&named(other)),
                     home(set).cmp(&home(other)),
+                    grown(set).cmp(&grown(other)),
                     newest(set).used.cmp(&newest(other).used),
                     of(set).count().cmp(&of(other).count()),
                     other.cmp(&set),

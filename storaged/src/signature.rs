@@ -5,7 +5,7 @@
 //! those of libblkid (util-linux, `libblkid/src/superblocks` and `partitions`) where no other source
 //! stands with them.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{io, os::unix::fs::FileExt};
 
 struct Mark {
     name: &'static str,
@@ -230,7 +230,7 @@ pub fn name_copy(bytes: &[u8], at: u64) -> Option<&'static str> {
 }
 
 /// The first known thing that the disk holds, as in "a GPT partition table".
-pub fn find(disk: &File, size: u64) -> io::Result<Option<String>> {
+pub fn find(disk: &impl FileExt, size: u64) -> io::Result<Option<String>> {
     for mark in MARKS {
         let at = match u64::try_from(mark.at) {
             Ok(at) => Some(at),
@@ -253,7 +253,7 @@ pub fn find(disk: &File, size: u64) -> io::Result<Option<String>> {
 
 /// Linux RAID metadata 1.0 lies 8 to 12 KiB before the end, 0.90 in the last whole 64 KiB
 /// (Linux `drivers/md/md.c`, `super_1_load` and `calc_dev_sboffset`).
-fn linux_raid_at_end(disk: &File, size: u64) -> io::Result<bool> {
+fn linux_raid_at_end(disk: &impl FileExt, size: u64) -> io::Result<bool> {
     const LITTLE: &[u8] = b"\xfc\x4e\x2b\xa9";
     const BIG: &[u8] = b"\xa9\x2b\x4e\xfc";
     let version_1_0 = ((size / 512).saturating_sub(16) & !7) * 512;
@@ -268,7 +268,7 @@ fn linux_raid_at_end(disk: &File, size: u64) -> io::Result<bool> {
 
 /// Four labels of 256 KiB, two at each end; the second half of each is a ring of uberblocks
 /// ("ZFS On-Disk Specification", section 1.2).
-fn zfs(disk: &File, size: u64) -> io::Result<bool> {
+fn zfs(disk: &impl FileExt, size: u64) -> io::Result<bool> {
     const LABEL: u64 = 256 << 10;
     const UBERBLOCK: u64 = 0x00ba_b10c;
     let end = size & !(LABEL - 1);
@@ -293,14 +293,14 @@ fn zfs(disk: &File, size: u64) -> io::Result<bool> {
     Ok(false)
 }
 
-fn holds(disk: &File, at: u64, magic: &[u8]) -> io::Result<bool> {
+fn holds(disk: &impl FileExt, at: u64, magic: &[u8]) -> io::Result<bool> {
     let mut bytes = [0; 32];
     let bytes = &mut bytes[..magic.len()];
     Ok(read(disk, at, bytes)? && bytes == magic)
 }
 
 /// False when the disk ends before.
-fn read(disk: &File, at: u64, bytes: &mut [u8]) -> io::Result<bool> {
+fn read(disk: &impl FileExt, at: u64, bytes: &mut [u8]) -> io::Result<bool> {
     match disk.read_exact_at(bytes, at) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),

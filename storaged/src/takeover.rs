@@ -43,11 +43,16 @@ pub enum Verdict {
     Make(Uuid),
     /// It holds what the text says.
     Leave(String),
+    /// It holds what another disk holds or is that very disk, as the text says. To be looked at again
+    /// when a disk goes.
+    Copy(String),
     /// Nothing yet, for the text's reason.
     Wait(String),
 }
 
-const UNKNOWN: &str = "waits for a disk that does not answer, for it may be this node's";
+const UNKNOWN: &str = "waits for a disk that does not say what it holds, for it may be this node's";
+
+const OPENING: &str = "waits until the pools of this node are open";
 
 /// What is known beside the disks that wait.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +60,10 @@ pub struct Surroundings {
     pub machine: Option<Machine>,
     /// Pools that are in use or being opened.
     pub in_use: BTreeSet<Uuid>,
+    /// The disks under them, and those that are being made pools.
+    pub ids_in_use: BTreeSet<String>,
+    /// Whether pools are being opened.
+    pub opening: bool,
     /// Whether there are disks that do not say what they hold.
     pub unknown: bool,
 }
@@ -74,6 +83,8 @@ pub fn decide(
         decided.set = set::choose(&headers, around.machine)
             .filter(|set| !around.unknown || set::is_at_home(*set, &headers, around.machine));
     }
+    let mut ids = around.ids_in_use.clone();
+    ids.extend(winners.iter().map(|winner| winner.id.clone()));
     for winner in winners {
         let verdict = if decided.set.is_none() {
             Verdict::Wait(UNKNOWN.to_owned())
@@ -85,11 +96,23 @@ pub fn decide(
         };
         verdicts.insert(winner.name, verdict);
     }
+    // A pool made before those that are there are open would be the only one for a while, and be asked
+    // for what only they have.
+    let opening = around.opening || verdicts.values().any(|verdict| *verdict == Verdict::Open);
     for disk in seen.iter().filter(|disk| matches!(disk.what, What::Blank)) {
         let verdict = match decided.set {
+            // One disk at the end of two cables must not be made a pool twice.
+            _ if !ids.insert(disk.id.clone()) => Verdict::Copy(format!(
+                "the same as another disk that says that it is {}; both may be one",
+                disk.id
+            )),
+            Some(_) if opening => Verdict::Wait(OPENING.to_owned()),
             Some(set) => Verdict::Make(set),
             None if around.unknown => Verdict::Wait(UNKNOWN.to_owned()),
-            None => Verdict::Make(*decided.set.insert(Uuid::new_v4())),
+            None => {
+                decided.begun = true;
+                Verdict::Make(*decided.set.insert(Uuid::new_v4()))
+            }
         };
         verdicts.insert(disk.name.clone(), verdict);
     }
@@ -132,7 +155,7 @@ fn choose_among_copies(
         };
         for copy in candidates {
             let what = format!("a copy of pool {uuid}, which {reason}");
-            verdicts.insert(copy.name, Verdict::Leave(what));
+            verdicts.insert(copy.name, Verdict::Copy(what));
         }
     }
     winners
@@ -193,7 +216,7 @@ mod tests {
     }
 
     fn left(verdict: &Verdict, why: &str) -> bool {
-        matches!(verdict, Verdict::Leave(what) if what.contains(why))
+        matches!(verdict, Verdict::Leave(what) | Verdict::Copy(what) if what.contains(why))
     }
 
     #[test]
@@ -206,6 +229,7 @@ mod tests {
         // A further disk, later, joins it.
         let verdicts = decide(&[blank("c")], &mut decided, &here());
         assert_eq!(verdicts["c"], Verdict::Make(set));
+        assert!(decided.begun);
         // Nothing to do is no decision.
         let mut decided = Decided::default();
         assert!(decide(&[], &mut decided, &here()).is_empty());
@@ -213,12 +237,47 @@ mod tests {
     }
 
     #[test]
+    fn a_blank_disk_that_is_seen_twice_is_made_a_pool_once() {
+        let again = Seen {
+            id: id("a"),
+            ..blank("b")
+        };
+        let both = [blank("a"), again.clone()];
+        let mut decided = Decided::default();
+        let verdicts = decide(&both, &mut decided, &here());
+        assert!(matches!(verdicts["a"], Verdict::Make(_)));
+        assert!(matches!(verdicts["b"], Verdict::Copy(_)));
+        // Nor when the other came first.
+        let in_use = Surroundings {
+            ids_in_use: BTreeSet::from([id("a")]),
+            ..here()
+        };
+        let verdicts = decide(std::slice::from_ref(&again), &mut decided, &in_use);
+        assert!(matches!(verdicts["b"], Verdict::Copy(_)));
+        // Or is a pool that is about to be opened.
+        let disks = [pool("a", 10, 1), again];
+        let verdicts = decide(&disks, &mut Decided::default(), &here());
+        assert_eq!(verdicts["a"], Verdict::Open);
+        assert!(matches!(verdicts["b"], Verdict::Copy(_)));
+    }
+
+    #[test]
     fn a_blank_disk_joins_the_pools_that_are_there() {
         let mut decided = Decided::default();
         let verdicts = decide(&[blank("a"), pool("b", 10, 1)], &mut decided, &here());
-        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
         assert_eq!(verdicts["b"], Verdict::Open);
+        // Once they are open.
+        assert!(matches!(verdicts["a"], Verdict::Wait(_)));
+        let opening = Surroundings {
+            opening: true,
+            ..here()
+        };
+        let verdicts = decide(&[blank("a")], &mut decided, &opening);
+        assert!(matches!(verdicts["a"], Verdict::Wait(_)));
+        let verdicts = decide(&[blank("a")], &mut decided, &here());
+        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
         assert_eq!(decided.runs_on[&Uuid::from_u128(10)], id("b"));
+        assert!(!decided.begun);
     }
 
     #[test]
@@ -241,8 +300,9 @@ mod tests {
         assert_eq!(decided, Decided::default());
         // With a pool of ours there, it may join.
         let verdicts = decide(&[blank("a"), pool("b", 10, 1)], &mut decided, &around);
-        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
         assert_eq!(verdicts["b"], Verdict::Open);
+        let verdicts = decide(&[blank("a")], &mut decided, &around);
+        assert_eq!(verdicts["a"], Verdict::Make(Uuid::from_u128(1)));
     }
 
     #[test]
@@ -280,13 +340,16 @@ mod tests {
             let verdicts = decide(&both[..1], &mut decided, &around);
             assert!(left(&verdicts["a"], &id("z")), "{verdicts:?}");
         }
-        // Even one that calls itself by the same id.
+        // Even one that calls itself by the same id, as long as the other is there.
         let same_id = Seen {
             id: id("z"),
             ..copy("q", &original)
         };
         let verdicts = decide(std::slice::from_ref(&same_id), &mut decided, &in_use);
-        assert!(left(&verdicts["q"], &id("z")));
+        assert!(matches!(&verdicts["q"], Verdict::Copy(what) if what.contains(&id("z"))));
+        // It is that disk under another name, seen before the kernel let the old one go.
+        let verdicts = decide(&[same_id], &mut decided.clone(), &here());
+        assert_eq!(verdicts["q"], Verdict::Open);
         // The disk itself comes back.
         let verdicts = decide(&both, &mut decided, &here());
         assert_eq!(verdicts["z"], Verdict::Open);

@@ -5,5 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod loops;
+mod node;
 mod pools;
+mod returns;
 mod strangers;

@@ -1,27 +1,15 @@
 //! Pools on block devices, with a btrfs: what memory and folders cannot show.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-};
+use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc, thread};
 
 use loam_deployment::{
     Bytes, NodeKey, Version,
     payload::{Filesystem, Media},
 };
-use loam_node_api::{
-    page::Changes,
-    storage::{Deletion, DiskState, StorageError, VolumeKey, VolumeSpec},
-};
+use loam_node_api::storage::{Deletion, DiskState, StorageError, VolumeKey, VolumeSpec};
 use loam_storaged::{
     format,
     header::{self, Found, Header},
-    inventory::{Inventory, Places},
-    machine::Machine,
     mount,
     placement::{self, Placement},
     pool::{Health, Pool},
@@ -30,9 +18,10 @@ use loam_storaged::{
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::loops::{Loop, Mounts, run, sparse};
-
-const SIZE: u64 = 1100 << 20;
+use crate::{
+    loops::{Loop, Mounts, run, sparse},
+    node::{Node, SIZE},
+};
 
 fn key(name: &str) -> VolumeKey {
     VolumeKey::Data(format!("7.{name}").parse().unwrap())
@@ -199,94 +188,6 @@ fn the_header_is_written_while_the_pool_is_in_use() {
         panic!("no header")
     };
     assert_eq!(found.node, Some(NodeKey([5; 32])));
-}
-
-/// One boot of a node, with its own idea of `/sys/block`, `/pools` and `/run`.
-struct Node {
-    folder: PathBuf,
-    inventory: Arc<Inventory>,
-}
-
-impl Node {
-    /// Starts in this machine with these disks plugged in. A folder is for one boot.
-    fn boot(folder: PathBuf, machine: u8, disks: &[&Loop]) -> Self {
-        for disk in disks {
-            disk.plug(&folder.join("sys"));
-        }
-        let places = Places {
-            sys_block: folder.join("sys"),
-            pools: folder.join("pools"),
-            boot: folder.join("run/storaged.json"),
-        };
-        let machine = Some(Machine([machine; 16]));
-        let inventory = Arc::new(Inventory::new(places, machine, Changes::new()));
-        let watched = inventory.clone();
-        thread::spawn(move || watched.watch());
-        let node = Self { folder, inventory };
-        block_on(node.inventory.settled());
-        node
-    }
-
-    fn plug(&self, disk: &Loop) {
-        disk.plug(&self.folder.join("sys"));
-    }
-
-    /// Pulls the disk, and waits until it is seen to be gone.
-    fn pull(&self, disk: &Loop) {
-        disk.unplug(&self.folder.join("sys"));
-        self.wait(disk, |state| state.is_none());
-    }
-
-    fn states(&self) -> BTreeMap<String, DiskState> {
-        let disks = self.inventory.disks();
-        disks
-            .into_iter()
-            .map(|disk| (disk.id, disk.state))
-            .collect()
-    }
-
-    /// Waits until the disk's state is as asked for.
-    fn wait(&self, disk: &Loop, ok: impl Fn(Option<&DiskState>) -> bool) {
-        loop {
-            let seen = self.inventory.changes().now();
-            if ok(self.states().get(&disk.sys.id)) {
-                return;
-            }
-            block_on(self.inventory.changes().since(seen));
-        }
-    }
-
-    fn pool(&self, disk: &Loop) -> Option<String> {
-        match self.states().remove(&disk.sys.id) {
-            Some(DiskState::Pool(uuid)) => Some(uuid),
-            _ => None,
-        }
-    }
-
-    fn is_foreign(&self, disk: &Loop, why: &str) -> bool {
-        let states = self.states();
-        matches!(states.get(&disk.sys.id), Some(DiskState::Foreign(what)) if what.contains(why))
-    }
-
-    /// As the power button does: all is written, nothing is mounted any more, nothing is looked at.
-    fn end(self, disks: &[&Loop]) {
-        for disk in disks {
-            self.pull(disk);
-        }
-        let pools = self.folder.join("pools");
-        let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap();
-        while mounted().contains(pools.to_str().unwrap()) {
-            thread::yield_now();
-        }
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
 }
 
 #[test]
