@@ -39,6 +39,26 @@ pub struct Decision {
     pub source: String,
 }
 
+impl Decision {
+    /// Holds a plain answer to the clock that NTS has set since this boot, if it has; that gives the
+    /// time of day when the kernel started as `proved`. Whoever is on the way can silence NTS, and
+    /// would else put the clock where he likes within a day of the chain. What a quartz drifts
+    /// between two answers is far less than a minute.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not believed, for people.
+    pub fn held_to(self, proved: Option<Nanos>) -> Result<Self, String> {
+        match proved {
+            Some(boot) if !self.authenticated && (self.boot - boot).abs() > AGREE => Err(
+                "time servers without NTS are more than a minute from the clock that NTS has set"
+                    .to_owned(),
+            ),
+            _ => Ok(self),
+        }
+    }
+}
+
 /// Judges what was answered by the servers asked (`asked_plain` of them without NTS) when the kernel
 /// had run for `up`.
 ///
@@ -312,6 +332,27 @@ mod tests {
         // An authenticated answer is not held to the chain.
         judge(&[nts("a", block + 86_401)], 0, &floor, UP).unwrap();
         judge(&[nts("a", NOW)], 0, &seen(None), UP).unwrap();
+    }
+
+    #[test]
+    fn a_clock_that_nts_has_set_is_moved_by_plain_answers_no_more_than_a_minute() {
+        let says = |authenticated, seconds| {
+            let decision = Decision {
+                boot: Nanos::seconds(NOW + seconds),
+                authenticated,
+                source: String::new(),
+            };
+            move |proved: Option<i128>| decision.held_to(proved.map(Nanos::seconds))
+        };
+        for seconds in [-60, 0, 60] {
+            says(false, seconds)(Some(NOW)).unwrap();
+        }
+        for seconds in [-61, 61] {
+            let error = says(false, seconds)(Some(NOW)).unwrap_err();
+            assert!(error.contains("more than a minute"), "{error}");
+            says(false, seconds)(None).unwrap();
+            says(true, seconds)(Some(NOW)).unwrap();
+        }
     }
 
     proptest! {

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::{
     alarm,
     config::Config,
-    instant::{self, since_boot},
+    instant::{self, kernel, since_boot},
     judge::{self, Decision},
     known::Known,
     query::Asker,
@@ -150,7 +150,8 @@ impl Keeper {
         }
         let (floor, up) = (self.known.floor(), since_boot());
         self.alarm = alarm::alarm(&answers, ended, &floor, up);
-        judge::judge(&answers, ntp.len(), &floor, up)
+        let proved = self.known.now().authenticated.then(|| kernel() - up);
+        judge::judge(&answers, ntp.len(), &floor, up)?.held_to(proved)
     }
 }
 

@@ -148,11 +148,9 @@ impl State {
     fn decided(&mut self, decided: &Result<Decision, String>) {
         match decided {
             Ok(decision) => {
-                self.set_by = Some(if decision.authenticated {
-                    SetBy::Nts
-                } else {
-                    SetBy::Plain
-                });
+                // What NTS has set, plain answers do no more than follow.
+                let proved = decision.authenticated || self.set_by == Some(SetBy::Nts);
+                self.set_by = Some(if proved { SetBy::Nts } else { SetBy::Plain });
                 self.source.clone_from(&decision.source);
             }
             Err(why) if self.set_by.is_none() => self.source.clone_from(why),
@@ -316,6 +314,9 @@ mod tests {
         let clock = Clock::read(&file);
         assert_eq!((clock.set, clock.authenticated), (true, true));
         assert_eq!(clock.source, "another");
+        // Plain servers that agree with it make it no worse either.
+        known.decided(&told("plain", false));
+        assert!(Clock::read(&file).authenticated);
     }
 
     #[test]
