@@ -353,13 +353,14 @@ fn telling<T>(changes: &Changes, pool: &Pool, key: &VolumeKey, act: impl FnOnce(
 fn read_again(pool: &Pool, key: &VolumeKey) -> Result<(), StorageError> {
     let volumes = pool.volumes();
     let guessed = volumes.promised();
-    volumes.read_again(key).map_err(|error| {
-        StorageError::Io(format!("{key} is on pool {}, but {error}", pool.uuid()))
-    })?;
+    let result = volumes.read_again(key);
     pool.with_ledger(|ledger| {
         ledger.release_volume(guessed);
         ledger.record_volume(volumes.promised());
     });
+    result.map_err(|error| {
+        StorageError::Io(format!("{key} is on pool {}, but {error}", pool.uuid()))
+    })?;
     tracing::info!(%key, pool = %pool.uuid(), "a volume's record can be read again");
     Ok(())
 }
@@ -437,8 +438,10 @@ fn change(
     let has_data = pool.volumes().has_data(key);
     if !has_data.map_err(|error| failed(key, &error))? {
         return Err(StorageError::Io(format!(
-            "the data of {key} is gone from pool {}; delete the volume to have a new one",
-            pool.uuid()
+            "the data of {key} is gone from pool {}; {} gives it up, and a later one that names it has \
+             a new, empty one",
+            pool.uuid(),
+            left_out(key)
         )));
     }
     // A deployment of the past, asked for late, takes nothing back.

@@ -318,6 +318,13 @@ fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
     settle(&both);
     assert_eq!(missing(&both[..1], &key("a")).unwrap(), Some(uuid));
 
+    // Its space is counted as far as it is known now.
+    std::fs::write(&path, [1; 512]).unwrap();
+    placement
+        .ensure(&both, &key("a"), &wish, Version(2))
+        .unwrap_err();
+    assert_eq!(again.describe().reserved, Bytes(512));
+
     // The disk failed for a while only.
     std::fs::write(&record, json).unwrap();
     let before = changes.now();
