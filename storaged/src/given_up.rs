@@ -19,7 +19,7 @@ use loam_node_api::storage::{Deletion, StorageError, VolumeKey};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{durable, placement, pool::Pool, volume, whereabouts};
+use crate::{durable, pool::Pool, provision, volume, whereabouts};
 
 /// What `given-up/<name>@<pool>.json` says.
 #[derive(Serialize, Deserialize)]
@@ -136,6 +136,19 @@ pub fn reason(
     allowing.next()
 }
 
+/// By what an owner gives a volume up; for people.
+pub fn by_what(key: &VolumeKey) -> String {
+    match key {
+        VolumeKey::Data(_) => "a version of the deployment that leaves the volume out".to_owned(),
+        VolumeKey::Root { machine, .. } => {
+            format!(
+                "a version of the deployment that leaves out the machine {}",
+                machine.name
+            )
+        }
+    }
+}
+
 /// Whether a volume may go for this reason that this version of its deployment named last.
 pub fn allows(why: Deletion, named: Version) -> bool {
     match why {
@@ -165,7 +178,7 @@ pub fn bury(pools: &[Arc<Pool>]) {
 fn bury_one(pools: &[Arc<Pool>], home: &Arc<Pool>, key: &VolumeKey) {
     if let Some(volume) = home.volumes().get(key)
         && let Some(why) = reason(pools, key, home.uuid(), volume.version)
-        && let Err(error) = placement::delete_on(home, key, why)
+        && let Err(error) = provision::delete(home, key, why)
     {
         tracing::error!(%key, pool = %home.uuid(), %error, "cannot delete a volume that was given up");
         return;

@@ -37,6 +37,7 @@ pub mod placement;
 pub mod pool;
 pub mod probe;
 pub mod program;
+pub mod provision;
 pub mod pulse;
 pub mod sample;
 pub mod search;

@@ -16,7 +16,7 @@ use loam_node_api::{
 };
 use uuid::Uuid;
 
-use crate::{given_up, pool::Pool, whereabouts};
+use crate::{given_up, pool::Pool, provision, whereabouts};
 
 /// A sector of a virtio disk: a volume is a whole number of them.
 const SECTOR: u64 = 512;
@@ -80,7 +80,7 @@ impl Placement {
         let changes = self.changes.clone();
         let pools = pools.to_vec();
         pool.run(move || {
-            let ensure = || ensure_on(&pools, &at, &key, &spec, version);
+            let ensure = || provision::ensure(&pools, &at, &key, &spec, version);
             let result = telling(&changes, &at, &key, ensure);
             if result.is_ok() {
                 // What they say of it may be another than before.
@@ -102,12 +102,12 @@ impl Placement {
         self.check_records(pools, key)?;
         for pool in pools {
             if let Some(volume) = pool.volumes().get(key) {
-                check_reason(key, volume.version, why)?;
+                provision::check_reason(key, volume.version, why)?;
             }
         }
         let away = whereabouts::away(pools, key);
         for note in &away {
-            check_reason(key, note.version, why)?;
+            provision::check_reason(key, note.version, why)?;
         }
         for note in &away {
             given_up::write(pools, key, note.pool, why)?;
@@ -120,7 +120,7 @@ impl Placement {
                 continue;
             }
             let (at, key, changes) = (pool.clone(), key.clone(), self.changes.clone());
-            pool.run(move || telling(&changes, &at, &key, || delete_on(&at, &key, why)))??;
+            pool.run(move || telling(&changes, &at, &key, || provision::delete(&at, &key, why)))??;
         }
         whereabouts::forget(pools, key);
         Ok(())
@@ -132,7 +132,9 @@ impl Placement {
         for pool in pools {
             if pool.volumes().unreadable(key).is_some() {
                 let (at, key, changes) = (pool.clone(), key.clone(), self.changes.clone());
-                pool.run(move || telling(&changes, &at, &key, || read_again(&at, &key)))??;
+                pool.run(move || {
+                    telling(&changes, &at, &key, || provision::read_again(&at, &key))
+                })??;
             }
         }
         Ok(())
@@ -217,12 +219,6 @@ pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
         ..one
     });
     let missing = || {
-        if pools
-            .iter()
-            .any(|pool| pool.volumes().unreadable(key).is_some())
-        {
-            return None;
-        }
         let note = whereabouts::missing(pools, key).ok()??;
         Some(Volume {
             key: note.key,
@@ -232,7 +228,12 @@ pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
             version: note.version,
         })
     };
-    there.or_else(missing)
+    let mut volume = there.or_else(missing)?;
+    let unreadable = |pool: &Arc<Pool>| pool.volumes().unreadable(key).is_some();
+    if pools.iter().any(unreadable) {
+        volume.path = None;
+    }
+    Some(volume)
 }
 
 /// The pools that have the volume, but for what was given up before its disk came back.
@@ -270,21 +271,8 @@ fn home<'a>(
          none is used, so that none is lost. Detach all of these disks but one, or have them all \
          deleted by {}",
         told.join(", "),
-        left_out(key)
+        given_up::by_what(key)
     )))
-}
-
-/// What an owner can do to give a volume up.
-fn left_out(key: &VolumeKey) -> String {
-    match key {
-        VolumeKey::Data(_) => "a version of the deployment that leaves the volume out".to_owned(),
-        VolumeKey::Root { machine, .. } => {
-            format!(
-                "a version of the deployment that leaves out the machine {}",
-                machine.name
-            )
-        }
-    }
 }
 
 /// Where a new volume is made.
@@ -296,12 +284,14 @@ fn roomiest<'a>(
     if pools.is_empty() {
         return Err(StorageError::NoPool);
     }
-    if let Some(note) = whereabouts::missing(pools, key).map_err(|error| failed(key, &error))? {
+    if let Some(note) =
+        whereabouts::missing(pools, key).map_err(|error| provision::failed(key, &error))?
+    {
         return Err(StorageError::Io(format!(
             "{key} is on pool {}, whose disk is missing; attach the disk, or give up what is on it \
              by {}: a later version that names it has a new, empty one",
             note.pool,
-            left_out(key)
+            given_up::by_what(key)
         )));
     }
     let fits: Vec<_> = pools
@@ -321,19 +311,6 @@ fn roomiest<'a>(
     }
 }
 
-fn check_reason(key: &VolumeKey, named: Version, why: Deletion) -> Result<(), StorageError> {
-    match why {
-        Deletion::Unnamed { by } if !given_up::allows(why, named) => {
-            Err(StorageError::StillNamed {
-                key: key.clone(),
-                named,
-                by,
-            })
-        }
-        Deletion::Unnamed { .. } | Deletion::Cancelled => Ok(()),
-    }
-}
-
 /// Tells who listens if the volume is another after `act`, and only then: a caller that acts on every
 /// change would otherwise wake itself for ever.
 fn telling<T>(changes: &Changes, pool: &Pool, key: &VolumeKey, act: impl FnOnce() -> T) -> T {
@@ -347,142 +324,6 @@ fn telling<T>(changes: &Changes, pool: &Pool, key: &VolumeKey, act: impl FnOnce(
         changes.note();
     }
     result
-}
-
-/// On the pool's own thread.
-fn read_again(pool: &Pool, key: &VolumeKey) -> Result<(), StorageError> {
-    let volumes = pool.volumes();
-    let guessed = volumes.promised();
-    volumes.read_again(key).map_err(|error| {
-        StorageError::Io(format!("{key} is on pool {}, but {error}", pool.uuid()))
-    })?;
-    pool.with_ledger(|ledger| {
-        ledger.release_volume(guessed);
-        ledger.record_volume(volumes.promised());
-    });
-    tracing::info!(%key, pool = %pool.uuid(), "a volume's record can be read again");
-    Ok(())
-}
-
-/// On the pool's own thread.
-pub fn delete_on(pool: &Pool, key: &VolumeKey, why: Deletion) -> Result<(), StorageError> {
-    // It may have been made or named since it was looked for.
-    let Some(volume) = pool.volumes().get(key) else {
-        return Ok(());
-    };
-    check_reason(key, volume.version, why)?;
-    pool.volumes()
-        .delete(key)
-        .map_err(|error| failed(key, &error))?;
-    pool.with_ledger(|ledger| ledger.release_volume(volume.spec.size));
-    tracing::info!(%key, pool = %pool.uuid(), "deleted a volume");
-    Ok(())
-}
-
-/// On the pool's own thread.
-fn ensure_on(
-    pools: &[Arc<Pool>],
-    pool: &Pool,
-    key: &VolumeKey,
-    spec: &VolumeSpec,
-    version: Version,
-) -> Result<Volume, StorageError> {
-    if let Some(old) = pool.volumes().get(key)
-        && let Some(why) = given_up::reason(pools, key, pool.uuid(), old.version)
-    {
-        // Its disk has just come back.
-        delete_on(pool, key, why)?;
-    }
-    match pool.volumes().get(key) {
-        Some(has) => change(pool, &has, spec, version),
-        None => create(pool, key, spec, version),
-    }
-}
-
-fn change(
-    pool: &Pool,
-    has: &Volume,
-    spec: &VolumeSpec,
-    version: Version,
-) -> Result<Volume, StorageError> {
-    let key = &has.key;
-    let changed = |has: String, wanted: String| {
-        Err(StorageError::Changed {
-            key: key.clone(),
-            has,
-            wanted,
-        })
-    };
-    if spec.size < has.spec.size {
-        return Err(StorageError::Shrink {
-            key: key.clone(),
-            has: has.spec.size,
-            wanted: spec.size,
-        });
-    }
-    if spec.filesystem != has.spec.filesystem {
-        return changed(
-            format!("{:?}", has.spec.filesystem),
-            format!("{:?}", spec.filesystem),
-        );
-    }
-    if spec.media != Media::Any && spec.media != pool.media() {
-        return changed(format!("{:?}", pool.media()), format!("{:?}", spec.media));
-    }
-    if pool.volumes().is_half_deleted(key) {
-        return Err(StorageError::Io(format!(
-            "{key} was deleted, but its data could not be removed yet"
-        )));
-    }
-    let has_data = pool.volumes().has_data(key);
-    if !has_data.map_err(|error| failed(key, &error))? {
-        return Err(StorageError::Io(format!(
-            "the data of {key} is gone from pool {}; delete the volume to have a new one",
-            pool.uuid()
-        )));
-    }
-    // A deployment of the past, asked for late, takes nothing back.
-    let version = version.max(has.version);
-    if *spec == has.spec && version == has.version {
-        return Ok(has.clone());
-    }
-    let more = Bytes(spec.size.get() - has.spec.size.get());
-    pool.with_ledger(|ledger| ledger.promise_volume(more))
-        .map_err(|full| StorageError::NoSpace {
-            wanted: full.wanted,
-            free: full.free,
-        })?;
-    pool.volumes().change(key, spec, version).map_err(|error| {
-        pool.with_ledger(|ledger| ledger.release_volume(more));
-        failed(key, &error)
-    })
-}
-
-fn create(
-    pool: &Pool,
-    key: &VolumeKey,
-    spec: &VolumeSpec,
-    version: Version,
-) -> Result<Volume, StorageError> {
-    pool.with_ledger(|ledger| ledger.promise_volume(spec.size))
-        .map_err(|full| StorageError::NoSpace {
-            wanted: full.wanted,
-            free: full.free,
-        })?;
-    match pool.volumes().create(key, spec, version) {
-        Ok(volume) => {
-            tracing::info!(%key, size = %spec.size, pool = %pool.uuid(), "made a volume");
-            Ok(volume)
-        }
-        Err(error) => {
-            pool.with_ledger(|ledger| ledger.release_volume(spec.size));
-            Err(failed(key, &error))
-        }
-    }
-}
-
-fn failed(key: &VolumeKey, error: &dyn std::error::Error) -> StorageError {
-    StorageError::Io(format!("{key}: {error}"))
 }
 
 #[cfg(test)]
