@@ -20,8 +20,10 @@ use crate::{
 
 /// The name under which storaged keeps the time: seconds since 1970, 8 bytes, big-endian.
 const KEPT: &str = "time";
-/// Between two blocks whose time is told: the floor is for years, not for minutes.
-const BLOCKS: Duration = Duration::from_secs(10 * 60);
+/// Between two blocks whose time is told, once the clock is set: the floor is for years then.
+const BLOCKS: Duration = Duration::from_mins(10);
+/// As long as it is not: the floor alone says that a deployment has ended.
+const BLOCKS_UNSET: Duration = Duration::from_mins(1);
 /// Between two writings to the disks.
 const KEEP: Duration = Duration::from_secs(60 * 60);
 const RETRY: Duration = Duration::from_secs(60);
@@ -56,7 +58,8 @@ impl ClockKeeper {
                 Err(error) => Err(text(error)),
             };
             let pause = match told {
-                Ok(()) => BLOCKS,
+                Ok(()) if Clock::read(&self.clock).set => BLOCKS,
+                Ok(()) => BLOCKS_UNSET,
                 Err(error) => {
                     debug!(error, "the time of a block was not passed on");
                     RETRY
