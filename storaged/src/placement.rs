@@ -202,7 +202,7 @@ impl Drop for Claim {
     }
 }
 
-/// Every volume of every pool, in the order of their keys.
+/// Every volume of every pool, and each that is missing, in the order of their keys.
 pub fn list(pools: &[Arc<Pool>]) -> Vec<Volume> {
     let mut keys = whereabouts::all_away(pools);
     keys.extend(pools.iter().flat_map(|pool| pool.volumes().keys()));
@@ -219,12 +219,6 @@ pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
         ..one
     });
     let missing = || {
-        if pools
-            .iter()
-            .any(|pool| pool.volumes().unreadable(key).is_some())
-        {
-            return None;
-        }
         let note = whereabouts::missing(pools, key).ok()??;
         Some(Volume {
             key: note.key,
@@ -234,7 +228,12 @@ pub fn find(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Volume> {
             version: note.version,
         })
     };
-    there.or_else(missing)
+    let mut volume = there.or_else(missing)?;
+    let unreadable = |pool: &Arc<Pool>| pool.volumes().unreadable(key).is_some();
+    if pools.iter().any(unreadable) {
+        volume.path = None;
+    }
+    Some(volume)
 }
 
 /// The pools that have the volume, but for what was given up before its disk came back.

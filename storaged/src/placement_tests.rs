@@ -313,7 +313,18 @@ fn a_volume_whose_record_cannot_be_read_is_left_as_it_is_on_every_pool() {
     }
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     assert_eq!(std::fs::read(&record).unwrap(), b"{");
-    assert_eq!(list(&both), []);
+    // As far as another pool has a note of it, it is listed, so that it can be asked for.
+    let listed = list(&both);
+    assert_eq!((listed.len(), &listed[0].path), (1, &None));
+    assert_eq!(list(&both[1..]), []);
+    // One that was made anew before is not used beside it.
+    let anew = pools[1].volumes();
+    anew.create(&key("a"), &wish, Version(1)).unwrap();
+    assert_eq!(list(&both)[0].path, None);
+    placement
+        .ensure(&both, &key("a"), &wish, Version(1))
+        .unwrap_err();
+    anew.delete(&key("a")).unwrap();
     // Nor do the other pools forget where it is.
     settle(&both);
     assert_eq!(missing(&both[..1], &key("a")).unwrap(), Some(uuid));

@@ -340,7 +340,8 @@ fn others(pools: &[Arc<Pool>], at: &Pool) -> Arc<[Arc<Pool>]> {
     others.cloned().collect()
 }
 
-/// The volume's note, if it is on a pool that is not among `pools` and was not given up.
+/// The volume's note, if it is on a pool that is not among `pools`, or has a record there that cannot
+/// be read, and was not given up.
 pub fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Note>> {
     for pool in pools {
         pool.notes().get(key)?;
@@ -349,13 +350,13 @@ pub fn missing(pools: &[Arc<Pool>], key: &VolumeKey) -> io::Result<Option<Note>>
     Ok(notes.max_by_key(|note| note.version))
 }
 
-/// All that is noted of the volume on pools that are not among `pools`.
+/// All that is noted of a volume as [`missing`] means it.
 pub fn away(pools: &[Arc<Pool>], key: &VolumeKey) -> Vec<Note> {
     let notes = pools.iter().filter_map(|pool| pool.notes().get(key).ok()?);
     notes.filter(|note| is_away(pools, note)).collect()
 }
 
-/// The volumes of pools that are not among `pools`.
+/// The volumes that are missing.
 pub fn all_away(pools: &[Arc<Pool>]) -> BTreeSet<VolumeKey> {
     let notes = pools.iter().flat_map(|pool| pool.notes().all());
     let notes = notes.filter(|note| is_away(pools, note));
@@ -363,7 +364,9 @@ pub fn all_away(pools: &[Arc<Pool>]) -> BTreeSet<VolumeKey> {
 }
 
 fn is_away(pools: &[Arc<Pool>], note: &Note) -> bool {
-    pools.iter().all(|pool| pool.uuid() != note.pool)
+    let home = pools.iter().find(|pool| pool.uuid() == note.pool);
+    // Where it is nothing may be known of it.
+    home.is_none_or(|home| home.volumes().unreadable(&note.key).is_some())
         && given_up::reason(pools, &note.key, note.pool, note.version).is_none()
 }
 
