@@ -202,7 +202,7 @@ impl Drop for Claim {
     }
 }
 
-/// Every volume of every pool, in the order of their keys.
+/// Every volume of every pool, and each that is missing, in the order of their keys.
 pub fn list(pools: &[Arc<Pool>]) -> Vec<Volume> {
     let mut keys = whereabouts::all_away(pools);
     keys.extend(pools.iter().flat_map(|pool| pool.volumes().keys()));
