@@ -58,6 +58,8 @@ impl Storage for Storaged {
     }
 
     async fn pools(self, _: Context) -> Vec<Pool> {
+        // Whoever compares mounts with lists must not take those for gone that are not open yet.
+        self.inventory.settled().await;
         let pools = self.inventory.pools();
         pools.iter().map(|pool| pool.describe()).collect()
     }
@@ -157,9 +159,47 @@ async fn run<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use loam_node_api::page::MAX_ITEMS;
+    use futures::FutureExt as _;
+    use loam_node_api::{
+        clock::Clock,
+        page::{Changes, MAX_ITEMS},
+        tls,
+    };
+    use tarpc::context;
 
     use super::*;
+    use crate::{
+        image::{
+            address::{Outside, Reach},
+            erofs::MkfsErofs,
+        },
+        inventory::Places,
+    };
+
+    #[test]
+    fn no_list_of_what_is_on_disks_is_given_before_all_were_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places {
+            sys_block: folder.path().join("sys"),
+            pools: folder.path().join("pools"),
+            boot: folder.path().join("boot.json"),
+        };
+        let clock = Arc::new(Clock::default);
+        let outside = Outside {
+            reach: Reach::Network,
+            tls: tls::client_config(tls::public_roots(), clock).unwrap(),
+        };
+        let inventory = Arc::new(Inventory::new(places, None, Changes::new()));
+        let changes = inventory.changes().clone();
+        let images = Images::new(Arc::new(Vec::new), Arc::new(MkfsErofs), outside, changes);
+        let service = Storaged::new(inventory, images);
+        let now = context::current;
+        assert_eq!(service.clone().disks(now()).now_or_never(), Some(vec![]));
+        assert_eq!(service.clone().pools(now()).now_or_never(), None);
+        let volumes = service.clone().volumes(now(), None);
+        assert!(volumes.now_or_never().is_none());
+        assert!(service.images(now(), None).now_or_never().is_none());
+    }
 
     #[test]
     fn pages_together_are_the_list() {
