@@ -20,6 +20,10 @@ pub struct Decided {
     pub begun: bool,
     /// The id of the disk that each pool runs on, also when the disk is gone.
     pub runs_on: BTreeMap<Uuid, String>,
+    /// Of which disk the mount of each pool is, by the kernel's count of the disks: one that was pulled
+    /// and put back is another, and what was mounted of it before is dead.
+    #[serde(default)]
+    pub mounted: BTreeMap<Uuid, u64>,
 }
 
 /// The kernel's name for this boot (random(4)).
@@ -93,11 +97,13 @@ mod tests {
             decided.set = Some(set);
             decided.begun = true;
             decided.runs_on.insert(pool, "WD-1".to_owned());
+            decided.mounted.insert(pool, 7);
         });
         let again = Boot::open(&path);
         assert_eq!(again.decided().set, Some(set));
         assert!(again.decided().begun);
         assert_eq!(again.decided().runs_on[&pool], "WD-1");
+        assert_eq!(again.decided().mounted[&pool], 7);
 
         fs::write(&path, b"{").unwrap();
         assert_eq!(*Boot::open(&path).decided(), Decided::default());

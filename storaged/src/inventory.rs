@@ -346,6 +346,9 @@ impl Inventory {
 
     fn make(&self, disk: &SysDisk, set: Uuid) -> Stage {
         tracing::info!(disk = %disk.id, device = %disk.name, "looks empty; becomes a pool unless something is found on it");
+        if let Err(error) = self.release(disk) {
+            return failed(format!("cannot be made a pool, for it is mounted: {error}"));
+        }
         match format::format(disk, set, &self.places.pools) {
             Ok(header) => {
                 lock(&self.boot).change(|decided| {
@@ -375,13 +378,49 @@ impl Inventory {
         drop(waited);
         let header = self.stamp(disk, header);
         let root = format::mount_point(&self.places.pools, &header);
-        if let Err(error) = mount_once(&disk.device, &root) {
+        if let Err(error) = self.mount(disk, uuid, &root) {
             return failed(format!("pool {uuid} cannot be mounted: {error}"));
         }
         match Pool::open(root, uuid, disk.media) {
             Ok(pool) => Stage::InUse(Arc::new(pool.on(disk.device.clone(), header))),
             Err(error) => failed(format!("pool {uuid} cannot be used: {error}")),
         }
+    }
+
+    /// A restarted storaged finds its pools mounted already: machines go on using them meanwhile. But a
+    /// disk may have gone, or may be another one now, while nobody looked.
+    fn mount(&self, disk: &SysDisk, uuid: Uuid, root: &Path) -> io::Result<()> {
+        let mounted = lock(&self.boot).decided().mounted.get(&uuid).copied();
+        while let Some(source) = mount::source_of(root)? {
+            let is_of = |disk: &SysDisk| {
+                disk.device == source && mounted.is_none_or(|mounted| mounted == disk.seq)
+            };
+            if is_of(disk) {
+                return Ok(());
+            }
+            // Two disks with one UUID: btrfs would take them for one.
+            if self.read().values().any(|known| is_of(&known.sys)) {
+                return Err(io::Error::other(format!(
+                    "another disk with the same pool is in use: {}",
+                    source.display()
+                )));
+            }
+            tracing::warn!(pool = %uuid, device = %source.display(), "taking away the mount of a disk that is gone");
+            mount::detach(root)?;
+        }
+        lock(&self.boot).change(|decided| {
+            decided.mounted.insert(uuid, disk.seq);
+        });
+        mount::btrfs(&disk.device, root)
+    }
+
+    /// Takes away what a predecessor that was killed while it made the disk a pool left mounted of it.
+    fn release(&self, disk: &SysDisk) -> io::Result<()> {
+        for target in mount::targets_of(&disk.device, &self.places.pools)? {
+            tracing::warn!(disk = %disk.id, target = %target.display(), "taking away what is mounted of a disk that was never made a pool");
+            mount::detach(&target)?;
+        }
+        Ok(())
     }
 
     /// Writes into the header where and when the pool was used last.
@@ -599,19 +638,6 @@ fn name_node(pool: &Arc<Pool>, node: NodeKey) -> Result<(), StorageError> {
     pool.run(move || at.name_node(node))?.map_err(|error| {
         StorageError::Io(format!("mark pool {} as this node's: {error}", pool.uuid()))
     })
-}
-
-/// A restarted storaged finds its pools mounted already: machines go on using them meanwhile.
-fn mount_once(device: &Path, root: &Path) -> io::Result<()> {
-    match mount::source_of(root)? {
-        None => mount::btrfs(device, root),
-        Some(source) if source == device => Ok(()),
-        // Two disks with one UUID: btrfs would take them for one.
-        Some(source) => Err(io::Error::other(format!(
-            "another disk with the same pool is in use: {}",
-            source.display()
-        ))),
-    }
 }
 
 fn since_kernel_started() -> Duration {

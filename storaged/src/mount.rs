@@ -12,12 +12,30 @@ pub fn source_of(target: &Path) -> io::Result<Option<PathBuf>> {
     Ok(find(&fs::read_to_string("/proc/self/mountinfo")?, target))
 }
 
-/// Linux `Documentation/filesystems/proc.rst`, section 3.5. The last line wins: it is on top.
+/// Where a device is mounted below `folder`.
+pub fn targets_of(device: &Path, folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+    let targets = parse(&mountinfo)
+        .filter(|(target, source)| *source == device && target.starts_with(folder))
+        .map(|(target, _)| target.to_owned());
+    Ok(targets.collect())
+}
+
+/// The last line wins: it is on top.
 fn find(mountinfo: &str, target: &Path) -> Option<PathBuf> {
-    mountinfo.lines().rev().find_map(|line| {
+    parse(mountinfo)
+        .filter(|(mounted_at, _)| *mounted_at == target)
+        .last()
+        .map(|(_, source)| source.to_owned())
+}
+
+/// Targets and sources (Linux `Documentation/filesystems/proc.rst`, section 3.5).
+fn parse(mountinfo: &str) -> impl Iterator<Item = (&Path, &Path)> {
+    mountinfo.lines().filter_map(|line| {
         let (place, origin) = line.split_once(" - ")?;
-        let mounted_at = place.split(' ').nth(4)?;
-        (Path::new(mounted_at) == target).then(|| origin.split(' ').nth(1).map(PathBuf::from))?
+        let target = place.split(' ').nth(4)?;
+        let source = origin.split(' ').nth(1)?;
+        Some((Path::new(target), Path::new(source)))
     })
 }
 
@@ -50,6 +68,8 @@ mod tests {
                     40 1 0:40 / /pools/a rw,noatime - btrfs /dev/vdb rw,space_cache=v2\n";
         assert_eq!(find(text, Path::new("/pools/a")), Some("/dev/vdb".into()));
         assert_eq!(find(text, Path::new("/pools")), None);
+        let above = format!("{text}\n41 40 0:41 / /pools/a rw - btrfs /dev/vdc rw");
+        assert_eq!(find(&above, Path::new("/pools/a")), Some("/dev/vdc".into()));
         assert_eq!(source_of(Path::new("/proc")).unwrap(), Some("proc".into()));
     }
 }

@@ -58,6 +58,8 @@ impl Storage for Storaged {
     }
 
     async fn pools(self, _: Context) -> Vec<Pool> {
+        // Whoever compares mounts with lists must not take those for gone that are not open yet.
+        self.inventory.settled().await;
         let pools = self.inventory.pools();
         pools.iter().map(|pool| pool.describe()).collect()
     }

@@ -1,5 +1,6 @@
 use std::{path::Path, time::Duration};
 
+use futures::FutureExt as _;
 use loam_deployment::{
     Bytes,
     payload::{Filesystem, Media},
@@ -24,6 +25,40 @@ use crate::{
     pool::{Pool, testing::pool},
 };
 
+/// storaged of a node without disks, whose images are nevertheless on `pools`. Nobody looks for disks
+/// yet.
+fn service(folder: &Path, pools: Vec<Arc<Pool>>) -> (Arc<Inventory>, Storaged) {
+    let places = Places {
+        sys_block: folder.to_owned(),
+        pools: folder.to_owned(),
+        boot: folder.join("boot.json"),
+    };
+    let inventory = Arc::new(Inventory::new(places, None, Changes::new()));
+    let outside = Outside {
+        reach: Reach::Network,
+        tls: tls::client_config(tls::public_roots(), Arc::new(Clock::default)).unwrap(),
+    };
+    let images = Images::new(
+        Arc::new(move || pools.clone()),
+        Arc::new(MkfsErofs::default()),
+        outside,
+        inventory.changes().clone(),
+    );
+    (inventory.clone(), Storaged::new(inventory, images))
+}
+
+#[test]
+fn no_list_of_what_is_on_disks_is_given_before_all_were_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, service) = service(folder.path(), Vec::new());
+    let now = context::current;
+    assert_eq!(service.clone().disks(now()).now_or_never(), Some(vec![]));
+    assert_eq!(service.clone().pools(now()).now_or_never(), None);
+    let volumes = service.clone().volumes(now(), None);
+    assert!(volumes.now_or_never().is_none());
+    assert!(service.images(now(), None).now_or_never().is_none());
+}
+
 #[test]
 fn pages_together_are_the_list() {
     let all: Vec<usize> = (0..2 * MAX_ITEMS + 7).collect();
@@ -40,29 +75,6 @@ fn pages_together_are_the_list() {
     // What it went on behind may be gone by then.
     assert_eq!(page(vec![1, 4, 5], |n| n, Some(&3)).items, [4, 5]);
     assert!(page(vec![1], |n| n, Some(&1)).items.is_empty());
-}
-
-/// storaged of a node without disks, whose images are nevertheless on `pool`.
-fn storaged(folder: &Path, pool: Arc<Pool>) -> Storaged {
-    let places = Places {
-        sys_block: folder.to_owned(),
-        pools: folder.to_owned(),
-        boot: folder.join("boot.json"),
-    };
-    let inventory = Arc::new(Inventory::new(places, None, Changes::new()));
-    let watched = inventory.clone();
-    std::thread::spawn(move || watched.watch());
-    let outside = Outside {
-        reach: Reach::Network,
-        tls: tls::client_config(tls::public_roots(), Arc::new(Clock::default)).unwrap(),
-    };
-    let images = Images::new(
-        Arc::new(move || vec![pool.clone()]),
-        Arc::new(MkfsErofs::default()),
-        outside,
-        inventory.changes().clone(),
-    );
-    Storaged::new(inventory, images)
 }
 
 /// A thread that reads from a disk which hangs cannot be ended, and there are 512 for all calls.
@@ -91,7 +103,8 @@ fn questions_about_an_image_on_a_disk_that_hangs_leave_other_calls_their_threads
         .build()
         .unwrap();
     let answered = runtime.block_on(async {
-        let storaged = storaged(&empty, again);
+        let (inventory, storaged) = service(&empty, vec![again]);
+        std::thread::spawn(move || inventory.watch());
         storaged.inventory.settled().await;
         for _ in 0..600 {
             let asked = storaged
