@@ -1,7 +1,10 @@
 //! Builders that strangers' bytes have sent astray: none holds the place where images are built.
 
 use super::*;
-use crate::{image::feed::feed, program};
+use crate::{
+    image::{feed::feed, merged::MergedError},
+    program,
+};
 
 /// Runs a script for the first image, and builds all others.
 #[derive(Debug)]
@@ -21,6 +24,24 @@ impl Pack for Astray {
         let output = fs::File::create_new(target).unwrap();
         feed(builder, &output, stream, watch, |_| Ok(()))
     }
+}
+
+#[test]
+fn a_builder_that_reads_to_the_end_is_told_where_that_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("output");
+    let output = fs::File::create_new(&path).unwrap();
+    let mut builder = program::command("sh", None).unwrap();
+    builder.args(["-c", "exec cat >\"$0\""]).arg(&path);
+    let bytes = noise(300_000);
+    let mut stream = |input: &mut dyn Write| input.write_all(&bytes).map_err(MergedError::Write);
+    let patience = Patience {
+        idle: Duration::from_secs(20),
+        ..Patience::USUAL
+    };
+    let mut watch = Watch::new(&Stop::default(), &patience);
+    feed(builder, &output, &mut stream, &mut watch, |_| Ok(())).unwrap();
+    assert_eq!(fs::read(path).unwrap(), bytes);
 }
 
 /// How the image fails whose builder is this script; another that waited for it must be built.
