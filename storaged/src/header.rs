@@ -127,10 +127,11 @@ impl Header {
                 }
             }
             match Self::decode(&sector) {
-                Found::Header(header) if header.filesystem_size == filesystem_size => {
-                    if best.is_none_or(|best| best.stage() < header.stage()) {
-                        best = Some(header);
-                    }
+                Found::Header(header)
+                    if header.filesystem_size == filesystem_size
+                        && best.is_none_or(|best| best.stage() < header.stage()) =>
+                {
+                    best = Some(header);
                 }
                 Found::OtherFormat(format) => other_format = Some(format),
                 _ => {}

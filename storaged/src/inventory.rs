@@ -152,7 +152,7 @@ impl Inventory {
                 true => Some("some may yet come".to_owned()),
                 false => {
                     let boot = lock(&self.boot);
-                    known::missing(&disks, &boot.decided().runs_on, Instant::now())
+                    known::missing(&disks, boot.decided(), Instant::now())
                 }
             };
             let pools: Vec<_> = disks.values().filter_map(Known::pool).cloned().collect();
@@ -170,14 +170,8 @@ impl Inventory {
         Ok(None)
     }
 
-    pub fn keep_secret(&self, name: &str, secret: &[u8]) -> Result<(), StorageError> {
-        let pools = self.pools();
-        self.check_owner(&pools)?;
-        secret::store(&pools, name, secret)
-    }
-
-    /// What pools that are marked as a node's lack was lost, and what they have is that node's: noded
-    /// neither makes it anew nor writes over it before it has said that it is that node.
+    /// What pools that are marked as a node's lack was lost: noded does not make it anew before it has
+    /// said that it is that node.
     fn check_owner(&self, pools: &[Arc<Pool>]) -> Result<(), StorageError> {
         if lock(&self.node).is_none()
             && let Some((pool, node)) = secret::owner(pools)?
@@ -238,6 +232,8 @@ impl Inventory {
         self.searching
             .store(!search.is_over(now), Ordering::Release);
         let waits = |busy: bool| busy && !search.is_too_long(now);
+        // What was found last has its time, too.
+        let waits_longer = |busy: bool| busy && !search.is_too_long(now.saturating_sub(PATIENCE));
         match phase {
             Phase::Searching if !search.is_quiet(now) || waits(self.is_busy()) => phase,
             Phase::Searching => {
@@ -246,7 +242,7 @@ impl Inventory {
             }
             Phase::Opening => {
                 self.decide();
-                if self.is_busy() || waits(self.has_undecided()) {
+                if waits_longer(self.is_busy()) || waits(self.has_undecided()) {
                     return Phase::Opening;
                 }
                 tracing::info!(pools = self.pools().len(), "every disk has been looked at");
