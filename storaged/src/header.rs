@@ -76,6 +76,18 @@ pub struct Header {
     pub last_boot: Option<Uuid>,
 }
 
+/// How a pool is taken into use.
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    pub machine: Option<Machine>,
+    pub disk: DiskTag,
+    /// Seconds since 1970.
+    pub now: u64,
+    pub boot: Option<Uuid>,
+    /// Whether this node's set was begun in this boot.
+    pub set_is_new: bool,
+}
+
 /// What is where a header would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -107,6 +119,20 @@ impl Header {
             disk,
             first_boot: None,
             last_boot: None,
+        }
+    }
+
+    pub fn taken_into_use(self, using: &Use) -> Self {
+        Self {
+            machine: using.machine,
+            disk: using.disk,
+            used: using.now.max(self.used),
+            first_boot: match self.used {
+                0 => using.boot.filter(|_| using.set_is_new),
+                _ => self.first_boot,
+            },
+            last_boot: using.boot,
+            ..self
         }
     }
 

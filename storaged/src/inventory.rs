@@ -29,7 +29,7 @@ use crate::{
     boot::{self, Boot},
     disk::{self, SysDisk},
     format::{self, FormatError},
-    header::{DiskTag, Header},
+    header::{DiskTag, Header, Use},
     known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
     mount,
@@ -421,19 +421,13 @@ impl Inventory {
 
     /// Writes into the header where and when the pool was used last.
     fn stamp(&self, disk: &SysDisk, header: Header) -> Header {
-        let boot = boot::id();
-        let begun = lock(&self.boot).decided().begun;
-        let stamped = Header {
-            first_boot: match header.used {
-                0 => boot.filter(|_| begun),
-                _ => header.first_boot,
-            },
-            last_boot: boot,
+        let stamped = header.taken_into_use(&Use {
             machine: self.machine,
-            used: time::now().0.max(header.used),
             disk: DiskTag::of(&disk.id),
-            ..header
-        };
+            now: time::now().0,
+            boot: boot::id(),
+            set_is_new: lock(&self.boot).decided().begun,
+        });
         let written = File::options()
             .write(true)
             .open(&disk.device)
