@@ -3,12 +3,12 @@
 //! that hangs holds up no other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -32,7 +32,7 @@ use crate::{
     header::{DiskTag, Header, Use},
     known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
-    mount,
+    mounts::Mounts,
     pool::Pool,
     probe::Finding,
     search::Search,
@@ -56,9 +56,7 @@ pub struct Inventory {
     machine: Option<Machine>,
     disks: RwLock<BTreeMap<String, Known>>,
     boot: Mutex<Boot>,
-    /// Pools whose disk is gone and whose mount is being taken away.
-    detaching: Mutex<BTreeSet<Uuid>>,
-    detached: Condvar,
+    mounts: Arc<Mounts>,
     /// Held while pools are told what the others have.
     sharing: Mutex<()>,
     settled: watch::Sender<bool>,
@@ -102,11 +100,10 @@ impl Inventory {
     pub fn new(places: Places, machine: Option<Machine>, changes: Changes) -> Self {
         Self {
             boot: Mutex::new(Boot::open(&places.boot)),
+            mounts: Arc::new(Mounts::below(places.pools.clone())),
             places,
             machine,
             disks: RwLock::default(),
-            detaching: Mutex::default(),
-            detached: Condvar::new(),
             sharing: Mutex::default(),
             settled: watch::Sender::new(false),
             searching: AtomicBool::new(true),
@@ -342,7 +339,7 @@ impl Inventory {
 
     fn make(&self, disk: &SysDisk, set: Uuid) -> Stage {
         tracing::info!(disk = %disk.id, device = %disk.name, "looks empty; becomes a pool unless something is found on it");
-        if let Err(error) = self.release(disk) {
+        if let Err(error) = self.mounts.release(disk) {
             return failed(format!("cannot be made a pool, for it is mounted: {error}"));
         }
         match format::format(disk, set, &self.places.pools) {
@@ -362,61 +359,23 @@ impl Inventory {
 
     fn open(&self, disk: &SysDisk, header: Header) -> Stage {
         let uuid = header.uuid;
-        let waited = self
-            .detached
-            .wait_timeout_while(lock(&self.detaching), PATIENCE, |those| {
-                those.contains(&uuid)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.1.timed_out() {
+        if !self.mounts.await_detached(uuid, PATIENCE) {
             return failed(format!("pool {uuid} is still in use from before it went"));
         }
-        drop(waited);
         let header = self.stamp(disk, header);
         let root = format::mount_point(&self.places.pools, &header);
-        if let Err(error) = self.mount(disk, uuid, &root) {
+        let present: Vec<_> = self
+            .read()
+            .values()
+            .map(|known| known.sys.clone())
+            .collect();
+        if let Err(error) = self.mounts.add(uuid, &root, disk, &present, &self.boot) {
             return failed(format!("pool {uuid} cannot be mounted: {error}"));
         }
         match Pool::open(root, uuid, disk.media) {
             Ok(pool) => Stage::InUse(Arc::new(pool.on(disk.device.clone(), header))),
             Err(error) => failed(format!("pool {uuid} cannot be used: {error}")),
         }
-    }
-
-    /// A restarted storaged finds its pools mounted already: machines go on using them meanwhile. But a
-    /// disk may have gone, or may be another one now, while nobody looked.
-    fn mount(&self, disk: &SysDisk, uuid: Uuid, root: &Path) -> io::Result<()> {
-        let mounted = lock(&self.boot).decided().mounted.get(&uuid).copied();
-        while let Some(source) = mount::source_of(root)? {
-            let is_of = |disk: &SysDisk| {
-                disk.device == source && mounted.is_none_or(|mounted| mounted == disk.seq)
-            };
-            if is_of(disk) {
-                return Ok(());
-            }
-            // Two disks with one UUID: btrfs would take them for one.
-            if self.read().values().any(|known| is_of(&known.sys)) {
-                return Err(io::Error::other(format!(
-                    "another disk with the same pool is in use: {}",
-                    source.display()
-                )));
-            }
-            tracing::warn!(pool = %uuid, device = %source.display(), "taking away the mount of a disk that is gone");
-            mount::detach(root)?;
-        }
-        lock(&self.boot).change(|decided| {
-            decided.mounted.insert(uuid, disk.seq);
-        });
-        mount::btrfs(&disk.device, root)
-    }
-
-    /// Takes away what a predecessor that was killed while it made the disk a pool left mounted of it.
-    fn release(&self, disk: &SysDisk) -> io::Result<()> {
-        for target in mount::targets_of(&disk.device, &self.places.pools)? {
-            tracing::warn!(disk = %disk.id, target = %target.display(), "taking away what is mounted of a disk that was never made a pool");
-            mount::detach(&target)?;
-        }
-        Ok(())
     }
 
     /// Writes into the header where and when the pool was used last.
@@ -457,7 +416,7 @@ impl Inventory {
             match known.pool() {
                 Some(pool) => {
                     tracing::warn!(disk, device, "a disk is gone");
-                    self.detach(pool.clone());
+                    self.mounts.detach(pool.clone());
                 }
                 // Nobody misses it, and it may be there still: a stick's medium or size changes when
                 // the kernel has had a closer look.
@@ -465,28 +424,6 @@ impl Inventory {
             }
         }
         !gone.is_empty()
-    }
-
-    /// Takes the mount of a pool away whose disk is gone. Machines may have files of it open.
-    fn detach(self: &Arc<Self>, pool: Arc<Pool>) {
-        lock(&self.detaching).insert(pool.uuid());
-        let this = self.clone();
-        let uuid = pool.uuid();
-        let detaching = thread::Builder::new().name("detach".to_owned()).spawn(move || {
-            if let Err(error) = mount::detach(pool.root()) {
-                tracing::error!(pool = %pool.uuid(), %error, "cannot detach the pool of a disk that is gone");
-            }
-            this.is_detached(uuid);
-        });
-        if let Err(error) = detaching {
-            tracing::error!(pool = %uuid, %error, "no thread to detach the pool of a disk that is gone; it is detached when it comes back");
-            self.is_detached(uuid);
-        }
-    }
-
-    fn is_detached(&self, uuid: Uuid) {
-        lock(&self.detaching).remove(&uuid);
-        self.detached.notify_all();
     }
 
     /// Has `act` done for a disk on a thread of its own, and takes note of what came of it.
@@ -516,7 +453,7 @@ impl Inventory {
             && let Some(pool) = opened
         {
             // The disk went while it was opened.
-            self.detach(pool);
+            self.mounts.detach(pool);
         }
     }
 
