@@ -574,3 +574,54 @@ fn since_kernel_started() -> Duration {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use loam_deployment::{Bytes, payload::Media};
+
+    use super::*;
+
+    #[test]
+    fn a_marked_pool_without_its_secret_makes_no_new_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("pool");
+        std::fs::create_dir(&root).unwrap();
+        let node = NodeKey([1; 32]);
+        let header = Header {
+            node: Some(node),
+            ..Header::for_disk(64 << 20, Uuid::nil(), DiskTag::of("a"))
+        };
+        let sys = SysDisk {
+            name: "sda".to_owned(),
+            device: folder.path().join("disk"),
+            seq: 1,
+            id: "a".to_owned(),
+            size: Bytes(64 << 20),
+            media: Media::Ssd,
+            unfit: None,
+            in_use: None,
+        };
+        let pool = crate::pool::testing::pool(&root, Media::Ssd).on(sys.device.clone(), header);
+        let stage = Stage::InUse(Arc::new(pool));
+        let places = Places {
+            sys_block: folder.path().join("sys"),
+            pools: folder.path().join("pools"),
+            boot: folder.path().join("boot.json"),
+        };
+        let inventory = Inventory::new(places, None, Changes::new());
+        inventory
+            .write()
+            .insert("sda".to_owned(), Known::new(sys, stage, None));
+
+        let why = |inventory: &Inventory| match inventory.secret("seed") {
+            Err(StorageError::Io(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(why(&inventory).contains("may yet come"));
+        inventory.searching.store(false, Ordering::Release);
+        assert!(why(&inventory).contains(&node.to_string()));
+        // Other secrets may be new to a node that has said who it is.
+        inventory.node_is(node).unwrap();
+        assert_eq!(inventory.secret("seed"), Ok(None));
+    }
+}
