@@ -76,6 +76,18 @@ pub struct Header {
     pub last_boot: Option<Uuid>,
 }
 
+/// How a pool is taken into use.
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    pub machine: Option<Machine>,
+    pub disk: DiskTag,
+    /// Seconds since 1970.
+    pub now: u64,
+    pub boot: Option<Uuid>,
+    /// Whether this node's set was begun in this boot.
+    pub set_is_new: bool,
+}
+
 /// What is where a header would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -110,6 +122,20 @@ impl Header {
         }
     }
 
+    pub fn taken_into_use(self, using: &Use) -> Self {
+        Self {
+            machine: using.machine,
+            disk: using.disk,
+            used: using.now.max(self.used),
+            first_boot: match self.used {
+                0 => using.boot.filter(|_| using.set_is_new),
+                _ => self.first_boot,
+            },
+            last_boot: using.boot,
+            ..self
+        }
+    }
+
     /// Reads the header whose file system has this size, if one is there. One copy that can be read is
     /// enough; of two that differ, the one counts that was written last.
     pub fn read(disk: &impl FileExt, filesystem_size: u64) -> io::Result<Found> {
@@ -127,10 +153,11 @@ impl Header {
                 }
             }
             match Self::decode(&sector) {
-                Found::Header(header) if header.filesystem_size == filesystem_size => {
-                    if best.is_none_or(|best| best.stage() < header.stage()) {
-                        best = Some(header);
-                    }
+                Found::Header(header)
+                    if header.filesystem_size == filesystem_size
+                        && best.is_none_or(|best| best.stage() < header.stage()) =>
+                {
+                    best = Some(header);
                 }
                 Found::OtherFormat(format) => other_format = Some(format),
                 _ => {}

@@ -3,12 +3,12 @@
 //! that hangs holds up no other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -29,10 +29,10 @@ use crate::{
     boot::{self, Boot},
     disk::{self, SysDisk},
     format::{self, FormatError},
-    header::{DiskTag, Header},
+    header::{DiskTag, Header, Use},
     known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
-    mount,
+    mounts::Mounts,
     pool::Pool,
     probe::Finding,
     search::Search,
@@ -56,9 +56,7 @@ pub struct Inventory {
     machine: Option<Machine>,
     disks: RwLock<BTreeMap<String, Known>>,
     boot: Mutex<Boot>,
-    /// Pools whose disk is gone and whose mount is being taken away.
-    detaching: Mutex<BTreeSet<Uuid>>,
-    detached: Condvar,
+    mounts: Arc<Mounts>,
     /// Held while pools are told what the others have.
     sharing: Mutex<()>,
     settled: watch::Sender<bool>,
@@ -102,11 +100,10 @@ impl Inventory {
     pub fn new(places: Places, machine: Option<Machine>, changes: Changes) -> Self {
         Self {
             boot: Mutex::new(Boot::open(&places.boot)),
+            mounts: Arc::new(Mounts::below(places.pools.clone())),
             places,
             machine,
             disks: RwLock::default(),
-            detaching: Mutex::default(),
-            detached: Condvar::new(),
             sharing: Mutex::default(),
             settled: watch::Sender::new(false),
             searching: AtomicBool::new(true),
@@ -152,7 +149,7 @@ impl Inventory {
                 true => Some("some may yet come".to_owned()),
                 false => {
                     let boot = lock(&self.boot);
-                    known::missing(&disks, &boot.decided().runs_on, Instant::now())
+                    known::missing(&disks, boot.decided(), Instant::now())
                 }
             };
             let pools: Vec<_> = disks.values().filter_map(Known::pool).cloned().collect();
@@ -170,14 +167,8 @@ impl Inventory {
         Ok(None)
     }
 
-    pub fn keep_secret(&self, name: &str, secret: &[u8]) -> Result<(), StorageError> {
-        let pools = self.pools();
-        self.check_owner(&pools)?;
-        secret::store(&pools, name, secret)
-    }
-
-    /// What pools that are marked as a node's lack was lost, and what they have is that node's: noded
-    /// neither makes it anew nor writes over it before it has said that it is that node.
+    /// What pools that are marked as a node's lack was lost: noded does not make it anew before it has
+    /// said that it is that node.
     fn check_owner(&self, pools: &[Arc<Pool>]) -> Result<(), StorageError> {
         if lock(&self.node).is_none()
             && let Some((pool, node)) = secret::owner(pools)?
@@ -238,6 +229,8 @@ impl Inventory {
         self.searching
             .store(!search.is_over(now), Ordering::Release);
         let waits = |busy: bool| busy && !search.is_too_long(now);
+        // What was found last has its time, too.
+        let waits_longer = |busy: bool| busy && !search.is_too_long(now.saturating_sub(PATIENCE));
         match phase {
             Phase::Searching if !search.is_quiet(now) || waits(self.is_busy()) => phase,
             Phase::Searching => {
@@ -246,7 +239,7 @@ impl Inventory {
             }
             Phase::Opening => {
                 self.decide();
-                if self.is_busy() || waits(self.has_undecided()) {
+                if waits_longer(self.is_busy()) || waits(self.has_undecided()) {
                     return Phase::Opening;
                 }
                 tracing::info!(pools = self.pools().len(), "every disk has been looked at");
@@ -346,7 +339,7 @@ impl Inventory {
 
     fn make(&self, disk: &SysDisk, set: Uuid) -> Stage {
         tracing::info!(disk = %disk.id, device = %disk.name, "looks empty; becomes a pool unless something is found on it");
-        if let Err(error) = self.release(disk) {
+        if let Err(error) = self.mounts.release(disk) {
             return failed(format!("cannot be made a pool, for it is mounted: {error}"));
         }
         match format::format(disk, set, &self.places.pools) {
@@ -366,19 +359,17 @@ impl Inventory {
 
     fn open(&self, disk: &SysDisk, header: Header) -> Stage {
         let uuid = header.uuid;
-        let waited = self
-            .detached
-            .wait_timeout_while(lock(&self.detaching), PATIENCE, |those| {
-                those.contains(&uuid)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.1.timed_out() {
+        if !self.mounts.await_detached(uuid, PATIENCE) {
             return failed(format!("pool {uuid} is still in use from before it went"));
         }
-        drop(waited);
         let header = self.stamp(disk, header);
         let root = format::mount_point(&self.places.pools, &header);
-        if let Err(error) = self.mount(disk, uuid, &root) {
+        let present: Vec<_> = self
+            .read()
+            .values()
+            .map(|known| known.sys.clone())
+            .collect();
+        if let Err(error) = self.mounts.add(uuid, &root, disk, &present, &self.boot) {
             return failed(format!("pool {uuid} cannot be mounted: {error}"));
         }
         match Pool::open(root, uuid, disk.media) {
@@ -387,57 +378,15 @@ impl Inventory {
         }
     }
 
-    /// A restarted storaged finds its pools mounted already: machines go on using them meanwhile. But a
-    /// disk may have gone, or may be another one now, while nobody looked.
-    fn mount(&self, disk: &SysDisk, uuid: Uuid, root: &Path) -> io::Result<()> {
-        let mounted = lock(&self.boot).decided().mounted.get(&uuid).copied();
-        while let Some(source) = mount::source_of(root)? {
-            let is_of = |disk: &SysDisk| {
-                disk.device == source && mounted.is_none_or(|mounted| mounted == disk.seq)
-            };
-            if is_of(disk) {
-                return Ok(());
-            }
-            // Two disks with one UUID: btrfs would take them for one.
-            if self.read().values().any(|known| is_of(&known.sys)) {
-                return Err(io::Error::other(format!(
-                    "another disk with the same pool is in use: {}",
-                    source.display()
-                )));
-            }
-            tracing::warn!(pool = %uuid, device = %source.display(), "taking away the mount of a disk that is gone");
-            mount::detach(root)?;
-        }
-        lock(&self.boot).change(|decided| {
-            decided.mounted.insert(uuid, disk.seq);
-        });
-        mount::btrfs(&disk.device, root)
-    }
-
-    /// Takes away what a predecessor that was killed while it made the disk a pool left mounted of it.
-    fn release(&self, disk: &SysDisk) -> io::Result<()> {
-        for target in mount::targets_of(&disk.device, &self.places.pools)? {
-            tracing::warn!(disk = %disk.id, target = %target.display(), "taking away what is mounted of a disk that was never made a pool");
-            mount::detach(&target)?;
-        }
-        Ok(())
-    }
-
     /// Writes into the header where and when the pool was used last.
     fn stamp(&self, disk: &SysDisk, header: Header) -> Header {
-        let boot = boot::id();
-        let begun = lock(&self.boot).decided().begun;
-        let stamped = Header {
-            first_boot: match header.used {
-                0 => boot.filter(|_| begun),
-                _ => header.first_boot,
-            },
-            last_boot: boot,
+        let stamped = header.taken_into_use(&Use {
             machine: self.machine,
-            used: time::now().0.max(header.used),
             disk: DiskTag::of(&disk.id),
-            ..header
-        };
+            now: time::now().0,
+            boot: boot::id(),
+            set_is_new: lock(&self.boot).decided().begun,
+        });
         let written = File::options()
             .write(true)
             .open(&disk.device)
@@ -467,7 +416,7 @@ impl Inventory {
             match known.pool() {
                 Some(pool) => {
                     tracing::warn!(disk, device, "a disk is gone");
-                    self.detach(pool.clone());
+                    self.mounts.detach(pool.clone());
                 }
                 // Nobody misses it, and it may be there still: a stick's medium or size changes when
                 // the kernel has had a closer look.
@@ -475,28 +424,6 @@ impl Inventory {
             }
         }
         !gone.is_empty()
-    }
-
-    /// Takes the mount of a pool away whose disk is gone. Machines may have files of it open.
-    fn detach(self: &Arc<Self>, pool: Arc<Pool>) {
-        lock(&self.detaching).insert(pool.uuid());
-        let this = self.clone();
-        let uuid = pool.uuid();
-        let detaching = thread::Builder::new().name("detach".to_owned()).spawn(move || {
-            if let Err(error) = mount::detach(pool.root()) {
-                tracing::error!(pool = %pool.uuid(), %error, "cannot detach the pool of a disk that is gone");
-            }
-            this.is_detached(uuid);
-        });
-        if let Err(error) = detaching {
-            tracing::error!(pool = %uuid, %error, "no thread to detach the pool of a disk that is gone; it is detached when it comes back");
-            self.is_detached(uuid);
-        }
-    }
-
-    fn is_detached(&self, uuid: Uuid) {
-        lock(&self.detaching).remove(&uuid);
-        self.detached.notify_all();
     }
 
     /// Has `act` done for a disk on a thread of its own, and takes note of what came of it.
@@ -526,7 +453,7 @@ impl Inventory {
             && let Some(pool) = opened
         {
             // The disk went while it was opened.
-            self.detach(pool);
+            self.mounts.detach(pool);
         }
     }
 
@@ -646,4 +573,55 @@ fn since_kernel_started() -> Duration {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use loam_deployment::{Bytes, payload::Media};
+
+    use super::*;
+
+    #[test]
+    fn a_marked_pool_without_its_secret_makes_no_new_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("pool");
+        std::fs::create_dir(&root).unwrap();
+        let node = NodeKey([1; 32]);
+        let header = Header {
+            node: Some(node),
+            ..Header::for_disk(64 << 20, Uuid::nil(), DiskTag::of("a"))
+        };
+        let sys = SysDisk {
+            name: "sda".to_owned(),
+            device: folder.path().join("disk"),
+            seq: 1,
+            id: "a".to_owned(),
+            size: Bytes(64 << 20),
+            media: Media::Ssd,
+            unfit: None,
+            in_use: None,
+        };
+        let pool = crate::pool::testing::pool(&root, Media::Ssd).on(sys.device.clone(), header);
+        let stage = Stage::InUse(Arc::new(pool));
+        let places = Places {
+            sys_block: folder.path().join("sys"),
+            pools: folder.path().join("pools"),
+            boot: folder.path().join("boot.json"),
+        };
+        let inventory = Inventory::new(places, None, Changes::new());
+        inventory
+            .write()
+            .insert("sda".to_owned(), Known::new(sys, stage, None));
+
+        let why = |inventory: &Inventory| match inventory.secret("seed") {
+            Err(StorageError::Io(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(why(&inventory).contains("may yet come"));
+        inventory.searching.store(false, Ordering::Release);
+        assert!(why(&inventory).contains(&node.to_string()));
+        // Other secrets may be new to a node that has said who it is.
+        inventory.node_is(node).unwrap();
+        assert_eq!(inventory.secret("seed"), Ok(None));
+    }
 }

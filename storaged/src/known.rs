@@ -11,6 +11,7 @@ use loam_node_api::storage::{Disk, DiskState};
 use uuid::Uuid;
 
 use crate::{
+    boot::Decided,
     disk::{SysDisk, Unfit},
     header::{self, Found, Header, State},
     machine::Machine,
@@ -61,8 +62,8 @@ pub enum Doubt {
     None,
     /// It could not be read to the end.
     Unread,
-    /// It holds a pool that cannot be used.
-    Pool,
+    /// It holds a pool of this set that cannot be used.
+    Pool(Uuid),
     /// It shows what another disk shows, and may be that disk under another name.
     Copy,
 }
@@ -132,7 +133,7 @@ impl Known {
     /// Whether it may hold a pool of this node that is not known of.
     fn may_be_ours(&self, now: Instant) -> bool {
         match self.stage {
-            Stage::Looking | Stage::Left(_, Doubt::Pool) => true,
+            Stage::Looking | Stage::Left(_, Doubt::Pool(_)) => true,
             Stage::Left(_, Doubt::Unread) => self
                 .unread_since
                 .is_none_or(|since| now.saturating_duration_since(since) < GIVEN_UP),
@@ -212,20 +213,21 @@ pub fn survey(
     (waiting, around)
 }
 
-/// Why pools of this node may be missing among those that are in use, if so; `runs_on` names the disks
-/// of all that were in use since it booted.
-pub fn missing(
-    disks: &BTreeMap<String, Known>,
-    runs_on: &BTreeMap<Uuid, String>,
-    now: Instant,
-) -> Option<String> {
-    if let Some(known) = disks.values().find(|known| known.may_be_ours(now)) {
+/// Why pools of this node may be missing among those that are in use, if so.
+pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant) -> Option<String> {
+    let is_in_doubt = |known: &&Known| match known.stage {
+        Stage::Left(_, Doubt::Pool(set)) => decided.set.is_none_or(|ours| ours == set),
+        _ => known.may_be_ours(now),
+    };
+    if let Some(known) = disks.values().find(is_in_doubt) {
         return Some(format!("disk {} does not say what it holds", known.sys.id));
     }
     let pools: BTreeSet<Uuid> = disks
         .values()
         .filter_map(|known| known.pool().map(|pool| pool.uuid()))
         .collect();
+    // The disks of all that were in use since the node booted.
+    let runs_on = &decided.runs_on;
     let away = runs_on.iter().find(|(uuid, _)| !pools.contains(uuid));
     away.map(|(uuid, disk)| format!("pool {uuid} on disk {disk} is not in use"))
 }
@@ -250,7 +252,7 @@ pub fn judge(disk: &SysDisk) -> Stage {
     match probe::glance(&file, size) {
         Ok(Finding::Pool { header, .. }) if read_only => {
             let what = format!("{}, and it holds {}", Unfit::ReadOnly, name(&header));
-            Stage::Left(DiskState::Unfit(what), Doubt::Pool)
+            Stage::Left(DiskState::Unfit(what), Doubt::Pool(header.set))
         }
         Ok(_) if read_only => left(Unfit::ReadOnly, Doubt::None),
         Ok(Finding::Foreign(what)) => foreign(what),
@@ -258,7 +260,7 @@ pub fn judge(disk: &SysDisk) -> Stage {
         Err(error) => match Header::read(&file, header::filesystem_size(size)) {
             Ok(Found::Header(header)) if header.state == State::Pool => {
                 let why = format!("cannot be read: {error}; it holds {}", name(&header));
-                Stage::Left(DiskState::Failed(why), Doubt::Pool)
+                Stage::Left(DiskState::Failed(why), Doubt::Pool(header.set))
             }
             _ if read_only => left(Unfit::ReadOnly, Doubt::Unread),
             _ => unread(format!("cannot be read: {error}")),
@@ -379,17 +381,32 @@ mod tests {
             let known = Known::new(disk.clone(), stage, None);
             BTreeMap::from([(disk.name.clone(), known)])
         };
-        let runs_on = BTreeMap::from([(pool.uuid(), "a".to_owned())]);
+        let ours = Decided {
+            set: Some(Uuid::from_u128(1)),
+            runs_on: BTreeMap::from([(pool.uuid(), "a".to_owned())]),
+            ..Decided::default()
+        };
         let now = Instant::now();
         let failed = Stage::Left(DiskState::Failed("cannot be mounted".into()), Doubt::None);
         for stage in [Stage::Looking, Stage::Opening(Some(pool.uuid())), failed] {
-            assert!(missing(&there(stage), &runs_on, now).is_some());
+            assert!(missing(&there(stage), &ours, now).is_some());
         }
-        assert!(missing(&BTreeMap::new(), &runs_on, now).is_some());
-        assert_eq!(missing(&there(Stage::InUse(pool)), &runs_on, now), None);
+        assert!(missing(&BTreeMap::new(), &ours, now).is_some());
+        assert_eq!(missing(&there(Stage::InUse(pool)), &ours, now), None);
         // On a node that has nothing of its own yet, only what was not read counts.
-        let none = BTreeMap::new();
+        let none = Decided::default();
         assert_eq!(missing(&there(foreign("ext4".into())), &none, now), None);
+        // And a pool of this node's that cannot be used, but no other's.
+        let locked = |set| {
+            let doubt = Doubt::Pool(Uuid::from_u128(set));
+            there(Stage::Left(DiskState::Unfit("read-only".into()), doubt))
+        };
+        let none_yet = Decided {
+            set: Some(Uuid::from_u128(1)),
+            ..Decided::default()
+        };
+        assert!(missing(&locked(1), &none_yet, now).is_some());
+        assert_eq!(missing(&locked(2), &none_yet, now), None);
         let dead = there(unread("cannot be read".into()));
         assert!(missing(&dead, &none, now).is_some());
         assert_eq!(missing(&dead, &none, Instant::now() + GIVEN_UP), None);

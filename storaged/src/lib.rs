@@ -10,7 +10,7 @@
 //! | [`probe`], [`signature`], [`sample`] | whether a disk is empty, ours, or somebody's |
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
 //! | [`set`], [`duplicate`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used |
-//! | [`inventory`], [`known`], [`search`], [`uevent`] | the disks and pools of this moment |
+//! | [`inventory`], [`known`], [`search`], [`mounts`], [`uevent`] | the disks and pools of this moment |
 //! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
 //! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
 //! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
@@ -33,6 +33,7 @@ pub mod known;
 pub mod ledger;
 pub mod machine;
 pub mod mount;
+pub mod mounts;
 pub mod placement;
 pub mod pool;
 pub mod probe;

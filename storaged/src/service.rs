@@ -20,6 +20,7 @@ use crate::{
     image::store::Images,
     inventory::Inventory,
     placement::{self, Placement},
+    secret,
 };
 
 #[derive(Clone, Debug)]
@@ -136,7 +137,7 @@ impl Storage for Storaged {
         name: String,
         secret: Vec<u8>,
     ) -> Result<(), StorageError> {
-        self.work(move |this| this.inventory.keep_secret(&name, &secret))
+        self.work(move |this| secret::store(&this.inventory.pools(), &name, &secret))
             .await
     }
 }

@@ -93,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::header::DiskTag;
+    use crate::header::{DiskTag, Use};
 
     const HERE: Option<Machine> = Some(Machine([1; 16]));
     const ELSEWHERE: Option<Machine> = Some(Machine([2; 16]));
@@ -180,6 +180,30 @@ mod tests {
         assert_eq!(chosen(&[pool(2, false, HERE, 5), beside], HERE), Some(1));
         let strange = in_boots(pool(2, true, ELSEWHERE, 5), 11, 12);
         assert_eq!(chosen(&[strange, beside], HERE), Some(1));
+    }
+
+    #[test]
+    fn a_node_that_outlived_a_reboot_is_not_taken_over_from_a_drawer() {
+        let older = in_boots(pool(2, true, HERE, 5), 11, 12);
+        let boot = |pool: Header, boot, now, set_is_new| {
+            pool.taken_into_use(&Use {
+                machine: HERE,
+                disk: DiskTag::of("a"),
+                now,
+                boot: Some(Uuid::from_u128(boot)),
+                set_is_new,
+            })
+        };
+        // Begun, and storaged was restarted since.
+        let begun = boot(pool(1, true, None, 0), 13, 50, true);
+        let begun = boot(begun, 13, 51, true);
+        assert_eq!(chosen(&[older, begun], HERE), Some(2));
+        // It started anew without the other's disks.
+        let grown = boot(begun, 14, 60, false);
+        assert_eq!(chosen(&[older, grown], HERE), Some(1));
+        // A disk that joins a set of an earlier boot is of no boot.
+        let joined = boot(pool(1, true, None, 0), 14, 60, false);
+        assert_eq!(joined.first_boot, None);
     }
 
     #[test]

@@ -298,6 +298,29 @@ fn disks_of_two_nodes_never_mix_and_a_disk_that_returns_has_the_same_volumes() {
 }
 
 #[test]
+fn beside_a_disk_that_cannot_be_read_no_node_begins_until_it_is_pulled() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let boot = folder.path().join("boot");
+    let blank = Loop::attach(&sparse(folder.path(), "disk", SIZE), "blank");
+    let broken = Loop::attach(&sparse(folder.path(), "broken", SIZE), "broken");
+    // What the kernel shows cannot be opened.
+    fs::remove_file(&broken.sys.device).unwrap();
+    let node = Node::boot(boot, 1, &[&blank, &broken]);
+    assert!(node.pool(&blank).is_none(), "{:?}", node.states());
+    let none = node.inventory.secret("seed").unwrap_err();
+    assert_eq!(none, StorageError::NoPool);
+    node.pull(&broken);
+    node.wait(&blank, |state| matches!(state, Some(DiskState::Pool(_))));
+    assert_eq!(node.inventory.secret("seed"), Ok(None));
+    // Not while there is one again that could have it.
+    node.plug(&broken);
+    node.wait(&broken, |state| matches!(state, Some(DiskState::Failed(_))));
+    node.inventory.secret("seed").unwrap_err();
+    node.end(&[&blank, &broken]);
+}
+
+#[test]
 fn a_disk_of_an_older_format_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Loop::attach(&sparse(folder.path(), "disk", SIZE), "old");
