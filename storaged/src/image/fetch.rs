@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -34,7 +34,10 @@ use super::{
     staging::{self, Record, Staging},
     stop::Stop,
 };
-use crate::{ledger::Full, pool::Pool};
+use crate::{
+    ledger::Full,
+    pool::{Pool, has_place},
+};
 
 /// Layers fetched at a time: hides the distance to the registry, leaves room for others.
 const CONNECTIONS: usize = 3;
@@ -42,12 +45,17 @@ const CONNECTIONS: usize = 3;
 /// How often a disk is asked whether it is still there while an image is built on it.
 const LOOK_AT_DISK: Duration = Duration::from_secs(30);
 
+/// How often one who waits for a pool looks whether its disk hangs.
+const LOOK_AT_POOL: Duration = Duration::from_secs(1);
+
 /// How far a fetch is. Read by those who ask.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub done: AtomicU64,
     /// 0 until the manifest is here.
     pub total: AtomicU64,
+    /// On which pool it puts its files, once it has any.
+    pub at: Arc<OnceLock<Arc<Pool>>>,
 }
 
 /// What all fetches share.
@@ -65,6 +73,8 @@ pub struct Means {
 pub struct Fetch {
     pub image: OciReference,
     pub pools: Vec<Arc<Pool>>,
+    /// Of these, some that hold what must be gone before.
+    pub avoid: Vec<Arc<Pool>>,
     pub means: Means,
     pub progress: Arc<Progress>,
     pub stop: Stop,
@@ -93,6 +103,9 @@ impl Fetch {
     /// The image is on a pool when this returns well; else nothing is on any that is not counted.
     pub async fn run(mut self) -> Outcome {
         let mut staging = self.begun.take().map(Arc::new);
+        if let Some(begun) = &staging {
+            self.is_at(begun.pool());
+        }
         let before = staging.as_ref().map_or(0, |begun| begun.claim().bytes());
         let mut turn = None;
         let result = self.fetch(&mut staging, &mut turn).await;
@@ -189,9 +202,13 @@ impl Fetch {
             }
             None => begun.insert(self.choose(compressed).await?).clone(),
         };
+        self.is_at(at.pool());
         self.transfer(turn, &registry, &at, layers).await?;
 
         *build_turn = Some(self.turn(&self.means.building).await?);
+        if !self.means.answering.answers(at.pool()) {
+            return Err(Hangs.into());
+        }
         self.build(at, manifest, config, build_turn).await
     }
 
@@ -300,6 +317,10 @@ impl Fetch {
                 // So it is on all that come after.
                 return Err(FetchError::NoSpace(Full { wanted, free }));
             }
+            if self.avoid.iter().any(|other| Arc::ptr_eq(other, &pool)) {
+                failure = Hangs.into();
+                continue;
+            }
             let (at, record) = (pool.clone(), self.record.clone());
             let begin = move || Staging::begin(&at, record);
             failure = match self.means.answering.ask(&pool, begin).await {
@@ -368,10 +389,23 @@ impl Fetch {
         gate.halt();
         // Why it ended is known; this only waits until nothing is written any more.
         let answering = &self.means.answering;
-        let _ = answering
-            .see(staging.pool(), answering::PATIENCE, work)
-            .await;
-        Err(error)
+        tokio::select! {
+            _ = answering.see(staging.pool(), answering::PATIENCE, work) => Err(error),
+            // A call that has not returned goes to a file that is removed by the time that it does.
+            () = self.better_elsewhere(staging.pool()) => Err(Hangs.into()),
+        }
+    }
+
+    /// Returns when the pool's disk hangs, of which nobody is told, and there is another.
+    async fn better_elsewhere(&self, pool: &Pool) {
+        while !pool.hangs() || !has_place(&self.pools) {
+            sleep(LOOK_AT_POOL).await;
+        }
+    }
+
+    /// It is on one pool for good.
+    fn is_at(&self, pool: &Arc<Pool>) {
+        self.progress.at.get_or_init(|| pool.clone());
     }
 
     fn slow(&self) -> FetchError {

@@ -2,7 +2,7 @@
 //!
 //! | module | step |
 //! |---|---|
-//! | [`store`], [`backoff`] | which images are here, being fetched, or failed; answers from memory |
+//! | [`store`], [`known`], [`backoff`] | which images are here, being fetched, or failed; answers from memory |
 //! | [`fetch`], [`build`], [`failure`] | the whole way of one image; the part that takes a processor; why it ended early |
 //! | [`queue`], [`pace`], [`gate`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
 //! | [`registry`], [`address`] | asking a registry for bytes, and where it may be |
@@ -34,6 +34,7 @@ pub mod fetch;
 pub mod found;
 pub mod gate;
 pub mod kept;
+pub mod known;
 pub mod layer;
 pub mod limits;
 pub mod manifest;
