@@ -13,7 +13,7 @@ use std::{
 use futures::{StreamExt, stream};
 use loam_deployment::{Bytes, payload::OciReference};
 use tokio::{
-    task::spawn_blocking,
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant as Moment, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
@@ -27,6 +27,7 @@ use super::{
     failure::{FetchError, io},
     gate::Gate,
     kept::Kept,
+    late::Late,
     manifest::{Config, Descriptor, Document, Manifest},
     pace::{Pace, Patience},
     queue::{Origin, Queue, Turn},
@@ -97,6 +98,17 @@ pub struct Outcome {
     /// To be given back once the result is known to all, so that no second fetch of the same digest
     /// builds it meanwhile.
     pub turn: Option<Turn>,
+    /// What was not waited for.
+    pub late: Option<Late>,
+}
+
+/// What a fetch has in its hands besides files.
+#[derive(Debug, Default)]
+struct Held {
+    /// To build.
+    turn: Option<Turn>,
+    /// A build that is not waited for any more.
+    built: Option<JoinHandle<Result<Kept, FetchError>>>,
 }
 
 impl Fetch {
@@ -107,8 +119,8 @@ impl Fetch {
             self.is_at(begun.pool());
         }
         let before = staging.as_ref().map_or(0, |begun| begun.claim().bytes());
-        let mut turn = None;
-        let result = self.fetch(&mut staging, &mut turn).await;
+        let mut held = Held::default();
+        let result = self.fetch(&mut staging, &mut held).await;
         let brought = self.done().saturating_sub(before);
         let mut record = match &staging {
             Some(staging) => staging.record(),
@@ -128,15 +140,17 @@ impl Fetch {
             record.is_flawed = error.is_flaw();
             record.why = Some(error.shown());
         }
-        let left = match staging {
-            Some(staging) => self.settle(staging, &result, record.clone()).await,
-            None => None,
+        let (left, late) = match (staging, held.built) {
+            (Some(staging), Some(built)) => (None, Some(Late::build(staging, built))),
+            (Some(staging), None) => self.settle(staging, &result, record.clone()).await,
+            (None, _) => (None, None),
         };
         Outcome {
             result,
             left,
             record,
-            turn,
+            turn: held.turn,
+            late,
         }
     }
 
@@ -146,14 +160,14 @@ impl Fetch {
         staging: Arc<Staging>,
         result: &Result<Kept, FetchError>,
         record: Record,
-    ) -> Option<Staging> {
+    ) -> (Option<Staging>, Option<Late>) {
         if matches!(result, Err(FetchError::Hangs(_))) {
-            return Arc::into_inner(staging);
+            return (Arc::into_inner(staging), None);
         }
         let is_over = matches!(result, Ok(_) | Err(FetchError::Stopped));
         let keeps_layers = result.as_ref().is_err_and(FetchError::keeps_layers);
         let (image, pool) = (self.image.clone(), staging.pool().clone());
-        let settled = spawn_blocking(move || {
+        let mut settled = spawn_blocking(move || {
             let done = if is_over {
                 staging.remove()
             } else if keeps_layers {
@@ -168,20 +182,24 @@ impl Fetch {
             }
             (staging, is_over && done.is_ok())
         });
-        let settled = self
-            .means
-            .answering
-            .see(&pool, answering::PATIENCE, settled);
-        match settled.await {
+        let left = |settled: Result<(Arc<Staging>, bool), JoinError>| match settled {
             Ok((staging, is_gone)) if !is_gone => Arc::into_inner(staging),
             _ => None,
+        };
+        let answering = &self.means.answering;
+        tokio::select! {
+            settled = answering.see(&pool, answering::PATIENCE, &mut settled) => (left(settled), None),
+            () = self.better_elsewhere(&pool) => {
+                let late = async move { left(settled.await) };
+                (None, Some(Late::settlement(pool, late)))
+            }
         }
     }
 
     async fn fetch(
         &self,
         begun: &mut Option<Arc<Staging>>,
-        build_turn: &mut Option<Turn>,
+        held: &mut Held,
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
         let registry = Registry::new(&self.image, &self.means.outside)?;
@@ -205,11 +223,11 @@ impl Fetch {
         self.is_at(at.pool());
         self.transfer(turn, &registry, &at, layers).await?;
 
-        *build_turn = Some(self.turn(&self.means.building).await?);
+        held.turn = Some(self.turn(&self.means.building).await?);
         if !self.means.answering.answers(at.pool()) {
             return Err(Hangs.into());
         }
-        self.build(at, manifest, config, build_turn).await
+        self.build(at, manifest, config, held).await
     }
 
     async fn build(
@@ -217,13 +235,14 @@ impl Fetch {
         staging: Arc<Staging>,
         manifest: Manifest,
         config: Config,
-        turn: &mut Option<Turn>,
+        held: &mut Held,
     ) -> Result<Kept, FetchError> {
         let pool = staging.pool().clone();
+        let stop = Stop::default();
         let build = Build {
             image: self.image.clone(),
             packer: self.means.packer.clone(),
-            stop: self.stop.clone(),
+            stop: stop.clone(),
             number: self.number,
             patience: self.means.patience,
             until: Instant::now() + self.means.patience.build,
@@ -248,15 +267,21 @@ impl Fetch {
                         built => built,
                     };
                 }
+                () = self.stop.wait(), if !stop.is_set() => stop.set(),
+                () = self.better_elsewhere(&pool) => {
+                    stop.set();
+                    held.built = Some(built);
+                    return Err(Hangs.into());
+                }
                 // Not even its builder's death ends it. Others may build meanwhile.
-                () = &mut longest, if turn.is_some() => *turn = None,
+                () = &mut longest, if held.turn.is_some() => held.turn = None,
                 // It is not at work then; it waits for the disk. Others may build on another.
-                _ = looks.tick(), if turn.is_some() => {
+                _ = looks.tick(), if held.turn.is_some() => {
                     let folder = pool.images();
                     let sync = move || File::open(folder)?.sync_all();
                     if self.means.answering.ask(&pool, sync).await.is_err() {
                         hung = true;
-                        *turn = None;
+                        held.turn = None;
                     }
                 }
             }

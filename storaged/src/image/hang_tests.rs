@@ -291,3 +291,44 @@ fn a_transfer_to_a_disk_that_hangs_goes_on_on_another() {
     // Not dropped: that would wait for what hangs.
     runtime.shutdown_background();
 }
+
+#[tokio::test]
+async fn a_build_on_a_disk_that_hangs_is_made_anew_on_another_and_what_it_makes_goes() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let packer = KeepTar {
+        hangs: AtomicBool::new(true),
+        ..KeepTar::default()
+    };
+    let (mut one, two) = (hasty(packer), Node::new());
+    leave(&one, &image, b"");
+    one.restart_hasty();
+    one.images.list();
+    join(&mut one, &two);
+    one.forgive();
+    one.images.ensure(image.clone());
+    while one.packer.built.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let release = hang_long(&one);
+    let why = tokio::time::timeout(Duration::from_secs(20), one.failed(&image)).await;
+    let why = why.expect("it waits for the disk");
+    assert!(why.contains("does not answer"), "{why}");
+    // The second build is for another disk.
+    while one.images.lock().attempts.contains_key(&image) {
+        one.forgive();
+        let state = one.images.ensure(image.clone()).state;
+        if let ImageState::Ready { path } = state {
+            assert!(path.starts_with(two.pool.root()), "{path:?}");
+        }
+        if one.packer.built.load(Ordering::Relaxed) > 1 {
+            one.packer.hangs.store(false, Ordering::Relaxed);
+        }
+        tokio::task::yield_now().await;
+    }
+    drop(release);
+    one.quiet().await;
+    one.assert_empty();
+    two.assert_true_claims();
+    assert!(two.taken() > 0);
+}

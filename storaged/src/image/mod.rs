@@ -7,6 +7,7 @@
 //! | [`queue`], [`pace`], [`gate`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
 //! | [`registry`], [`address`] | asking a registry for bytes, and where it may be |
 //! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
+//! | [`late`] | what an attempt still does on a disk that hangs, when it has gone to another |
 //! | [`blob`] | a layer to a file, resumed where it was cut, its digest checked |
 //! | [`digest`], [`manifest`] | what an image consists of |
 //! | [`layer`], [`tarball`], [`pax`] | a layer's bytes, unpacked and checked, then its entries |
@@ -35,6 +36,7 @@ pub mod found;
 pub mod gate;
 pub mod kept;
 pub mod known;
+pub mod late;
 pub mod layer;
 pub mod limits;
 pub mod manifest;

@@ -28,6 +28,7 @@ use super::{
     fetch::{Fetch, Means, Outcome, Progress},
     kept::Kept,
     known::{Attempt, Failure, Known, Leaving, Removing},
+    late::{Late, Remains},
     limits,
     pace::Patience,
     queue::{Places, Queue},
@@ -203,6 +204,7 @@ impl Images {
             left,
             record,
             turn,
+            late,
         } = outcome;
         let mut guard = self.current();
         let known = &mut *guard;
@@ -241,11 +243,35 @@ impl Images {
             }
         }
         known.leaving.remove(&number);
+        late.into_iter()
+            .for_each(|late| self.clear_late(known, reference, late));
         // Who hears of it looks at what is known at once.
         drop(guard);
         self.0.left.send_modify(|count| *count += 1);
         self.0.changes.note();
         drop(turn);
+    }
+
+    /// Removes what an attempt that has gone elsewhere leaves on a disk that hangs, when it has ended.
+    fn clear_late(&self, known: &mut Known, reference: &OciReference, late: Late) {
+        let number = known.next_number();
+        let leaving = Leaving {
+            reference: reference.clone(),
+            at: Arc::new(OnceLock::from(late.pool)),
+        };
+        known.leaving.insert(number, leaving);
+        let images = self.clone();
+        Handle::current().spawn(async move {
+            let Remains { kept, left } = late.work.await;
+            let mut known = images.lock();
+            kept.into_iter()
+                .for_each(|kept| images.remove(&mut known, kept));
+            left.into_iter()
+                .for_each(|left| images.put_away(&mut known, left));
+            known.leaving.remove(&number);
+            drop(known);
+            images.0.left.send_modify(|count| *count += 1);
+        });
     }
 
     /// Has an attempt that is no longer in the list end, and what it holds removed.
