@@ -134,3 +134,26 @@ fn a_builder_without_limits_does_not_run() {
     );
     assert!(!handed);
 }
+
+/// Also in small pieces, and through a pipe that is full more often than not.
+#[test]
+fn a_builder_that_reads_to_the_end_has_all_and_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("output");
+    let output = fs::File::create_new(&target).unwrap();
+    let mut builder = program::command("sh", None).unwrap();
+    builder.args(["-c", "sleep 0.3; cat >\"$0\"; sleep 0.3; echo end >>\"$0\""]);
+    builder.arg(&target);
+    let data = noise(1_000_000);
+    let mut stream = |out: &mut dyn Write| {
+        data.chunks(1000)
+            .try_for_each(|part| out.write_all(part))
+            .and_then(|()| out.flush())
+            .map_err(crate::image::merged::MergedError::Write)
+    };
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL);
+    feed(builder, &output, &mut stream, &mut watch, |_| Ok(())).unwrap();
+    let mut expected = data;
+    expected.extend(b"end\n");
+    assert!(fs::read(&target).unwrap() == expected);
+}

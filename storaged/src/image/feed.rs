@@ -84,7 +84,11 @@ fn hand_over(
         ended: None,
     };
     let written = stream(&mut BufWriter::with_capacity(128 << 10, &mut input));
-    let Input { taken, ended, .. } = input;
+    let Input {
+        pipe, taken, ended, ..
+    } = input;
+    // Only then has it all.
+    drop(pipe);
     if let Some(ended) = ended {
         return Err(ended.into());
     }
