@@ -25,7 +25,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -54,9 +54,9 @@ use crate::{
 
 const FORMAT: u32 = 1;
 
-/// After so long without an answer a disk is said to hang. Longer than what a slow disk needs to make
-/// the largest file system in a volume.
-const HANGS_AFTER: Duration = Duration::from_secs(30);
+/// After so many times the patience without an answer (30 s) a disk is said to hang. Longer than what
+/// a slow disk needs to make the largest file system in a volume.
+const PATIENCES: u32 = 6;
 
 #[derive(Serialize, Deserialize)]
 struct Mark {
@@ -79,6 +79,7 @@ pub struct Pool {
     /// Whether a look at the space is asked for and not done.
     looking: AtomicBool,
     worker: Worker,
+    hangs_after: Duration,
     /// The disk under it; in unit tests there is none.
     disk: Option<Disk>,
 }
@@ -152,6 +153,7 @@ impl Pool {
             space: Mutex::new(space),
             looking: AtomicBool::new(false),
             worker: Worker::start("pool", patience)?,
+            hangs_after: patience * PATIENCES,
             disk: None,
         })
     }
@@ -255,13 +257,18 @@ impl Pool {
         self.worker.answers() && !self.pulse_stopped()
     }
 
+    /// Whether it has not answered for so long that whoever can goes elsewhere.
+    pub fn hangs(&self) -> bool {
+        self.worker.busy_for() > self.hangs_after || self.pulse_stopped()
+    }
+
     /// False once btrfs has met an error that it cannot mend and refuses to write.
     pub fn is_writable(&self) -> bool {
         self.space().writable
     }
 
     pub fn health(&self) -> Health {
-        if self.worker.busy_for() > HANGS_AFTER || self.pulse_stopped() {
+        if self.hangs() {
             return Health::Hangs;
         }
         if !self.is_writable() {
@@ -276,12 +283,12 @@ impl Pool {
 
     fn pulse_stopped(&self) -> bool {
         let waiting = |disk: &Disk| disk.pulse.waiting_for();
-        self.disk.as_ref().map_or(Duration::ZERO, waiting) > HANGS_AFTER
+        self.disk.as_ref().map_or(Duration::ZERO, waiting) > self.hangs_after
     }
 
     /// Asks for a look at the space, at what volumes take, and whether the disk answers, and for notes
     /// that are owed; what is found shows later.
-    pub fn refresh(self: &std::sync::Arc<Self>) {
+    pub fn refresh(self: &Arc<Self>) {
         if let Some(disk) = &self.disk {
             disk.pulse.feel();
         }
@@ -351,6 +358,11 @@ impl Pool {
     fn space(&self) -> Space {
         *self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether one of them could take what a disk that hangs cannot.
+pub fn has_place(pools: &[Arc<Pool>]) -> bool {
+    pools.iter().any(|pool| !pool.hangs() && pool.is_writable())
 }
 
 fn mount_id(root: &Path) -> io::Result<MountId> {
@@ -452,6 +464,11 @@ pub mod testing {
     /// One that is given up soon.
     pub fn hasty_pool(root: &Path, media: Media) -> Pool {
         pool_with(root, media, Duration::from_millis(5))
+    }
+
+    /// One that was there before, given up soon.
+    pub fn hasty_again(root: &Path, uuid: Uuid) -> Pool {
+        Pool::open_with(root.to_owned(), uuid, Media::Ssd, Duration::from_millis(5)).unwrap()
     }
 
     fn pool_with(root: &Path, media: Media, patience: Duration) -> Pool {

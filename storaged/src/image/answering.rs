@@ -34,7 +34,7 @@ struct Overdue {
 
 impl Answering {
     pub fn answers(&self, pool: &Pool) -> bool {
-        !self.lock().contains_key(&pool.uuid())
+        !pool.hangs() && !self.lock().contains_key(&pool.uuid())
     }
 
     /// Has the pool's disk do something small, or gives up; then it may be done yet. Not asked at

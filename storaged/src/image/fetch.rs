@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use std::{
 use futures::{StreamExt, stream};
 use loam_deployment::{Bytes, payload::OciReference};
 use tokio::{
-    task::spawn_blocking,
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant as Moment, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
@@ -27,6 +27,7 @@ use super::{
     failure::{FetchError, io},
     gate::Gate,
     kept::Kept,
+    late::Late,
     manifest::{Config, Descriptor, Document, Manifest},
     pace::{Pace, Patience},
     queue::{Origin, Queue, Turn},
@@ -34,7 +35,10 @@ use super::{
     staging::{self, Record, Staging},
     stop::Stop,
 };
-use crate::{ledger::Full, pool::Pool};
+use crate::{
+    ledger::Full,
+    pool::{Pool, has_place},
+};
 
 /// Layers fetched at a time: hides the distance to the registry, leaves room for others.
 const CONNECTIONS: usize = 3;
@@ -42,12 +46,17 @@ const CONNECTIONS: usize = 3;
 /// How often a disk is asked whether it is still there while an image is built on it.
 const LOOK_AT_DISK: Duration = Duration::from_secs(30);
 
+/// How often one who waits for a pool looks whether its disk hangs.
+const LOOK_AT_POOL: Duration = Duration::from_secs(1);
+
 /// How far a fetch is. Read by those who ask.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub done: AtomicU64,
     /// 0 until the manifest is here.
     pub total: AtomicU64,
+    /// On which pool it puts its files, once it has any.
+    pub at: Arc<OnceLock<Arc<Pool>>>,
 }
 
 /// What all fetches share.
@@ -65,6 +74,8 @@ pub struct Means {
 pub struct Fetch {
     pub image: OciReference,
     pub pools: Vec<Arc<Pool>>,
+    /// Of these, some that hold what must be gone before.
+    pub avoid: Vec<Arc<Pool>>,
     pub means: Means,
     pub progress: Arc<Progress>,
     pub stop: Stop,
@@ -87,15 +98,29 @@ pub struct Outcome {
     /// To be given back once the result is known to all, so that no second fetch of the same digest
     /// builds it meanwhile.
     pub turn: Option<Turn>,
+    /// What was not waited for.
+    pub late: Option<Late>,
+}
+
+/// What a fetch has in its hands besides files.
+#[derive(Debug, Default)]
+struct Held {
+    /// To build.
+    turn: Option<Turn>,
+    /// A build that is not waited for any more.
+    built: Option<JoinHandle<Result<Kept, FetchError>>>,
 }
 
 impl Fetch {
     /// The image is on a pool when this returns well; else nothing is on any that is not counted.
     pub async fn run(mut self) -> Outcome {
         let mut staging = self.begun.take().map(Arc::new);
+        if let Some(begun) = &staging {
+            self.is_at(begun.pool());
+        }
         let before = staging.as_ref().map_or(0, |begun| begun.claim().bytes());
-        let mut turn = None;
-        let result = self.fetch(&mut staging, &mut turn).await;
+        let mut held = Held::default();
+        let result = self.fetch(&mut staging, &mut held).await;
         let brought = self.done().saturating_sub(before);
         let mut record = match &staging {
             Some(staging) => staging.record(),
@@ -115,15 +140,17 @@ impl Fetch {
             record.is_flawed = error.is_flaw();
             record.why = Some(error.shown());
         }
-        let left = match staging {
-            Some(staging) => self.settle(staging, &result, record.clone()).await,
-            None => None,
+        let (left, late) = match (staging, held.built) {
+            (Some(staging), Some(built)) => (None, Some(Late::build(staging, built))),
+            (Some(staging), None) => self.settle(staging, &result, record.clone()).await,
+            (None, _) => (None, None),
         };
         Outcome {
             result,
             left,
             record,
-            turn,
+            turn: held.turn,
+            late,
         }
     }
 
@@ -133,14 +160,14 @@ impl Fetch {
         staging: Arc<Staging>,
         result: &Result<Kept, FetchError>,
         record: Record,
-    ) -> Option<Staging> {
+    ) -> (Option<Staging>, Option<Late>) {
         if matches!(result, Err(FetchError::Hangs(_))) {
-            return Arc::into_inner(staging);
+            return (Arc::into_inner(staging), None);
         }
         let is_over = matches!(result, Ok(_) | Err(FetchError::Stopped));
         let keeps_layers = result.as_ref().is_err_and(FetchError::keeps_layers);
         let (image, pool) = (self.image.clone(), staging.pool().clone());
-        let settled = spawn_blocking(move || {
+        let mut settled = spawn_blocking(move || {
             let done = if is_over {
                 staging.remove()
             } else if keeps_layers {
@@ -155,20 +182,24 @@ impl Fetch {
             }
             (staging, is_over && done.is_ok())
         });
-        let settled = self
-            .means
-            .answering
-            .see(&pool, answering::PATIENCE, settled);
-        match settled.await {
+        let left = |settled: Result<(Arc<Staging>, bool), JoinError>| match settled {
             Ok((staging, is_gone)) if !is_gone => Arc::into_inner(staging),
             _ => None,
+        };
+        let answering = &self.means.answering;
+        tokio::select! {
+            settled = answering.see(&pool, answering::PATIENCE, &mut settled) => (left(settled), None),
+            () = self.better_elsewhere(&pool) => {
+                let late = async move { left(settled.await) };
+                (None, Some(Late::settlement(pool, late)))
+            }
         }
     }
 
     async fn fetch(
         &self,
         begun: &mut Option<Arc<Staging>>,
-        build_turn: &mut Option<Turn>,
+        held: &mut Held,
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
         let registry = Registry::new(&self.image, &self.means.outside)?;
@@ -189,10 +220,14 @@ impl Fetch {
             }
             None => begun.insert(self.choose(compressed).await?).clone(),
         };
+        self.is_at(at.pool());
         self.transfer(turn, &registry, &at, layers).await?;
 
-        *build_turn = Some(self.turn(&self.means.building).await?);
-        self.build(at, manifest, config, build_turn).await
+        held.turn = Some(self.turn(&self.means.building).await?);
+        if !self.means.answering.answers(at.pool()) {
+            return Err(Hangs.into());
+        }
+        self.build(at, manifest, config, held).await
     }
 
     async fn build(
@@ -200,13 +235,14 @@ impl Fetch {
         staging: Arc<Staging>,
         manifest: Manifest,
         config: Config,
-        turn: &mut Option<Turn>,
+        held: &mut Held,
     ) -> Result<Kept, FetchError> {
         let pool = staging.pool().clone();
+        let stop = Stop::default();
         let build = Build {
             image: self.image.clone(),
             packer: self.means.packer.clone(),
-            stop: self.stop.clone(),
+            stop: stop.clone(),
             number: self.number,
             patience: self.means.patience,
             until: Instant::now() + self.means.patience.build,
@@ -231,15 +267,21 @@ impl Fetch {
                         built => built,
                     };
                 }
+                () = self.stop.wait(), if !stop.is_set() => stop.set(),
+                () = self.better_elsewhere(&pool) => {
+                    stop.set();
+                    held.built = Some(built);
+                    return Err(Hangs.into());
+                }
                 // Not even its builder's death ends it. Others may build meanwhile.
-                () = &mut longest, if turn.is_some() => *turn = None,
+                () = &mut longest, if held.turn.is_some() => held.turn = None,
                 // It is not at work then; it waits for the disk. Others may build on another.
-                _ = looks.tick(), if turn.is_some() => {
+                _ = looks.tick(), if held.turn.is_some() => {
                     let folder = pool.images();
                     let sync = move || File::open(folder)?.sync_all();
                     if self.means.answering.ask(&pool, sync).await.is_err() {
                         hung = true;
-                        *turn = None;
+                        held.turn = None;
                     }
                 }
             }
@@ -299,6 +341,10 @@ impl Fetch {
             if wanted > free {
                 // So it is on all that come after.
                 return Err(FetchError::NoSpace(Full { wanted, free }));
+            }
+            if self.avoid.iter().any(|other| Arc::ptr_eq(other, &pool)) {
+                failure = Hangs.into();
+                continue;
             }
             let (at, record) = (pool.clone(), self.record.clone());
             let begin = move || Staging::begin(&at, record);
@@ -368,10 +414,23 @@ impl Fetch {
         gate.halt();
         // Why it ended is known; this only waits until nothing is written any more.
         let answering = &self.means.answering;
-        let _ = answering
-            .see(staging.pool(), answering::PATIENCE, work)
-            .await;
-        Err(error)
+        tokio::select! {
+            _ = answering.see(staging.pool(), answering::PATIENCE, work) => Err(error),
+            // A call that has not returned goes to a file that is removed by the time that it does.
+            () = self.better_elsewhere(staging.pool()) => Err(Hangs.into()),
+        }
+    }
+
+    /// Returns when the pool's disk hangs, of which nobody is told, and there is another.
+    async fn better_elsewhere(&self, pool: &Pool) {
+        while !pool.hangs() || !has_place(&self.pools) {
+            sleep(LOOK_AT_POOL).await;
+        }
+    }
+
+    /// It is on one pool for good.
+    fn is_at(&self, pool: &Arc<Pool>) {
+        self.progress.at.get_or_init(|| pool.clone());
     }
 
     fn slow(&self) -> FetchError {

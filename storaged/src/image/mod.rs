@@ -2,11 +2,12 @@
 //!
 //! | module | step |
 //! |---|---|
-//! | [`store`], [`backoff`] | which images are here, being fetched, or failed; answers from memory |
+//! | [`store`], [`known`], [`backoff`] | which images are here, being fetched, or failed; answers from memory |
 //! | [`fetch`], [`build`], [`failure`] | the whole way of one image; the part that takes a processor; why it ended early |
 //! | [`queue`], [`pace`], [`gate`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
 //! | [`registry`], [`address`] | asking a registry for bytes, and where it may be |
 //! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
+//! | [`late`] | what an attempt still does on a disk that hangs, when it has gone to another |
 //! | [`blob`] | a layer to a file, resumed where it was cut, its digest checked |
 //! | [`digest`], [`manifest`] | what an image consists of |
 //! | [`layer`], [`tarball`], [`pax`] | a layer's bytes, unpacked and checked, then its entries |
@@ -34,6 +35,8 @@ pub mod fetch;
 pub mod found;
 pub mod gate;
 pub mod kept;
+pub mod known;
+pub mod late;
 pub mod layer;
 pub mod limits;
 pub mod manifest;

@@ -8,9 +8,8 @@
 //! on in tasks, and shows in the answer of a later call.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use loam_deployment::payload::OciReference;
@@ -18,7 +17,7 @@ use loam_node_api::{
     page::Changes,
     storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{runtime::Handle, sync::watch, time::sleep};
 
 use super::{
     address::Outside,
@@ -26,18 +25,23 @@ use super::{
     backoff::pause,
     digest::Digest,
     erofs::Pack,
-    fetch::{self, Fetch, Means, Outcome, Progress},
+    fetch::{Fetch, Means, Outcome, Progress},
     kept::Kept,
+    known::{Attempt, Failure, Known, Leaving, Removing},
+    late::{Late, Remains},
     limits,
     pace::Patience,
     queue::{Places, Queue},
     staging::{Record, Staging},
     stop::Stop,
 };
-use crate::pool::Pool;
+use crate::pool::{Pool, has_place};
 
 /// The pools of this moment.
 pub type Pools = Arc<dyn Fn() -> Vec<Arc<Pool>> + Send + Sync>;
+
+/// How often one who waits for what is on a disk looks whether the disk hangs.
+const LOOK_AT_DISKS: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub struct Images(Arc<Shared>);
@@ -56,42 +60,6 @@ struct Shared {
     changes: Changes,
     /// Rises when something has left `leaving` or `removing`.
     left: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    /// Whose images and leftovers are below.
-    pools: Vec<Arc<Pool>>,
-    /// More than one where several pools brought it.
-    ready: BTreeMap<Digest, Vec<Kept>>,
-    /// None of a digest that is ready.
-    attempts: BTreeMap<OciReference, Attempt>,
-    /// Attempts that nobody wants any more and that still hold files.
-    leaving: BTreeSet<(OciReference, u64)>,
-    /// Images that are being removed.
-    removing: BTreeSet<(Digest, u64)>,
-    /// What could not be removed, and counts.
-    stuck: Vec<Staging>,
-    /// Of the last of all these.
-    number: u64,
-}
-
-#[derive(Debug)]
-enum Attempt {
-    Fetching {
-        number: u64,
-        progress: Arc<Progress>,
-        stop: Stop,
-    },
-    Failed(Box<Failure>),
-}
-
-#[derive(Debug)]
-struct Failure {
-    record: Record,
-    again: Instant,
-    /// What is there still.
-    left: Option<Staging>,
 }
 
 impl Images {
@@ -127,13 +95,13 @@ impl Images {
                 (record, left)
             }
             Some(attempt) => {
-                let status = status(&reference, &attempt);
+                let status = attempt.status(&reference);
                 known.attempts.insert(reference, attempt);
                 return status;
             }
         };
         let attempt = self.start(&mut known, record, begun);
-        let status = status(&reference, &attempt);
+        let status = attempt.status(&reference);
         known.attempts.insert(reference, attempt);
         self.0.changes.note();
         status
@@ -141,17 +109,7 @@ impl Images {
 
     /// All, in the order of their references.
     pub fn list(&self) -> Vec<ImageStatus> {
-        let known = self.current();
-        let ready = known.ready.values().filter_map(|kept| usable(kept));
-        let ready = ready.map(|kept| ImageStatus {
-            image: kept.reference().clone(),
-            state: ImageState::Ready { path: kept.path() },
-        });
-        let attempts = known.attempts.iter();
-        let attempts = attempts.map(|(reference, attempt)| status(reference, attempt));
-        let mut all: Vec<_> = ready.chain(attempts).collect();
-        all.sort_by(|a, b| a.image.cmp(&b.image));
-        all
+        self.current().statuses()
     }
 
     /// What a ready image says about how to run it. Reads it from its disk, on its pool's own thread.
@@ -181,13 +139,20 @@ impl Images {
     }
 
     fn start(&self, known: &mut Known, record: Record, begun: Option<Staging>) -> Attempt {
+        // What has come to a disk that hangs is of no use until it answers again.
+        let hanging = |begun: &mut Staging| begun.pool().hangs() && has_place(&known.pools);
+        let mut begun = begun;
+        if let Some(hanging) = begun.take_if(hanging) {
+            self.put_away(known, hanging);
+        }
         let number = known.next_number();
         let progress = Arc::<Progress>::default();
         let stop = Stop::default();
         let image = record.reference.clone();
-        let fetch = Fetch {
+        let mut fetch = Fetch {
             image: image.clone(),
             pools: known.pools.clone(),
+            avoid: Vec::new(),
             means: self.0.means.clone(),
             progress: progress.clone(),
             stop: stop.clone(),
@@ -198,7 +163,7 @@ impl Images {
         tracing::info!(%image, "fetching an image");
         let images = self.clone();
         Handle::current().spawn(async move {
-            images.unobstructed(&image, &fetch.stop).await;
+            fetch.avoid = images.unobstructed(&image, &fetch.stop).await;
             let outcome = fetch.run().await;
             images.finish(&image, number, outcome);
         });
@@ -210,18 +175,26 @@ impl Images {
     }
 
     /// Returns once no earlier attempt of the reference, nor an image of its digest, is still being
-    /// removed, whose files would be taken for those of this one.
-    async fn unobstructed(&self, reference: &OciReference, stop: &Stop) {
+    /// removed, whose files would be taken for those of this one; or only from disks that hang, which
+    /// are then to be avoided.
+    async fn unobstructed(&self, reference: &OciReference, stop: &Stop) -> Vec<Arc<Pool>> {
         let mut left = self.0.left.subscribe();
-        let digest = Digest::of_manifest(reference);
-        let free = left.wait_for(|_| {
-            let known = self.lock();
-            let leaving = known.leaving.iter().any(|(other, _)| other == reference);
-            !leaving && known.removing.iter().all(|(other, _)| *other != digest)
-        });
-        tokio::select! {
-            _ = free => {}
-            () = stop.wait() => {}
+        loop {
+            left.borrow_and_update();
+            let in_the_way = self.lock().in_the_way(reference);
+            let hanging = in_the_way
+                .into_iter()
+                .map(|pool| pool.filter(|pool| pool.hangs()))
+                .collect();
+            if let Some(hanging) = hanging {
+                return hanging;
+            }
+            tokio::select! {
+                _ = left.changed() => {}
+                // A disk that comes to hang tells nobody.
+                () = sleep(LOOK_AT_DISKS) => {}
+                () = stop.wait() => return Vec::new(),
+            }
         }
     }
 
@@ -231,6 +204,7 @@ impl Images {
             left,
             record,
             turn,
+            late,
         } = outcome;
         let mut guard = self.current();
         let known = &mut *guard;
@@ -268,7 +242,9 @@ impl Images {
                 left.into_iter().for_each(|left| self.put_away(known, left));
             }
         }
-        known.leaving.remove(&(reference.clone(), number));
+        known.leaving.remove(&number);
+        late.into_iter()
+            .for_each(|late| self.clear_late(known, reference, late));
         // Who hears of it looks at what is known at once.
         drop(guard);
         self.0.left.send_modify(|count| *count += 1);
@@ -276,12 +252,42 @@ impl Images {
         drop(turn);
     }
 
+    /// Removes what an attempt that has gone elsewhere leaves on a disk that hangs, when it has ended.
+    fn clear_late(&self, known: &mut Known, reference: &OciReference, late: Late) {
+        let number = known.next_number();
+        let leaving = Leaving {
+            reference: reference.clone(),
+            at: Arc::new(OnceLock::from(late.pool)),
+        };
+        known.leaving.insert(number, leaving);
+        let images = self.clone();
+        Handle::current().spawn(async move {
+            let Remains { kept, left } = late.work.await;
+            let mut known = images.lock();
+            kept.into_iter()
+                .for_each(|kept| images.remove(&mut known, kept));
+            left.into_iter()
+                .for_each(|left| images.put_away(&mut known, left));
+            known.leaving.remove(&number);
+            drop(known);
+            images.0.left.send_modify(|count| *count += 1);
+        });
+    }
+
     /// Has an attempt that is no longer in the list end, and what it holds removed.
     fn end(&self, known: &mut Known, reference: &OciReference, attempt: Attempt) {
         match attempt {
-            Attempt::Fetching { number, stop, .. } => {
+            Attempt::Fetching {
+                number,
+                stop,
+                progress,
+            } => {
                 stop.set();
-                known.leaving.insert((reference.clone(), number));
+                let leaving = Leaving {
+                    reference: reference.clone(),
+                    at: progress.at.clone(),
+                };
+                known.leaving.insert(number, leaving);
             }
             Attempt::Failed(failure) => {
                 let left = failure.left.into_iter();
@@ -292,29 +298,34 @@ impl Images {
 
     /// Ends attempts of digests that are ready.
     fn end_needless(&self, known: &mut Known) {
-        let ready = &known.ready;
-        let needless = |reference: &OciReference, _: &mut Attempt| {
-            ready.contains_key(&Digest::of_manifest(reference))
-        };
-        let ended: Vec<_> = known.attempts.extract_if(.., needless).collect();
-        for (reference, attempt) in ended {
-            self.end(known, &reference, attempt);
+        let attempts = known.attempts.keys();
+        let needless = attempts.filter(|reference| known.kept(reference).is_some());
+        let needless: Vec<_> = needless.cloned().collect();
+        for reference in needless {
+            if let Some(attempt) = known.attempts.remove(&reference) {
+                self.end(known, &reference, attempt);
+                self.0.changes.note();
+            }
         }
     }
 
     /// Removes what an attempt left on its disk, as soon as the disk lets it.
     fn put_away(&self, known: &mut Known, left: Staging) {
         let number = known.next_number();
-        let leaving = (left.record().reference, number);
-        known.leaving.insert(leaving.clone());
-        let images = self.clone();
         let pool = left.pool().clone();
+        let leaving = Leaving {
+            reference: left.record().reference,
+            at: Arc::new(OnceLock::from(pool.clone())),
+        };
+        known.leaving.insert(number, leaving);
+        let images = self.clone();
         pool.queue(move || {
             let removed = left.remove();
             let mut known = images.lock();
-            known.leaving.remove(&leaving);
+            known.leaving.remove(&number);
             if let Err(error) = removed {
-                tracing::error!(image = %leaving.0, %error, "cannot remove an unfinished image; its space counts until storaged starts anew");
+                let image = left.record().reference;
+                tracing::error!(%image, %error, "cannot remove an unfinished image; its space counts until storaged starts anew");
                 known.stuck.push(left);
             }
             drop(known);
@@ -325,14 +336,17 @@ impl Images {
     /// Removes an image that is no longer in the list, as soon as its disk lets it.
     fn remove(&self, known: &mut Known, kept: Kept) {
         let number = known.next_number();
-        let removing = (Digest::of_manifest(kept.reference()), number);
-        known.removing.insert(removing);
-        let images = self.clone();
         let pool = kept.pool().clone();
+        let removing = Removing {
+            digest: Digest::of_manifest(kept.reference()),
+            pool: pool.clone(),
+        };
+        known.removing.insert(number, removing);
+        let images = self.clone();
         pool.queue(move || {
             let removed = kept.remove();
             let mut known = images.lock();
-            known.removing.remove(&removing);
+            known.removing.remove(&number);
             match removed {
                 Ok(()) => tracing::info!(image = %kept.reference(), "removed an image"),
                 Err(error) => {
@@ -356,6 +370,8 @@ impl Images {
         let is_same = pools.len() == known.pools.len()
             && std::iter::zip(&pools, &known.pools).all(|(a, b)| Arc::ptr_eq(a, b));
         if is_same {
+            // A disk may answer again.
+            self.end_needless(known);
             return guard;
         }
         let before = std::mem::replace(&mut known.pools, pools.clone());
@@ -393,60 +409,6 @@ impl Images {
     }
 }
 
-impl Known {
-    fn next_number(&mut self) -> u64 {
-        self.number += 1;
-        self.number
-    }
-
-    /// On a disk that answers, if it is on one.
-    fn kept(&self, reference: &OciReference) -> Option<&Kept> {
-        usable(self.ready.get(&Digest::of_manifest(reference))?)
-    }
-
-    fn add(&mut self, kept: Kept) {
-        let digest = Digest::of_manifest(kept.reference());
-        self.ready.entry(digest).or_default().push(kept);
-    }
-
-    /// Whether this very file is in the list.
-    fn has(&self, kept: &Kept) -> bool {
-        let same = self.ready.get(&Digest::of_manifest(kept.reference()));
-        same.is_some_and(|all| all.iter().any(|other| other.path() == kept.path()))
-    }
-
-    fn has_pool(&self, pool: &Arc<Pool>) -> bool {
-        self.pools.iter().any(|other| Arc::ptr_eq(other, pool))
-    }
-
-    fn forget_absent(&mut self) {
-        let Self {
-            pools,
-            ready,
-            attempts,
-            stuck,
-            ..
-        } = self;
-        let has = |pool: &Arc<Pool>| pools.iter().any(|other| Arc::ptr_eq(other, pool));
-        ready.retain(|_, all| {
-            all.retain(|kept| has(kept.pool()));
-            !all.is_empty()
-        });
-        stuck.retain(|left| has(left.pool()));
-        for attempt in attempts.values_mut() {
-            if let Attempt::Failed(failure) = attempt {
-                failure.left.take_if(|left| !has(left.pool()));
-            }
-        }
-    }
-}
-
-/// Of the copies of one image, the first whose disk answers; if none does, the first.
-fn usable(copies: &[Kept]) -> Option<&Kept> {
-    let answering = copies.iter().find(|kept| kept.pool().answers());
-    answering.or(copies.first())
-}
-
 fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
     Means {
         packer,
@@ -461,25 +423,6 @@ fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
             of_one_site: 1,
         }),
         answering: Answering::default(),
-    }
-}
-
-fn status(reference: &OciReference, attempt: &Attempt) -> ImageStatus {
-    let state = match attempt {
-        Attempt::Fetching { progress, .. } => {
-            let (done, total) = fetch::shown(progress);
-            ImageState::Fetching { done, total }
-        }
-        Attempt::Failed(failure) => {
-            let why = failure.record.why.clone();
-            ImageState::Failed(
-                why.unwrap_or_else(|| "storaged ended while it was fetched".to_owned()),
-            )
-        }
-    };
-    ImageStatus {
-        image: reference.clone(),
-        state,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         testing_registry::{TestRegistry, gzip},
         watch::Watch,
     },
-    pool::testing::pool,
+    pool::testing::{hasty_again, pool},
 };
 
 /// Keeps the tar stream in the place of a file system, which needs Debian's `mkfs.erofs`.
@@ -92,6 +92,14 @@ impl Node {
     /// As after a kill: nothing is remembered but what is on the pool.
     fn restart(&mut self) {
         let again = Pool::open(self.pool.root().to_owned(), self.pool.uuid(), Media::Ssd).unwrap();
+        self.pool = Arc::new(again);
+        let pools = std::slice::from_ref(&self.pool);
+        self.images = images(pools, &self.packer, self.patience, &self.changes);
+    }
+
+    /// The same, on a disk that is given up soon.
+    fn restart_hasty(&mut self) {
+        let again = hasty_again(self.pool.root(), self.pool.uuid());
         self.pool = Arc::new(again);
         let pools = std::slice::from_ref(&self.pool);
         self.images = images(pools, &self.packer, self.patience, &self.changes);

@@ -1,0 +1,172 @@
+//! [`Known`]: which images are here, which attempts there are, and what of either holds files still.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use loam_deployment::payload::OciReference;
+use loam_node_api::storage::{ImageState, ImageStatus};
+
+use super::{
+    digest::Digest,
+    fetch::{self, Progress},
+    kept::Kept,
+    staging::{Record, Staging},
+    stop::Stop,
+};
+use crate::pool::{Pool, has_place};
+
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Whose images and leftovers are below.
+    pub pools: Vec<Arc<Pool>>,
+    /// More than one where several pools brought it, or where one was on a disk that hung.
+    pub ready: BTreeMap<Digest, Vec<Kept>>,
+    /// None of a digest of which [`Self::kept`] knows a copy.
+    pub attempts: BTreeMap<OciReference, Attempt>,
+    /// Attempts that nobody wants any more and that still hold files, by their numbers.
+    pub leaving: BTreeMap<u64, Leaving>,
+    /// Images that are being removed, by the numbers of their removals.
+    pub removing: BTreeMap<u64, Removing>,
+    /// What could not be removed, and counts.
+    pub stuck: Vec<Staging>,
+    /// Of the last of all these.
+    number: u64,
+}
+
+#[derive(Debug)]
+pub enum Attempt {
+    Fetching {
+        number: u64,
+        progress: Arc<Progress>,
+        stop: Stop,
+    },
+    Failed(Box<Failure>),
+}
+
+#[derive(Debug)]
+pub struct Failure {
+    pub record: Record,
+    pub again: Instant,
+    /// What is there still.
+    pub left: Option<Staging>,
+}
+
+#[derive(Debug)]
+pub struct Leaving {
+    pub reference: OciReference,
+    /// Nowhere yet, if it is not known.
+    pub at: Arc<OnceLock<Arc<Pool>>>,
+}
+
+#[derive(Debug)]
+pub struct Removing {
+    pub digest: Digest,
+    pub pool: Arc<Pool>,
+}
+
+impl Known {
+    pub fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    /// A copy that can be used now, if there is one. One on a disk that hangs is as good as none if
+    /// there is another disk for it: then it is fetched again.
+    pub fn kept(&self, reference: &OciReference) -> Option<&Kept> {
+        self.usable(self.ready.get(&Digest::of_manifest(reference))?)
+    }
+
+    fn usable<'a>(&self, copies: &'a [Kept]) -> Option<&'a Kept> {
+        let hesitates = |kept: &&Kept| (!kept.pool().answers(), kept.pool().hangs());
+        let best = copies.iter().min_by_key(hesitates);
+        best.filter(|kept| !kept.pool().hangs() || !has_place(&self.pools))
+    }
+
+    /// In the order of their references.
+    pub fn statuses(&self) -> Vec<ImageStatus> {
+        let ready = self.ready.values().filter_map(|kept| self.usable(kept));
+        let ready = ready.map(|kept| ImageStatus {
+            image: kept.reference().clone(),
+            state: ImageState::Ready { path: kept.path() },
+        });
+        let attempts = self.attempts.iter();
+        let attempts = attempts.map(|(reference, attempt)| attempt.status(reference));
+        let mut all: Vec<_> = ready.chain(attempts).collect();
+        all.sort_by(|a, b| a.image.cmp(&b.image));
+        all
+    }
+
+    /// On which pools files of earlier attempts of the reference, or images of its digest, are being
+    /// removed. `None` is a pool that is not known yet.
+    pub fn in_the_way(&self, reference: &OciReference) -> Vec<Option<Arc<Pool>>> {
+        let digest = Digest::of_manifest(reference);
+        let leaving = self.leaving.values();
+        let leaving = leaving.filter(|leaving| leaving.reference == *reference);
+        let removing = self.removing.values();
+        let removing = removing.filter(|removing| removing.digest == digest);
+        leaving
+            .map(|leaving| leaving.at.get().cloned())
+            .chain(removing.map(|removing| Some(removing.pool.clone())))
+            .collect()
+    }
+
+    pub fn add(&mut self, kept: Kept) {
+        let digest = Digest::of_manifest(kept.reference());
+        self.ready.entry(digest).or_default().push(kept);
+    }
+
+    /// Whether this very file is in the list.
+    pub fn has(&self, kept: &Kept) -> bool {
+        let same = self.ready.get(&Digest::of_manifest(kept.reference()));
+        same.is_some_and(|all| all.iter().any(|other| other.path() == kept.path()))
+    }
+
+    pub fn has_pool(&self, pool: &Arc<Pool>) -> bool {
+        self.pools.iter().any(|other| Arc::ptr_eq(other, pool))
+    }
+
+    pub fn forget_absent(&mut self) {
+        let Self {
+            pools,
+            ready,
+            attempts,
+            stuck,
+            ..
+        } = self;
+        let has = |pool: &Arc<Pool>| pools.iter().any(|other| Arc::ptr_eq(other, pool));
+        ready.retain(|_, all| {
+            all.retain(|kept| has(kept.pool()));
+            !all.is_empty()
+        });
+        stuck.retain(|left| has(left.pool()));
+        for attempt in attempts.values_mut() {
+            if let Attempt::Failed(failure) = attempt {
+                failure.left.take_if(|left| !has(left.pool()));
+            }
+        }
+    }
+}
+
+impl Attempt {
+    pub fn status(&self, reference: &OciReference) -> ImageStatus {
+        let state = match self {
+            Self::Fetching { progress, .. } => {
+                let (done, total) = fetch::shown(progress);
+                ImageState::Fetching { done, total }
+            }
+            Self::Failed(failure) => {
+                let why = failure.record.why.clone();
+                ImageState::Failed(
+                    why.unwrap_or_else(|| "storaged ended while it was fetched".to_owned()),
+                )
+            }
+        };
+        ImageStatus {
+            image: reference.clone(),
+            state,
+        }
+    }
+}
