@@ -12,8 +12,9 @@
 //! The medium that the node booted from is of the last kind, whether or not it says that it is
 //! removable: it holds a partition table with an EFI system partition.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, num::NonZeroU64, os::unix::fs::FileExt};
 
+use rustix::fs::Advice;
 use uuid::Uuid;
 
 use crate::{
@@ -120,22 +121,30 @@ pub fn glance(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
     }
 }
 
+/// So many places are asked for before they are read: a disk then answers in the order that suits it,
+/// and nobody waits for each single answer.
+const AHEAD: usize = 64;
+
 /// As [`glance`], and looks at an empty disk everywhere: what is empty by this may be formatted.
 pub fn probe(disk: &File, size: u64) -> io::Result<Finding> {
     let finding = glance(disk, size)?;
     if finding != Finding::Empty {
         return Ok(finding);
     }
-    // What is read is read once, here and there.
-    let hint = |advice| {
-        if let Err(error) = rustix::fs::fadvise(disk, 0, None, advice) {
+    let hint = |at, length, advice| {
+        if let Err(error) = rustix::fs::fadvise(disk, at, NonZeroU64::new(length), advice) {
             tracing::debug!(%error, "the kernel takes no advice about this disk");
         }
     };
-    hint(rustix::fs::Advice::Random);
+    // What is read is read once, here and there.
+    hint(0, 0, Advice::Random);
+    let soon = |place: &u64| hint(*place, sample::WINDOW, Advice::WillNeed);
+    let places = sample::places(size);
+    places.iter().take(AHEAD).for_each(soon);
     let mut window = vec![0; sample::WINDOW as usize];
     let zeroes = window.clone();
-    for place in sample::places(size) {
+    for (index, &place) in places.iter().enumerate() {
+        places.get(index + AHEAD).into_iter().for_each(soon);
         disk.read_exact_at(&mut window, place)?;
         if window != zeroes {
             let offset = window.iter().position(|byte| *byte != 0).unwrap_or(0);
@@ -146,7 +155,7 @@ pub fn probe(disk: &File, size: u64) -> io::Result<Finding> {
             ));
         }
     }
-    hint(rustix::fs::Advice::DontNeed);
+    hint(0, 0, Advice::DontNeed);
     Ok(Finding::Empty)
 }
 
