@@ -187,7 +187,7 @@ impl Bench {
                 first(&log, "storaged", "image is ready")?,
             ),
             Row::new("volumes are made", last(&log, "storaged", "made a volume")?),
-            Row::new("network is made", last(&log, "netd", "interface made")?),
+            Row::new("network is made", last(&log, "netd", "made")?),
             Row::new("machine is started", started),
             Row::new(
                 "guest init starts",
