@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use loam_deployment::{ContractId, Version};
 use loam_node_api::{
     WorkloadId,
-    network::InterfaceId,
+    network::{InterfaceId, NetworkSpec},
     storage::{Deletion, Volume, VolumeKey},
 };
 
@@ -256,8 +256,7 @@ impl<'p, 'a> Planner<'p, 'a> {
         for (target, machine) in self.machines() {
             for (planned, spec) in &machine.interfaces {
                 let id = &planned.id;
-                let network = self.actual.networks.get(&id.network);
-                let changes = network.is_some_and(|n| target.network(&n.id) != Some(&n.spec));
+                let changes = self.changed(target, &id.network).is_some();
                 if !self.actual.interfaces.contains_key(id)
                     && !self.claims.in_the_way.contains_key(id)
                     && !changes
@@ -267,6 +266,12 @@ impl<'p, 'a> Planner<'p, 'a> {
                 }
             }
         }
+    }
+
+    /// What a network of the target shall be that is there and is otherwise.
+    fn changed<'t>(&self, target: &Target<'t>, id: &WorkloadId) -> Option<&'t NetworkSpec> {
+        let there = self.actual.networks.get(id)?;
+        target.network(id).filter(|wanted| **wanted != there.spec)
     }
 
     /// What the machine needs and is being made or changed.
@@ -304,10 +309,7 @@ impl<'p, 'a> Planner<'p, 'a> {
     fn check_networks(&mut self, target: &Target<'_>, machine: &MachineTarget<'_>) {
         for (planned, _) in &machine.interfaces {
             let id = &planned.id.network;
-            let there = self.actual.networks.get(id);
-            let wanted = target.network(id);
-            if let (Some(there), Some(wanted)) = (there, wanted)
-                && there.spec != *wanted
+            if let Some(wanted) = self.changed(target, id)
                 && self.last(Resource::Network(id.clone())).is_none()
             {
                 self.push(Step::NetworkCheck(id.clone(), wanted.clone()), None);
