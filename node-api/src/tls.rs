@@ -192,6 +192,18 @@ mod tests {
         time::OffsetDateTime::from_unix_timestamp(i64::try_from(time.0).unwrap()).unwrap()
     }
 
+    fn assert_expired(refused: &Result<(), Error>) {
+        assert!(
+            matches!(
+                refused,
+                Err(Error::InvalidCertificate(
+                    CertificateError::ExpiredContext { .. }
+                ))
+            ),
+            "{refused:?}"
+        );
+    }
+
     fn floor(floor: UnixTime, set: bool) -> Clock {
         Clock {
             floor,
@@ -230,15 +242,7 @@ mod tests {
         let leaf = authority.leaf(year(1), year(2));
         for set in [false, true] {
             let refused = authority.verify(&leaf, &floor(year(3), set), UnixTime(year(1).0 + 1));
-            assert!(
-                matches!(
-                    refused,
-                    Err(Error::InvalidCertificate(
-                        CertificateError::ExpiredContext { .. }
-                    ))
-                ),
-                "{refused:?}"
-            );
+            assert_expired(&refused);
         }
         // A kernel's clock that runs ahead and was not set by anybody spoils nothing.
         authority
@@ -256,15 +260,7 @@ mod tests {
         for set in [false, true] {
             let clock = floor(UnixTime(u64::MAX), set);
             let refused = authority.verify(&leaf, &clock, year(1));
-            assert!(
-                matches!(
-                    refused,
-                    Err(Error::InvalidCertificate(
-                        CertificateError::ExpiredContext { .. }
-                    ))
-                ),
-                "{refused:?}"
-            );
+            assert_expired(&refused);
         }
     }
 

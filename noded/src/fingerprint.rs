@@ -88,17 +88,13 @@ pub fn started(fingerprint: &str, mounts: &BTreeSet<&Mounted>) -> String {
     format!("{fingerprint}/{}", mounts.join(","))
 }
 
-/// The mounts that the machine's files were on when it was started.
-pub fn mounts(fingerprint: &str) -> BTreeSet<Mounted> {
+/// The mounts that the machine's files were on when it was started: each one's pool, and which it was.
+pub fn mounts(fingerprint: &str) -> impl Iterator<Item = (&str, MountId)> {
     let mounts = fingerprint.split('/').nth(3).unwrap_or_default();
-    let mounts = mounts.split(',').filter_map(|mounted| {
+    mounts.split(',').filter_map(|mounted| {
         let (pool, mount) = mounted.split_once('=')?;
-        Some(Mounted {
-            pool: pool.to_owned(),
-            mount: MountId(mount.parse().ok()?),
-        })
-    });
-    mounts.collect()
+        Some((pool, MountId(mount.parse().ok()?)))
+    })
 }
 
 /// The disks of a machine of which only the fingerprint is known.

@@ -258,6 +258,11 @@ fn runs(state: &State, contract: u64) -> bool {
     machine.is_some_and(|machine| machine.state == MachineState::Running)
 }
 
+/// How often the call was made.
+fn calls(state: &State, name: &str) -> usize {
+    state.calls.get(name).copied().unwrap_or(0)
+}
+
 fn data(contract: u64) -> VolumeKey {
     VolumeKey::Data(id(contract, "data"))
 }
@@ -447,7 +452,7 @@ async fn a_machine_is_started_anew_once_its_disk_is_back() {
         node.look(|state| {
             let machine = &state.machines[&id(1, "web")];
             let on = fingerprint::mounts(&machine.fingerprint);
-            let mounts: Vec<_> = on.iter().map(|mounted| mounted.mount.0).collect();
+            let mounts: Vec<_> = on.map(|(_, mount)| mount.0).collect();
             assert_eq!(mounts, [2]);
         });
     })
@@ -823,7 +828,6 @@ async fn a_fetch_is_looked_at_and_nothing_else_is() {
         });
         let _daemons = bench.all_daemons().await;
         bench.publish(vec![always(&bench, 1)], &[]);
-        let calls = |state: &State, name: &str| state.calls.get(name).copied().unwrap_or(0);
         bench
             .node
             .wait("all else is made", |state| !state.interfaces.is_empty())
@@ -865,7 +869,6 @@ async fn what_waits_for_a_fetch_is_not_checked_all_the_time() {
         let (identity, restart) = (&bench.identity, payload::Restart::Always);
         let moved = deployment_of(identity, 1, 2, restart, 2, "10.99.0.0/24");
         bench.publish(vec![moved], &[]);
-        let calls = |state: &State, name: &str| state.calls.get(name).copied().unwrap_or(0);
         node.wait("netd is asked", |state| calls(state, "network_check") > 0)
             .await;
         let looks = node.look(|state| calls(state, "images"));

@@ -20,7 +20,7 @@ use loam_node_api::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    actual::{Actual, Mounted},
+    actual::Actual,
     address,
     desired::{Desired, Fate, Machine, Stated, Workloads, root_key},
     fingerprint::{self, Fingerprint},
@@ -244,15 +244,14 @@ impl MachineTarget<'_> {
     /// Whether a disk of it was away, and is there again: what the machine has open is of the mount
     /// that is gone, and only a new start finds the files. While the disk is away, that is no help.
     fn has_lost_files(&self, there: &MachineThere, actual: &Actual) -> bool {
-        let is_gone = |held: &Mounted| {
+        let is_gone = |(pool, mount)| {
             let mut there = actual.mounts.values();
-            match there.find(|there| there.pool == held.pool) {
-                Some(there) => there.mount != held.mount,
+            match there.find(|there| there.pool == pool) {
+                Some(there) => there.mount != mount,
                 None => !actual.unsure,
             }
         };
-        let held = fingerprint::mounts(&there.fingerprint);
-        if !held.iter().any(is_gone) {
+        if !fingerprint::mounts(&there.fingerprint).any(is_gone) {
             return false;
         }
         let image = actual.images.ready(&self.asked.image);

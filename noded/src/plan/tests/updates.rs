@@ -1,6 +1,6 @@
 //! Updates of one deployment, each told as its owner would.
 
-use loam_deployment::Bytes;
+use loam_deployment::{Bytes, payload::Restart};
 use loam_node_api::{
     clock::UnixTime,
     machine::{Exit, MachineState},
@@ -50,6 +50,18 @@ fn world() -> World {
     let mut world = World::default();
     world.settle(&want(web(1)));
     world
+}
+
+/// A machine without network or volume, which runs.
+fn job(policy: Restart) -> (Desired, World) {
+    let mut workloads = fixture::workloads(&["job"], &[], &[]);
+    for machine in workloads.machines.values_mut() {
+        machine.restart = policy;
+    }
+    let desired = want(workloads);
+    let mut world = World::default();
+    world.settle(&desired);
+    (desired, world)
 }
 
 fn id(text: &str) -> WorkloadId {
@@ -164,7 +176,7 @@ fn a_machine_whose_disk_was_away_is_started_anew_when_all_is_there_again() {
     assert_eq!(with(&mut world, &elsewhere), anew);
     world.settle(&want);
     let machine = &world.actual.machines[&id("1.web")];
-    assert_eq!(fingerprint::mounts(&machine.fingerprint), [].into());
+    assert_eq!(fingerprint::mounts(&machine.fingerprint).next(), None);
 }
 
 #[test]
@@ -624,7 +636,6 @@ fn a_machine_whose_tap_is_gone_is_started_anew() {
 
 #[test]
 fn a_machine_that_was_stopped_for_a_version_that_was_taken_back_is_started_again() {
-    use loam_deployment::payload::Restart;
     let job = |version, cpus| {
         let mut workloads = fixture::workloads(&["web"], &[], &[]);
         workloads.version = Version(version);
@@ -649,7 +660,6 @@ fn a_machine_that_was_stopped_for_a_version_that_was_taken_back_is_started_again
 
 #[test]
 fn an_ended_machine_is_started_again_as_its_policy_says() {
-    use loam_deployment::payload::Restart;
     let failed = Exit::Failed("vmm".into());
     let status = |status| Exit::PoweredOff { status };
     for (policy, exit, again) in [
@@ -662,13 +672,7 @@ fn an_ended_machine_is_started_again_as_its_policy_says() {
         (Restart::Never, status(Some(3)), false),
         (Restart::Never, failed, false),
     ] {
-        let mut workloads = fixture::workloads(&["job"], &[], &[]);
-        for machine in workloads.machines.values_mut() {
-            machine.restart = policy;
-        }
-        let desired = want(workloads);
-        let mut world = World::default();
-        world.settle(&desired);
+        let (desired, mut world) = job(policy);
         machine_mut(&mut world, "1.job").state = MachineState::Exited(exit.clone());
         let steps = steps(&world.plan(&desired));
         let expected: &[&str] = if again { &["start machine 1.job"] } else { &[] };
@@ -679,15 +683,8 @@ fn an_ended_machine_is_started_again_as_its_policy_says() {
 /// A process may outlive its guest while a disk does not answer.
 #[test]
 fn a_machine_whose_process_does_not_go_is_waited_for_and_then_treated_by_its_policy() {
-    use loam_deployment::payload::Restart;
     for (policy, again) in [(Restart::Never, false), (Restart::Always, true)] {
-        let mut workloads = fixture::workloads(&["job"], &[], &[]);
-        for machine in workloads.machines.values_mut() {
-            machine.restart = policy;
-        }
-        let desired = want(workloads);
-        let mut world = World::default();
-        world.settle(&desired);
+        let (desired, mut world) = job(policy);
         let status = Some(0);
         let ended = Exit::PoweredOff { status };
         machine_mut(&mut world, "1.job").state = MachineState::Ending(ended.clone());
@@ -703,7 +700,6 @@ fn a_machine_whose_process_does_not_go_is_waited_for_and_then_treated_by_its_pol
 
 #[test]
 fn a_job_that_ended_well_lets_the_old_layer_go_and_one_that_failed_does_not() {
-    use loam_deployment::payload::Restart;
     for (status, goes) in [(0, true), (1, false)] {
         let job = |version, image| {
             let mut workloads = fixture::workloads(&["web"], &[], &[]);
