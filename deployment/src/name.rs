@@ -2,12 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use arrayvec::ArrayString;
 use serde::{Deserialize, Serialize};
 
 /// 1 to 36 of `a-z 0-9 -`, starting with a letter. Safe as part of a file name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+// In place: a node compares names by the hundred thousand, and must not follow a pointer for each.
+pub struct Name(ArrayString<{ Self::MAX_LEN }>);
 
 impl Name {
     pub const MAX_LEN: usize = 36;
@@ -25,16 +27,7 @@ impl TryFrom<String> for Name {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        let valid = text.len() <= Self::MAX_LEN
-            && text.starts_with(|c: char| c.is_ascii_lowercase())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if valid {
-            Ok(Self(text))
-        } else {
-            Err(NameError(text))
-        }
+        text.parse()
     }
 }
 
@@ -42,7 +35,12 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        text.to_owned().try_into()
+        let valid = text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let fits = ArrayString::from(text).ok().filter(|_| valid);
+        fits.map(Self).ok_or_else(|| NameError(text.to_owned()))
     }
 }
 
@@ -54,7 +52,7 @@ impl AsRef<str> for Name {
 
 impl From<Name> for String {
     fn from(name: Name) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

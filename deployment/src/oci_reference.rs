@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::{is_address, is_host};
+use crate::{
+    host::{is_address, is_host},
+    image_digest::ImageDigest,
+};
 
 /// An OCI reference pinned to a digest: `registry/repository@sha256:<64 hex digits>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -12,8 +15,7 @@ pub struct OciReference {
     registry: String,
     /// `library/debian`.
     repository: String,
-    /// SHA-256 of the manifest (or index).
-    digest: [u8; 32],
+    digest: ImageDigest,
 }
 
 impl OciReference {
@@ -25,8 +27,8 @@ impl OciReference {
         &self.repository
     }
 
-    pub fn digest(&self) -> &[u8; 32] {
-        &self.digest
+    pub fn digest(&self) -> ImageDigest {
+        self.digest
     }
 }
 
@@ -41,7 +43,7 @@ impl std::fmt::Display for OciReference {
             repository,
             digest,
         } = self;
-        write!(f, "{registry}/{repository}@sha256:{}", hex::encode(digest))
+        write!(f, "{registry}/{repository}@sha256:{digest}")
     }
 }
 
@@ -69,15 +71,10 @@ fn parse_reference(text: &str) -> Option<OciReference> {
     if !host_ok || repository.len() > 255 || !repository.split('/').all(component_ok) {
         return None;
     }
-    if digest_text.bytes().any(|b| b.is_ascii_uppercase()) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    hex::decode_to_slice(digest_text, &mut digest).ok()?;
     Some(OciReference {
         registry: registry.to_owned(),
         repository: repository.to_owned(),
-        digest,
+        digest: digest_text.parse().ok()?,
     })
 }
 

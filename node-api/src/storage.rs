@@ -7,7 +7,7 @@
 use std::{fmt, path::PathBuf};
 
 use loam_deployment::{
-    Bytes, ContractId, NodeKey, Version,
+    Bytes, ContractId, ImageDigest, NodeKey, Version,
     payload::{Filesystem, Media, OciReference},
 };
 use serde::{Deserialize, Serialize};
@@ -80,7 +80,10 @@ pub enum VolumeKey {
     /// A tenant's volume.
     Data(WorkloadId),
     /// The writable layer of a machine over one image; another image means another layer.
-    Root { machine: WorkloadId, image: String },
+    Root {
+        machine: WorkloadId,
+        image: ImageDigest,
+    },
 }
 
 impl VolumeKey {

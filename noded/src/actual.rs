@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use loam_deployment::{ContractId, payload::OciReference};
+use loam_deployment::{ContractId, ImageDigest, payload::OciReference};
 use loam_node_api::{
     WorkloadId,
     machine::Machine,
@@ -41,7 +41,7 @@ pub struct Mounted {
 /// reference that asked for it, so that no tenant's registry stands for another's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Images {
-    pub ready: BTreeMap<[u8; 32], ReadyImage>,
+    pub ready: BTreeMap<ImageDigest, ReadyImage>,
     /// Under way or failed.
     pub attempts: BTreeMap<OciReference, ImageState>,
 }
@@ -56,7 +56,7 @@ pub struct ReadyImage {
 
 impl Images {
     pub fn ready(&self, image: &OciReference) -> Option<&ReadyImage> {
-        self.ready.get(image.digest())
+        self.ready.get(&image.digest())
     }
 
     /// Takes in what storaged says of a reference.
@@ -68,7 +68,7 @@ impl Images {
                     reference: image.clone(),
                     path,
                 };
-                self.ready.insert(*image.digest(), ready);
+                self.ready.insert(image.digest(), ready);
             }
             state @ (ImageState::Fetching { .. } | ImageState::Failed(_)) => {
                 self.attempts.insert(image, state);

@@ -48,16 +48,14 @@ pub fn assign(
         }
         let ipv4 = number(IpNet::V4(network.ipv4), &members, |_| None);
         let ipv6 = network.ipv6.map(|subnet| {
-            number(IpNet::V6(subnet), &members, |id| {
-                same_host(network.ipv4, *ipv4.get(id)?, subnet)
+            number(IpNet::V6(subnet), &members, |member| {
+                same_host(network.ipv4, ipv4[member]?, subnet)
             })
         });
-        for Member { id, .. } in members {
-            let mut addresses = Vec::from_iter(ipv4.get(&id).copied());
-            addresses.extend(ipv6.as_ref().and_then(|chosen| chosen.get(&id)));
-            if addresses.len() == 1 + usize::from(ipv6.is_some()) {
-                assigned.insert(id, addresses);
-            }
+        for (index, Member { id, .. }) in members.into_iter().enumerate() {
+            let of_each = [Some(&ipv4), ipv6.as_ref()].into_iter().flatten();
+            let addresses: Option<Vec<_>> = of_each.map(|chosen| chosen[index]).collect();
+            assigned.extend(addresses.map(|addresses| (id, addresses)));
         }
     }
     assigned
@@ -71,38 +69,28 @@ struct Member<'a> {
     has: &'a [IpAddr],
 }
 
-/// One address of the subnet for each member. `preferred` is what a new one gets if it is free.
+/// An address of the subnet for each member, as far as there are enough. `preferred` is what a new
+/// one gets if it is free, by its place among the members.
 fn number(
     subnet: IpNet,
     members: &[Member<'_>],
-    preferred: impl Fn(&InterfaceId) -> Option<IpAddr>,
-) -> BTreeMap<InterfaceId, IpAddr> {
+    preferred: impl Fn(usize) -> Option<IpAddr>,
+) -> Vec<Option<IpAddr>> {
     let of_subnet = |address: &IpAddr| address.is_ipv4() == subnet.addr().is_ipv4();
-    let mut chosen = BTreeMap::new();
-    let mut rest = Vec::new();
-    for member in members {
-        match member.fixed.filter(of_subnet) {
-            Some(address) => {
-                chosen.insert(member.id.clone(), address);
-            }
-            None => rest.push(member),
-        }
-    }
-    let mut taken: BTreeSet<IpAddr> = chosen.values().copied().collect();
+    let fixed = members.iter().map(|member| member.fixed.filter(of_subnet));
+    let mut chosen: Vec<_> = fixed.collect();
+    let mut taken: BTreeSet<IpAddr> = chosen.iter().copied().flatten().collect();
     let mut free = |address: &IpAddr| is_for_machines(subnet, *address) && taken.insert(*address);
     // First those that have one, then the new ones, so that no new one takes an old one's.
-    rest.retain(|member| {
-        let kept = member.has.iter().copied().find(&mut free);
-        chosen.extend(kept.map(|address| (member.id.clone(), address)));
-        kept.is_none()
-    });
-    for member in rest {
-        let address = preferred(&member.id)
-            .filter(&mut free)
+    for (chosen, member) in chosen.iter_mut().zip(members) {
+        *chosen = chosen.or_else(|| member.has.iter().copied().find(&mut free));
+    }
+    for (index, chosen) in chosen.iter_mut().enumerate() {
+        *chosen = chosen
+            .or_else(|| preferred(index).filter(&mut free))
             // At most the taken ones and the gateway are passed over, so this ends early even in a
             // subnet with more addresses than could ever be counted.
             .or_else(|| hosts(subnet).find(&mut free));
-        chosen.extend(address.map(|address| (member.id.clone(), address)));
     }
     chosen
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use loam_deployment::{
-    Bytes, ChainContext, ContractId, Name, Rejection,
+    Bytes, ChainContext, ContractId, ImageDigest, Name, Rejection,
     payload::{self, Body, ImageSource, Media, NodePolicy, OciReference, Payload, Workload},
     seal::{self, SealContext, SealError, SealedField},
 };
@@ -114,7 +114,7 @@ impl Judge<'_> {
         let id = |contract| WorkloadId::new(contract, first.clone());
         let root = |contract| VolumeKey::Root {
             machine: id(contract),
-            image: String::new(),
+            image: ImageDigest([0; 32]),
         };
         let next = ContractId(contract.0.saturating_add(1));
         let data = VolumeKey::Data(id(contract))..VolumeKey::Data(id(next));

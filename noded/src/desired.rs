@@ -110,7 +110,7 @@ pub struct Machine {
 pub fn root_key(machine: &WorkloadId, image: &OciReference) -> VolumeKey {
     VolumeKey::Root {
         machine: machine.clone(),
-        image: hex::encode(image.digest()),
+        image: image.digest(),
     }
 }
 

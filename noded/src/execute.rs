@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loam_deployment::{ContractId, payload::OciReference};
+use loam_deployment::{ContractId, ImageDigest, payload::OciReference};
 use loam_node_api::{
     machine::{Machine, MachineSpec, MachineState},
     network::{Network, Uplink},
@@ -41,7 +41,7 @@ pub struct Executor {
     complaints: Complaints,
     news: Lines,
     /// Of ready images, by their digests.
-    configs: BTreeMap<[u8; 32], ImageConfig>,
+    configs: BTreeMap<ImageDigest, ImageConfig>,
     away: BTreeSet<Daemon>,
     touched: BTreeSet<Daemon>,
 }
@@ -202,7 +202,7 @@ impl Executor {
 
     /// The image's configuration, asked for once.
     async fn config(&mut self, step: &Step, image: &OciReference) -> Result<ImageConfig, Progress> {
-        if let Some(config) = self.configs.get(image.digest()) {
+        if let Some(config) = self.configs.get(&image.digest()) {
             return Ok(config.clone());
         }
         let (sockets, asked) = (self.sockets.clone(), image.clone());
@@ -298,7 +298,7 @@ impl Executor {
     fn learn(&mut self, step: &Step, config: ImageConfig) {
         if let Step::MachineCheck(plan) | Step::MachineStart(plan) = step {
             let MachinePlan { content, .. } = &**plan;
-            self.configs.insert(*content.image.digest(), config);
+            self.configs.insert(content.image.digest(), config);
         }
     }
 }
@@ -350,7 +350,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
             }
             Step::ImageDelete(image) => {
                 actual.images.attempts.remove(image);
-                actual.images.ready.remove(image.digest());
+                actual.images.ready.remove(&image.digest());
             }
             Step::MachineStop(_)
             | Step::MachineCheck(_)

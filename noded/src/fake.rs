@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use loam_deployment::{Bytes, NodeKey, Version, payload::OciReference};
+use loam_deployment::{Bytes, ImageDigest, NodeKey, Version, payload::OciReference};
 use loam_node_api::{
     WorkloadId,
     clock::{Clock, ClockService, UnixTime},
@@ -58,7 +58,7 @@ pub struct State {
     /// Another one each time that it is put back.
     pub mount: u64,
     pub volumes: BTreeMap<VolumeKey, Volume>,
-    pub images: BTreeMap<[u8; 32], OciReference>,
+    pub images: BTreeMap<ImageDigest, OciReference>,
     pub attempts: BTreeMap<OciReference, ImageState>,
     /// These fetches never end.
     pub slow_images: BTreeSet<OciReference>,
@@ -299,7 +299,7 @@ impl Storage for FakeNode {
             fetching
         } else if state.disk {
             state.attempts.remove(&image);
-            state.images.insert(*image.digest(), image.clone());
+            state.images.insert(image.digest(), image.clone());
             ImageState::Ready {
                 path: "/pool/image".into(),
             }
@@ -336,7 +336,7 @@ impl Storage for FakeNode {
         image: OciReference,
     ) -> Result<ImageConfig, StorageError> {
         let state = self.called("image_config");
-        if !state.disk || !state.images.contains_key(image.digest()) {
+        if !state.disk || !state.images.contains_key(&image.digest()) {
             return Err(StorageError::NoImage(image));
         }
         Ok(ImageConfig {
@@ -348,7 +348,7 @@ impl Storage for FakeNode {
     async fn image_delete(self, _: Context, image: OciReference) -> Result<(), StorageError> {
         let mut state = self.changing("image_delete", &image, &self.storaged);
         state.attempts.remove(&image);
-        state.images.remove(image.digest());
+        state.images.remove(&image.digest());
         Ok(())
     }
 

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loam_deployment::{Bytes, Name, payload::Filesystem};
+use loam_deployment::{Bytes, ImageDigest, Name, payload::Filesystem};
 use loam_node_api::storage::MountId;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -57,7 +57,7 @@ impl Fingerprint {
         }
         let mut text = hex::encode(hash.finalize());
         text.push('/');
-        text.push_str(&hex::encode(machine.image.digest()));
+        text.push_str(&machine.image.digest().to_string());
         text.push('/');
         for (index, volume) in machine.volumes.keys().enumerate() {
             if index > 0 {
@@ -101,15 +101,15 @@ pub fn mounts(fingerprint: &str) -> impl Iterator<Item = (&str, MountId)> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disks {
     /// None when the fingerprint does not say: then it may be any.
-    known: Option<(String, BTreeSet<String>)>,
+    known: Option<(ImageDigest, BTreeSet<String>)>,
 }
 
 impl Disks {
     pub fn of(fingerprint: &str) -> Self {
         let mut parts = fingerprint.split('/').skip(1);
-        let known = parts.next().zip(parts.next()).map(|(image, volumes)| {
+        let known = parts.next().zip(parts.next()).and_then(|(image, volumes)| {
             let volumes = volumes.split(',').map(str::to_owned).collect();
-            (image.to_owned(), volumes)
+            Some((image.parse().ok()?, volumes))
         });
         Self { known }
     }
@@ -121,9 +121,8 @@ impl Disks {
             .is_none_or(|(_, volumes)| volumes.contains(&brief(volume)))
     }
 
-    /// The image's digest, as root layers name it.
-    pub fn image(&self) -> Option<&str> {
-        self.known.as_ref().map(|(image, _)| image.as_str())
+    pub fn image(&self) -> Option<ImageDigest> {
+        self.known.as_ref().map(|(image, _)| *image)
     }
 }
 
@@ -143,7 +142,7 @@ pub fn digest(machine: &Machine, workloads: &Workloads) -> [u8; 32] {
         cpus: u32,
         memory: Bytes,
         /// By whatever name.
-        image: String,
+        image: ImageDigest,
         root: Bytes,
         /// The size is part of it: a running guest does not see its disk grow.
         mounts: Vec<Mount<'a>>,
@@ -167,7 +166,7 @@ pub fn digest(machine: &Machine, workloads: &Workloads) -> [u8; 32] {
     let content = Content {
         cpus: *cpus,
         memory: *memory,
-        image: hex::encode(image.digest()),
+        image: image.digest(),
         root: *root,
         mounts: volumes
             .iter()

@@ -390,12 +390,12 @@ impl Volumes {
     }
 }
 
-/// Unique to the key, and safe whatever an image is called.
+/// Unique to the key.
 pub fn file_name(key: &VolumeKey) -> String {
     match key {
         VolumeKey::Data(id) => format!("data-{id}"),
         VolumeKey::Root { machine, image } => {
-            let sum = Sha256::digest(image.as_bytes());
+            let sum = Sha256::digest(image.to_string());
             format!("root-{machine}-{}", hex::encode(&sum[..16]))
         }
     }

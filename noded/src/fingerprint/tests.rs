@@ -1,4 +1,4 @@
-use loam_deployment::{Bytes, payload::Restart};
+use loam_deployment::{Bytes, ImageDigest, payload::Restart};
 
 use super::*;
 use crate::fixture;
@@ -132,7 +132,7 @@ fn it_tells_which_disks_a_machine_holds() {
         Disks::of(Fingerprint::new(&of(workloads), machine, []).as_str())
     };
     let both = disks(&workloads);
-    assert_eq!(both.image(), Some(hex::encode([1; 32]).as_str()));
+    assert_eq!(both.image(), Some(ImageDigest([1; 32])));
     assert!(both.may_hold(&name("data")) && both.may_hold(&name("logs")));
     assert!(!both.may_hold(&name("other")));
     for machine in workloads.machines.values_mut() {

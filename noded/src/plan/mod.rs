@@ -21,7 +21,7 @@ mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use loam_deployment::{ContractId, Version};
+use loam_deployment::{ContractId, ImageDigest, Version};
 use loam_node_api::{
     WorkloadId,
     network::{InterfaceId, NetworkSpec},
@@ -573,8 +573,11 @@ impl<'p, 'a> Planner<'p, 'a> {
     /// The layer to which each machine would go back that is not yet where it is wanted, by its image.
     /// There is one, however many versions came to nothing since: the one that runs or ran, else
     /// that which the oldest version named.
-    fn predecessors(&self, unnamed: &[(&Target<'_>, &Volume)]) -> BTreeMap<WorkloadId, String> {
-        let mut oldest: BTreeMap<WorkloadId, (Version, String)> = BTreeMap::new();
+    fn predecessors(
+        &self,
+        unnamed: &[(&Target<'_>, &Volume)],
+    ) -> BTreeMap<WorkloadId, ImageDigest> {
+        let mut oldest: BTreeMap<WorkloadId, (Version, ImageDigest)> = BTreeMap::new();
         for (target, volume) in unnamed {
             let VolumeKey::Root { machine, image } = &volume.key else {
                 continue;
@@ -588,16 +591,16 @@ impl<'p, 'a> Planner<'p, 'a> {
             let there = self.actual.machines.get(machine);
             let disks = there.map(|there| Disks::of(&there.fingerprint));
             let uses = disks.as_ref().and_then(Disks::image);
-            let wanted = hex::encode(successor.asked.image.digest());
+            let wanted = successor.asked.image.digest();
             let age = match uses {
-                Some(used) if used == image => Version(0),
+                Some(used) if used == *image => Version(0),
                 // What it uses is neither this layer nor the wanted one.
                 Some(used) if used != wanted => continue,
                 _ => volume.version,
             };
-            let found = (age, image.clone());
+            let found = (age, *image);
             let entry = oldest.entry(machine.clone());
-            let entry = entry.or_insert_with(|| found.clone());
+            let entry = entry.or_insert(found);
             if found < *entry {
                 *entry = found;
             }
@@ -618,16 +621,16 @@ impl<'p, 'a> Planner<'p, 'a> {
         };
         let images = &self.actual.images;
         let named: BTreeSet<_> = stated().map(|image| image.digest()).collect();
-        let mut unneeded: BTreeMap<String, _> = images
+        let mut unneeded: BTreeMap<ImageDigest, _> = images
             .ready
             .iter()
             .filter(|(digest, _)| !named.contains(digest))
-            .map(|(digest, image)| (hex::encode(digest), (image.reference.clone(), Vec::new())))
+            .map(|(digest, image)| (*digest, (image.reference.clone(), Vec::new())))
             .collect();
         if !unneeded.is_empty() {
             for machine in self.actual.machines.values() {
                 if let Some(image) = Disks::of(&machine.fingerprint).image() {
-                    unneeded.remove(image);
+                    unneeded.remove(&image);
                 }
             }
             for key in self.actual.volumes.keys() {

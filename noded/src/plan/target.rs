@@ -165,7 +165,7 @@ impl<'a> Target<'a> {
                 .workloads
                 .machines
                 .get(&machine.name)
-                .is_some_and(|asked| *image == hex::encode(asked.image.digest())),
+                .is_some_and(|asked| *image == asked.image.digest()),
         }
     }
 

@@ -17,7 +17,7 @@ impl Digest {
 
     /// What a reference names.
     pub fn of_manifest(reference: &OciReference) -> Self {
-        Self(*reference.digest())
+        Self(reference.digest().0)
     }
 
     pub fn of(bytes: &[u8]) -> Self {

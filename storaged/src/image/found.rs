@@ -21,12 +21,9 @@ impl Found {
     /// unfinished and nobody can go on with.
     pub fn look(images: &Path) -> Self {
         let (ready, mut strays) = kept::find(images);
-        let digests: BTreeSet<_> = ready
-            .iter()
-            .map(|image| *image.reference.digest())
-            .collect();
+        let digests: BTreeSet<_> = ready.iter().map(|image| image.reference.digest()).collect();
         let (leftovers, more) =
-            staging::find(images, |reference| digests.contains(reference.digest()));
+            staging::find(images, |reference| digests.contains(&reference.digest()));
         strays += more;
         Self {
             ready,

@@ -387,7 +387,7 @@ async fn what_is_not_what_the_digest_says_is_refused() {
 async fn a_registry_may_want_a_token_and_an_index_may_lead_to_the_image() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let digest = Digest::new(*image.digest());
+    let digest = Digest::of_manifest(&image);
     let index = registry.manifest(format!(
         r#"{{"manifests":[{{"digest":"{digest}","size":900,"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#
     ));

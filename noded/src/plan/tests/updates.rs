@@ -184,7 +184,7 @@ fn an_update_that_cannot_work_leaves_the_old_version_running() {
     type Obstacle = fn(&mut World);
     let obstacles: [(&str, Obstacle); 3] = [
         ("unreachable", |world| {
-            world.unreachable.insert([2; 32]);
+            world.unreachable.insert(ImageDigest([2; 32]));
         }),
         ("no space", |world| world.full = true),
         ("too little memory", |world| {
@@ -201,7 +201,14 @@ fn an_update_that_cannot_work_leaves_the_old_version_running() {
         assert_eq!(plan.outdated[&id("1.web")], before.fingerprint, "{why}");
         let layer = &root("1.web", 1);
         assert!(world.actual.volumes.contains_key(layer), "{why}");
-        assert!(world.actual.images.ready.contains_key(&[1; 32]), "{why}");
+        assert!(
+            world
+                .actual
+                .images
+                .ready
+                .contains_key(&ImageDigest([1; 32])),
+            "{why}"
+        );
         // Back to what runs: nothing has been lost, and nothing is stopped.
         let mut back = web(3);
         back.version = Version(3);
@@ -234,7 +241,9 @@ fn nothing_is_stopped_for_a_subnet_that_is_refused() {
 #[test]
 fn the_old_layer_outlives_any_number_of_versions_that_come_to_nothing() {
     let mut world = world();
-    world.unreachable.extend([[2; 32], [3; 32], [4; 32]]);
+    world
+        .unreachable
+        .extend([2, 3, 4].map(|n| ImageDigest([n; 32])));
     let layers = |world: &World| -> Vec<_> {
         let keys = world.actual.volumes.keys().cloned();
         keys.filter(|key| matches!(key, VolumeKey::Root { .. }))
@@ -361,7 +370,13 @@ fn a_halted_contract_keeps_all_but_its_machines() {
         assert!(world.actual.machines.is_empty());
         assert_eq!(world.actual.volumes, volumes);
         assert!(world.actual.networks.contains_key(&id("1.net")));
-        assert!(world.actual.images.ready.contains_key(&[1; 32]));
+        assert!(
+            world
+                .actual
+                .images
+                .ready
+                .contains_key(&ImageDigest([1; 32]))
+        );
         world.settle(&want(web(1)));
         assert!(world.runs(&id("1.web")));
     }
@@ -407,7 +422,7 @@ fn a_kept_contract_does_not_keep_others_images() {
         .images
         .ready
         .keys()
-        .map(|digest| digest[0])
+        .map(|digest| digest.0[0])
         .collect();
     assert_eq!(ready, [1, 8], "the kept machine's, and the new one");
 }
@@ -503,7 +518,7 @@ fn a_circle_of_addresses_waits_for_the_last_of_its_machines() {
     let mut world = World::default();
     world.settle(&state(1, ["10.20.0.2", "10.20.0.3"], [1, 1]));
     let swap = state(2, ["10.20.0.3", "10.20.0.2"], [1, 2]);
-    world.unreachable.insert([2; 32]);
+    world.unreachable.insert(ImageDigest([2; 32]));
     rounds(&mut world, &swap);
     // `a` could start, but for the address that `b` cannot give up yet.
     assert!(world.runs(&id("1.a")) && world.runs(&id("1.b")));

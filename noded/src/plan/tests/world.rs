@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use loam_deployment::{
-    Bytes, ContractId, Name, Version,
+    Bytes, ContractId, ImageDigest, Name, Version,
     payload::{Protocol, Publish, Restart},
     subnet,
 };
@@ -40,7 +40,7 @@ pub struct World {
     /// Machines that a check of this round has passed.
     checked: BTreeMap<WorkloadId, MachinePlan>,
     /// Names of images that nobody can fetch.
-    pub unreachable: BTreeSet<[u8; 32]>,
+    pub unreachable: BTreeSet<ImageDigest>,
     /// No volume can be made or grown.
     pub full: bool,
     /// Machines that init would not take.
@@ -227,7 +227,7 @@ impl World {
             Step::VolumeEnsure(key, spec, version) => self.make(key, spec, *version, chance),
             Step::VolumeDelete(key, why) => self.delete(desired, key, *why),
             Step::ImageEnsure(image) => {
-                let state = if self.unreachable.contains(image.digest()) || chance.strikes(6) {
+                let state = if self.unreachable.contains(&image.digest()) || chance.strikes(6) {
                     ImageState::Failed("unreachable".into())
                 } else if chance.strikes(3) {
                     ImageState::Fetching {
@@ -250,7 +250,7 @@ impl World {
                 let uses = |content: &MachineContent| content.image.digest() == image.digest();
                 assert!(!self.contents.values().any(uses), "{image} is in use");
                 self.actual.images.attempts.remove(image);
-                self.actual.images.ready.remove(image.digest());
+                self.actual.images.ready.remove(&image.digest());
                 Progress::Done
             }
         }
@@ -470,7 +470,7 @@ impl World {
                 }
                 Fate::Stated(stated, halt) => (&stated.workloads, halt),
             };
-            digests.extend(workloads.machines.values().map(|m| *m.image.digest()));
+            digests.extend(workloads.machines.values().map(|m| m.image.digest()));
             if halt.is_some() {
                 assert!(
                     machines.is_empty() && taps.next().is_none(),
@@ -515,9 +515,10 @@ impl World {
         }
         // An image is there for a deployment or for a layer over it.
         for digest in actual.images.ready.keys() {
-            let over = |key: &VolumeKey| matches!(key, VolumeKey::Root { image, .. } if *image == hex::encode(digest));
+            let over =
+                |key: &VolumeKey| matches!(key, VolumeKey::Root { image, .. } if image == digest);
             let used = digests.contains(digest) || actual.volumes.keys().any(over);
-            let runs = |content: &MachineContent| content.image.digest() == digest;
+            let runs = |content: &MachineContent| content.image.digest() == *digest;
             assert!(
                 used || self.contents.values().any(runs),
                 "an image is left over"
