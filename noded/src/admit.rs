@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use loam_deployment::{
-    Bytes, ChainContext, ContractId, ImageDigest, Name, Rejection,
+    Bytes, ChainContext, ContractId, Name, Rejection,
     payload::{self, Body, ImageSource, Media, NodePolicy, OciReference, Payload, Workload},
     seal::{self, SealContext, SealError, SealedField},
 };
@@ -19,6 +19,7 @@ use thiserror::Error;
 use crate::{
     desired::{Machine, Workloads, root_key},
     identity::Identity,
+    owned,
 };
 
 /// Why a deployment is refused, whole.
@@ -109,19 +110,7 @@ impl Judge<'_> {
 
     /// What there is of a contract's volumes, as far as admission looks at it.
     pub fn volumes_of(&self, contract: ContractId) -> Vec<(VolumeKey, VolumeSpec)> {
-        // Every name begins with a letter, so none sorts before this one.
-        let first: Name = "a".parse().expect("a letter is a name");
-        let id = |contract| WorkloadId::new(contract, first.clone());
-        let root = |contract| VolumeKey::Root {
-            machine: id(contract),
-            image: ImageDigest([0; 32]),
-        };
-        let next = ContractId(contract.0.saturating_add(1));
-        let data = VolumeKey::Data(id(contract))..VolumeKey::Data(id(next));
-        let layers = root(contract)..root(next);
-        self.volumes
-            .range(data)
-            .chain(self.volumes.range(layers))
+        owned::volumes(self.volumes, contract)
             .map(|(key, volume)| (key.clone(), volume.spec.clone()))
             .collect()
     }

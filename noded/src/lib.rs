@@ -43,6 +43,7 @@ pub mod grid;
 pub mod identity;
 pub mod ledger;
 pub mod lookout;
+mod owned;
 pub mod picture;
 pub mod plan;
 pub mod reach;

@@ -19,7 +19,10 @@ use loam_node_api::{
     network::{Interface, InterfaceId, InterfaceSpec},
 };
 
-use super::target::{Condition, MachineTarget, Target, by_contract};
+use super::{
+    survey::{AtRest, Survey},
+    target::{Condition, MachineTarget, Target, by_contract},
+};
 use crate::{
     actual::Actual,
     desired::{Desired, Fate},
@@ -50,7 +53,10 @@ pub type Port = (Protocol, u16);
 
 impl Claims {
     /// Finds them, and notes as a problem of its target what a machine can never have.
-    pub fn settle(targets: &mut [Target<'_>], desired: &Desired, actual: &Actual) -> Self {
+    pub fn settle(survey: &mut Survey<'_>, desired: &Desired, actual: &Actual) -> Self {
+        let Survey {
+            targets, at_rest, ..
+        } = survey;
         if !targets
             .iter()
             .flat_map(|target| &target.machines)
@@ -61,7 +67,7 @@ impl Claims {
         let mut claims = Self::default();
         let mut problems = Vec::new();
         {
-            let holders = Holders::new(targets, desired, actual);
+            let holders = Holders::new(targets, at_rest, desired, actual);
             for target in targets.iter() {
                 for machine in &target.machines {
                     if machine.problem.is_none()
@@ -220,7 +226,7 @@ impl Claims {
 }
 
 /// Whether the node has to do something for the machine that others could be in the way of.
-fn changes(machine: &MachineTarget<'_>, actual: &Actual) -> bool {
+pub fn changes(machine: &MachineTarget<'_>, actual: &Actual) -> bool {
     let calm = matches!(
         machine.condition,
         Condition::Runs { .. } | Condition::Finished | Condition::GaveUp
@@ -260,8 +266,18 @@ struct Holders<'t, 'a> {
 }
 
 impl<'t, 'a> Holders<'t, 'a> {
-    fn new(targets: &'t [Target<'a>], desired: &'t Desired, actual: &'t Actual) -> Self {
-        let interfaces = || actual.interfaces.values();
+    fn new(
+        targets: &'t [Target<'a>],
+        at_rest: &AtRest,
+        desired: &'t Desired,
+        actual: &'t Actual,
+    ) -> Self {
+        // Who is at rest holds nothing that another wants.
+        let moving = |id: &&'t InterfaceId| !at_rest.has(id.machine.contract);
+        let interfaces = || {
+            let all = actual.interfaces.values();
+            all.filter(move |interface| moving(&&interface.id))
+        };
         let with_ports = |interface: &'t Interface| {
             ports(&interface.spec).map(move |port| (port, &interface.id))
         };
@@ -295,6 +311,9 @@ impl<'t, 'a> Holders<'t, 'a> {
         };
         for machine in actual.machines.values() {
             let id = &machine.id;
+            if at_rest.has(id.contract) {
+                continue;
+            }
             let as_wanted = holders
                 .target(id)
                 .is_some_and(|target| matches!(target.condition, Condition::Runs { .. }));
@@ -303,7 +322,7 @@ impl<'t, 'a> Holders<'t, 'a> {
                 holders.disks.entry(id.contract).or_default().push(disks);
             }
         }
-        for id in actual.interfaces.keys() {
+        for id in actual.interfaces.keys().filter(moving) {
             let others = holders.disks.get(&id.machine.contract);
             if others.is_some_and(|others| others.iter().any(|(other, _)| **other == id.machine)) {
                 holders.on.entry(&id.network).or_default().push(&id.machine);

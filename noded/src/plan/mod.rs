@@ -13,10 +13,12 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`survey`] | for which contracts there is anything to do at all |
 //! | [`target`] | what contracts want, in the daemons' terms |
 //! | [`claim`] | who must let go of what, before another can have it |
 
 mod claim;
+mod survey;
 mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +32,7 @@ use loam_node_api::{
 
 use self::{
     claim::{Claims, Release, runs},
+    survey::{Survey, lacks},
     target::{Condition, MachineTarget, Target, by_contract},
 };
 use crate::{
@@ -95,13 +98,22 @@ impl Memory {
 }
 
 pub fn plan(desired: &Desired, actual: &Actual, memory: &Memory) -> Plan {
-    let mut targets = Target::all(desired, actual, &memory.stopped);
-    let claims = Claims::settle(&mut targets, desired, actual);
+    let survey = Survey::new(desired, actual, &memory.stopped);
+    plan_surveyed(survey, desired, actual, &memory.held)
+}
+
+fn plan_surveyed(
+    mut survey: Survey<'_>,
+    desired: &Desired,
+    actual: &Actual,
+    held: &BTreeSet<WorkloadId>,
+) -> Plan {
+    let claims = Claims::settle(&mut survey, desired, actual);
     let mut planner = Planner {
         desired,
         actual,
-        held: &memory.held,
-        targets: &targets,
+        held,
+        survey: &survey,
         claims: &claims,
         tasks: Vec::new(),
         last: BTreeMap::new(),
@@ -126,7 +138,7 @@ pub fn plan(desired: &Desired, actual: &Actual, memory: &Memory) -> Plan {
         unproved,
         ..Plan::default()
     };
-    for machine in targets.iter().flat_map(|target| &target.machines) {
+    for machine in survey.targets.iter().flat_map(|t| &t.machines) {
         if let Some(problem) = &machine.problem {
             plan.problems.insert(machine.id.clone(), problem.clone());
         }
@@ -147,7 +159,7 @@ struct Planner<'p, 'a> {
     desired: &'p Desired,
     actual: &'p Actual,
     held: &'p BTreeSet<WorkloadId>,
-    targets: &'p [Target<'a>],
+    survey: &'p Survey<'a>,
     claims: &'p Claims,
     tasks: Vec<Task>,
     /// The last step on each thing so far.
@@ -182,14 +194,19 @@ impl<'p, 'a> Planner<'p, 'a> {
     fn machines(
         &self,
     ) -> impl Iterator<Item = (&'p Target<'a>, &'p MachineTarget<'a>)> + use<'p, 'a> {
-        self.targets
-            .iter()
+        let targets = self.survey.targets.iter();
+        targets
             .flat_map(|target| target.machines.iter().map(move |machine| (target, machine)))
             .filter(|(_, machine)| machine.problem.is_none())
     }
 
+    /// Whether there may be something to do for a contract.
+    fn moves(&self, contract: ContractId) -> bool {
+        !self.survey.at_rest.has(contract)
+    }
+
     fn target(&self, contract: ContractId) -> Option<&'p Target<'a>> {
-        by_contract(self.targets, contract)
+        by_contract(&self.survey.targets, contract)
     }
 
     fn machine(&self, id: &WorkloadId) -> Option<&'p MachineTarget<'a>> {
@@ -204,6 +221,9 @@ impl<'p, 'a> Planner<'p, 'a> {
     /// Machines that shall not run in any version.
     fn stop_unwanted(&mut self) {
         for id in self.actual.machines.keys() {
+            if !self.moves(id.contract) {
+                continue;
+            }
             let kept = match self.desired.of(id.contract) {
                 Fate::Kept(kept) => Some(kept),
                 Fate::Stated(..) | Fate::Cancelled => None,
@@ -233,16 +253,11 @@ impl<'p, 'a> Planner<'p, 'a> {
             }
         }
         // What is halted keeps what it has, and gets nothing.
-        for target in self.targets.iter().filter(|target| target.runs) {
+        for target in self.survey.targets.iter().filter(|target| target.runs) {
             let version = target.version();
-            let runnable = target.machines.iter().filter(|m| m.problem.is_none());
-            let roots = runnable.map(|machine| (machine.root.clone(), machine.root_spec()));
-            for (key, spec) in target.volumes().chain(roots) {
+            for (key, spec) in target.needed_volumes() {
                 let there = self.actual.volumes.get(&key);
-                // Of one that cannot be used the call says why.
-                let lacks =
-                    |v: &Volume| v.path.is_none() || v.spec.size < spec.size || v.version < version;
-                if there.is_none_or(lacks) {
+                if there.is_none_or(|volume| lacks(volume, &spec, version)) {
                     self.push(Step::VolumeEnsure(key, spec, version), None);
                 }
             }
@@ -378,6 +393,9 @@ impl<'p, 'a> Planner<'p, 'a> {
     fn change_hands(&mut self) {
         let mut staying: BTreeSet<&WorkloadId> = BTreeSet::new();
         for (id, interface) in &self.actual.interfaces {
+            if !self.moves(id.machine.contract) {
+                continue;
+            }
             let resource = Resource::Interface(id.clone());
             let kept = match self.desired.of(id.machine.contract) {
                 Fate::Kept(kept) => kept.owns(&resource),
@@ -429,13 +447,14 @@ impl<'p, 'a> Planner<'p, 'a> {
     fn change_networks(&mut self, staying: &BTreeSet<&WorkloadId>) {
         let mut on: BTreeMap<&WorkloadId, Vec<&InterfaceId>> = BTreeMap::new();
         let unchanged = |id: &WorkloadId, spec| {
-            let target = by_contract(self.targets, id.contract);
+            let target = self.target(id.contract);
             target.and_then(|target| target.network(id)) == Some(spec)
         };
         let changing: Vec<_> = self
             .actual
             .networks
             .values()
+            .filter(|network| self.moves(network.id.contract))
             .filter(|network| !unchanged(&network.id, &network.spec))
             .collect();
         if changing.is_empty() {
@@ -535,6 +554,9 @@ impl<'p, 'a> Planner<'p, 'a> {
         let mut unproved = BTreeMap::new();
         let mut unnamed = Vec::new();
         for (key, volume) in &self.actual.volumes {
+            if !self.moves(key.contract()) {
+                continue;
+            }
             match self.desired.of(key.contract()) {
                 // Absence from the chain's list proves nothing, nor do bytes that are refused.
                 Fate::Kept(_) => {}
@@ -612,15 +634,8 @@ impl<'p, 'a> Planner<'p, 'a> {
     /// Images that no machine needs which could be started: neither by a deployment nor, of one that
     /// is kept or might be gone back to, by a layer over the image.
     fn delete_images(&mut self) {
-        let stated = || {
-            let machines = self
-                .targets
-                .iter()
-                .flat_map(|t| t.workloads.machines.values());
-            machines.map(|machine| &machine.image)
-        };
         let images = &self.actual.images;
-        let named: BTreeSet<_> = stated().map(|image| image.digest()).collect();
+        let named = &self.survey.images;
         let mut unneeded: BTreeMap<ImageDigest, _> = images
             .ready
             .iter()

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     actual::Actual,
     address,
-    desired::{Desired, Fate, Machine, Stated, Workloads, root_key},
+    desired::{Machine, Stated, Workloads, root_key},
     fingerprint::{self, Fingerprint},
     step::{MachineContent, MachinePlan, PlannedDisk, PlannedInterface, PlannedMount},
 };
@@ -74,21 +74,7 @@ pub enum Condition {
 }
 
 impl<'a> Target<'a> {
-    /// Of every contract of which it is known what it wants, in their order.
-    pub fn all(desired: &'a Desired, actual: &Actual, stopped: &BTreeSet<WorkloadId>) -> Vec<Self> {
-        let stated = desired
-            .contracts
-            .keys()
-            .filter_map(|id| match desired.of(*id) {
-                Fate::Stated(stated, halt) => Some((*id, stated, halt.is_none())),
-                Fate::Kept(_) | Fate::Cancelled => None,
-            });
-        stated
-            .map(|(contract, stated, runs)| Self::of(contract, stated, runs, actual, stopped))
-            .collect()
-    }
-
-    fn of(
+    pub fn of(
         contract: ContractId,
         stated: &'a Stated,
         runs: bool,
@@ -141,7 +127,7 @@ impl<'a> Target<'a> {
     }
 
     /// Volumes other than the machines' root layers.
-    pub fn volumes(&self) -> impl Iterator<Item = (VolumeKey, VolumeSpec)> {
+    fn volumes(&self) -> impl Iterator<Item = (VolumeKey, VolumeSpec)> {
         self.workloads.volumes.iter().map(|(name, volume)| {
             let key = VolumeKey::Data(WorkloadId::new(self.contract, name.clone()));
             let spec = VolumeSpec {
@@ -151,6 +137,19 @@ impl<'a> Target<'a> {
             };
             (key, spec)
         })
+    }
+
+    /// All that its machines have to find, but for those that cannot be had.
+    pub fn needed_volumes(&self) -> impl Iterator<Item = (VolumeKey, VolumeSpec)> {
+        let runnable = self.machines.iter().filter(|m| m.problem.is_none());
+        let roots = runnable.map(|machine| (machine.root.clone(), machine.root_spec()));
+        self.volumes().chain(roots)
+    }
+
+    /// How many there are.
+    pub fn interfaces(&self) -> usize {
+        let machines = self.machines.iter();
+        machines.map(|machine| machine.interfaces.len()).sum()
     }
 
     pub fn network(&self, id: &WorkloadId) -> Option<&'a NetworkSpec> {

@@ -101,6 +101,31 @@ proptest! {
         }
     }
 
+    /// To pass over who is at rest changes no plan: neither on the way, nor at its end.
+    #[test]
+    fn who_is_at_rest_needs_no_look(
+        mut world in world::worlds(),
+        mut desired in desired_states(20),
+        other in world::contracts(20),
+        chance in any::<u64>(),
+    ) {
+        let mut chance = Chance::some(chance);
+        for round in 0..8 {
+            let asked = world.admissible(&desired);
+            let survey = Survey::of_all(&asked, &world.actual, &world.memory.stopped);
+            let all = plan_surveyed(survey, &asked, &world.actual, &world.memory.held);
+            prop_assert_eq!(plan(&asked, &world.actual, &world.memory), all);
+            if round == 3 {
+                world.settle(&desired);
+            }
+            if round == 5 {
+                // One that comes later wants what others have.
+                desired.contracts.insert(ContractId(9), other.clone());
+            }
+            world.round(&desired, &mut chance);
+        }
+    }
+
     /// Every step waits only for what comes before it in the plan.
     #[test]
     fn tasks_are_in_order(world in world::worlds(), desired in desired_states(20)) {

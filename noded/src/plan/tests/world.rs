@@ -127,7 +127,7 @@ impl World {
     }
 
     /// What admission makes sure of: nothing shrinks.
-    fn admissible(&self, desired: &Desired) -> Desired {
+    pub fn admissible(&self, desired: &Desired) -> Desired {
         let mut desired = desired.clone();
         for (contract, wanted) in &mut desired.contracts {
             let (Contract::Run(stated) | Contract::Halted(stated, _)) = wanted else {
