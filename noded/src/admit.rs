@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use loam_deployment::{
-    Bytes, ChainContext, ContractId, Name, Rejection,
+    Bytes, ChainContext, ContractId, Name, Rejection, Version,
     payload::{self, Body, ImageSource, Media, NodePolicy, OciReference, Payload, Workload},
     seal::{self, SealContext, SealError, SealedField},
 };
@@ -113,6 +113,12 @@ impl Judge<'_> {
         owned::volumes(self.volumes, contract)
             .map(|(key, volume)| (key.clone(), volume.spec.clone()))
             .collect()
+    }
+
+    /// The newest version that named any of the contract's volumes here. Every machine has one.
+    pub fn last_named(&self, contract: ContractId) -> Option<Version> {
+        let volumes = owned::volumes(self.volumes, contract);
+        volumes.map(|(_, volume)| volume.version).max()
     }
 
     fn workloads(

@@ -9,7 +9,10 @@
 //!
 //! [`MachineContent`]: crate::step::MachineContent
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use loam_deployment::{Bytes, ImageDigest, Name, payload::Filesystem};
 use loam_node_api::storage::MountId;
@@ -22,8 +25,12 @@ use crate::{
     step::PlannedInterface,
 };
 
-/// `digest/image/volume,volume`, and `/pool=mount,pool=mount` once it is started: of the content in full, of image and volumes enough to tell them
-/// apart. Two volumes that look alike cost a machine a wait for another's end, no more.
+/// Room for a fingerprint with a few volumes.
+const LENGTH: usize = 192;
+
+/// `digest/image/volume,volume`, and `/pool=mount,pool=mount` once it is started: of the content and
+/// the image in full, of volumes enough to tell them apart. Two that look alike cost a machine a wait
+/// for another's end, no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(String);
 
@@ -45,25 +52,26 @@ impl Fingerprint {
             hash.update([0]);
             hash.update(mac.0);
             for address in addresses {
-                hash.update(address.to_string());
-                hash.update([0]);
+                update(&mut hash, address.addr());
+                hash.update([address.prefix_len()]);
             }
             hash.update([1]);
             for gateway in gateways {
-                hash.update(gateway.to_string());
-                hash.update([0]);
+                update(&mut hash, *gateway);
             }
             hash.update([2]);
         }
-        let mut text = hex::encode(hash.finalize());
+        let (digest, image) = (<[u8; 32]>::from(hash.finalize()), machine.image.digest());
+        let mut text = String::with_capacity(LENGTH);
+        push_hex(&mut text, &digest);
         text.push('/');
-        text.push_str(&machine.image.digest().to_string());
+        push_hex(&mut text, &image.0);
         text.push('/');
         for (index, volume) in machine.volumes.keys().enumerate() {
             if index > 0 {
                 text.push(',');
             }
-            text.push_str(&brief(volume));
+            push_hex(&mut text, &brief(volume));
         }
         Self(text)
     }
@@ -118,7 +126,7 @@ impl Disks {
     pub fn may_hold(&self, volume: &Name) -> bool {
         self.known
             .as_ref()
-            .is_none_or(|(_, volumes)| volumes.contains(&brief(volume)))
+            .is_none_or(|(_, volumes)| volumes.contains(&hex::encode(brief(volume))))
     }
 
     pub fn image(&self) -> Option<ImageDigest> {
@@ -126,8 +134,33 @@ impl Disks {
     }
 }
 
-fn brief(volume: &Name) -> String {
-    hex::encode(&Sha256::digest(volume.as_str())[..4])
+fn brief(volume: &Name) -> [u8; 4] {
+    let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(volume.as_str()));
+    [a, b, c, d]
+}
+
+/// Such that no two lists of addresses look alike.
+fn update(hash: &mut Sha256, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            hash.update([4]);
+            hash.update(address.octets());
+        }
+        IpAddr::V6(address) => {
+            hash.update([6]);
+            hash.update(address.octets());
+        }
+    }
+}
+
+/// Without a text of its own: this is done for every machine on each plan.
+fn push_hex<const N: usize>(text: &mut String, bytes: &[u8; N]) {
+    let digit = |n: u8| char::from_digit(n.into(), 16).expect("four bits are a digit");
+    text.extend(
+        bytes
+            .iter()
+            .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]),
+    );
 }
 
 /// Of all that a restart is needed to change, but for the interfaces, which depend on the addresses

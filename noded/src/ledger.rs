@@ -247,9 +247,14 @@ impl Ledger {
             body,
         };
         let ended = standing.ended(self.now);
-        let before = self.entries.get(&contract.record.id);
+        let id = contract.record.id;
+        let before = self.entries.get(&id);
+        // After a restart nothing stands yet; but of an earlier version there are volumes.
+        let named = rules.judge.last_named(id);
+        let stands = before.is_some_and(|entry| entry.standing.is_some())
+            || named.is_some_and(|version| version < payload.version);
         if let Some(UnixTime(valid_until)) = ended
-            && before.is_some_and(|entry| entry.standing.is_some())
+            && stands
         {
             // One that had ended before it was seen does not take the place of one that stands.
             let refusal = Rejection::Expired { valid_until }.into();

@@ -151,6 +151,23 @@ impl Fixture {
         self.ledger.update(published, &judge, self.farm, self.now)
     }
 
+    /// A volume of contract 3 that this version named last.
+    fn note_volume(&mut self, version: Version) {
+        let key = VolumeKey::Data("3.data".parse().unwrap());
+        let volume = Volume {
+            key: key.clone(),
+            spec: VolumeSpec {
+                size: Bytes::gib(1),
+                media: Media::Any,
+                filesystem: Filesystem::Ext4,
+            },
+            path: Some("/v".into()),
+            used: Bytes(0),
+            version,
+        };
+        self.volumes.insert(key, volume);
+    }
+
     fn desired(&self) -> Desired {
         self.ledger.desired(&BTreeSet::new())
     }
@@ -308,6 +325,30 @@ fn an_update_that_has_ended_already_does_not_take_the_place_of_what_runs() {
     assert_eq!(f.update(std::slice::from_ref(&ended)), Changes::default());
     f.now = UnixTime(99);
     assert_eq!(f.update(&[ended]).accepted, [(ContractId(3), Version(2))]);
+}
+
+/// noded has forgotten what stood, and the node's machines still are those of the version before.
+#[test]
+fn nor_does_it_after_a_restart() {
+    let mut f = Fixture::new();
+    let ended = deployment(&f.identity, 3, 2, OWNER, &key(5), |p| {
+        p.valid_until = Some(99)
+    });
+    f.note_volume(Version(1));
+    assert_eq!(f.update(std::slice::from_ref(&ended)).rejected.len(), 1);
+    assert_eq!(f.contract(3), Contract::Keep(Kept { suspended: false }));
+    // Also when it is looked at again.
+    for volume in f.volumes.values_mut() {
+        volume.spec.size = Bytes::gib(2);
+    }
+    f.update(std::slice::from_ref(&ended));
+    assert_eq!(f.verdict(3), "expired");
+
+    // It had been accepted before it ended.
+    let mut f = Fixture::new();
+    f.note_volume(Version(2));
+    f.update(&[ended]);
+    assert!(matches!(f.contract(3), Contract::Halted(_, Halt::Ended(_))));
 }
 
 #[test]

@@ -155,10 +155,10 @@ fn volumes_are_as_wanted(target: &Target<'_>, actual: &Actual) -> bool {
 }
 
 fn networks_are_as_wanted(target: &Target<'_>, actual: &Actual) -> bool {
-    let wanted = &target.workloads.networks;
-    let mut there = owned::of(&actual.networks, target.contract);
-    there.all(|(id, network)| wanted.get(&id.name) == Some(&network.spec))
-        && owned::of(&actual.networks, target.contract).count() == wanted.len()
+    let wanted = target.workloads.networks.iter();
+    let there = owned::of(&actual.networks, target.contract);
+    let there = there.map(|(id, network)| (&id.name, &network.spec));
+    wanted.eq(there)
 }
 
 /// Whether storaged has to do something for a volume that is there. Of one that cannot be used its
