@@ -13,10 +13,10 @@ pub struct Bytes(pub u64);
 
 /// Units that people may write, largest first.
 const UNITS: [(&str, u64); 4] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
+    ("TiB", Bytes::TIB),
+    ("GiB", Bytes::GIB),
+    ("MiB", Bytes::MIB),
+    ("KiB", Bytes::KIB),
 ];
 
 impl Bytes {
@@ -26,11 +26,11 @@ impl Bytes {
     pub const TIB: u64 = 1 << 40;
 
     pub const fn mib(n: u64) -> Self {
-        Self(n << 20)
+        Self(n * Self::MIB)
     }
 
     pub const fn gib(n: u64) -> Self {
-        Self(n << 30)
+        Self(n * Self::GIB)
     }
 
     pub const fn get(self) -> u64 {
@@ -82,6 +82,27 @@ mod tests {
         fn written_and_read_back(n: u64) {
             prop_assert_eq!(Bytes(n).to_string().parse(), Ok(Bytes(n)));
         }
+    }
+
+    #[test]
+    fn units_are_powers_of_1024() {
+        for (text, bytes) in [
+            ("3", 3),
+            ("3KiB", 3 * 1024),
+            ("3 MiB", 3 * 1024 * 1024),
+            ("3GiB", 3 * 1024 * 1024 * 1024),
+            ("3TiB", 3 * 1024 * 1024 * 1024 * 1024),
+        ] {
+            let read: Bytes = text.parse().unwrap();
+            assert_eq!(read.get(), bytes, "{text}");
+        }
+        assert_eq!(Bytes::mib(3).to_string(), "3MiB");
+        assert_eq!(Bytes::gib(3), Bytes(3 * Bytes::GIB));
+        assert_eq!(Bytes::mib(3), Bytes(3 * Bytes::MIB));
+        // The largest unit that divides it, and none for nothing.
+        assert_eq!(Bytes(2048).to_string(), "2KiB");
+        assert_eq!(Bytes(2049).to_string(), "2049");
+        assert_eq!(Bytes(0).to_string(), "0");
     }
 
     #[test]

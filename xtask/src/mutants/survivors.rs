@@ -15,19 +15,27 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 30] = [
+const PURE: [&str; 45] = [
     "deployment/src",
+    "noded/src/actual.rs",
     "noded/src/address.rs",
     "noded/src/admit.rs",
     "noded/src/admit",
     "noded/src/backoff.rs",
+    "noded/src/bucket.rs",
+    "noded/src/budget.rs",
+    "noded/src/complaint.rs",
     "noded/src/course.rs",
     "noded/src/desired.rs",
     "noded/src/fingerprint.rs",
     "noded/src/ledger.rs",
     "noded/src/ledger",
+    "noded/src/owned.rs",
     "noded/src/plan",
+    "noded/src/reach.rs",
+    "noded/src/registration.rs",
     "noded/src/report.rs",
+    "noded/src/retry.rs",
     "noded/src/step.rs",
     "netd/src/firewall/encode.rs",
     "netd/src/firewall/expression.rs",
@@ -40,12 +48,19 @@ const PURE: [&str; 30] = [
     "netd/src/state.rs",
     "netd/src/transit.rs",
     "storaged/src/duplicate.rs",
+    "storaged/src/given_up.rs",
+    "storaged/src/header.rs",
+    "storaged/src/image/merged.rs",
     "storaged/src/image/pax.rs",
     "storaged/src/image/tarball.rs",
     "storaged/src/image/tree.rs",
+    "storaged/src/known.rs",
     "storaged/src/ledger.rs",
+    "storaged/src/mounts.rs",
+    "storaged/src/search.rs",
     "storaged/src/set.rs",
     "storaged/src/takeover.rs",
+    "storaged/src/whereabouts.rs",
 ];
 
 /// The heading of docs/contributor.md below which the accepted survivors stand.
