@@ -390,7 +390,7 @@ impl State {
         if let Some(held) = self.networks.get_mut(id)
             && held.since <= generation
         {
-            changed |= !std::mem::replace(&mut held.made, true);
+            changed = !std::mem::replace(&mut held.made, true);
         }
         for id in self.interfaces_of(id) {
             if let Some(held) = self.interfaces.get_mut(&id)

@@ -127,8 +127,11 @@ pub enum Exit {
     PoweredOff { status: Option<i32> },
     /// Ended by force after it was asked to stop.
     Killed,
-    /// The VMM or its start failed; the text says why.
+    /// It has run, and the VMM failed or the guest could not be set up; the text says why.
     Failed(String),
+    /// There was no VMM that could have run it: a file of it could not be opened, or the like; the
+    /// text says why.
+    NotStarted(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

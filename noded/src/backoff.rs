@@ -132,6 +132,11 @@ mod tests {
         backoff.refused(&id, "no memory".into(), now);
         assert_eq!(backoff.refusals().collect::<Vec<_>>(), [(&id, "no memory")]);
         assert_eq!(backoff.next_due(now), Some(now + FIRST));
+        assert_eq!(
+            backoff.next_due(now + FIRST),
+            None,
+            "it is due, not to come"
+        );
         backoff.started(&id);
         assert_eq!(backoff.refusals().count(), 0);
         // Ends soon enough to be counted on.

@@ -166,3 +166,34 @@ pub enum Fate<'a> {
     Kept(Kept),
     Cancelled,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_name_is_of_what_the_contract_has_by_it() {
+        let workloads = fixture::workloads(&["web"], &["net"], &["data"]);
+        let stated = Rc::new(Stated::from(workloads));
+        let (run, halted, kept) = (ContractId(1), ContractId(2), ContractId(3));
+        let desired = Desired {
+            contracts: [
+                (run, Contract::Run(stated.clone())),
+                (halted, Contract::Halted(stated, Halt::Suspended)),
+                (kept, Contract::Keep(Kept::default())),
+            ]
+            .into(),
+            ..Desired::default()
+        };
+        let kind = |contract, name: &str| desired.kind(contract, &name.parse().unwrap());
+        for contract in [run, halted] {
+            assert_eq!(kind(contract, "web"), "machine");
+            assert_eq!(kind(contract, "data"), "volume");
+            assert_eq!(kind(contract, "net"), "network");
+            assert_eq!(kind(contract, "other"), "");
+        }
+        assert_eq!(kind(kept, "web"), "");
+        assert_eq!(kind(ContractId(4), "web"), "");
+    }
+}

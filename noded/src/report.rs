@@ -269,7 +269,7 @@ fn ended(exit: &Exit) -> (State, String) {
             format!("its command ended with status {status}"),
         ),
         Exit::Killed => (State::Stopped, "ended by force".into()),
-        Exit::Failed(reason) => (State::Failed, reason.clone()),
+        Exit::Failed(reason) | Exit::NotStarted(reason) => (State::Failed, reason.clone()),
     }
 }
 

@@ -156,7 +156,7 @@ impl Lifecycle {
     /// Why it failed.
     pub fn reason(&self) -> Option<&str> {
         match &self.phase {
-            Phase::Over(Exit::Failed(reason)) => Some(reason),
+            Phase::Over(Exit::Failed(reason) | Exit::NotStarted(reason)) => Some(reason),
             _ => None,
         }
     }
@@ -190,6 +190,7 @@ impl Lifecycle {
             }
             // Asked to stop meanwhile, it has nothing to complain of.
             Input::LaunchFailed(_) if self.stop != Stop::No => self.over(STOPPED),
+            Input::LaunchFailed(what) if self.resets == 0 => self.over(Exit::NotStarted(what)),
             Input::LaunchFailed(what) => self.over(Exit::Failed(what)),
             Input::Event(event) => self.event(now, event),
             Input::Broken(what) => self.broken(now, what),
@@ -338,14 +339,16 @@ const STOPPED: Exit = Exit::PoweredOff { status: None };
 
 /// A VMM may be taken over, and say anything.
 fn bounded(exit: Exit) -> Exit {
-    let Exit::Failed(reason) = exit else {
-        return exit;
-    };
-    let mut end = reason.len().min(MAX_REASON);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
+    match exit {
+        Exit::Failed(reason) => Exit::Failed(plain(&reason)),
+        Exit::NotStarted(reason) => Exit::NotStarted(plain(&reason)),
+        Exit::PoweredOff { .. } | Exit::Killed => exit,
     }
-    Exit::Failed(reason[..end].replace(|char: char| char.is_control(), " "))
+}
+
+fn plain(reason: &str) -> String {
+    let end = reason.floor_char_boundary(MAX_REASON);
+    reason[..end].replace(|char: char| char.is_control(), " ")
 }
 
 impl Process {

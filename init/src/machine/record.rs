@@ -183,7 +183,7 @@ impl Record {
     /// Why there is no machine, for whoever waits for its start.
     pub fn start_error(&self) -> MachineError {
         let what = match self.life.state() {
-            MachineState::Exited(Exit::Failed(what)) => what,
+            MachineState::Exited(Exit::Failed(what) | Exit::NotStarted(what)) => what,
             _ => "it was stopped before it ran".to_owned(),
         };
         let id = self.id.clone();

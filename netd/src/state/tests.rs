@@ -196,6 +196,13 @@ fn what_is_shown_is_in_force_in_full() {
     assert_eq!(state.networks_in_force(Some(one.clone())).count(), 1);
     let first = state.interfaces_present(None).next().unwrap().0.id.clone();
     assert_eq!(state.interfaces_present(Some(first)).count(), 1);
+    // A network that nobody is on yet.
+    let empty: WorkloadId = "3.net".parse().unwrap();
+    let record = state.admit_network(&empty, network("10.30.0.0/24", true), &[]);
+    state.put_network(record.unwrap());
+    let now = state.generation();
+    assert!(state.network_made(&empty, now, |_| false));
+    assert!(!state.network_made(&empty, now, |_| false), "nothing new");
 
     // Asked for the same: stays shown. For something else: once both have followed it.
     let web = id("1.web", "1.net");

@@ -298,6 +298,8 @@ fn after(exit: &Exit, policy: Restart) -> Condition {
         }
     );
     match policy {
+        // No policy says anything of a machine that has never run.
+        _ if matches!(exit, Exit::NotStarted(_)) => Condition::Ended,
         Restart::Always => Condition::Ended,
         Restart::OnFailure if !succeeded => Condition::Ended,
         Restart::OnFailure | Restart::Never if succeeded => Condition::Finished,

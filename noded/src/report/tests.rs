@@ -206,6 +206,11 @@ fn each_state_of_a_machine_has_its_word() {
             None,
         ),
         (
+            MachineState::Exited(Exit::NotStarted("no disk".into())),
+            said(State::Failed, "no disk"),
+            None,
+        ),
+        (
             MachineState::Ending(Exit::PoweredOff { status: Some(0) }),
             said(State::Stopped, ENDING),
             Some(0),

@@ -178,8 +178,8 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
 struct Part {
     /// cargo-mutants' patterns.
     files: Vec<String>,
-    /// An argument of `cargo nextest run`: the unit tests. What boots, mounts or asks the kernel lies beside
-    /// them, and is not what is measured here.
+    /// An argument of `cargo nextest run`: the tests that only compute. What boots, mounts or asks the
+    /// kernel lies beside them, and is not what is measured here.
     tests: &'static str,
 }
 
@@ -207,8 +207,10 @@ fn by_package(root: &Path, chosen: &[&str]) -> Result<BTreeMap<String, Part>> {
         };
         let part = packages.entry(name.to_owned()).or_default();
         part.files.push(pattern);
-        // Where there is a library, what only computes is in it, and a program is not worth linking.
+        // Of a crate that only computes, all tests do. Else, where there is a library, what only computes
+        // is in it, and a program is not worth linking.
         part.tests = match folder.join("src/lib.rs").exists() {
+            _ if whole == folder.join("src") => "--tests",
             true => "--lib",
             false => "--bins",
         };
@@ -269,7 +271,8 @@ fn accepted(book: &str) -> Result<BTreeMap<String, usize>> {
         };
         let reason = reason.trim_matches([' ', '|']);
         ensure!(!reason.is_empty(), "{name} is accepted without a reason");
-        *names.entry(name.to_owned()).or_default() += 1;
+        // In a table a bar is written so, also in code.
+        *names.entry(name.replace(r"\|", "|")).or_default() += 1;
     }
     Ok(names)
 }
@@ -305,6 +308,13 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_in_a_name_is_no_end_of_its_cell() {
+        let book = BOOK.replace("<=", r"\|");
+        let accepted = accepted(&book).unwrap();
+        assert_eq!(accepted["a/src/b.rs: replace < with | in c"], 2);
+    }
+
+    #[test]
     fn acceptance_needs_a_reason_and_its_place() {
         let without = BOOK.replace("equal both ways", "");
         let said = accepted(&without).unwrap_err().to_string();
@@ -324,7 +334,7 @@ mod tests {
     fn the_pure_files_are_there() {
         let packages = by_package(&workspace::root(), &PURE).unwrap();
         assert_eq!(packages["loam-netd"].tests, "--bins");
-        assert_eq!(packages["loam-deployment"].tests, "--lib");
+        assert_eq!(packages["loam-deployment"].tests, "--tests");
         assert_eq!(packages["loam-storaged"].tests, "--lib");
         let names: Vec<_> = packages.keys().map(String::as_str).collect();
         assert_eq!(

@@ -216,6 +216,17 @@ fn what_cannot_be_opened_has_failed() {
     let mut life = Lifecycle::new();
     let what = Input::LaunchFailed("no disk".into());
     assert_eq!(life.step(Instant::now(), what), Some(Action::Release));
+    assert_eq!(exit(&life), Exit::NotStarted("no disk".into()));
+}
+
+/// Whoever wants it to run once at most must know that it has.
+#[test]
+fn what_cannot_be_opened_anew_after_a_reset_has_run() {
+    let (mut life, now) = running();
+    end(&mut life, now, VmmEvent::Reset);
+    assert_eq!(life.state(), MachineState::Booting);
+    let what = Input::LaunchFailed("no disk".into());
+    assert_eq!(life.step(now, what), Some(Action::Release));
     assert_eq!(exit(&life), Exit::Failed("no disk".into()));
 }
 

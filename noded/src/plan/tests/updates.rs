@@ -686,6 +686,7 @@ fn an_ended_machine_is_started_again_as_its_policy_says() {
         (Restart::OnFailure, Exit::Killed, true),
         (Restart::Never, status(Some(3)), false),
         (Restart::Never, failed, false),
+        (Restart::Never, Exit::NotStarted("no disk".into()), true),
     ] {
         let (desired, mut world) = job(policy);
         machine_mut(&mut world, "1.job").state = MachineState::Exited(exit.clone());
