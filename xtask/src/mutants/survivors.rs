@@ -163,7 +163,9 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
         // Of many tests the first that fails decides, and those that only wait do so together.
         .args(["--test-tool", "nextest", "--package", package, "--output"])
         .arg(output)
-        .env("CARGO_PROFILE_TEST_DEBUG", "0");
+        .env("CARGO_PROFILE_TEST_DEBUG", "0")
+        // What only one case in hundreds notices is noticed by luck.
+        .env("PROPTEST_CASES", "32");
     for file in &part.files {
         mutants.args(["--file", file]);
     }
