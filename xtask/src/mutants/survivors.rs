@@ -165,7 +165,7 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
         .arg(output)
         .env("CARGO_PROFILE_TEST_DEBUG", "0")
         // What only one case in hundreds notices is noticed by luck.
-        .env("PROPTEST_CASES", "32");
+        .env("PROPTEST_CASES", "16");
     for file in &part.files {
         mutants.args(["--file", file]);
     }
