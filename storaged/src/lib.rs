@@ -9,7 +9,7 @@
 //! | [`disk`], [`machine`] | the disks that the kernel shows, and the machine that they are in |
 //! | [`probe`], [`signature`], [`sample`] | whether a disk is empty, ours, or somebody's |
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
-//! | [`set`], [`duplicate`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used |
+//! | [`set`], [`duplicate`], [`original`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used, and when |
 //! | [`inventory`], [`known`], [`search`], [`mounts`], [`uevent`] | the disks and pools of this moment |
 //! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
 //! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
@@ -34,6 +34,7 @@ pub mod ledger;
 pub mod machine;
 pub mod mount;
 pub mod mounts;
+pub mod original;
 pub mod placement;
 pub mod pool;
 pub mod probe;

@@ -3,15 +3,19 @@
 //! It decides for all disks that wait at once, so that what comes of them does not depend on which was
 //! looked at first; when the node starts, that is when every disk has been looked at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use uuid::Uuid;
 
 use crate::{
     boot::Decided,
     duplicate::{self, Candidate, Choice},
-    header::Header,
+    header::{DiskTag, Header},
     machine::Machine,
+    original::{self, Awaited, InDoubt, MayHold},
     set,
 };
 
@@ -23,6 +27,12 @@ pub struct Seen {
     /// Stable across boots.
     pub id: String,
     pub what: What,
+}
+
+impl Seen {
+    fn holds(&self, pool: Uuid) -> bool {
+        matches!(self.what, What::Pool { header, .. } if header.uuid == pool)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,13 +56,33 @@ pub enum Verdict {
     /// It holds what another disk holds or is that very disk, as the text says. To be looked at again
     /// when a disk goes.
     Copy(String),
-    /// Nothing yet, for the text's reason.
-    Wait(String),
+    /// Nothing yet.
+    Wait(Waiting),
 }
 
-const UNKNOWN: &str = "waits for a disk that does not say what it holds, for it may be this node's";
+/// What a disk waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// A disk that may be this node's, for this one is not known to be.
+    Unknown,
+    /// The pools of this node.
+    Opening,
+    /// What may be the original of this pool.
+    Original(Awaited),
+}
 
-const OPENING: &str = "waits until the pools of this node are open";
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => write!(
+                f,
+                "waits for a disk that does not say what it holds, for it may be this node's"
+            ),
+            Self::Opening => write!(f, "waits until the pools of this node are open"),
+            Self::Original(awaited) => write!(f, "{awaited}"),
+        }
+    }
+}
 
 /// What is known beside the disks that wait.
 #[derive(Clone, Debug, Default)]
@@ -64,8 +94,25 @@ pub struct Surroundings {
     pub ids_in_use: BTreeSet<String>,
     /// Whether pools are being opened.
     pub opening: bool,
-    /// Whether there are disks that do not say what they hold.
-    pub unknown: bool,
+    /// Whether disks may yet come that were there when the node started.
+    pub searching: bool,
+    /// Disks that do not say what they hold.
+    pub in_doubt: Vec<InDoubt>,
+}
+
+impl Surroundings {
+    /// Whether a disk that is not known of may be this node's.
+    pub fn unknown(&self) -> bool {
+        let counts = |disk: &InDoubt| disk.may_hold != MayHold::GivenUp;
+        self.searching || self.in_doubt.iter().any(counts)
+    }
+}
+
+/// A pool's disk, chosen among those that hold it.
+struct Winner {
+    disk: Candidate,
+    /// Whether the disk that its header names may be another, of which nothing was heard.
+    may_be_copy: bool,
 }
 
 /// By the kernel's names. Each set and each pool that is taken into use is written into `decided`.
@@ -76,29 +123,38 @@ pub fn decide(
 ) -> BTreeMap<String, Verdict> {
     let mut verdicts = BTreeMap::new();
     let winners = choose_among_copies(seen, decided, &around.in_use, &mut verdicts);
-    let headers: Vec<Header> = winners.iter().map(|winner| winner.header).collect();
+    let headers: Vec<Header> = winners.iter().map(|winner| winner.disk.header).collect();
     if decided.set.is_none() {
         // A disk that does not say what it holds may be this node's: beside it, nobody else's disk
         // becomes this node, and no empty one a new node.
         decided.set = set::choose(&headers, around.machine)
-            .filter(|set| !around.unknown || set::is_at_home(*set, &headers, around.machine));
+            .filter(|set| !around.unknown() || set::is_at_home(*set, &headers, around.machine));
     }
     let mut ids = around.ids_in_use.clone();
-    ids.extend(winners.iter().map(|winner| winner.id.clone()));
-    for winner in winners {
+    ids.extend(winners.iter().map(|winner| winner.disk.id.clone()));
+    for Winner { disk, may_be_copy } in winners {
+        let awaited = || original::awaited(&disk.header, around.searching, &around.in_doubt);
         let verdict = if decided.set.is_none() {
-            Verdict::Wait(UNKNOWN.to_owned())
-        } else if decided.set == Some(winner.header.set) {
-            decided.runs_on.insert(winner.header.uuid, winner.id);
-            Verdict::Open
+            Verdict::Wait(Waiting::Unknown)
+        } else if decided.set != Some(disk.header.set) {
+            Verdict::Leave(set::describe(&disk.header))
+        } else if let Some(awaited) = may_be_copy.then(awaited).flatten() {
+            let waits = Verdict::Wait(Waiting::Original(awaited));
+            // Which of several copies is the one to use is not known either before.
+            let alike = seen.iter().filter(|seen| seen.holds(disk.header.uuid));
+            verdicts.extend(alike.map(|seen| (seen.name.clone(), waits.clone())));
+            continue;
         } else {
-            Verdict::Leave(set::describe(&winner.header))
+            decided.runs_on.insert(disk.header.uuid, disk.id);
+            Verdict::Open
         };
-        verdicts.insert(winner.name, verdict);
+        verdicts.insert(disk.name, verdict);
     }
     // A pool made before those that are there are open would be the only one for a while, and be asked
     // for what only they have.
-    let opening = around.opening || verdicts.values().any(|verdict| *verdict == Verdict::Open);
+    let opens =
+        |verdict: &Verdict| matches!(verdict, Verdict::Open | Verdict::Wait(Waiting::Original(_)));
+    let opening = around.opening || verdicts.values().any(opens);
     for disk in seen.iter().filter(|disk| matches!(disk.what, What::Blank)) {
         let verdict = match decided.set {
             // One disk at the end of two cables must not be made a pool twice.
@@ -106,9 +162,9 @@ pub fn decide(
                 "the same as another disk that says that it is {}; both may be one",
                 disk.id
             )),
-            Some(_) if opening => Verdict::Wait(OPENING.to_owned()),
+            Some(_) if opening => Verdict::Wait(Waiting::Opening),
             Some(set) => Verdict::Make(set),
-            None if around.unknown => Verdict::Wait(UNKNOWN.to_owned()),
+            None if around.unknown() => Verdict::Wait(Waiting::Unknown),
             None => {
                 decided.begun = true;
                 Verdict::Make(*decided.set.insert(Uuid::new_v4()))
@@ -125,7 +181,7 @@ fn choose_among_copies(
     decided: &Decided,
     in_use: &BTreeSet<Uuid>,
     verdicts: &mut BTreeMap<String, Verdict>,
-) -> Vec<Candidate> {
+) -> Vec<Winner> {
     let mut pools: BTreeMap<Uuid, Vec<Candidate>> = BTreeMap::new();
     for disk in seen {
         if let What::Pool { header, generation } = disk.what {
@@ -140,25 +196,43 @@ fn choose_among_copies(
     let mut winners = Vec::new();
     for (uuid, mut candidates) in pools {
         let runs_on = decided.runs_on.get(&uuid).map(String::as_str);
+        let mut used = runs_on.map(str::to_owned);
         let reason = if in_use.contains(&uuid) {
             format!("is on disk {}", runs_on.unwrap_or("elsewhere"))
         } else {
             match duplicate::choose(&candidates, runs_on) {
                 Choice::Use(index) => {
-                    let winner = candidates.swap_remove(index);
-                    let reason = format!("is on disk {}", winner.id);
-                    winners.push(winner);
+                    let named = candidates[index].header.disk;
+                    let is_named = |disk: &Candidate| DiskTag::of(&disk.id) == named;
+                    let may_be_copy = runs_on.is_none() && !candidates.iter().any(is_named);
+                    let disk = candidates.swap_remove(index);
+                    let reason = format!("is on disk {}", disk.id);
+                    used = Some(disk.id.clone());
+                    winners.push(Winner { disk, may_be_copy });
                     reason
                 }
                 Choice::None(why) => why,
             }
         };
-        for copy in candidates {
-            let what = format!("a copy of pool {uuid}, which {reason}");
-            verdicts.insert(copy.name, Verdict::Copy(what));
+        for left in candidates {
+            let what = describe_unused(&left, &reason, used.as_deref());
+            verdicts.insert(left.name, Verdict::Copy(what));
         }
     }
     winners
+}
+
+/// What a farmer is told of a disk whose pool `reason` says to be elsewhere; it is or was used on the disk
+/// of the id `used`.
+fn describe_unused(disk: &Candidate, reason: &str, used: Option<&str>) -> String {
+    let uuid = disk.header.uuid;
+    match used {
+        // A copy has taken over since this one was used last.
+        Some(used) if used != disk.id && disk.header.disk == DiskTag::of(&disk.id) => format!(
+            "what pool {uuid} was on before, which {reason}; only one of the two can be used: to go on with this one, take that one out and restart"
+        ),
+        _ => format!("a copy of pool {uuid}, which {reason}"),
+    }
 }
 
 #[cfg(test)]
@@ -284,7 +358,7 @@ mod tests {
     fn beside_a_disk_that_does_not_answer_no_new_node_is_made() {
         let mut decided = Decided::default();
         let around = Surroundings {
-            unknown: true,
+            searching: true,
             ..here()
         };
         let verdicts = decide(&[blank("a")], &mut decided, &around);
@@ -354,6 +428,102 @@ mod tests {
         let verdicts = decide(&both, &mut decided, &here());
         assert_eq!(verdicts["z"], Verdict::Open);
         assert!(left(&verdicts["a"], &id("z")));
+    }
+
+    fn in_doubt(id: &str, may_hold: MayHold) -> Surroundings {
+        Surroundings {
+            in_doubt: vec![InDoubt {
+                id: id.to_owned(),
+                may_hold,
+            }],
+            ..here()
+        }
+    }
+
+    #[test]
+    fn a_copy_is_not_used_while_its_original_may_yet_be_heard_of() {
+        let original = pool("z", 10, 1);
+        let disks = [
+            copy("a", &original),
+            copy("b", &original),
+            pool("c", 11, 1),
+            blank("d"),
+        ];
+        let searching = Surroundings {
+            searching: true,
+            ..here()
+        };
+        let silent = in_doubt("x", MayHold::Anything);
+        let dead = in_doubt(&id("z"), MayHold::GivenUp);
+        for around in [&searching, &silent, &dead] {
+            let mut decided = Decided::default();
+            let verdicts = decide(&disks, &mut decided, around);
+            for name in ["a", "b"] {
+                let waits = matches!(verdicts[name], Verdict::Wait(Waiting::Original(_)));
+                assert!(waits, "{verdicts:?}");
+            }
+            // It waits alone; what it has is not asked of a new pool, though.
+            assert_eq!(verdicts["c"], Verdict::Open);
+            let verdicts = decide(&disks[..1], &mut decided.clone(), around);
+            assert!(matches!(verdicts["a"], Verdict::Wait(_)));
+            let verdicts = decide(&[disks[0].clone(), blank("d")], &mut decided, around);
+            assert_eq!(verdicts["d"], Verdict::Wait(Waiting::Opening));
+            assert_eq!(decided.runs_on.len(), 1);
+            // Its original comes, and is used at once.
+            let all = [disks[0].clone(), disks[1].clone(), original.clone()];
+            let verdicts = decide(&all, &mut decided, around);
+            assert_eq!(verdicts["z"], Verdict::Open);
+            for name in ["a", "b"] {
+                assert!(left(&verdicts[name], &id("z")), "{verdicts:?}");
+            }
+        }
+        // Nothing is left that may be it: the farmer has replaced the disk.
+        for around in [here(), in_doubt("x", MayHold::GivenUp)] {
+            let verdicts = decide(&disks, &mut Decided::default(), &around);
+            assert_eq!(verdicts["a"], Verdict::Open);
+            assert!(left(&verdicts["b"], &id("a")), "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn a_pool_on_its_own_disk_waits_for_no_other() {
+        let disks = [pool("z", 10, 1)];
+        let searching = Surroundings {
+            searching: true,
+            ..here()
+        };
+        for around in [searching, in_doubt("x", MayHold::Anything)] {
+            let verdicts = decide(&disks, &mut Decided::default(), &around);
+            assert_eq!(verdicts["z"], Verdict::Open);
+            // Nor one that ran on its disk since the node booted, though that could not be noted there.
+            let moved = [copy("a", &disks[0])];
+            let mut decided = Decided {
+                set: Some(Uuid::from_u128(1)),
+                runs_on: BTreeMap::from([(Uuid::from_u128(10), id("a"))]),
+                ..Decided::default()
+            };
+            let verdicts = decide(&moved, &mut decided, &around);
+            assert_eq!(verdicts["a"], Verdict::Open);
+        }
+    }
+
+    #[test]
+    fn an_original_that_comes_after_its_copy_was_used_says_so() {
+        let original = pool("z", 10, 1);
+        let mut decided = Decided::default();
+        let verdicts = decide(&[copy("a", &original)], &mut decided, &here());
+        assert_eq!(verdicts["a"], Verdict::Open);
+        let in_use = Surroundings {
+            in_use: BTreeSet::from([Uuid::from_u128(10)]),
+            ..here()
+        };
+        for around in [in_use, here()] {
+            let disks = [original.clone(), copy("b", &original)];
+            let verdicts = decide(&disks, &mut decided, &around);
+            assert!(left(&verdicts["z"], "was on before"), "{verdicts:?}");
+            assert!(left(&verdicts["z"], &id("a")), "{verdicts:?}");
+            assert!(left(&verdicts["b"], "a copy of pool"), "{verdicts:?}");
+        }
     }
 
     #[test]

@@ -238,6 +238,57 @@ fn of_a_disk_and_its_copy_the_same_one_is_used_at_every_boot() {
 }
 
 #[test]
+fn a_copy_is_not_used_while_a_disk_that_may_be_its_original_is_silent() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let at = |boot: &str| folder.path().join(boot);
+    let original = Loop::attach(&sparse(folder.path(), "z", SIZE), "z-original");
+    let other = Loop::attach(&sparse(folder.path(), "o", SIZE), "other");
+    let node = Node::boot(at("first"), 1, &[&original, &other]);
+    let uuid = node.pool(&original).unwrap();
+    node.inventory.node_is(NodeKey([1; 32])).unwrap();
+    node.end(&[&original, &other]);
+    let (from, to) = (at("z"), at("a"));
+    let files = [from.to_str().unwrap(), to.to_str().unwrap()];
+    run("cp", &["--sparse=always", files[0], files[1]], "coreutils");
+    let copy = Loop::attach(&to, "a-copy");
+
+    // What the kernel shows of the original cannot be opened.
+    let silent = Loop::attach(&from, "z-original");
+    fs::remove_file(&silent.sys.device).unwrap();
+    let node = Node::boot(at("second"), 1, &[&silent, &other, &copy]);
+    assert!(node.pool(&other).is_some(), "{:?}", node.states());
+    assert_eq!(node.pool(&copy), None);
+    // It answers after all, and is used; what stood still since is not.
+    node.plug(&original);
+    node.wait(&copy, |state| matches!(state, Some(DiskState::Foreign(_))));
+    assert!(
+        node.is_foreign(&copy, "copy of pool"),
+        "{:?}",
+        node.states()
+    );
+    silent.unplug(&node.folder.join("sys"));
+    node.wait(&original, |state| matches!(state, Some(DiskState::Pool(_))));
+    node.end(&[&original, &other, &copy]);
+
+    // The farmer takes it out.
+    let node = Node::boot(at("third"), 1, &[&silent, &other, &copy]);
+    assert_eq!(node.pool(&copy), None);
+    node.pull(&silent);
+    node.wait(&copy, |state| matches!(state, Some(DiskState::Pool(_))));
+    assert_eq!(node.pool(&copy), Some(uuid));
+    // And puts it back.
+    node.plug(&original);
+    node.wait(&original, |state| state.is_some());
+    assert!(
+        node.is_foreign(&original, "take that one out"),
+        "{:?}",
+        node.states()
+    );
+    node.end(&[&original, &other, &copy]);
+}
+
+#[test]
 fn disks_of_two_nodes_never_mix_and_a_disk_that_returns_has_the_same_volumes() {
     let folder = tempfile::tempdir().unwrap();
     let _mounts = Mounts(folder.path().to_owned());
