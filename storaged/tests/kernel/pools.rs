@@ -286,6 +286,10 @@ fn a_copy_is_not_used_while_a_disk_that_may_be_its_original_is_silent() {
         node.states()
     );
     node.end(&[&original, &other, &copy]);
+    // From then on the copy is the pool, though more had been written to the original.
+    let node = Node::boot(at("fourth"), 1, &[&original, &copy]);
+    assert!(node.pool(&copy).is_some(), "{:?}", node.states());
+    node.end(&[&original, &copy]);
 }
 
 #[test]
