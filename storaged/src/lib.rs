@@ -17,7 +17,7 @@
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
-//! | [`durable`], [`program`], [`cgroup`], [`mount`], [`time`] | what the above stand on |
+//! | [`durable`], [`sweep`], [`program`], [`cgroup`], [`mount`], [`time`] | what the above stand on |
 
 pub mod boot;
 pub mod cgroup;
@@ -47,6 +47,7 @@ pub mod secret;
 pub mod service;
 pub mod set;
 pub mod signature;
+pub mod sweep;
 pub mod takeover;
 pub mod time;
 pub mod uevent;

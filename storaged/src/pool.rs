@@ -22,7 +22,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -47,6 +47,7 @@ use crate::{
     image::{erofs::BUILDER_ID, found::Found},
     ledger::Ledger,
     pulse::{Beat, Pulse},
+    sweep,
     volume::Volumes,
     whereabouts::{self, Notes},
     worker::{self, Worker},
@@ -76,6 +77,8 @@ pub struct Pool {
     notes: Notes,
     given_up: GivenUp,
     space: Mutex<Space>,
+    /// Whether its folders are as they should be.
+    furnished: AtomicBool,
     /// Whether a look at the space is asked for and not done.
     looking: AtomicBool,
     worker: Worker,
@@ -111,18 +114,16 @@ pub enum Health {
 
 impl Pool {
     /// Takes over the file system mounted at `root`, and clears away what a killed predecessor
-    /// left unfinished on it.
+    /// left unfinished on it. That, and what new volumes and images need, is never a reason to fail.
     pub fn open(root: PathBuf, uuid: Uuid, media: Media) -> io::Result<Self> {
         Self::open_with(root, uuid, media, worker::PATIENCE)
     }
 
     fn open_with(root: PathBuf, uuid: Uuid, media: Media, patience: Duration) -> io::Result<Self> {
         check_mark(&root, uuid)?;
-        make_folders(&root)?;
-        let build = root.join("images/build");
-        for entry in fs::read_dir(&build)? {
-            fs::remove_file(entry?.path())?;
-        }
+        let furnished = is_furnished(&root);
+        // Data is not held back for what only new data needs.
+        sweep::everything(&root.join("images/build"));
         for folder in [
             "",
             "volumes",
@@ -132,7 +133,7 @@ impl Pool {
             "images/attempts",
             "secrets",
         ] {
-            durable::remove_unfinished(&root.join(folder))?;
+            sweep::unfinished(&root.join(folder));
         }
         let volumes = Volumes::open(root.join("volumes"))?;
         let space = look(&root)?;
@@ -151,6 +152,7 @@ impl Pool {
             volumes,
             images: Mutex::new(images),
             space: Mutex::new(space),
+            furnished: AtomicBool::new(furnished),
             looking: AtomicBool::new(false),
             worker: Worker::start("pool", patience)?,
             hangs_after: patience * PATIENCES,
@@ -287,7 +289,7 @@ impl Pool {
     }
 
     /// Asks for a look at the space, at what volumes take, and whether the disk answers, and for notes
-    /// that are owed; what is found shows later.
+    /// and folders that are owed; what is found shows later.
     pub fn refresh(self: &Arc<Self>) {
         if let Some(disk) = &self.disk {
             disk.pulse.feel();
@@ -302,6 +304,10 @@ impl Pool {
                 Err(error) => {
                     tracing::error!(pool = %pool.uuid, %error, "cannot look at a pool's space");
                 }
+            }
+            if !pool.furnished.load(Ordering::Acquire) {
+                let furnished = is_furnished(&pool.root);
+                pool.furnished.store(furnished, Ordering::Release);
             }
             pool.volumes.measure();
             whereabouts::pay(&pool);
@@ -394,9 +400,21 @@ fn check_mark(root: &Path, uuid: Uuid) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts the folders right, as far as that can be done on a disk that is full or failing.
+fn is_furnished(root: &Path) -> bool {
+    match make_folders(root) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(pool = %root.display(), %error, "cannot put a pool's folders right; trying again");
+            false
+        }
+    }
+}
+
+/// The first error, when all has been tried. Nothing is written where all is right.
 fn make_folders(root: &Path) -> io::Result<()> {
     // The builder of images, which has no rights, must be able to walk to its own folder.
-    fs::set_permissions(root, Permissions::from_mode(0o711))?;
+    let mut first = set_mode(root, 0o711);
     for (folder, mode) in [
         ("volumes", 0o700),
         ("elsewhere", 0o700),
@@ -408,17 +426,29 @@ fn make_folders(root: &Path) -> io::Result<()> {
         ("secrets", 0o700),
     ] {
         let path = root.join(folder);
-        DirBuilder::new().mode(mode).recursive(true).create(path)?;
+        let made = DirBuilder::new().mode(mode).recursive(true).create(path);
+        first = first.and(made);
     }
     // Only root may give a folder away; in tests run by others nobody needs it.
     if rustix::process::geteuid().is_root() {
-        chown(
-            root.join("images/build"),
-            Some(BUILDER_ID),
-            Some(BUILDER_ID),
-        )?;
+        first = first.and(give_away(&root.join("images/build"), BUILDER_ID));
     }
-    overwrite_in_place(&root.join("volumes"))
+    first.and(overwrite_in_place(&root.join("volumes")))
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::metadata(path)?.permissions().mode() & 0o7777 == mode {
+        true => Ok(()),
+        false => fs::set_permissions(path, Permissions::from_mode(mode)),
+    }
+}
+
+fn give_away(path: &Path, id: u32) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    match (metadata.uid(), metadata.gid()) == (id, id) {
+        true => Ok(()),
+        false => chown(path, Some(id), Some(id)),
+    }
 }
 
 /// Turns copy-on-write off for the files that will be made in `folder`.
@@ -515,6 +545,50 @@ mod tests {
         furnish(root.path(), uuid).unwrap();
         open(Uuid::new_v4()).unwrap_err();
         open(uuid).unwrap();
+    }
+
+    #[test]
+    fn what_a_builder_left_takes_no_pool_away() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("kept"), b"x").unwrap();
+        let uuid = Uuid::new_v4();
+        furnish(root.path(), uuid).unwrap();
+        let build = root.path().join("images/build");
+        fs::create_dir_all(build.join("a/b")).unwrap();
+        fs::write(build.join("a/b/file"), b"x").unwrap();
+        fs::write(build.join("file"), b"x").unwrap();
+        for link in [build.join("link"), build.join("a/link")] {
+            std::os::unix::fs::symlink(outside.path(), link).unwrap();
+        }
+        // Nor does what is in the way where a file would be.
+        let odd = root
+            .path()
+            .join("secrets")
+            .join(format!("{}seed", durable::UNFINISHED));
+        fs::create_dir(&odd).unwrap();
+        Pool::open(root.path().to_owned(), uuid, Media::Ssd).unwrap();
+        assert_eq!(fs::read_dir(&build).unwrap().count(), 0);
+        assert!(!odd.exists() && outside.path().join("kept").exists());
+    }
+
+    #[test]
+    fn folders_that_cannot_be_made_are_owed() {
+        let root = tempfile::tempdir().unwrap();
+        let uuid = Uuid::new_v4();
+        furnish(root.path(), uuid).unwrap();
+        let folder = root.path().join("images/attempts");
+        fs::remove_dir(&folder).unwrap();
+        fs::write(&folder, b"in the way").unwrap();
+        // What comes after it is made all the same.
+        fs::remove_dir(root.path().join("secrets")).unwrap();
+        let pool = Pool::open(root.path().to_owned(), uuid, Media::Ssd).unwrap();
+        assert!(root.path().join("secrets").is_dir());
+        fs::remove_file(&folder).unwrap();
+        let pool = Arc::new(pool);
+        pool.refresh();
+        testing::settle(std::slice::from_ref(&pool));
+        assert!(folder.is_dir());
     }
 
     #[test]

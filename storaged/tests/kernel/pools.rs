@@ -91,6 +91,11 @@ fn a_pool_without_space_for_data_or_metadata_still_deletes() {
             .unwrap();
     }
     rustix::fs::syncfs(fs::File::open(pool.root()).unwrap()).unwrap();
+    // A folder that its predecessor did not know, and what that was about to write.
+    fs::remove_dir(pool.root().join("given-up")).unwrap();
+    fs::create_dir(pool.root().join("rest")).unwrap();
+    fs::create_dir(pool.root().join("images/build/folder")).unwrap();
+    fs::write(pool.root().join("volumes/half.raw"), b"half").unwrap();
     let chunk = vec![7; 8 << 20];
     fill(&pool.root().join("data"), |path| fs::write(path, &chunk));
     fill(&pool.root().join("data-rest"), |path| {
@@ -99,6 +104,15 @@ fn a_pool_without_space_for_data_or_metadata_still_deletes() {
     // Folders take nothing but metadata.
     fill(&pool.root().join("metadata"), |path| fs::create_dir(path));
     fs::create_dir(pool.root().join("one more")).unwrap_err();
+
+    // The node starts anew, and what a mount gives back is taken at once.
+    let (root, uuid) = (pool.root().to_owned(), pool.uuid());
+    drop((pool, pools));
+    mount::unmount_synced(&root).unwrap();
+    mount::btrfs(&disk.sys.device, &root).unwrap();
+    fill(&root.join("rest"), |path| fs::create_dir(path));
+    let pool = Arc::new(Pool::open(root, uuid, Media::Ssd).unwrap());
+    let pools = [pool.clone()];
 
     let why = Deletion::Cancelled;
     placement.delete(&pools, &key("a"), why).unwrap();
