@@ -294,3 +294,7 @@ impl Superblock {
 #[cfg(test)]
 #[path = "probe_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "probe_medium_tests.rs"]
+mod medium_tests;

@@ -336,24 +336,6 @@ fn what_lies_far_inside_is_found_only_by_the_long_look() {
 }
 
 #[test]
-fn the_medium_that_a_node_boots_from_is_foreign() {
-    // A GPT with an EFI system partition and its FAT, as `cargo xtask image` makes it; the image was
-    // copied to a larger stick, so the copy of the table is not at the stick's end.
-    let disk = disk();
-    partition(&disk);
-    write(&disk, SIZE - 512, &[0; 512]);
-    write(&disk, (1 << 20) + 0x52, b"FAT32   ");
-    write(&disk, (1 << 20) + 0x1fe, b"\x55\xaa");
-    assert_eq!(
-        look(&disk),
-        Finding::Foreign("a GPT partition table".to_owned())
-    );
-    // Even with its table wiped while the node runs from memory.
-    write(&disk, 0, &vec![0; 1 << 20]);
-    assert!(matches!(look(&disk), Finding::Foreign(_)));
-}
-
-#[test]
 fn a_pool_whose_disk_grew_is_still_ours() {
     let (disk, header) = ours(State::Pool);
     superblock(&disk, &header, b"_BHRfS_M");
