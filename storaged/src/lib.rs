@@ -11,7 +11,7 @@
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
 //! | [`set`], [`duplicate`], [`original`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used, and when |
 //! | [`inventory`], [`known`], [`search`], [`mounts`], [`uevent`] | the disks and pools of this moment |
-//! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
+//! | [`pool`], [`folders`], [`ledger`] | one pool: its folders, and what its space is promised to |
 //! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
 //! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
 //! | [`secret`] | the node's own small secrets |
@@ -24,6 +24,7 @@ pub mod cgroup;
 pub mod disk;
 pub mod duplicate;
 pub mod durable;
+pub mod folders;
 pub mod format;
 pub mod given_up;
 pub mod header;

@@ -20,9 +20,8 @@
 //! [`Staging`]: crate::image::staging::Staging
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -33,18 +32,15 @@ use std::{
 
 use loam_deployment::{Bytes, NodeKey, payload::Media};
 use loam_node_api::storage::{self, MountId, StorageError};
-use rustix::fs::{
-    AtFlags, CWD, IFlags, StatVfsMountFlags, StatxFlags, ioctl_getflags, ioctl_setflags, statvfs,
-    statx,
-};
+use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, StatxFlags, statvfs, statx};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    durable,
+    durable, folders,
     given_up::GivenUp,
     header::Header,
-    image::{erofs::BUILDER_ID, found::Found},
+    image::found::Found,
     ledger::Ledger,
     pulse::{Beat, Pulse},
     sweep,
@@ -121,7 +117,9 @@ impl Pool {
 
     fn open_with(root: PathBuf, uuid: Uuid, media: Media, patience: Duration) -> io::Result<Self> {
         check_mark(&root, uuid)?;
-        let furnished = is_furnished(&root);
+        let furnished = folders::make(&root).inspect_err(|error| {
+            tracing::error!(pool = %uuid, %error, "cannot put a pool's folders right; trying again");
+        });
         // Data is not held back for what only new data needs.
         sweep::everything(&root.join("images/build"));
         for folder in [
@@ -152,7 +150,7 @@ impl Pool {
             volumes,
             images: Mutex::new(images),
             space: Mutex::new(space),
-            furnished: AtomicBool::new(furnished),
+            furnished: AtomicBool::new(furnished.is_ok()),
             looking: AtomicBool::new(false),
             worker: Worker::start("pool", patience)?,
             hangs_after: patience * PATIENCES,
@@ -306,7 +304,7 @@ impl Pool {
                 }
             }
             if !pool.furnished.load(Ordering::Acquire) {
-                let furnished = is_furnished(&pool.root);
+                let furnished = folders::make(&pool.root).is_ok();
                 pool.furnished.store(furnished, Ordering::Release);
             }
             pool.volumes.measure();
@@ -380,7 +378,7 @@ fn mount_id(root: &Path) -> io::Result<MountId> {
 
 /// Makes an empty file system a pool.
 pub fn furnish(root: &Path, uuid: Uuid) -> io::Result<()> {
-    make_folders(root)?;
+    folders::make(root)?;
     let mark = Mark {
         format: FORMAT,
         uuid,
@@ -398,76 +396,6 @@ fn check_mark(root: &Path, uuid: Uuid) -> io::Result<()> {
         )));
     }
     Ok(())
-}
-
-/// Puts the folders right, as far as that can be done on a disk that is full or failing.
-fn is_furnished(root: &Path) -> bool {
-    match make_folders(root) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(pool = %root.display(), %error, "cannot put a pool's folders right; trying again");
-            false
-        }
-    }
-}
-
-/// The first error, when all has been tried. Nothing is written where all is right.
-fn make_folders(root: &Path) -> io::Result<()> {
-    // The builder of images, which has no rights, must be able to walk to its own folder.
-    let mut first = set_mode(root, 0o711);
-    for (folder, mode) in [
-        ("volumes", 0o700),
-        ("elsewhere", 0o700),
-        ("given-up", 0o700),
-        ("images", 0o711),
-        ("images/attempts", 0o700),
-        ("images/fetch", 0o700),
-        ("images/build", 0o700),
-        ("secrets", 0o700),
-    ] {
-        let path = root.join(folder);
-        let made = DirBuilder::new().mode(mode).recursive(true).create(path);
-        first = first.and(made);
-    }
-    // Only root may give a folder away; in tests run by others nobody needs it.
-    if rustix::process::geteuid().is_root() {
-        first = first.and(give_away(&root.join("images/build"), BUILDER_ID));
-    }
-    first.and(overwrite_in_place(&root.join("volumes")))
-}
-
-fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    match fs::metadata(path)?.permissions().mode() & 0o7777 == mode {
-        true => Ok(()),
-        false => fs::set_permissions(path, Permissions::from_mode(mode)),
-    }
-}
-
-fn give_away(path: &Path, id: u32) -> io::Result<()> {
-    let metadata = fs::metadata(path)?;
-    match (metadata.uid(), metadata.gid()) == (id, id) {
-        true => Ok(()),
-        false => chown(path, Some(id), Some(id)),
-    }
-}
-
-/// Turns copy-on-write off for the files that will be made in `folder`.
-///
-/// A guest that rewrites its volume at random would otherwise hold, through half-dead extents, much
-/// more than its size, and so take the space promised to others. (It costs btrfs's checksums of
-/// volumes; guests' file systems bring their own.)
-fn overwrite_in_place(folder: &Path) -> io::Result<()> {
-    let folder = File::open(folder)?;
-    match ioctl_getflags(&folder) {
-        Ok(flags) if flags.contains(IFlags::NOCOW) => Ok(()),
-        Ok(flags) => match ioctl_setflags(&folder, flags | IFlags::NOCOW) {
-            // Not btrfs: only in unit tests.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => Ok(()),
-            other => Ok(other?),
-        },
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn look(root: &Path) -> io::Result<Space> {
