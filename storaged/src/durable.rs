@@ -111,7 +111,7 @@ mod tests {
         crate::sweep::unfinished(folder.path());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
-        assert_eq!(entries(folder.path()).unwrap(), [path.clone()]);
+        assert_eq!(entries(folder.path()).unwrap(), std::slice::from_ref(&path));
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(!path.exists());
