@@ -269,6 +269,25 @@ fn a_pool_on_its_own_disk_waits_for_no_other() {
 }
 
 #[test]
+fn a_copy_that_was_written_to_since_does_not_wait_beside_its_original() {
+    let original = pool("z", 10, 1);
+    let What::Pool { header, generation } = original.what else {
+        panic!("no pool")
+    };
+    let later = Seen {
+        what: What::Pool {
+            header,
+            generation: generation + 1,
+        },
+        ..copy("a", &original)
+    };
+    let around = in_doubt("x", MayHold::Anything);
+    let verdicts = decide(&[later, original], &mut Decided::default(), &around);
+    assert_eq!(verdicts["a"], Verdict::Open);
+    assert!(left(&verdicts["z"], "was on before"), "{verdicts:?}");
+}
+
+#[test]
 fn an_original_that_comes_after_its_copy_was_used_says_so() {
     let original = pool("z", 10, 1);
     let mut decided = Decided::default();
