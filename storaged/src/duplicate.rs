@@ -6,11 +6,13 @@
 //!
 //! 1. The disk on which the pool **runs, or ran since this node booted**. When that disk vanishes,
 //!    nobody steps in: the copy has another history, and machines would see their data jump.
-//! 2. The one with the **higher generation** of its btrfs superblock, which counts what was ever
-//!    written: a copy stands still from when it was made. The winner of one start therefore wins the
-//!    next.
-//! 3. The one that the header **names** as the disk that the pool was used on last: the original.
-//! 4. The one with the smaller disk id.
+//! 2. The one that was **taken into use last**, by its header. A copy shows the same moment as its
+//!    original until one of them is used; from then on, that one's history is the pool's. The winner of
+//!    one start therefore wins the next, however much was written to the other before.
+//! 3. The one with the **higher generation** of its btrfs superblock, which counts what was ever
+//!    written: one was written to elsewhere, or the clock stood still.
+//! 4. The one that the header **names** as the disk that the pool was used on last: the original.
+//! 5. The one with the smaller disk id.
 //!
 //! Two that even share their id (cheap USB bridges do) cannot be told apart from boot to boot; then
 //! none is used. Unless the id is one that no two disks in the world have, and they hold the same: that is
@@ -45,6 +47,7 @@ pub fn choose(candidates: &[Candidate], runs_on: Option<&str>) -> Choice {
     let rank = |candidate: &Candidate| {
         let original = candidate.header.disk == DiskTag::of(&candidate.id);
         (
+            candidate.header.used,
             candidate.generation,
             original,
             Reverse(candidate.id.clone()),
@@ -133,6 +136,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_used_last_stays_in_use_however_much_the_other_wrote_before() {
+        let at = |used, disk: Candidate| Candidate {
+            header: Header {
+                used,
+                ..disk.header
+            },
+            ..disk
+        };
+        // The original was written to after the copy was made, and then the copy was used alone.
+        let original = at(5, disk("zeta", 90, "zeta"));
+        let copy = at(6, disk("alpha", 8, "alpha"));
+        assert_eq!(used(&[original, copy], None), Some("alpha".to_owned()));
+    }
+
+    #[test]
     fn nobody_steps_in_while_the_node_runs() {
         let copy = disk("alpha", 99, "alpha");
         assert_eq!(used(std::slice::from_ref(&copy), Some("zeta")), None);
@@ -191,11 +209,18 @@ mod tests {
     proptest! {
         #[test]
         fn the_order_of_the_disks_never_matters(
-            disks in prop::collection::vec(("[a-c]", 0..3u64, "[a-c]"), 1..5),
+            disks in prop::collection::vec(("[a-c]", 0..3u64, "[a-c]", 0..2u64), 1..5),
             turn in any::<prop::sample::Index>(),
             runs_on in prop::option::of("[a-d]"),
         ) {
-            let disks: Vec<_> = disks.iter().map(|(id, n, on)| disk(id, *n, on)).collect();
+            let disks: Vec<_> = disks
+                .iter()
+                .map(|(id, n, on, at)| {
+                    let mut disk = disk(id, *n, on);
+                    disk.header.used = *at;
+                    disk
+                })
+                .collect();
             let mut turned = disks.clone();
             turned.rotate_left(turn.index(disks.len()));
             let runs_on = runs_on.as_deref();

@@ -9,7 +9,8 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-/// Begins the name of every file that is not finished; whoever opens the folder removes them.
+/// Begins the name of every file that is not finished; whoever opens the folder removes them
+/// ([`crate::sweep`]).
 pub const UNFINISHED: &str = ".unfinished-";
 
 /// Replaces `path` with `bytes`, readable by root alone. Durable when it returns.
@@ -69,19 +70,13 @@ pub fn unfinished(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(format!("{UNFINISHED}{name}")))
 }
 
-/// Removes what a killed predecessor left unfinished in `folder`.
-pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(UNFINISHED))
-        {
-            fs::remove_file(entry.path())?;
-        }
+/// What is in a folder; absent is empty.
+pub fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
     }
-    Ok(())
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
@@ -96,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replaces_whole_and_sweeps_what_was_cut() {
+    fn replaces_whole_and_what_was_cut_can_be_swept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         write(&path, b"first").unwrap();
@@ -113,11 +108,13 @@ mod tests {
         remove(&new).unwrap();
 
         fs::write(unfinished(&path).unwrap(), b"thi").unwrap();
-        remove_unfinished(folder.path()).unwrap();
+        crate::sweep::unfinished(folder.path());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
+        assert_eq!(entries(folder.path()).unwrap(), std::slice::from_ref(&path));
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(!path.exists());
+        assert!(entries(&path).unwrap().is_empty());
     }
 }

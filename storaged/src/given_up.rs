@@ -40,8 +40,7 @@ pub struct GivenUp {
 impl GivenUp {
     pub fn open(folder: PathBuf) -> io::Result<Self> {
         let mut reasons = BTreeMap::new();
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
+        for path in durable::entries(&folder)? {
             match read(&path) {
                 Ok(record) => {
                     reasons.insert((record.key, record.pool), record.why);

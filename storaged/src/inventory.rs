@@ -37,7 +37,7 @@ use crate::{
     probe::Finding,
     search::Search,
     secret,
-    takeover::{self, Verdict},
+    takeover::{self, Verdict, Waiting},
     time,
     uevent::Uevents,
     whereabouts,
@@ -282,7 +282,7 @@ impl Inventory {
     fn decide(self: &Arc<Self>) {
         for (disk, finding, verdict) in self.verdicts() {
             match (verdict, finding) {
-                (Verdict::Wait(why), finding) => self.wait(&disk, finding, why),
+                (Verdict::Wait(waiting), finding) => self.wait(&disk, finding, waiting),
                 (Verdict::Leave(what), _) => {
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::None));
                 }
@@ -302,14 +302,15 @@ impl Inventory {
         }
     }
 
-    /// Tells why a disk waits, unless that is known.
-    fn wait(&self, disk: &SysDisk, finding: Finding, why: String) {
-        let stage = Stage::Seen(finding, Some(why));
+    /// Tells what a disk waits for, unless that is known.
+    fn wait(&self, disk: &SysDisk, finding: Finding, waiting: Waiting) {
+        let stage = Stage::Seen(finding, Some(waiting.clone()));
         let waits = self
             .read()
             .get(&disk.name)
             .is_some_and(|known| known.stage.waits_as(&stage));
         if !waits {
+            tracing::info!(disk = %disk.id, device = %disk.name, %waiting, "a disk waits");
             self.set(disk, stage);
         }
     }
@@ -317,7 +318,7 @@ impl Inventory {
     fn verdicts(&self) -> Vec<(SysDisk, Finding, Verdict)> {
         let disks = self.read();
         let (waiting, mut around) = known::survey(&disks, self.machine, Instant::now());
-        around.unknown |= self.searching.load(Ordering::Acquire);
+        around.searching = self.searching.load(Ordering::Acquire);
         if waiting.is_empty() {
             return Vec::new();
         }
@@ -380,6 +381,9 @@ impl Inventory {
 
     /// Writes into the header where and when the pool was used last.
     fn stamp(&self, disk: &SysDisk, header: Header) -> Header {
+        if header.used != 0 && header.disk != DiskTag::of(&disk.id) {
+            tracing::warn!(disk = %disk.id, pool = %header.uuid, "was used last on another disk, of which this may be a copy; no other disk is left that may be that one");
+        }
         let stamped = header.taken_into_use(&Use {
             machine: self.machine,
             disk: DiskTag::of(&disk.id),
@@ -480,11 +484,20 @@ impl Inventory {
     /// Whether disks wait for a decision that comes by itself, and soon.
     fn has_undecided(&self) -> bool {
         let disks = self.read();
-        let hangs = |known: &Known| matches!(known.stage, Stage::Opening(_)) && !known.is_busy();
-        let soon = self.searching.load(Ordering::Acquire)
-            || (lock(&self.boot).decided().set.is_some() && !disks.values().any(hangs));
-        let waits = |known: &Known| matches!(known.stage, Stage::Seen(..));
-        soon && disks.values().any(waits)
+        let searching = self.searching.load(Ordering::Acquire);
+        let opens_late = |known: &Known| match &known.stage {
+            Stage::Opening(_) => !known.is_busy(),
+            Stage::Seen(_, Some(waiting)) => matches!(waiting, Waiting::Original(_)),
+            _ => false,
+        };
+        let opens_late = disks.values().any(opens_late);
+        let soon = |known: &Known| match &known.stage {
+            Stage::Seen(_, None) => true,
+            Stage::Seen(_, Some(Waiting::Opening)) => searching || !opens_late,
+            Stage::Seen(_, Some(Waiting::Unknown | Waiting::Original(_))) => searching,
+            _ => false,
+        };
+        disks.values().any(soon)
     }
 
     /// Compares what is shown with what was shown before.

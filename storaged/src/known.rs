@@ -15,9 +15,10 @@ use crate::{
     disk::{SysDisk, Unfit},
     header::{self, Found, Header, State},
     machine::Machine,
+    original::{InDoubt, MayHold},
     pool::{Health, Pool},
     probe::{self, Finding},
-    takeover::{Seen, Surroundings, What},
+    takeover::{Seen, Surroundings, Waiting, What},
 };
 
 /// A disk that failed is tried again: a cable is put right, a predecessor's `mkfs` ends.
@@ -47,8 +48,8 @@ pub struct Known {
 #[derive(Debug)]
 pub enum Stage {
     Looking,
-    /// Waits for a decision; the text says for what else, if for anything.
-    Seen(Finding, Option<String>),
+    /// Waits for a decision, and for what else, if for anything.
+    Seen(Finding, Option<Waiting>),
     /// Is mounted or made a pool.
     Opening(Option<Uuid>),
     InUse(Arc<Pool>),
@@ -62,8 +63,8 @@ pub enum Doubt {
     None,
     /// It could not be read to the end.
     Unread,
-    /// It holds a pool of this set that cannot be used.
-    Pool(Uuid),
+    /// It holds this pool, of this set, that cannot be used.
+    Pool { uuid: Uuid, set: Uuid },
     /// It shows what another disk shows, and may be that disk under another name.
     Copy,
 }
@@ -130,17 +131,22 @@ impl Known {
         under_way && self.since.elapsed() < PATIENCE
     }
 
-    /// Whether it may hold a pool of this node that is not known of.
-    fn may_be_ours(&self, now: Instant) -> bool {
+    /// What it may hold that is not known of; nothing if that is known.
+    fn may_hold(&self, now: Instant) -> Option<MayHold> {
         match self.stage {
-            Stage::Looking | Stage::Left(_, Doubt::Pool(_)) => true,
-            Stage::Left(_, Doubt::Unread) => self
-                .unread_since
-                .is_none_or(|since| now.saturating_duration_since(since) < GIVEN_UP),
+            Stage::Looking => Some(MayHold::Anything),
+            Stage::Left(_, Doubt::Pool { uuid, set }) => Some(MayHold::Pool { uuid, set }),
+            Stage::Left(_, Doubt::Unread) => {
+                let is_given_up = |since| now.saturating_duration_since(since) >= GIVEN_UP;
+                match self.unread_since.is_some_and(is_given_up) {
+                    true => Some(MayHold::GivenUp),
+                    false => Some(MayHold::Anything),
+                }
+            }
             Stage::Left(_, Doubt::None | Doubt::Copy)
             | Stage::Seen(..)
             | Stage::Opening(_)
-            | Stage::InUse(_) => false,
+            | Stage::InUse(_) => None,
         }
     }
 
@@ -150,7 +156,7 @@ impl Known {
         let state = match &self.stage {
             Stage::Looking | Stage::Opening(_) if late => DiskState::Failed(SILENT.to_owned()),
             // Most waiting is over soon, and no news.
-            Stage::Seen(_, Some(why)) if late => DiskState::Failed(why.clone()),
+            Stage::Seen(_, Some(waiting)) if late => DiskState::Failed(waiting.to_string()),
             Stage::Looking | Stage::Opening(_) | Stage::Seen(..) => self.found.clone()?,
             Stage::InUse(pool) => match pool.health() {
                 Health::Well => DiskState::Pool(pool.uuid().to_string()),
@@ -181,7 +187,12 @@ pub fn survey(
         ..Surroundings::default()
     };
     for (name, known) in disks {
-        around.unknown |= known.may_be_ours(now);
+        around
+            .in_doubt
+            .extend(known.may_hold(now).map(|may_hold| InDoubt {
+                id: known.sys.id.clone(),
+                may_hold,
+            }));
         if matches!(known.stage, Stage::Opening(_) | Stage::InUse(_)) {
             around.ids_in_use.insert(known.sys.id.clone());
         }
@@ -215,12 +226,21 @@ pub fn survey(
 
 /// Why pools of this node may be missing among those that are in use, if so.
 pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant) -> Option<String> {
-    let is_in_doubt = |known: &&Known| match known.stage {
-        Stage::Left(_, Doubt::Pool(set)) => decided.set.is_none_or(|ours| ours == set),
-        _ => known.may_be_ours(now),
+    let is_in_doubt = |known: &&Known| match known.may_hold(now) {
+        Some(MayHold::Pool { set, .. }) => decided.set.is_none_or(|ours| ours == set),
+        Some(MayHold::Anything) => true,
+        Some(MayHold::GivenUp) | None => false,
     };
     if let Some(known) = disks.values().find(is_in_doubt) {
         return Some(format!("disk {} does not say what it holds", known.sys.id));
+    }
+    for known in disks.values() {
+        if let Stage::Seen(Finding::Pool { header, .. }, Some(waiting)) = &known.stage
+            && decided.set == Some(header.set)
+        {
+            let (uuid, disk) = (header.uuid, &known.sys.id);
+            return Some(format!("pool {uuid} on disk {disk} {waiting}"));
+        }
     }
     let pools: BTreeSet<Uuid> = disks
         .values()
@@ -252,7 +272,7 @@ pub fn judge(disk: &SysDisk) -> Stage {
     match probe::glance(&file, size) {
         Ok(Finding::Pool { header, .. }) if read_only => {
             let what = format!("{}, and it holds {}", Unfit::ReadOnly, name(&header));
-            Stage::Left(DiskState::Unfit(what), Doubt::Pool(header.set))
+            Stage::Left(DiskState::Unfit(what), doubt(&header))
         }
         Ok(_) if read_only => left(Unfit::ReadOnly, Doubt::None),
         Ok(Finding::Foreign(what)) => foreign(what),
@@ -260,11 +280,18 @@ pub fn judge(disk: &SysDisk) -> Stage {
         Err(error) => match Header::read(&file, header::filesystem_size(size)) {
             Ok(Found::Header(header)) if header.state == State::Pool => {
                 let why = format!("cannot be read: {error}; it holds {}", name(&header));
-                Stage::Left(DiskState::Failed(why), Doubt::Pool(header.set))
+                Stage::Left(DiskState::Failed(why), doubt(&header))
             }
             _ if read_only => left(Unfit::ReadOnly, Doubt::Unread),
             _ => unread(format!("cannot be read: {error}")),
         },
+    }
+}
+
+fn doubt(header: &Header) -> Doubt {
+    Doubt::Pool {
+        uuid: header.uuid,
+        set: header.set,
     }
 }
 
@@ -290,7 +317,7 @@ mod tests {
     use loam_deployment::{Bytes, payload::Media};
 
     use super::*;
-    use crate::header::DiskTag;
+    use crate::{header::DiskTag, original::Awaited};
 
     const SIZE: u64 = 1 << 30;
 
@@ -334,7 +361,7 @@ mod tests {
     fn waits_beside(disk: &SysDisk) -> (bool, bool) {
         let known = Known::new(disk.clone(), judge(disk), None);
         let disks = BTreeMap::from([(disk.name.clone(), known)]);
-        let unknown = |now| survey(&disks, None, now).1.unknown;
+        let unknown = |now| survey(&disks, None, now).1.unknown();
         let now = Instant::now();
         (unknown(now), unknown(now + GIVEN_UP))
     }
@@ -356,7 +383,8 @@ mod tests {
         let disk = disk(Path::new("/nowhere"), None);
         let first = Known::new(disk.clone(), judge(&disk), None);
         let again = Known::new(disk.clone(), Stage::Looking, Some(&first));
-        assert!(again.may_be_ours(Instant::now() + GIVEN_UP));
+        let now = Instant::now() + GIVEN_UP;
+        assert_eq!(again.may_hold(now), Some(MayHold::Anything));
         let last = Known::new(disk.clone(), judge(&disk), Some(&again));
         assert_eq!(last.unread_since, first.unread_since);
     }
@@ -370,6 +398,59 @@ mod tests {
             panic!("used")
         };
         assert!(what.starts_with("read-only, and it holds pool"), "{what}");
+    }
+
+    #[test]
+    fn a_pool_that_waits_for_its_original_is_missing() {
+        let header = Header::for_disk(SIZE, Uuid::from_u128(1), DiskTag::of("b"));
+        let finding = Finding::Pool {
+            header,
+            generation: 7,
+        };
+        let awaited = Awaited::Disk("b".to_owned());
+        let stage = Stage::Seen(finding, Some(Waiting::Original(awaited)));
+        let known = Known::new(disk(Path::new("/nowhere"), None), stage, None);
+        let disks = BTreeMap::from([("sda".to_owned(), known)]);
+        let of_set = |set| {
+            let set = Some(Uuid::from_u128(set));
+            let decided = Decided {
+                set,
+                ..Decided::default()
+            };
+            missing(&disks, &decided, Instant::now())
+        };
+        assert!(of_set(1).is_some_and(|why| why.contains("disk b")));
+        assert_eq!(of_set(2), None);
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_told_by_what_was_read() {
+        let pool = pool();
+        let Ok(Finding::Pool { header, .. }) = probe::glance(pool.as_file(), SIZE) else {
+            panic!("no pool")
+        };
+        let (uuid, set) = (header.uuid, header.set);
+        let locked = judge(&disk(pool.path(), Some(Unfit::ReadOnly)));
+        let silent = || judge(&disk(Path::new("/nowhere"), None));
+        let now = Instant::now();
+        for (stage, later, may_hold) in [
+            (Stage::Looking, false, Some(MayHold::Anything)),
+            (Stage::Looking, true, Some(MayHold::Anything)),
+            (silent(), false, Some(MayHold::Anything)),
+            (silent(), true, Some(MayHold::GivenUp)),
+            (locked, true, Some(MayHold::Pool { uuid, set })),
+            (foreign("ext4".to_owned()), false, None),
+        ] {
+            let at = if later { now + 2 * GIVEN_UP } else { now };
+            let known = Known::new(disk(Path::new("/nowhere"), None), stage, None);
+            let disks = BTreeMap::from([("sda".to_owned(), known)]);
+            let found = survey(&disks, None, at).1.in_doubt;
+            let expected = may_hold.map(|may_hold| InDoubt {
+                id: "a".to_owned(),
+                may_hold,
+            });
+            assert_eq!(found, Vec::from_iter(expected));
+        }
     }
 
     #[test]
@@ -398,7 +479,10 @@ mod tests {
         assert_eq!(missing(&there(foreign("ext4".into())), &none, now), None);
         // And a pool of this node's that cannot be used, but no other's.
         let locked = |set| {
-            let doubt = Doubt::Pool(Uuid::from_u128(set));
+            let doubt = Doubt::Pool {
+                uuid: Uuid::from_u128(7),
+                set: Uuid::from_u128(set),
+            };
             there(Stage::Left(DiskState::Unfit("read-only".into()), doubt))
         };
         let none_yet = Decided {

@@ -9,21 +9,22 @@
 //! | [`disk`], [`machine`] | the disks that the kernel shows, and the machine that they are in |
 //! | [`probe`], [`signature`], [`sample`] | whether a disk is empty, ours, or somebody's |
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
-//! | [`set`], [`duplicate`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used |
+//! | [`set`], [`duplicate`], [`original`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used, and when |
 //! | [`inventory`], [`known`], [`search`], [`mounts`], [`uevent`] | the disks and pools of this moment |
-//! | [`pool`], [`ledger`] | one pool: its folders, and what its space is promised to |
+//! | [`pool`], [`folders`], [`ledger`] | one pool: its folders, and what its space is promised to |
 //! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
 //! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
-//! | [`durable`], [`program`], [`cgroup`], [`mount`], [`time`] | what the above stand on |
+//! | [`durable`], [`sweep`], [`program`], [`cgroup`], [`mount`], [`time`] | what the above stand on |
 
 pub mod boot;
 pub mod cgroup;
 pub mod disk;
 pub mod duplicate;
 pub mod durable;
+pub mod folders;
 pub mod format;
 pub mod given_up;
 pub mod header;
@@ -34,6 +35,7 @@ pub mod ledger;
 pub mod machine;
 pub mod mount;
 pub mod mounts;
+pub mod original;
 pub mod placement;
 pub mod pool;
 pub mod probe;
@@ -46,6 +48,7 @@ pub mod secret;
 pub mod service;
 pub mod set;
 pub mod signature;
+pub mod sweep;
 pub mod takeover;
 pub mod time;
 pub mod uevent;

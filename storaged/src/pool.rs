@@ -20,9 +20,8 @@
 //! [`Staging`]: crate::image::staging::Staging
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -33,20 +32,18 @@ use std::{
 
 use loam_deployment::{Bytes, NodeKey, payload::Media};
 use loam_node_api::storage::{self, MountId, StorageError};
-use rustix::fs::{
-    AtFlags, CWD, IFlags, StatVfsMountFlags, StatxFlags, ioctl_getflags, ioctl_setflags, statvfs,
-    statx,
-};
+use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, StatxFlags, statvfs, statx};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    durable,
+    durable, folders,
     given_up::GivenUp,
     header::Header,
-    image::{erofs::BUILDER_ID, found::Found},
+    image::found::Found,
     ledger::Ledger,
     pulse::{Beat, Pulse},
+    sweep,
     volume::Volumes,
     whereabouts::{self, Notes},
     worker::{self, Worker},
@@ -76,6 +73,8 @@ pub struct Pool {
     notes: Notes,
     given_up: GivenUp,
     space: Mutex<Space>,
+    /// Whether its folders are as they should be.
+    furnished: AtomicBool,
     /// Whether a look at the space is asked for and not done.
     looking: AtomicBool,
     worker: Worker,
@@ -111,18 +110,18 @@ pub enum Health {
 
 impl Pool {
     /// Takes over the file system mounted at `root`, and clears away what a killed predecessor
-    /// left unfinished on it.
+    /// left unfinished on it. That, and what new volumes and images need, is never a reason to fail.
     pub fn open(root: PathBuf, uuid: Uuid, media: Media) -> io::Result<Self> {
         Self::open_with(root, uuid, media, worker::PATIENCE)
     }
 
     fn open_with(root: PathBuf, uuid: Uuid, media: Media, patience: Duration) -> io::Result<Self> {
         check_mark(&root, uuid)?;
-        make_folders(&root)?;
-        let build = root.join("images/build");
-        for entry in fs::read_dir(&build)? {
-            fs::remove_file(entry?.path())?;
-        }
+        let furnished = folders::make(&root).inspect_err(|error| {
+            tracing::error!(pool = %uuid, %error, "cannot put a pool's folders right; trying again");
+        });
+        // Data is not held back for what only new data needs.
+        sweep::everything(&root.join("images/build"));
         for folder in [
             "",
             "volumes",
@@ -132,7 +131,7 @@ impl Pool {
             "images/attempts",
             "secrets",
         ] {
-            durable::remove_unfinished(&root.join(folder))?;
+            sweep::unfinished(&root.join(folder));
         }
         let volumes = Volumes::open(root.join("volumes"))?;
         let space = look(&root)?;
@@ -151,6 +150,7 @@ impl Pool {
             volumes,
             images: Mutex::new(images),
             space: Mutex::new(space),
+            furnished: AtomicBool::new(furnished.is_ok()),
             looking: AtomicBool::new(false),
             worker: Worker::start("pool", patience)?,
             hangs_after: patience * PATIENCES,
@@ -287,7 +287,7 @@ impl Pool {
     }
 
     /// Asks for a look at the space, at what volumes take, and whether the disk answers, and for notes
-    /// that are owed; what is found shows later.
+    /// and folders that are owed; what is found shows later.
     pub fn refresh(self: &Arc<Self>) {
         if let Some(disk) = &self.disk {
             disk.pulse.feel();
@@ -302,6 +302,10 @@ impl Pool {
                 Err(error) => {
                     tracing::error!(pool = %pool.uuid, %error, "cannot look at a pool's space");
                 }
+            }
+            if !pool.furnished.load(Ordering::Acquire) {
+                let furnished = folders::make(&pool.root).is_ok();
+                pool.furnished.store(furnished, Ordering::Release);
             }
             pool.volumes.measure();
             whereabouts::pay(&pool);
@@ -374,7 +378,7 @@ fn mount_id(root: &Path) -> io::Result<MountId> {
 
 /// Makes an empty file system a pool.
 pub fn furnish(root: &Path, uuid: Uuid) -> io::Result<()> {
-    make_folders(root)?;
+    folders::make(root)?;
     let mark = Mark {
         format: FORMAT,
         uuid,
@@ -392,52 +396,6 @@ fn check_mark(root: &Path, uuid: Uuid) -> io::Result<()> {
         )));
     }
     Ok(())
-}
-
-fn make_folders(root: &Path) -> io::Result<()> {
-    // The builder of images, which has no rights, must be able to walk to its own folder.
-    fs::set_permissions(root, Permissions::from_mode(0o711))?;
-    for (folder, mode) in [
-        ("volumes", 0o700),
-        ("elsewhere", 0o700),
-        ("given-up", 0o700),
-        ("images", 0o711),
-        ("images/attempts", 0o700),
-        ("images/fetch", 0o700),
-        ("images/build", 0o700),
-        ("secrets", 0o700),
-    ] {
-        let path = root.join(folder);
-        DirBuilder::new().mode(mode).recursive(true).create(path)?;
-    }
-    // Only root may give a folder away; in tests run by others nobody needs it.
-    if rustix::process::geteuid().is_root() {
-        chown(
-            root.join("images/build"),
-            Some(BUILDER_ID),
-            Some(BUILDER_ID),
-        )?;
-    }
-    overwrite_in_place(&root.join("volumes"))
-}
-
-/// Turns copy-on-write off for the files that will be made in `folder`.
-///
-/// A guest that rewrites its volume at random would otherwise hold, through half-dead extents, much
-/// more than its size, and so take the space promised to others. (It costs btrfs's checksums of
-/// volumes; guests' file systems bring their own.)
-fn overwrite_in_place(folder: &Path) -> io::Result<()> {
-    let folder = File::open(folder)?;
-    match ioctl_getflags(&folder) {
-        Ok(flags) if flags.contains(IFlags::NOCOW) => Ok(()),
-        Ok(flags) => match ioctl_setflags(&folder, flags | IFlags::NOCOW) {
-            // Not btrfs: only in unit tests.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => Ok(()),
-            other => Ok(other?),
-        },
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn look(root: &Path) -> io::Result<Space> {
@@ -515,6 +473,50 @@ mod tests {
         furnish(root.path(), uuid).unwrap();
         open(Uuid::new_v4()).unwrap_err();
         open(uuid).unwrap();
+    }
+
+    #[test]
+    fn what_a_builder_left_takes_no_pool_away() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("kept"), b"x").unwrap();
+        let uuid = Uuid::new_v4();
+        furnish(root.path(), uuid).unwrap();
+        let build = root.path().join("images/build");
+        fs::create_dir_all(build.join("a/b")).unwrap();
+        fs::write(build.join("a/b/file"), b"x").unwrap();
+        fs::write(build.join("file"), b"x").unwrap();
+        for link in [build.join("link"), build.join("a/link")] {
+            std::os::unix::fs::symlink(outside.path(), link).unwrap();
+        }
+        // Nor does what is in the way where a file would be.
+        let odd = root
+            .path()
+            .join("secrets")
+            .join(format!("{}seed", durable::UNFINISHED));
+        fs::create_dir(&odd).unwrap();
+        Pool::open(root.path().to_owned(), uuid, Media::Ssd).unwrap();
+        assert_eq!(fs::read_dir(&build).unwrap().count(), 0);
+        assert!(!odd.exists() && outside.path().join("kept").exists());
+    }
+
+    #[test]
+    fn folders_that_cannot_be_made_are_owed() {
+        let root = tempfile::tempdir().unwrap();
+        let uuid = Uuid::new_v4();
+        furnish(root.path(), uuid).unwrap();
+        let folder = root.path().join("images/attempts");
+        fs::remove_dir(&folder).unwrap();
+        fs::write(&folder, b"in the way").unwrap();
+        // What comes after it is made all the same.
+        fs::remove_dir(root.path().join("secrets")).unwrap();
+        let pool = Pool::open(root.path().to_owned(), uuid, Media::Ssd).unwrap();
+        assert!(root.path().join("secrets").is_dir());
+        fs::remove_file(&folder).unwrap();
+        let pool = Arc::new(pool);
+        pool.refresh();
+        testing::settle(std::slice::from_ref(&pool));
+        assert!(folder.is_dir());
     }
 
     #[test]

@@ -166,10 +166,21 @@ fn without_header(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
     let edges = [(0, EDGE.min(size)), (size.saturating_sub(EDGE), size)];
     for (from, to) in edges {
         if let Some(at) = first_data(disk, from, to)? {
-            return Ok(Finding::Foreign(format!("unknown data at byte {at}")));
+            return Ok(Finding::Foreign(name_at(disk, at)));
         }
     }
     Ok(Finding::Empty)
+}
+
+/// The data that begins at `at`, by what its block begins with if that is known and can be read.
+fn name_at(disk: &impl FileExt, at: u64) -> String {
+    let mut block = [0; 4 << 10];
+    let from = at & !(block.len() as u64 - 1);
+    let known = match disk.read_exact_at(&mut block, from) {
+        Ok(()) => signature::name_copy(&block, from),
+        Err(_) => None,
+    };
+    known.map_or_else(|| format!("unknown data at byte {at}"), str::to_owned)
 }
 
 /// The header is right after the file system. When the disk was resized since, the file system's
@@ -294,3 +305,7 @@ impl Superblock {
 #[cfg(test)]
 #[path = "probe_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "probe_medium_tests.rs"]
+mod medium_tests;

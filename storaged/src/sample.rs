@@ -139,12 +139,18 @@ fn ntfs(size: u64) -> [u64; 3] {
 }
 
 /// The second file allocation table of FAT32, after 32 reserved sectors and the first (Microsoft
-/// "FAT: General Overview of On-Disk Format", `FATSz32`), for clusters of 4 to 64 KiB.
-fn second_fat(size: u64) -> [u64; 5] {
-    [8, 16, 32, 64, 128].map(|sectors: u64| {
-        let entries = 128 * sectors + 2;
-        (32 + (size / 512).saturating_sub(32).div_ceil(entries)) * 512
-    })
+/// "FAT: General Overview of On-Disk Format", `FATSz32`), for clusters of 4 to 64 KiB; and with both
+/// rounded up to whole clusters (dosfstools, `mkfs.fat.c`, `align_object`).
+fn second_fat(size: u64) -> impl Iterator<Item = u64> {
+    const RESERVED: u64 = 32;
+    [8, 16, 32, 64, 128]
+        .into_iter()
+        .flat_map(move |cluster: u64| {
+            let entries = 128 * cluster + 2;
+            let first = (size / 512).saturating_sub(RESERVED).div_ceil(entries);
+            let aligned = RESERVED.next_multiple_of(cluster) + first.next_multiple_of(cluster);
+            [(RESERVED + first) * 512, aligned * 512]
+        })
 }
 
 /// From 16 MiB on, 16 an octave, up to the middle.
@@ -194,6 +200,8 @@ mod tests {
         ] {
             assert!(covers(&places, at), "{at}");
         }
+        // `mkfs.vfat` on 1900 GiB, with clusters of 32 KiB and all aligned to them.
+        assert!(covers(&super::places(1900 * GIB), 486_400 * 512));
         assert!(!covers(&places, 3 * TIB + 12_345_678));
     }
 

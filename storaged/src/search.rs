@@ -1,9 +1,10 @@
 //! How long the first search for disks goes on, for disks come one after another when a node starts.
 //!
 //! Until it is **quiet**, no pool is opened, and nothing is said to be absent: a volume that is on a
-//! late disk must not be made anew on another. Until it is **over**, no new node begins, and no disk of
-//! another node's becomes this one: both are for good, and a disk of this node's that comes after that
-//! is a stranger until the next boot.
+//! late disk must not be made anew on another. Until it is **over**, no new node begins, no disk of
+//! another node's becomes this one, and no pool is used that may be a copy of a late one
+//! ([`crate::original`]): all that is for good, and a disk of this node's that comes after that is left
+//! alone until the next boot.
 //!
 //! Moments are told by the time since the kernel started, for what disks need counts from then.
 

@@ -211,6 +211,10 @@ const COPIES: &[(&str, usize, &[u8])] = &[
     ("a copy of a BlueStore label", 0, b"bluestore block device"),
     ("a copy of an APFS superblock", 0x20, b"NXSB"),
     ("records of an NTFS file system", 0, b"FILE0"),
+    // `gfs2_ondisk.h`, `GFS2_MAGIC`: every block of its own, as of its resource groups and journals.
+    ("records of a GFS2 file system", 0, b"\x01\x16\x19\x70"),
+    // `fs/jfs/jfs_logmgr.h`, `LOGMAGIC`: the log lies at the end.
+    ("the log of a JFS file system", 0, b"\x21\x43\x65\x87"),
     ("a copy of an ext superblock", 0x38, b"\x53\xef"),
 ];
 

@@ -96,8 +96,7 @@ impl Volumes {
     /// Finds the volumes in `folder`, and removes data that never became, or no longer is, one.
     pub fn open(folder: PathBuf) -> io::Result<Self> {
         let (mut records, mut data) = (BTreeSet::new(), BTreeSet::new());
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
+        for path in durable::entries(&folder)? {
             match path.extension().and_then(OsStr::to_str) {
                 Some("json") => records.insert(path),
                 Some("raw") => data.insert(path),
@@ -107,7 +106,10 @@ impl Volumes {
         for path in data {
             if !records.contains(&path.with_extension("json")) {
                 tracing::info!(path = %path.display(), "removing the data of a volume that was not finished or was deleted");
-                durable::remove(&path)?;
+                // Nothing is ever made in its place, so it may stay.
+                if let Err(error) = durable::remove(&path) {
+                    tracing::error!(path = %path.display(), %error, "cannot remove it");
+                }
             }
         }
         let volumes = Self {

@@ -68,15 +68,15 @@ struct Owed {
 impl Notes {
     pub fn open(folder: PathBuf) -> io::Result<Self> {
         let mut noted = Noted::default();
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            match read(&entry.path()) {
+        for path in durable::entries(&folder)? {
+            match read(&path) {
                 Ok(note) => {
                     noted.notes.insert(note.key.clone(), note);
                 }
                 Err(error) => {
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    tracing::error!(path = %entry.path().display(), %error, "a note of where a volume is cannot be read");
+                    let name = path.file_name().unwrap_or_default();
+                    let name = name.to_string_lossy().into_owned();
+                    tracing::error!(path = %path.display(), %error, "a note of where a volume is cannot be read");
                     noted.unreadable.insert(name);
                 }
             }

@@ -115,8 +115,9 @@ impl Kept {
     }
 }
 
-/// The images in a pool's folder. Half-written ones are removed; what of them cannot be removed is
-/// the second value, in bytes.
+/// The images in a pool's folder. Half-written ones are removed, and one that the disk does not let be
+/// read is left: it may answer later, and the image is fetched again where it is wanted, over what is
+/// there if need be. The second value is what of both stays, in bytes.
 pub fn find(images: &Path) -> (Vec<FoundImage>, u64) {
     let (mut found, mut strays) = (Vec::new(), 0);
     let entries = match fs::read_dir(images) {
@@ -138,21 +139,36 @@ pub fn find(images: &Path) -> (Vec<FoundImage>, u64) {
         .map(|path| path.with_extension("erofs"))
         .collect();
     for path in files {
+        let both = [path.with_extension("json"), path.clone()];
         match open(&path) {
             Ok(image) => found.push(image),
             // It can be fetched again.
-            Err(error) => {
+            Err(error) if is_not_whole(&error) => {
                 tracing::warn!(path = %path.display(), %error, "removing an image that is not whole");
-                for path in [path.with_extension("json"), path.clone()] {
+                for path in both {
                     if let Err(error) = durable::remove(&path) {
                         tracing::error!(path = %path.display(), %error, "cannot remove it");
-                        strays += fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                        strays += length(&path);
                     }
                 }
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "an image cannot be read; it is left as it is and not used");
+                strays += both.iter().map(|path| length(path)).sum::<u64>();
             }
         }
     }
     (found, strays)
+}
+
+/// Whether the error is of what is there, or is not, and not of the disk.
+fn is_not_whole(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+}
+
+fn length(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 fn open(path: &Path) -> io::Result<FoundImage> {
@@ -172,4 +188,91 @@ fn open(path: &Path) -> io::Result<FoundImage> {
 
 fn read(record: &Path) -> io::Result<Record> {
     Ok(serde_json::from_slice(&fs::read(record)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use loam_deployment::payload::Media;
+
+    use super::*;
+
+    struct Disk {
+        _folder: tempfile::TempDir,
+        pool: Arc<Pool>,
+    }
+
+    impl Disk {
+        /// With a finished image.
+        fn new() -> (Self, Kept) {
+            let folder = tempfile::tempdir().unwrap();
+            let pool = Arc::new(crate::pool::testing::pool(folder.path(), Media::Ssd));
+            let built = pool.images().join("build/x");
+            fs::write(&built, b"12345").unwrap();
+            let image = format!("a.org/x@sha256:{}", "ab".repeat(32));
+            let image = image.parse().unwrap();
+            let kept = Kept::create(&pool, &image, &built, ImageConfig::default()).unwrap();
+            let disk = Self {
+                _folder: folder,
+                pool,
+            };
+            (disk, kept)
+        }
+
+        fn find(&self) -> (usize, u64) {
+            let (found, strays) = find(&self.pool.images());
+            (found.len(), strays)
+        }
+    }
+
+    /// Whatever reads this fails, and not because it is absent.
+    fn spoil(path: &Path) {
+        fs::remove_file(path).unwrap();
+        symlink(path, path).unwrap();
+    }
+
+    fn is_there(path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok()
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_read_is_left_and_counted() {
+        for of_record in [false, true] {
+            let (disk, kept) = Disk::new();
+            assert_eq!(disk.find(), (1, 0));
+            let (record, data) = (kept.record(), kept.path());
+            spoil(if of_record { &record } else { &data });
+            let (found, strays) = disk.find();
+            assert_eq!(found, 0);
+            assert!(is_there(&record) && is_there(&data), "{of_record}");
+            let both = [&record, &data].map(|path| fs::symlink_metadata(path).unwrap().len());
+            assert_eq!(strays, both.iter().sum::<u64>());
+            // It is fetched again, to the same place if need be.
+            let built = disk.pool.images().join("build/y");
+            fs::write(&built, b"12345").unwrap();
+            let image = kept.reference().clone();
+            Kept::create(&disk.pool, &image, &built, ImageConfig::default()).unwrap();
+            assert_eq!(disk.find(), (1, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_certainly_no_whole_image_is_removed() {
+        type Act = fn(&Kept);
+        let acts: [Act; 6] = [
+            |kept| fs::remove_file(kept.record()).unwrap(),
+            |kept| fs::remove_file(kept.path()).unwrap(),
+            |kept| fs::write(kept.record(), b"").unwrap(),
+            |kept| fs::write(kept.record(), b"{").unwrap(),
+            |kept| fs::write(kept.record(), b"garbage").unwrap(),
+            |kept| fs::write(kept.path(), b"1234").unwrap(),
+        ];
+        for act in acts {
+            let (disk, kept) = Disk::new();
+            act(&kept);
+            assert_eq!(disk.find(), (0, 0));
+            assert!(!is_there(&kept.record()) && !is_there(&kept.path()));
+        }
+    }
 }

@@ -91,6 +91,11 @@ fn a_pool_without_space_for_data_or_metadata_still_deletes() {
             .unwrap();
     }
     rustix::fs::syncfs(fs::File::open(pool.root()).unwrap()).unwrap();
+    // A folder that its predecessor did not know, and what that was about to write.
+    fs::remove_dir(pool.root().join("given-up")).unwrap();
+    fs::create_dir(pool.root().join("rest")).unwrap();
+    fs::create_dir(pool.root().join("images/build/folder")).unwrap();
+    fs::write(pool.root().join("volumes/half.raw"), b"half").unwrap();
     let chunk = vec![7; 8 << 20];
     fill(&pool.root().join("data"), |path| fs::write(path, &chunk));
     fill(&pool.root().join("data-rest"), |path| {
@@ -99,6 +104,15 @@ fn a_pool_without_space_for_data_or_metadata_still_deletes() {
     // Folders take nothing but metadata.
     fill(&pool.root().join("metadata"), |path| fs::create_dir(path));
     fs::create_dir(pool.root().join("one more")).unwrap_err();
+
+    // The node starts anew, and what a mount gives back is taken at once.
+    let (root, uuid) = (pool.root().to_owned(), pool.uuid());
+    drop((pool, pools));
+    mount::unmount_synced(&root).unwrap();
+    mount::btrfs(&disk.sys.device, &root).unwrap();
+    fill(&root.join("rest"), |path| fs::create_dir(path));
+    let pool = Arc::new(Pool::open(root, uuid, Media::Ssd).unwrap());
+    let pools = [pool.clone()];
 
     let why = Deletion::Cancelled;
     placement.delete(&pools, &key("a"), why).unwrap();
@@ -235,6 +249,61 @@ fn of_a_disk_and_its_copy_the_same_one_is_used_at_every_boot() {
     let node = Node::boot(at("fourth"), 1, &[&copy]);
     assert_eq!(node.pool(&copy), Some(uuid));
     node.end(&[&copy]);
+}
+
+#[test]
+fn a_copy_is_not_used_while_a_disk_that_may_be_its_original_is_silent() {
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let at = |boot: &str| folder.path().join(boot);
+    let original = Loop::attach(&sparse(folder.path(), "z", SIZE), "z-original");
+    let other = Loop::attach(&sparse(folder.path(), "o", SIZE), "other");
+    let node = Node::boot(at("first"), 1, &[&original, &other]);
+    let uuid = node.pool(&original).unwrap();
+    node.inventory.node_is(NodeKey([1; 32])).unwrap();
+    node.end(&[&original, &other]);
+    let (from, to) = (at("z"), at("a"));
+    let files = [from.to_str().unwrap(), to.to_str().unwrap()];
+    run("cp", &["--sparse=always", files[0], files[1]], "coreutils");
+    let copy = Loop::attach(&to, "a-copy");
+
+    // What the kernel shows of the original cannot be opened.
+    let silent = Loop::attach(&from, "z-original");
+    fs::remove_file(&silent.sys.device).unwrap();
+    let node = Node::boot(at("second"), 1, &[&silent, &other, &copy]);
+    assert!(node.pool(&other).is_some(), "{:?}", node.states());
+    assert_eq!(node.pool(&copy), None);
+    // It answers after all, and is used; what stood still since is not.
+    node.plug(&original);
+    node.wait(&copy, |state| matches!(state, Some(DiskState::Foreign(_))));
+    assert!(
+        node.is_foreign(&copy, "copy of pool"),
+        "{:?}",
+        node.states()
+    );
+    silent.unplug(&node.folder.join("sys"));
+    node.wait(&original, |state| matches!(state, Some(DiskState::Pool(_))));
+    node.end(&[&original, &other, &copy]);
+
+    // The farmer takes it out.
+    let node = Node::boot(at("third"), 1, &[&silent, &other, &copy]);
+    assert_eq!(node.pool(&copy), None);
+    node.pull(&silent);
+    node.wait(&copy, |state| matches!(state, Some(DiskState::Pool(_))));
+    assert_eq!(node.pool(&copy), Some(uuid));
+    // And puts it back.
+    node.plug(&original);
+    node.wait(&original, |state| state.is_some());
+    assert!(
+        node.is_foreign(&original, "take that one out"),
+        "{:?}",
+        node.states()
+    );
+    node.end(&[&original, &other, &copy]);
+    // From then on the copy is the pool, though more had been written to the original.
+    let node = Node::boot(at("fourth"), 1, &[&original, &copy]);
+    assert!(node.pool(&copy).is_some(), "{:?}", node.states());
+    node.end(&[&original, &copy]);
 }
 
 #[test]

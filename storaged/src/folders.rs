@@ -1,0 +1,72 @@
+//! The folders of a pool, and what they must be like.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+    path::Path,
+};
+
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+
+use crate::image::erofs::BUILDER_ID;
+
+/// Puts them right, as far as that can be done on a disk that is full or failing: the first error, when all
+/// has been tried. Nothing is written where all is right.
+pub fn make(root: &Path) -> io::Result<()> {
+    // The builder of images, which has no rights, must be able to walk to its own folder.
+    let mut first = set_mode(root, 0o711);
+    for (folder, mode) in [
+        ("volumes", 0o700),
+        ("elsewhere", 0o700),
+        ("given-up", 0o700),
+        ("images", 0o711),
+        ("images/attempts", 0o700),
+        ("images/fetch", 0o700),
+        ("images/build", 0o700),
+        ("secrets", 0o700),
+    ] {
+        let path = root.join(folder);
+        let made = DirBuilder::new().mode(mode).recursive(true).create(path);
+        first = first.and(made);
+    }
+    // Only root may give a folder away; in tests run by others nobody needs it.
+    if rustix::process::geteuid().is_root() {
+        first = first.and(give_away(&root.join("images/build"), BUILDER_ID));
+    }
+    first.and(overwrite_in_place(&root.join("volumes")))
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::metadata(path)?.permissions().mode() & 0o7777 == mode {
+        true => Ok(()),
+        false => fs::set_permissions(path, Permissions::from_mode(mode)),
+    }
+}
+
+fn give_away(path: &Path, id: u32) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    match (metadata.uid(), metadata.gid()) == (id, id) {
+        true => Ok(()),
+        false => chown(path, Some(id), Some(id)),
+    }
+}
+
+/// Turns copy-on-write off for the files that will be made in `folder`.
+///
+/// A guest that rewrites its volume at random would otherwise hold, through half-dead extents, much
+/// more than its size, and so take the space promised to others. (It costs btrfs's checksums of
+/// volumes; guests' file systems bring their own.)
+fn overwrite_in_place(folder: &Path) -> io::Result<()> {
+    let folder = File::open(folder)?;
+    match ioctl_getflags(&folder) {
+        Ok(flags) if flags.contains(IFlags::NOCOW) => Ok(()),
+        Ok(flags) => match ioctl_setflags(&folder, flags | IFlags::NOCOW) {
+            // Not btrfs: only in unit tests.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => Ok(()),
+            other => Ok(other?),
+        },
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOTTY) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
