@@ -219,13 +219,13 @@ pub enum StorageError {
     NoPool,
     #[error("{key} has {has}, which is more than {wanted}; a volume may grow but never shrink")]
     Shrink {
-        key: VolumeKey,
+        key: Box<VolumeKey>,
         has: Bytes,
         wanted: Bytes,
     },
     #[error("{key} cannot change from {has} to {wanted}")]
     Changed {
-        key: VolumeKey,
+        key: Box<VolumeKey>,
         has: String,
         wanted: String,
     },
@@ -233,7 +233,7 @@ pub enum StorageError {
     NoImage(OciReference),
     #[error("{key} was named by version {named} of its deployment, so version {by} cannot drop it")]
     StillNamed {
-        key: VolumeKey,
+        key: Box<VolumeKey>,
         named: Version,
         by: Version,
     },

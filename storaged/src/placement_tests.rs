@@ -388,7 +388,7 @@ fn only_a_version_newer_than_any_that_named_a_volume_drops_it() {
         assert_eq!(
             Placement::default().delete(again, &key("a"), unnamed(by)),
             Err(StorageError::StillNamed {
-                key: key("a"),
+                key: Box::new(key("a")),
                 named: Version(5),
                 by: Version(by),
             })

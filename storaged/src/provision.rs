@@ -36,14 +36,14 @@ fn change(
     let key = &has.key;
     let changed = |has: String, wanted: String| {
         Err(StorageError::Changed {
-            key: key.clone(),
+            key: Box::new(key.clone()),
             has,
             wanted,
         })
     };
     if spec.size < has.spec.size {
         return Err(StorageError::Shrink {
-            key: key.clone(),
+            key: Box::new(key.clone()),
             has: has.spec.size,
             wanted: spec.size,
         });
@@ -147,7 +147,7 @@ pub fn check_reason(key: &VolumeKey, named: Version, why: Deletion) -> Result<()
     match why {
         Deletion::Unnamed { by } if !given_up::allows(why, named) => {
             Err(StorageError::StillNamed {
-                key: key.clone(),
+                key: Box::new(key.clone()),
                 named,
                 by,
             })

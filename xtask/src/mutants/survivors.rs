@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 45] = [
+const PURE: [&str; 46] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -57,6 +57,7 @@ const PURE: [&str; 45] = [
     "storaged/src/known.rs",
     "storaged/src/ledger.rs",
     "storaged/src/mounts.rs",
+    "storaged/src/original.rs",
     "storaged/src/search.rs",
     "storaged/src/set.rs",
     "storaged/src/takeover.rs",
