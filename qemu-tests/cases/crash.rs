@@ -1,8 +1,14 @@
 //! A machine whose command ends: what its owner sees, and when it is started again.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, ensure};
-use loam_deployment::Version;
-use qemu_tests::{grid::Grid, http, node::Node, wait::wait_for};
+use loam_deployment::{
+    Version,
+    report::{Report, State, WorkloadReport},
+};
+use loam_node_api::path::TENANT_PORT;
+use qemu_tests::{grid::Grid, http, node::Node, tenant::Contract, wait::wait_for};
 
 use crate::{
     cli::Cli,
@@ -20,16 +26,33 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     let contract = alice.deploy(node, &hello.toml(grid))?;
     contract.wait_running(Version(1))?;
     let web = node.forward(hello.port)?;
+    let tenant_port = node.forward(TENANT_PORT)?;
     let mut started = wait_start(web)?;
     ensure!(count(web)? == 1);
-    for crash in 1..=3 {
-        http::post(web, "/exit?status=7")?;
+    let mut told = false;
+    // Of its own each, as the console keeps the words of the lives before.
+    for (crash, status) in (1..=4).zip(11..) {
+        let before = wait_for("the report that it runs", || {
+            let report = contract.report()?;
+            let running =
+                |report: &Report| web_of(report).is_some_and(|web| web.state == State::Running);
+            Ok(report.filter(running))
+        })?;
+        http::post(web, &format!("/exit?status={status}"))?;
+        told |= told_while_it_waits(&contract, tenant_port, &before, status)?;
         started = wait_start_after(web, &started)?;
         ensure!(
             count(web)? == crash + 1,
             "the volume is not the same after crash {crash}"
         );
+        if crash >= 3 && told {
+            break;
+        }
     }
+    ensure!(
+        told,
+        "each time it ran again before its owner could read why it had ended"
+    );
     contract.cancel()?;
 
     // One that is not to be started again stays to be looked at.
@@ -69,4 +92,41 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     );
     loam.run(&["cancel", "--yes", &id])?;
     Ok(())
+}
+
+/// Whether the owner could read why the machine ended, and what it wrote last, while it waits for
+/// its next start. Not if it is on its way again when we look: each wait is twice the one before.
+fn told_while_it_waits(
+    contract: &Contract<'_>,
+    tenant_port: SocketAddr,
+    before: &Report,
+    status: i32,
+) -> anyhow::Result<bool> {
+    wait_for("the report of a machine that ended", || {
+        let Some(report) = contract.report()?.filter(|report| report != before) else {
+            return Ok(None);
+        };
+        let Some(web) = web_of(&report).filter(|web| web.state == State::Failed) else {
+            return Ok(Some(false));
+        };
+        let console = contract.console(tenant_port, "web")?;
+        if contract.report()?.as_ref() != Some(&report) {
+            return Ok(Some(false));
+        }
+        ensure!(
+            web.exit_status == Some(status)
+                && web.detail == format!("its command ended with status {status}"),
+            "while it waits it is told as {web:?}"
+        );
+        ensure!(
+            console.contains(&format!("hello: bye, status {status}")),
+            "while it waits its last lines are gone: {console}"
+        );
+        Ok(Some(true))
+    })
+}
+
+fn web_of(report: &Report) -> Option<&WorkloadReport> {
+    let mut workloads = report.workloads.iter();
+    workloads.find_map(|(name, web)| (name.as_str() == "web").then_some(web))
 }

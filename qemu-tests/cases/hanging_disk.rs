@@ -17,7 +17,7 @@ use xtask::qemu::{Disk, WatchdogAction};
 
 use crate::{
     demo::{Hello, count, wait_start},
-    spoiled::{BYTES, disks, on_spoiled, on_steady, wait_pools},
+    spoiled::{BYTES, disks, on_spoiled, on_steady, spoiled_pool, wait_pools},
 };
 
 /// Three times what the watchdog waits (init's `power::watchdog`).
@@ -51,6 +51,7 @@ fn hang(meanwhile: Duration) -> anyhow::Result<()> {
     )?;
     node.wait_logged("watchdog armed")?;
     wait_pools(&node, 2)?;
+    let hanging = spoiled_pool(&node)?;
     let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
     let hers = alice.deploy(&node, &on_spoiled(&Hello::default().toml(&grid)))?;
     hers.wait_running(Version(1))?;
@@ -62,6 +63,15 @@ fn hang(meanwhile: Duration) -> anyhow::Result<()> {
     // Her machine is stuck from here on; nobody waits for this answer.
     std::thread::spawn(move || http::post(web, "/record"));
     server.wait_held()?;
+
+    // Another that is to be on this disk is under way while all that follows is done.
+    let late = Hello {
+        port: 8082,
+        subnet: "10.22.0",
+        ..Hello::default()
+    };
+    let carol = grid.tenant("carol")?;
+    let waiting = carol.deploy(&node, &on_spoiled(&late.toml(&grid)))?;
 
     let other = |greeting| Hello {
         port: 8081,
@@ -86,6 +96,14 @@ fn hang(meanwhile: Duration) -> anyhow::Result<()> {
     his.cancel()?;
     wait_for("the cancelled machine to be gone", || {
         Ok(count(others).is_err().then_some(()))
+    })?;
+    wait_for("the report to name the disk that hangs", || {
+        let report = waiting.report()?;
+        let workloads = report.map(|report| report.workloads).unwrap_or_default();
+        let mut details = workloads.values().map(|workload| &workload.detail);
+        Ok(details
+            .any(|detail| detail.contains(&hanging))
+            .then_some(()))
     })?;
 
     let fired = node.qemu()?.wait_event("WATCHDOG", meanwhile);
@@ -114,5 +132,7 @@ fn hang(meanwhile: Duration) -> anyhow::Result<()> {
     if !["1\n", "2\n"].contains(&there.as_str()) {
         bail!("1 was acknowledged, then there were {there}");
     }
+    // What waited for the disk is made on it now.
+    wait_start(node.forward(late.port)?)?;
     Ok(())
 }

@@ -14,6 +14,7 @@ mod forgotten;
 mod full_disk;
 mod hanging_disk;
 mod hello;
+mod late;
 mod moved_disk;
 mod power_cut;
 mod reboot;

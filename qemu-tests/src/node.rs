@@ -38,6 +38,8 @@ pub struct NodeOptions {
     pub full_disks: Vec<PathBuf>,
     /// Disks of any kind, after those.
     pub more_disks: Vec<Disk>,
+    /// Disks that are there at the first boot alone; later they have to be plugged in.
+    pub loose_disks: Vec<Disk>,
     /// PCIe slots in which disks can be pulled and plugged.
     pub slots: u8,
     pub watchdog: Option<WatchdogAction>,
@@ -55,6 +57,7 @@ impl Default for NodeOptions {
             disks: vec![4 << 30, 4 << 30],
             full_disks: Vec::new(),
             more_disks: Vec::new(),
+            loose_disks: Vec::new(),
             slots: 0,
             watchdog: None,
             battery_clock: None,
@@ -108,6 +111,10 @@ impl<'a> Node<'a> {
         if let Some(time) = options.time {
             config = config.time(time);
         }
+        let mut first = config.clone();
+        for disk in options.loose_disks {
+            first = first.disk(disk);
+        }
         let mut node = Self {
             _grid: grid,
             config,
@@ -115,7 +122,7 @@ impl<'a> Node<'a> {
             watched: None,
             record: None,
         };
-        node.switch_on()?;
+        node.switch_on_as(&first)?;
         node.record = Some(wait_for("the node to register", || {
             node.qemu()?.check_on()?;
             let nodes = grid.latest_nodes()?;
@@ -156,7 +163,11 @@ impl<'a> Node<'a> {
 
     /// Switches it on again, with the disks as they are.
     pub fn switch_on(&mut self) -> anyhow::Result<()> {
-        let machine = self.config.start()?;
+        self.switch_on_as(&self.config.clone())
+    }
+
+    fn switch_on_as(&mut self, config: &NodeConfig) -> anyhow::Result<()> {
+        let machine = config.start()?;
         self.watched = Some(Watched::new(machine.crash()));
         self.machine = Some(machine);
         Ok(())

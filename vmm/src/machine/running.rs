@@ -6,7 +6,7 @@ use loam_node_api::{
 };
 
 use crate::{
-    control::Controlled,
+    control::{Controlled, server::Server},
     events::{End, EventPipe, Notice, NoticeBoard, Notices},
     lifecycle::Lifecycle,
     lock::Lock,
@@ -37,9 +37,23 @@ pub fn run(
         paused: false,
         stopping: false,
     };
+    until_end(&mut machine, &mut server, board, events)
+}
+
+/// What is controlled until it is halted for good.
+trait Halted: Controlled {
+    fn halt(&self);
+}
+
+fn until_end(
+    machine: &mut impl Halted,
+    server: &mut Server,
+    board: &NoticeBoard,
+    events: &mut EventPipe,
+) -> Result<End, MachineError> {
     let end = loop {
         server
-            .turn(&mut machine)
+            .turn(machine)
             .map_err(system("cannot wait for events"))?;
         if let Some(end) = pass_on(board, events) {
             break end;
@@ -143,7 +157,9 @@ impl Machine {
             }
         }
     }
+}
 
+impl Halted for Machine {
     fn halt(&self) {
         self.vcpus.halt();
         self.workers().for_each(Lifecycle::halt);
@@ -164,5 +180,70 @@ impl Controlled for Machine {
             ControlRequest::ConsoleInput { bytes } => return self.type_in(&bytes),
         }
         ControlResponse::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::RefCell,
+        io::{self, PipeReader, Read},
+        os::{
+            fd::AsRawFd,
+            linux::net::SocketAddrExt,
+            unix::net::{SocketAddr, UnixListener},
+        },
+    };
+
+    use loam_node_api::{guest::GuestEvent, vmm::VmmEvent};
+
+    use super::*;
+    use crate::events;
+
+    /// Notes what the launcher had been told when it was halted.
+    struct Recorder {
+        launcher: PipeReader,
+        told: RefCell<Vec<VmmEvent>>,
+    }
+
+    impl Controlled for Recorder {
+        fn handle(&mut self, _request: ControlRequest) -> ControlResponse {
+            ControlResponse::Done
+        }
+    }
+
+    impl Halted for Recorder {
+        fn halt(&self) {
+            let mut told = [0; 4096];
+            let count = (&self.launcher).read(&mut told).unwrap_or(0);
+            let told = serde_json::Deserializer::from_slice(&told[..count]).into_iter();
+            self.told.borrow_mut().extend(told.map(Result::unwrap));
+        }
+    }
+
+    /// The halt may wait for a disk for ever.
+    #[test]
+    fn the_end_is_told_before_the_machine_is_halted() {
+        let name = format!("loam-vmm-end-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let (notices, board) = events::notices().unwrap();
+        let mut server = Server::new(listener, board.wake().as_raw_fd()).unwrap();
+        let (launcher, pipe) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&launcher, true).unwrap();
+        let mut events = EventPipe::new(pipe.into());
+        let mut machine = Recorder {
+            launcher,
+            told: RefCell::default(),
+        };
+
+        notices.send(Notice::Guest(GuestEvent::Exited { status: 3 }));
+        notices.send(Notice::End(End::Reset));
+        let end = until_end(&mut machine, &mut server, &board, &mut events).unwrap();
+        assert_eq!(end, End::Reset);
+        assert_eq!(
+            machine.told.into_inner(),
+            [VmmEvent::GuestExited { status: 3 }, VmmEvent::Reset]
+        );
     }
 }

@@ -1,0 +1,127 @@
+//! How often a guest may have the host's kernel change interrupt routes and doorbells.
+
+use std::{
+    fmt,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use crate::lock::Lock;
+
+/// Changes of interrupt routes and doorbells make the host's kernel wait for all its CPUs (SRCU), in
+/// workers outside the machine's cgroup. A guest has no need for more than a few hundred at boot, so
+/// from then on it gets so many a second, and waits for them itself.
+pub const CHANGES_AT_ONCE: u32 = 1024;
+pub const CHANGES_A_SECOND: u32 = 256;
+
+/// A token bucket.
+#[derive(Debug)]
+struct Pace {
+    left: u32,
+    since: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: CHANGES_AT_ONCE,
+            since: now,
+        }
+    }
+
+    /// Takes one; else says how long to wait for it.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let every = Duration::from_secs(1) / CHANGES_A_SECOND;
+        let passed = now.saturating_duration_since(self.since);
+        let come = u32::try_from(passed.as_nanos() / every.as_nanos()).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(come).min(CHANGES_AT_ONCE);
+        self.since = if self.left == CHANGES_AT_ONCE {
+            now
+        } else {
+            self.since + every * come
+        };
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => Err(every - now.saturating_duration_since(self.since)),
+        }
+    }
+}
+
+/// The time as those who wait for their turn see it.
+pub trait Clock: Send + Sync + fmt::Debug {
+    fn now(&self) -> Instant;
+    /// Returns after `time`, or earlier.
+    fn wait(&self, time: Duration);
+}
+
+#[derive(Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Parking is a futex, which the threads' filters allow.
+    fn wait(&self, time: Duration) {
+        std::thread::park_timeout(time);
+    }
+}
+
+#[derive(Debug)]
+pub struct Turns<C> {
+    pace: Mutex<Pace>,
+    clock: C,
+}
+
+impl<C: Clock> Turns<C> {
+    pub fn new(clock: C) -> Self {
+        Self {
+            pace: Mutex::new(Pace::new(clock.now())),
+            clock,
+        }
+    }
+
+    /// Holds up the guest's CPU that asks for a change too many.
+    pub fn wait(&self) {
+        loop {
+            let taken = self.pace.locked().take(self.clock.now());
+            match taken {
+                Ok(()) => return,
+                Err(time) => self.clock.wait(time),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_gets_a_burst_and_then_so_many_changes_a_second() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for _ in 0..CHANGES_AT_ONCE {
+            pace.take(start).unwrap();
+        }
+        let every = Duration::from_secs(1) / CHANGES_A_SECOND;
+        assert_eq!(pace.take(start), Err(every));
+        assert_eq!(pace.take(start + every / 2), Err(every - every / 2));
+        pace.take(start + every).unwrap();
+        pace.take(start + every).unwrap_err();
+        let taken = (0..10 * CHANGES_A_SECOND)
+            .filter(|_| pace.take(start + every + Duration::from_secs(1)).is_ok())
+            .count();
+        assert_eq!(taken, CHANGES_A_SECOND as usize);
+        // However long nothing was asked for, the burst is what it was.
+        let later = start + Duration::from_secs(10_000);
+        let taken = (0..2 * CHANGES_AT_ONCE)
+            .filter(|_| pace.take(later).is_ok())
+            .count();
+        assert_eq!(taken, CHANGES_AT_ONCE as usize);
+    }
+}
