@@ -345,3 +345,6 @@ fn addressee(payload: &Payload, expected: &Expected<'_>) -> Result<(), Rejection
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,3 +145,30 @@ fn find_difference(given: &Value, canonical: &Value, path: &str) -> Option<Strin
     };
     deeper.or_else(|| Some(path.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named_by_its_path() {
+        let value = |text: &str| -> Value {
+            let json: serde_json::Value = serde_json::from_str(text).unwrap();
+            Value::serialized(&json).unwrap()
+        };
+        for (given, canonical, path) in [
+            (r#"{"a": [1, 2]}"#, r#"{"a": [1, 2]}"#, None),
+            (
+                r#"{"a": [1, {"b": 2}]}"#,
+                r#"{"a": [1, {"b": 3}]}"#,
+                Some("a[1].b"),
+            ),
+            (r#"{"a": [1, 2]}"#, r#"{"a": [1]}"#, Some("a")),
+            (r#"{"a": 1, "c": 1}"#, r#"{"a": 1}"#, Some("c")),
+            (r#"{"a": [1]}"#, r#"{"a": {"b": 1}}"#, Some("a")),
+        ] {
+            let found = difference(&value(given), &value(canonical));
+            assert_eq!(found.as_deref(), path, "{given}");
+        }
+    }
+}
