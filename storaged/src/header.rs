@@ -67,7 +67,8 @@ pub struct Header {
     pub set: Uuid,
     pub node: Option<NodeKey>,
     pub machine: Option<Machine>,
-    /// Seconds since 1970.
+    /// When it was taken into use last, in seconds since 1970: later than each time before, also by a
+    /// clock that stands still.
     pub used: u64,
     pub disk: DiskTag,
     /// The boot in which its set was begun, if it is of that boot.
@@ -126,7 +127,7 @@ impl Header {
         Self {
             machine: using.machine,
             disk: using.disk,
-            used: using.now.max(self.used),
+            used: using.now.max(self.used.saturating_add(1)),
             first_boot: match self.used {
                 0 => using.boot.filter(|_| using.set_is_new),
                 _ => self.first_boot,
@@ -367,6 +368,28 @@ mod tests {
             assert_eq!(found, Found::Header(header));
         }
         Header::read(&unreadable(&[size, size + COPY]), size).unwrap_err();
+    }
+
+    #[test]
+    fn each_use_is_later_than_the_one_before_by_whatever_clock() {
+        let use_at = |header: Header, now| {
+            header.taken_into_use(&Use {
+                machine: None,
+                disk: header.disk,
+                now,
+                boot: None,
+                set_is_new: false,
+            })
+        };
+        let first = use_at(header(), 500);
+        assert_eq!(first.used, 500);
+        let mut before = first;
+        for now in [500, 500, 3, 0] {
+            let again = use_at(before, now);
+            assert!(again.used > before.used, "at {now}");
+            before = again;
+        }
+        assert_eq!(use_at(before, 900).used, 900);
     }
 
     #[test]
