@@ -90,3 +90,20 @@ impl From<NodeKey> for String {
         key.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_s_key_is_shown_in_one_way() {
+        let text = format!("{}0f", "ab".repeat(31));
+        let key: NodeKey = text.parse().unwrap();
+        assert_eq!(key.to_string(), text);
+        assert_eq!(format!("{key:?}"), format!("NodeKey({text})"));
+        assert_eq!(String::from(key), text);
+        for wrong in ["", "ab", &"zz".repeat(32), &"ab".repeat(33)] {
+            assert!(wrong.parse::<NodeKey>().is_err(), "{wrong}");
+        }
+    }
+}

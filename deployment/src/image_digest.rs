@@ -67,6 +67,9 @@ mod tests {
         assert_eq!((digest.0[0], digest.0[31]), (0xef, 0x0a));
         assert_eq!(digest.to_string(), text);
         assert_eq!(format!("{digest:?}"), text);
+        let json = serde_json::to_string(&digest).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<ImageDigest>(&json).unwrap(), digest);
         for wrong in [
             "",
             "ab",

@@ -80,3 +80,14 @@ pub const CODE_BYTES: usize = 32;
 /// Bytes of the reason for a rejection in a report.
 pub const REASON_BYTES: usize = 1024;
 pub const REPORT_ADDRESSES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_and_its_stop_are_the_largest_code_there_is() {
+        // EIP-170.
+        assert_eq!(DEPLOYMENT_BYTES + 1, 0x6000);
+    }
+}

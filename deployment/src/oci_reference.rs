@@ -108,8 +108,12 @@ mod tests {
             "[fd00::1]:5000/a/b",
             "x.org/a-b/c__d/e.f/g--h",
         ] {
-            let text = parse(name).expect(name).to_string();
+            let reference = parse(name).expect(name);
+            let text = reference.to_string();
             assert!(text.starts_with(&format!("{name}@sha256:abab")), "{text}");
+            let parts = format!("{}/{}", reference.registry(), reference.repository());
+            assert_eq!(parts, name);
+            assert!(!reference.registry().contains('/'), "{name}");
         }
     }
 
@@ -120,8 +124,9 @@ mod tests {
         ] {
             assert!(parse(name).is_err(), "{name}");
         }
-        let long = format!("a/{}", "b".repeat(256));
-        assert!(parse(&long).is_err());
+        let long = |length| format!("a/{}", "b".repeat(length));
+        assert!(parse(&long(255)).is_ok());
+        assert!(parse(&long(256)).is_err());
         for digest in [
             "",
             "ab",

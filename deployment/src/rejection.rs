@@ -126,3 +126,22 @@ pub enum Problem {
     #[error("{0}")]
     Value(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_the_node_is_stands_in_the_sentence() {
+        let wrong = |farm| {
+            let named = FarmId(7);
+            Rejection::WrongFarm { named, farm }.to_string()
+        };
+        let said = wrong(Some(FarmId(8)));
+        assert!(
+            said.contains('7') && said.contains("this node belongs to farm 8"),
+            "{said}"
+        );
+        assert!(wrong(None).contains("this node belongs to no farm"));
+    }
+}

@@ -393,3 +393,6 @@ impl Decode for WorkloadReport {
         Ok(report)
     }
 }
+
+#[cfg(test)]
+mod tests;

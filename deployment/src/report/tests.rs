@@ -1,0 +1,125 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::*;
+use crate::{limits, payload::Protocol};
+
+fn workload() -> WorkloadReport {
+    WorkloadReport {
+        state: State::Running,
+        detail: String::new(),
+        addresses: vec![],
+        ports: vec![],
+        exit_status: None,
+        console_position: None,
+        used: None,
+    }
+}
+
+fn report(workloads: impl IntoIterator<Item = (String, WorkloadReport)>) -> Report {
+    let workloads = workloads.into_iter();
+    Report {
+        node: NodeKey([1; 32]),
+        contract: ContractId(3),
+        version: Version(1),
+        time: 0,
+        verdict: Verdict::Accepted,
+        workloads: workloads
+            .map(|(name, workload)| (name.parse().unwrap(), workload))
+            .collect(),
+    }
+}
+
+fn one(workload: WorkloadReport) -> Report {
+    report([("web".to_owned(), workload)])
+}
+
+fn rejected(code: usize, reason: usize) -> Report {
+    Report {
+        verdict: Verdict::Rejected {
+            code: "c".repeat(code),
+            reason: "r".repeat(reason),
+        },
+        ..report([])
+    }
+}
+
+/// A report with so many of each thing that is limited, and where the limit is.
+fn limited() -> Vec<(usize, &'static str, fn(usize) -> Report)> {
+    vec![
+        (limits::WORKLOADS, "workloads", |n| {
+            report((0..n).map(|n| (format!("w{n}"), workload())))
+        }),
+        (limits::CODE_BYTES, "rejected_code", |n| rejected(n, 0)),
+        (limits::REASON_BYTES, "rejected", |n| rejected(0, n)),
+        (limits::DETAIL_BYTES, "workloads.web.detail", |n| {
+            one(WorkloadReport {
+                detail: "d".repeat(n),
+                ..workload()
+            })
+        }),
+        (limits::REPORT_ADDRESSES, "workloads.web.addresses", |n| {
+            one(WorkloadReport {
+                addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST); n],
+                ..workload()
+            })
+        }),
+        (limits::MACHINE_PORTS, "workloads.web.ports", |n| {
+            let port = Publish {
+                protocol: Protocol::Tcp,
+                node_port: 1,
+                machine_port: 1,
+            };
+            one(WorkloadReport {
+                ports: vec![port; n],
+                ..workload()
+            })
+        }),
+    ]
+}
+
+#[test]
+fn one_more_than_is_allowed_is_refused_by_its_path() {
+    for (limit, path, with) in limited() {
+        assert_eq!(check(&with(limit)), Ok(()), "{path}");
+        let refused = check(&with(limit + 1)).unwrap_err().to_string();
+        let expected = format!("{path}: has {} ", limit + 1);
+        assert!(refused.contains(&expected), "{refused}");
+        // It is nothing that a node would say.
+        assert_eq!(
+            check(&with(limit + 1).shortened()).is_ok(),
+            path != "workloads"
+        );
+    }
+}
+
+#[test]
+fn what_fits_is_not_shortened() {
+    for (limit, path, with) in limited() {
+        let report = with(limit);
+        assert_eq!(report.clone().shortened(), report, "{path}");
+    }
+}
+
+#[test]
+fn a_report_has_so_many_bytes_at_most() {
+    let size = |bytes| super::size(&vec![0; bytes]);
+    assert_eq!(size(limits::REPORT_BYTES), Ok(()));
+    for bytes in [limits::REPORT_BYTES + 1, 2 * limits::REPORT_BYTES] {
+        assert_eq!(size(bytes), Err(ReportError::TooLarge { size: bytes }));
+    }
+}
+
+#[test]
+fn states_are_written_by_their_names() {
+    let states = [
+        (State::Pending, "pending"),
+        (State::Fetching, "fetching"),
+        (State::Starting, "starting"),
+        (State::Running, "running"),
+        (State::Stopped, "stopped"),
+        (State::Failed, "failed"),
+    ];
+    for (state, name) in states {
+        assert_eq!(state.as_str(), name);
+    }
+}
