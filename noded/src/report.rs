@@ -154,6 +154,7 @@ impl Findings<'_> {
             addresses,
             ports,
             exit_status: there.and_then(|machine| match machine.state {
+                _ if self.is_earlier(machine) => None,
                 MachineState::Exited(Exit::PoweredOff { status })
                 | MachineState::Ending(Exit::PoweredOff { status }) => status,
                 _ => None,
@@ -195,16 +196,13 @@ impl Findings<'_> {
                 false => (State::Stopped, why),
             };
         }
-        // It is another version that runs, so its state says nothing about this one.
-        let outdated = self.plan.outdated.get(id);
-        if let (Some(fingerprint), Some(there)) = (outdated, there)
-            && there.fingerprint == *fingerprint
-            && !matches!(there.state, MachineState::Exited(_))
-        {
+        // Its state says nothing about this version.
+        if let Some(there) = there.filter(|there| self.is_earlier(there)) {
             let (state, mut detail) = self.progress(id, asked);
             match there.state {
                 MachineState::Stopping => return (State::Pending, "stopping".into()),
                 MachineState::Ending(_) => return (State::Pending, ENDING.into()),
+                MachineState::Exited(_) => return (state, detail),
                 _ => {}
             }
             if !detail.is_empty() {
@@ -230,6 +228,11 @@ impl Findings<'_> {
             },
             None => self.progress(id, asked),
         }
+    }
+
+    /// Whether what is there of the machine is of another version than the one that is told about.
+    fn is_earlier(&self, there: &ActualMachine) -> bool {
+        self.plan.outdated.get(&there.id) == Some(&there.fingerprint)
     }
 
     /// Why the machine cannot be had as it is wanted.

@@ -49,7 +49,7 @@ pub struct Plan {
     pub tasks: Vec<Task>,
     /// Machines that cannot be had as desired, and why. They get no steps.
     pub problems: BTreeMap<WorkloadId, String>,
-    /// Machines of which an earlier version runs, with its fingerprint.
+    /// Machines of which an earlier version runs or has ended, with its fingerprint.
     pub outdated: BTreeMap<WorkloadId, String>,
     /// Machines that end by themselves. They are waited for as if they were stopped.
     pub ending: BTreeSet<WorkloadId>,
@@ -145,9 +145,15 @@ fn plan_surveyed(
         if machine.condition == Condition::Ending {
             plan.ending.insert(machine.id.clone());
         }
-        if matches!(machine.condition, Condition::Outdated | Condition::Stopping)
-            && let Some(there) = actual.machines.get(&machine.id)
-        {
+        let Some(there) = actual.machines.get(&machine.id) else {
+            continue;
+        };
+        let is_earlier = match machine.condition {
+            Condition::Outdated | Condition::Stopping => true,
+            Condition::Ended => !machine.fingerprint.is_of(&there.fingerprint),
+            _ => false,
+        };
+        if is_earlier {
             plan.outdated
                 .insert(machine.id.clone(), there.fingerprint.clone());
         }

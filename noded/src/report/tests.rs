@@ -267,8 +267,31 @@ fn a_new_version_says_why_it_does_not_run_while_the_old_one_does() {
     round.actual.machines.get_mut(&id("web")).unwrap().state = MachineState::Running;
     assert_eq!(round.says("web"), said(State::Running, ""));
     // And of one that ended, that it ended.
-    round.machine("web", MachineState::Exited(Exit::Killed));
+    let web = round.actual.machines.get_mut(&id("web")).unwrap();
+    web.state = MachineState::Exited(Exit::Killed);
     assert_eq!(round.says("web"), said(State::Stopped, "ended by force"));
+}
+
+/// `loam deploy` waits for what a report says of its version.
+#[test]
+fn how_the_version_before_ended_is_not_told_of_the_next() {
+    for status in [0, 1] {
+        let mut round = Round::running();
+        let ended = Exit::PoweredOff {
+            status: Some(status),
+        };
+        round.machine("web", MachineState::Exited(ended));
+        assert_eq!(round.of("web").exit_status, Some(status));
+        round.plan.outdated.insert(id("web"), "now".into());
+        round.image(ImageState::Fetching {
+            done: Bytes(1),
+            total: None,
+        });
+        let web = round.of("web");
+        assert_eq!((web.state, web.exit_status), (State::Fetching, None));
+        round.image(ImageState::Failed("no route".into()));
+        assert_eq!(round.says("web"), said(State::Failed, "no route"));
+    }
 }
 
 #[test]

@@ -696,6 +696,23 @@ fn an_ended_machine_is_started_again_as_its_policy_says() {
     }
 }
 
+#[test]
+fn a_machine_that_ended_before_its_update_is_of_the_version_before() {
+    let (desired, mut world) = job(Restart::Always);
+    let status = Some(1);
+    let before = world.actual.machines[&id("1.job")].fingerprint.clone();
+    let ended = MachineState::Exited(Exit::PoweredOff { status });
+    machine_mut(&mut world, "1.job").state = ended;
+    assert_eq!(world.plan(&desired).outdated, BTreeMap::new());
+    let mut next = fixture::workloads(&["job"], &[], &[]);
+    next.version = Version(2);
+    for machine in next.machines.values_mut() {
+        machine.cpus = 2;
+    }
+    let plan = world.plan(&want(next));
+    assert_eq!(plan.outdated, [(id("1.job"), before)].into());
+}
+
 /// A process may outlive its guest while a disk does not answer.
 #[test]
 fn a_machine_whose_process_does_not_go_is_waited_for_and_then_treated_by_its_policy() {
