@@ -13,7 +13,7 @@ use crate::{
 pub struct Outcome {
     /// Went wrong, or waits for what went wrong, and why; tried again in the next round.
     pub failed: BTreeMap<Resource, String>,
-    /// Those of `failed` whose own step was refused.
+    /// Those of `failed` whose own step was refused, and not only the question whether it would be done.
     pub refused: BTreeSet<Resource>,
     /// Under way, or waiting for something that is.
     pub waiting: BTreeMap<Resource, String>,
@@ -79,7 +79,9 @@ impl<'a> Course<'a> {
             }
             Progress::UnderWay(what) => self.pass(resource, End::Waits(what)),
             Progress::Refused(reason) => {
-                self.outcome.refused.insert(resource.clone());
+                if !task.step.is_check() {
+                    self.outcome.refused.insert(resource.clone());
+                }
                 self.pass(resource, End::Failed(reason));
             }
         }
@@ -146,6 +148,30 @@ mod tests {
 
     fn resource(name: &str) -> Resource {
         task(name, &[]).step.resource()
+    }
+
+    #[test]
+    fn a_question_that_is_answered_no_is_no_refused_step() {
+        let id: WorkloadId = "1.a".parse().unwrap();
+        let spec = crate::fixture::network();
+        let tasks = [
+            Task {
+                step: Step::NetworkCheck(id.clone(), spec.clone()),
+                after: vec![],
+            },
+            Task {
+                step: Step::NetworkEnsure(id.clone(), spec),
+                after: vec![0],
+            },
+        ];
+        let mut course = Course::new(&tasks);
+        course.next_step();
+        course.note(Progress::Refused("overlaps".into()));
+        assert_eq!(course.next_step(), None);
+        let outcome = course.outcome();
+        let network = Resource::Network(id);
+        assert_eq!(outcome.failed, [(network, "overlaps".to_owned())].into());
+        assert_eq!(outcome.refused, BTreeSet::new());
     }
 
     #[test]
