@@ -115,6 +115,9 @@ pub struct Agent {
     named: bool,
     /// When the next round is due although nothing changes.
     wakes: Wakes,
+    /// What waits is judged by this moment for a whole round. A wait that ends meanwhile makes the next
+    /// one due at once: were it judged twice, it could be too early here and over there.
+    judged: Instant,
     reported: Option<Instant>,
     screen: Screen,
     shown: Option<(NodeStatus, Instant)>,
@@ -152,6 +155,7 @@ impl Agent {
             seen: Revisions::default(),
             named: false,
             wakes: Wakes::default(),
+            judged: Instant::now(),
             reported: None,
             screen,
             shown: None,
@@ -221,8 +225,8 @@ impl Agent {
             until_end,
             self.wakes.fetch,
             self.wakes.unread,
-            self.backoff.next_due(now),
-            self.executor.next_due(now),
+            self.backoff.next_due(self.judged),
+            self.executor.next_due(self.judged),
         ]
         .into_iter()
         .flatten()
@@ -236,6 +240,7 @@ impl Agent {
             .take()
             .is_some_and(|due| due <= Instant::now());
         self.wakes.again = false;
+        self.judged = Instant::now();
         self.take_in_late(now);
         self.look(now, fetch_due).await;
         self.tell_name(now);
@@ -261,9 +266,7 @@ impl Agent {
                 continue;
             };
             match result {
-                Ok(()) => {
-                    self.alive.insert(start.id.clone(), Instant::now());
-                }
+                Ok(()) => self.has_started(&start.id),
                 Err(reason) => self.backoff.refused(&start.id, reason, Instant::now()),
             }
         }
@@ -325,7 +328,7 @@ impl Agent {
         self.judge(view, outlets);
         let desired = self.ledger.desired(&view.cancelled);
         self.watch_ends();
-        self.memory.held = self.backoff.held(Instant::now());
+        self.memory.held = self.backoff.held(self.judged);
         let plan = plan::plan(&desired, &self.picture.actual, &self.memory);
         let steps = plan.tasks.iter().map(|task| &task.step);
         self.executor.begin_plan(steps, &self.picture.actual);
@@ -447,10 +450,15 @@ impl Agent {
             } else if !outcome.failed.contains_key(&machine)
                 && !outcome.waiting.contains_key(&machine)
             {
-                self.backoff.started(&start.id);
-                self.alive.insert(start.id.clone(), now);
+                self.has_started(&start.id);
             }
         }
+    }
+
+    fn has_started(&mut self, machine: &WorkloadId) {
+        self.backoff.started(machine);
+        self.memory.stopped.remove(machine);
+        self.alive.insert(machine.clone(), Instant::now());
     }
 
     /// Tells init what the screen shall show, if that is news.

@@ -24,7 +24,7 @@ use crate::{
 
 /// How long a round waits for a call before it goes on without the result. Honest calls take
 /// milliseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Calls at one daemon that have outlasted a round's patience.
 const MOST_OF_DAEMON: usize = 64;
 /// Of one contract, so that a tenant's slow calls leave places to the others.

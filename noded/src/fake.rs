@@ -68,6 +68,10 @@ pub struct State {
     pub machines: BTreeMap<WorkloadId, Machine>,
     /// Commands of these machines fail at once.
     pub crashing: BTreeSet<WorkloadId>,
+    /// So long does each start take.
+    pub start_takes: Duration,
+    /// And to draw the screen.
+    pub drawing_takes: Duration,
     /// Calls for these volumes never return.
     pub hung: BTreeSet<VolumeKey>,
     /// The list of volumes never comes.
@@ -480,6 +484,8 @@ impl Machines for FakeNode {
 
     async fn machine_start(self, _: Context, spec: MachineSpec) -> Result<(), MachineError> {
         let id = spec.id.clone();
+        let takes = self.state.lock().unwrap().start_takes;
+        tokio::time::sleep(takes).await;
         let mut state = self.changing("machine_start", &id, &self.init);
         let runs = state.machines.get(&id);
         if runs.is_some_and(|machine| !matches!(machine.state, MachineState::Exited(_))) {
@@ -554,6 +560,8 @@ impl Machines for FakeNode {
     }
 
     async fn set_status(self, _: Context, status: NodeStatus) {
+        let takes = self.state.lock().unwrap().drawing_takes;
+        tokio::time::sleep(takes).await;
         self.called("set_status").status = Some(status);
     }
 

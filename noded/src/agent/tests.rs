@@ -739,6 +739,71 @@ async fn on_failure_starts_again_what_failed_and_nothing_that_did_its_work() {
     .await;
 }
 
+/// Nothing else happens on the node that would make it look.
+#[tokio::test]
+async fn a_wait_that_ends_while_the_screen_is_drawn_is_not_forgotten() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        bench.node.wait("it runs", |state| runs(state, 1)).await;
+        bench.node.change(|state| {
+            // Longer than the first pause.
+            state.drawing_takes = Duration::from_millis(1500);
+            let machine = state.machines.get_mut(&id(1, "web")).unwrap();
+            machine.state = MachineState::Exited(Exit::Failed("KVM".into()));
+        });
+        bench
+            .node
+            .wait("it runs again", |state| runs(state, 1))
+            .await;
+    })
+    .await;
+}
+
+/// A disk is slow, so that the call for the start outlasts the round.
+#[tokio::test]
+async fn a_job_that_was_started_late_runs_once_all_the_same() {
+    local(async {
+        let mut bench = Bench::start(FakeNode::new());
+        bench.node.change(|state| state.disk = true);
+        let _daemons = bench.all_daemons().await;
+        let identity = bench.identity.clone();
+        let never = |version, image| {
+            let restart = payload::Restart::Never;
+            deployment_of(&identity, 1, version, restart, image, "10.20.0.0/24")
+        };
+        bench.publish(vec![never(1, 1)], &[]);
+        bench.node.wait("it runs", |state| runs(state, 1)).await;
+        bench
+            .node
+            .change(|state| state.start_takes = crate::errand::PATIENCE + Duration::from_secs(1));
+        bench.publish(vec![never(2, 2)], &[]);
+        let starts = |state: &State| {
+            let starts = state.log.iter();
+            starts.filter(|call| *call == "machine_start 1.web").count()
+        };
+        let told = bench.reports.wait_for(|reports| {
+            let report = reports.first().filter(|r| r.version == Version(2));
+            let web = report.and_then(|r| r.workloads.get(&"web".parse::<Name>().unwrap()));
+            web.is_some_and(|web| web.state == loam_deployment::report::State::Running)
+        });
+        timeout(LONGEST_WAIT, told).await.unwrap().unwrap();
+        bench.node.look(|state| assert_eq!(starts(state), 2));
+        bench.node.change(|state| {
+            state.start_takes = Duration::ZERO;
+            let status = Some(0);
+            let machine = state.machines.get_mut(&id(1, "web")).unwrap();
+            machine.state = MachineState::Exited(Exit::PoweredOff { status });
+        });
+        // It would have to wait out its first pause, of a second.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        bench.node.look(|state| assert_eq!(starts(state), 2));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_is_not_listed_stays_until_its_record_says_cancelled() {
     local(async {
