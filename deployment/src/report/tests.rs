@@ -43,8 +43,11 @@ fn rejected(code: usize, reason: usize) -> Report {
     }
 }
 
-/// A report with so many of each thing that is limited, and where the limit is.
-fn limited() -> Vec<(usize, &'static str, fn(usize) -> Report)> {
+/// A report with so many of a thing.
+type Filled = fn(usize) -> Report;
+
+/// Each thing that is limited: how many there may be, where they stand, and a report with some.
+fn limited() -> Vec<(usize, &'static str, Filled)> {
     vec![
         (limits::WORKLOADS, "workloads", |n| {
             report((0..n).map(|n| (format!("w{n}"), workload())))
