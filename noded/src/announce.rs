@@ -62,6 +62,29 @@ impl ReportFailure {
     }
 }
 
+/// When the next sign of life is due: so long after the last word to the chain, whatever else is to be
+/// written and waits.
+#[derive(Clone, Copy, Debug)]
+struct Sign(Instant);
+
+impl Sign {
+    fn new(start: Instant) -> Self {
+        Self(start + HEARTBEAT)
+    }
+
+    fn due(self) -> Instant {
+        self.0
+    }
+
+    fn given(&mut self, now: Instant) {
+        self.0 = now + HEARTBEAT;
+    }
+
+    fn tried(&mut self, now: Instant) {
+        self.0 = now + RETRY;
+    }
+}
+
 impl std::fmt::Debug for Announcer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Announcer")
@@ -78,7 +101,7 @@ impl Announcer {
         mut offers: watch::Receiver<Option<Offer>>,
     ) {
         let binding = self.writer.bind(self.identity.signing.as_bytes());
-        let mut spoke = Instant::now();
+        let mut sign = Sign::new(Instant::now());
         let mut schedule = Schedule::default();
         loop {
             let offer = offers.borrow_and_update().clone();
@@ -101,20 +124,26 @@ impl Announcer {
                     match self.writer.register_node(&wanted).await {
                         Ok(included) => {
                             info!(node = %wanted.key, block = included.block.number, "registered");
-                            spoke = Instant::now();
-                            schedule.written(spoke);
+                            let now = Instant::now();
+                            sign.given(now);
+                            schedule.written(now);
                             self.wait_until(&mut views, included.block.number).await;
                         }
                         Err(error) => self.complain("register the node", &error),
                     }
                     schedule.tried(Instant::now());
                     due = Some(Instant::now() + RETRY);
-                } else if due.is_none() && spoke.elapsed() > HEARTBEAT {
-                    spoke = Instant::now();
-                    if let Err(error) = self.writer.heartbeat(NodeState::Up).await {
-                        self.complain("give a sign of life", &error);
+                } else if record.is_some() && sign.due() <= now {
+                    match self.writer.heartbeat(NodeState::Up).await {
+                        Ok(_) => sign.given(Instant::now()),
+                        Err(error) => {
+                            self.complain("give a sign of life", &error);
+                            sign.tried(Instant::now());
+                        }
                     }
                 }
+                let sign = record.map(|_| sign.due());
+                due = due.into_iter().chain(sign).min();
             }
             tokio::select! {
                 _ = views.changed() => {}
@@ -251,6 +280,19 @@ mod tests {
 
     use super::*;
     use crate::{fake_chain::*, ledger::Published};
+
+    #[test]
+    fn a_sign_of_life_that_did_not_get_through_is_given_again_soon() {
+        let start = Instant::now();
+        let mut sign = Sign::new(start);
+        assert_eq!(sign.due(), start + HEARTBEAT);
+        let now = sign.due();
+        sign.tried(now);
+        assert_eq!(sign.due(), now + RETRY);
+        let now = sign.due();
+        sign.given(now);
+        assert_eq!(sign.due(), now + HEARTBEAT);
+    }
 
     #[tokio::test]
     async fn what_this_node_has_reported_before_a_restart_is_found_again() {
