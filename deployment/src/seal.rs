@@ -182,6 +182,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_logged_of_keys_is_the_public_one() {
+        let keys = derive_keypair(&[9; 32]);
+        let said = format!("{keys:?}");
+        assert!(said.contains(&hex::encode(keys.public)), "{said}");
+        assert!(!said.contains(&hex::encode(*keys.private)), "{said}");
+    }
+
+    #[test]
     fn opens_where_it_was_sealed_for_and_nowhere_else() {
         let (web, db) = (
             "web".parse().expect("a name"),
