@@ -18,7 +18,7 @@ use rustix::fs::Advice;
 use uuid::Uuid;
 
 use crate::{
-    header::{COPY, Found, Header, LENGTH, State},
+    header::{COPY, Found, Header, LENGTH, State, TAIL},
     sample, signature,
 };
 
@@ -85,11 +85,23 @@ pub fn glance(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
     // What another program wrote over our disk begins before the first block of btrfs, or ends behind
     // our headers.
     let first = header.filesystem_size;
+    let behind = first + COPY + LENGTH as u64;
+    // A pool that was copied to a larger disk never grows into what is behind it. Another's marks are next
+    // to it or at the disk's end; the rest may take hours to read, at every start. But what is still to be
+    // made a pool is written to everywhere.
+    let (next, last) = match header.state {
+        State::Pool => (
+            size.min(behind.saturating_add(TAIL)),
+            behind.max(size.saturating_sub(EDGE)),
+        ),
+        State::Formatting => (size, size),
+    };
     let gaps = [
         (0, SUPERBLOCK),
         (SUPERBLOCK + SUPERBLOCK_LENGTH, FIRST_BLOCK),
         (first + LENGTH as u64, first + COPY),
-        (first + COPY + LENGTH as u64, size),
+        (behind, next),
+        (last.max(next), size),
     ];
     for (from, to) in gaps {
         let data = match header.state {
