@@ -289,6 +289,10 @@ impl Inventory {
                 (Verdict::Copy(what), _) => {
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::Copy));
                 }
+                (Verdict::Twin { what, uuid, set }, _) => {
+                    let doubt = Doubt::Twin { uuid, set };
+                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what), doubt));
+                }
                 (Verdict::Open, Finding::Pool { header, .. }) => {
                     self.set(&disk, Stage::Opening(Some(header.uuid)));
                     self.spawn(disk, move |this, disk| this.open(disk, header));
@@ -636,5 +640,64 @@ mod tests {
         // Other secrets may be new to a node that has said who it is.
         inventory.node_is(node).unwrap();
         assert_eq!(inventory.secret("seed"), Ok(None));
+    }
+
+    const SIZE: u64 = 1 << 30;
+
+    fn sys(name: &str, id: &str) -> SysDisk {
+        SysDisk {
+            name: name.to_owned(),
+            device: Path::new("/nowhere").join(name),
+            seq: 1,
+            id: id.to_owned(),
+            size: Bytes(SIZE),
+            media: Media::Ssd,
+            unfit: None,
+            in_use: None,
+        }
+    }
+
+    fn inventory(folder: &Path) -> Arc<Inventory> {
+        let places = Places {
+            sys_block: folder.join("sys"),
+            pools: folder.join("pools"),
+            boot: folder.join("boot.json"),
+        };
+        let inventory = Inventory::new(places, None, Changes::new());
+        inventory.searching.store(false, Ordering::Release);
+        Arc::new(inventory)
+    }
+
+    fn insert(inventory: &Inventory, disk: SysDisk, stage: Stage) {
+        let known = Known::new(disk.clone(), stage, None);
+        inventory.write().insert(disk.name, known);
+    }
+
+    fn seen(header: Header) -> Stage {
+        let generation = 7;
+        Stage::Seen(Finding::Pool { header, generation }, None)
+    }
+
+    #[test]
+    fn a_pool_on_two_disks_of_one_id_may_have_the_seed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = inventory(folder.path());
+        // Without any pool, nobody is told that there is no seed.
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let other = Stage::InUse(Arc::new(crate::pool::testing::pool(&other, Media::Ssd)));
+        insert(&inventory, sys("sdc", "c"), other);
+        assert_eq!(inventory.secret("seed"), Ok(None));
+        let header = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("dock"));
+        for name in ["sda", "sdb"] {
+            insert(&inventory, sys(name, "dock"), seen(header));
+        }
+        for _ in 0..2 {
+            inventory.decide();
+            inventory.secret("seed").unwrap_err();
+        }
+        // They are looked at again when one of them goes.
+        let disks = inventory.read();
+        assert_eq!(disks.values().filter(|known| known.is_copy()).count(), 2);
     }
 }

@@ -67,6 +67,8 @@ pub enum Doubt {
     Pool { uuid: Uuid, set: Uuid },
     /// It shows what another disk shows, and may be that disk under another name.
     Copy,
+    /// The same, and the pool is used on neither.
+    Twin { uuid: Uuid, set: Uuid },
 }
 
 impl Stage {
@@ -122,7 +124,7 @@ impl Known {
     }
 
     pub fn is_copy(&self) -> bool {
-        matches!(self.stage, Stage::Left(_, Doubt::Copy))
+        matches!(self.stage, Stage::Left(_, Doubt::Copy | Doubt::Twin { .. }))
     }
 
     /// Whether something is under way that is still waited for.
@@ -135,7 +137,9 @@ impl Known {
     fn may_hold(&self, now: Instant) -> Option<MayHold> {
         match self.stage {
             Stage::Looking => Some(MayHold::Anything),
-            Stage::Left(_, Doubt::Pool { uuid, set }) => Some(MayHold::Pool { uuid, set }),
+            Stage::Left(_, Doubt::Pool { uuid, set } | Doubt::Twin { uuid, set }) => {
+                Some(MayHold::Pool { uuid, set })
+            }
             Stage::Left(_, Doubt::Unread) => {
                 let is_given_up = |since| now.saturating_duration_since(since) >= GIVEN_UP;
                 match self.unread_since.is_some_and(is_given_up) {
