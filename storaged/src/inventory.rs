@@ -97,6 +97,14 @@ enum Phase {
 }
 
 impl Inventory {
+/// Which disks are not there any more.
+#[derive(Clone, Copy)]
+struct Gone {
+    any: bool,
+    /// One of them may hold what is waited for, and be back in seconds.
+    missed: bool,
+}
+
     pub fn new(places: Places, machine: Option<Machine>, changes: Changes) -> Self {
         Self {
             boot: Mutex::new(Boot::open(&places.boot)),
@@ -198,16 +206,7 @@ impl Inventory {
         let mut refreshed = Instant::now();
         let mut shown = Vec::new();
         loop {
-            let looked = self.look();
-            let now = since_kernel_started();
-            match looked {
-                Ok(()) => search.found(self.fit_disks(), now),
-                Err(error) => {
-                    tracing::error!(%error, "cannot list the disks; trying again");
-                    search.failed(now);
-                }
-            }
-            phase = self.go_on(phase, &search, now);
+            phase = self.pass(phase, &mut search, since_kernel_started());
             if refreshed.elapsed() >= INTERVAL {
                 refreshed = Instant::now();
                 self.pools().iter().for_each(Pool::refresh);
@@ -226,6 +225,23 @@ impl Inventory {
     }
 
     fn go_on(self: &Arc<Self>, phase: Phase, search: &Search, now: Duration) -> Phase {
+    /// One look, and what follows from it.
+    fn pass(self: &Arc<Self>, phase: Phase, search: &mut Search, now: Duration) -> Phase {
+        match self.look() {
+            Ok(gone) => {
+                search.found(self.fit_disks(), now);
+                if gone.missed {
+                    search.lost(now);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot list the disks; trying again");
+                search.failed(now);
+            }
+        }
+        self.go_on(phase, search, now)
+    }
+
         self.searching
             .store(!search.is_over(now), Ordering::Release);
         let waits = |busy: bool| busy && !search.is_too_long(now);
@@ -254,21 +270,21 @@ impl Inventory {
     }
 
     /// One look at which disks are there. What they hold is found out on threads of their own.
-    fn look(self: &Arc<Self>) -> io::Result<()> {
+    fn look(self: &Arc<Self>) -> io::Result<Gone> {
         let present = disk::scan(&self.places.sys_block)?;
-        let some_went = self.forget_all_but(&present);
+        let gone = self.forget_all_but(&present);
         for disk in present {
             match self.read().get(&disk.name) {
                 None => {}
                 Some(known) if known.is_to_be_retried() => {}
                 // A disk that hung and was plugged in anew may be there twice for a while.
-                Some(known) if some_went && known.is_copy() => {}
+                Some(known) if gone.any && known.is_copy() => {}
                 Some(_) => continue,
             }
             self.set(&disk, Stage::Looking);
             self.spawn(disk, |_, disk| known::judge(disk));
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// The ids of the disks that can be pools.
@@ -408,8 +424,7 @@ impl Inventory {
         }
     }
 
-    /// Whether any disk is gone.
-    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> bool {
+    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> Gone {
         let gone: Vec<Known> = {
             let mut disks = self.write();
             let names: Vec<String> = disks
@@ -431,7 +446,17 @@ impl Inventory {
                 None => tracing::info!(disk, device, "a disk is gone, or another one now"),
             }
         }
-        !gone.is_empty()
+        let is_back = |known: &Known| {
+            let mut same = present.iter().filter(|disk| disk.name == known.sys.name);
+            same.any(|disk| disk.id == known.sys.id)
+        };
+        let now = Instant::now();
+        Gone {
+            any: !gone.is_empty(),
+            missed: gone
+                .iter()
+                .any(|known| known.is_missed(now) && !is_back(known)),
+        }
     }
 
     /// Has `act` done for a disk on a thread of its own, and takes note of what came of it.
@@ -675,6 +700,45 @@ mod tests {
 
     fn seen(header: Header) -> Stage {
         let generation = 7;
+
+    /// A disk of this id that the kernel shows, of which there is no device.
+    fn show(inventory: &Inventory, id: &str) -> SysDisk {
+        let name = format!("no-such-disk-{id}");
+        let folder = inventory.places.sys_block.join(&name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("size"), (SIZE / 512).to_string()).unwrap();
+        std::fs::write(folder.join("wwid"), id).unwrap();
+        let disks = disk::scan(&inventory.places.sys_block).unwrap();
+        disks.into_iter().find(|disk| disk.name == name).unwrap()
+    }
+
+    #[test]
+    fn a_disk_in_doubt_that_drops_off_the_bus_may_come_back() {
+        let header = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"));
+        let at = Duration::from_secs;
+        let foreign = || Stage::Left(DiskState::Foreign("ext4".to_owned()), Doubt::None);
+        for (stage, waits) in [
+            (Stage::Looking, true),
+            (known::unread("cannot be read".to_owned()), true),
+            (seen(header), true),
+            (foreign(), false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let inventory = inventory(folder.path());
+            let copy = show(&inventory, "a");
+            insert(&inventory, copy.clone(), seen(header));
+            insert(&inventory, sys("sdz", "z"), stage);
+            let is_seen = || matches!(inventory.read()[&copy.name].stage, Stage::Seen(..));
+            let mut search = Search::new(at(6));
+            // Long after the node started, it is gone.
+            let phase = inventory.pass(Phase::Settled, &mut search, at(500));
+            assert_eq!(is_seen(), waits);
+            let phase = inventory.pass(phase, &mut search, at(509));
+            assert_eq!(is_seen(), waits);
+            inventory.pass(phase, &mut search, at(510));
+            assert!(!is_seen());
+        }
+    }
         Stage::Seen(Finding::Pool { header, generation }, None)
     }
 

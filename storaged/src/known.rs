@@ -154,6 +154,12 @@ impl Known {
         }
     }
 
+    /// Whether it is waited for when it drops off the bus: it may be this node's, and is not in use.
+    pub fn is_missed(&self, now: Instant) -> bool {
+        let shows_pool = matches!(self.stage, Stage::Seen(Finding::Pool { .. }, _));
+        shows_pool || self.may_hold(now).is_some()
+    }
+
     /// What is shown; nothing for a disk that is still being looked at for the first time.
     pub fn describe(&self) -> Option<Disk> {
         let late = self.since.elapsed() >= PATIENCE;
