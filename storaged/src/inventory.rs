@@ -32,6 +32,7 @@ use crate::{
     header::{DiskTag, Header, Use},
     known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
+    mount,
     mounts::Mounts,
     pool::Pool,
     probe::Finding,
@@ -96,7 +97,6 @@ enum Phase {
     Settled,
 }
 
-impl Inventory {
 /// Which disks are not there any more.
 #[derive(Clone, Copy)]
 struct Gone {
@@ -105,6 +105,7 @@ struct Gone {
     missed: bool,
 }
 
+impl Inventory {
     pub fn new(places: Places, machine: Option<Machine>, changes: Changes) -> Self {
         Self {
             boot: Mutex::new(Boot::open(&places.boot)),
@@ -224,7 +225,6 @@ struct Gone {
         }
     }
 
-    fn go_on(self: &Arc<Self>, phase: Phase, search: &Search, now: Duration) -> Phase {
     /// One look, and what follows from it.
     fn pass(self: &Arc<Self>, phase: Phase, search: &mut Search, now: Duration) -> Phase {
         match self.look() {
@@ -242,6 +242,7 @@ struct Gone {
         self.go_on(phase, search, now)
     }
 
+    fn go_on(self: &Arc<Self>, phase: Phase, search: &Search, now: Duration) -> Phase {
         self.searching
             .store(!search.is_over(now), Ordering::Release);
         let waits = |busy: bool| busy && !search.is_too_long(now);
@@ -296,6 +297,7 @@ struct Gone {
 
     /// What is done with the disks that have been looked at.
     fn decide(self: &Arc<Self>) {
+        let bound = lock(&self.boot).decided().runs_on.clone();
         for (disk, finding, verdict) in self.verdicts() {
             match (verdict, finding) {
                 (Verdict::Wait(waiting), finding) => self.wait(&disk, finding, waiting),
@@ -310,8 +312,9 @@ struct Gone {
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), doubt));
                 }
                 (Verdict::Open, Finding::Pool { header, .. }) => {
+                    let first = !bound.contains_key(&header.uuid);
                     self.set(&disk, Stage::Opening(Some(header.uuid)));
-                    self.spawn(disk, move |this, disk| this.open(disk, header));
+                    self.spawn(disk, move |this, disk| this.open(disk, header, first));
                 }
                 (Verdict::Make(set), _) => {
                     self.set(&disk, Stage::Opening(None));
@@ -368,7 +371,7 @@ struct Gone {
                 lock(&self.boot).change(|decided| {
                     decided.runs_on.insert(header.uuid, disk.id.clone());
                 });
-                self.open(disk, header)
+                self.open(disk, header, false)
             }
             Err(FormatError::Changed(finding)) => match *finding {
                 Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what), Doubt::None),
@@ -378,25 +381,50 @@ struct Gone {
         }
     }
 
-    fn open(&self, disk: &SysDisk, header: Header) -> Stage {
+    /// `first` says that it is not bound to this disk from before. Then a failure leaves it unbound.
+    fn open(&self, disk: &SysDisk, header: Header, first: bool) -> Stage {
         let uuid = header.uuid;
         if !self.mounts.await_detached(uuid, PATIENCE) {
             return failed(format!("pool {uuid} is still in use from before it went"));
         }
-        let header = self.stamp(disk, header);
-        let root = format::mount_point(&self.places.pools, &header);
+        match self.mount(disk, &header, first) {
+            // Noted only now: a copy that cannot be used must not look like the one that was used last.
+            Ok(pool) => {
+                let header = self.stamp(disk, header);
+                Stage::InUse(Arc::new(pool.on(disk.device.clone(), header)))
+            }
+            Err(why) => {
+                let left = || Stage::Left(DiskState::Failed(why.clone()), known::doubt(&header));
+                // Known to be in doubt before it is bound to no disk any more: in between, too, it is missing.
+                if first && self.set(disk, left()) {
+                    lock(&self.boot).change(|decided| {
+                        decided.unopened.insert(uuid);
+                        decided.runs_on.remove(&uuid);
+                    });
+                }
+                left()
+            }
+        }
+    }
+
+    fn mount(&self, disk: &SysDisk, header: &Header, first: bool) -> Result<Pool, String> {
+        let uuid = header.uuid;
+        let root = format::mount_point(&self.places.pools, header);
         let present: Vec<_> = self
             .read()
             .values()
             .map(|known| known.sys.clone())
             .collect();
-        if let Err(error) = self.mounts.add(uuid, &root, disk, &present, &self.boot) {
-            return failed(format!("pool {uuid} cannot be mounted: {error}"));
-        }
-        match Pool::open(root, uuid, disk.media) {
-            Ok(pool) => Stage::InUse(Arc::new(pool.on(disk.device.clone(), header))),
-            Err(error) => failed(format!("pool {uuid} cannot be used: {error}")),
-        }
+        self.mounts
+            .add(uuid, &root, disk, &present, &self.boot)
+            .map_err(|error| format!("pool {uuid} cannot be mounted: {error}"))?;
+        Pool::open(root.clone(), uuid, disk.media).map_err(|error| {
+            // Another disk that holds it may be used yet.
+            if first && let Err(error) = mount::detach(&root) {
+                tracing::error!(pool = %uuid, %error, "cannot take away the mount of a pool that cannot be used");
+            }
+            format!("pool {uuid} cannot be used: {error}")
+        })
     }
 
     /// Writes into the header where and when the pool was used last.
@@ -622,6 +650,7 @@ mod tests {
     use loam_deployment::{Bytes, payload::Media};
 
     use super::*;
+    use crate::header::{Found, State};
 
     #[test]
     fn a_marked_pool_without_its_secret_makes_no_new_node() {
@@ -700,6 +729,90 @@ mod tests {
 
     fn seen(header: Header) -> Stage {
         let generation = 7;
+        Stage::Seen(Finding::Pool { header, generation }, None)
+    }
+
+    #[test]
+    fn a_pool_on_two_disks_of_one_id_may_have_the_seed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = inventory(folder.path());
+        // Without any pool, nobody is told that there is no seed.
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let other = Stage::InUse(Arc::new(crate::pool::testing::pool(&other, Media::Ssd)));
+        insert(&inventory, sys("sdc", "c"), other);
+        assert_eq!(inventory.secret("seed"), Ok(None));
+        let header = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("dock"));
+        for name in ["sda", "sdb"] {
+            insert(&inventory, sys(name, "dock"), seen(header));
+        }
+        for _ in 0..2 {
+            inventory.decide();
+            inventory.secret("seed").unwrap_err();
+        }
+        // They are looked at again when one of them goes.
+        let disks = inventory.read();
+        assert_eq!(disks.values().filter(|known| known.is_copy()).count(), 2);
+    }
+
+    #[test]
+    fn a_pool_that_cannot_be_mounted_is_neither_stamped_nor_bound_to_its_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = inventory(folder.path());
+        // A copy. A file cannot be mounted.
+        let device = folder.path().join("copy");
+        let header = Header {
+            state: State::Pool,
+            used: 7,
+            ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+        };
+        File::create_new(&device).unwrap().set_len(SIZE).unwrap();
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&device)
+            .unwrap();
+        header.write(&file).unwrap();
+        let copy = SysDisk {
+            device,
+            ..sys("sda", "a")
+        };
+        insert(&inventory, copy, seen(header));
+        inventory.decide();
+        while !matches!(inventory.read()["sda"].stage, Stage::Left(..)) {
+            thread::yield_now();
+        }
+        assert_eq!(
+            Header::read(&file, header.filesystem_size).unwrap(),
+            Found::Header(header)
+        );
+        while !lock(&inventory.boot).decided().runs_on.is_empty() {
+            thread::yield_now();
+        }
+        // It may be all that there is of a pool of this node's.
+        let pools = folder.path().join("other");
+        std::fs::create_dir(&pools).unwrap();
+        let other = Stage::InUse(Arc::new(crate::pool::testing::pool(&pools, Media::Ssd)));
+        insert(&inventory, sys("sdc", "c"), other);
+        inventory.secret("seed").unwrap_err();
+
+        // Its original is put back.
+        insert(&inventory, sys("sdb", "z"), seen(header));
+        inventory.decide();
+        let is_tried = || {
+            matches!(
+                &inventory.read()["sdb"].stage,
+                Stage::Left(DiskState::Failed(_), _)
+            )
+        };
+        assert!(!inventory.read()["sdb"].is_copy());
+        while !is_tried() {
+            thread::yield_now();
+        }
+        // Both are taken out again.
+        inventory.write().retain(|name, _| name == "sdc");
+        inventory.secret("seed").unwrap_err();
+    }
 
     /// A disk of this id that the kernel shows, of which there is no device.
     fn show(inventory: &Inventory, id: &str) -> SysDisk {
@@ -738,30 +851,5 @@ mod tests {
             inventory.pass(phase, &mut search, at(510));
             assert!(!is_seen());
         }
-    }
-        Stage::Seen(Finding::Pool { header, generation }, None)
-    }
-
-    #[test]
-    fn a_pool_on_two_disks_of_one_id_may_have_the_seed() {
-        let folder = tempfile::tempdir().unwrap();
-        let inventory = inventory(folder.path());
-        // Without any pool, nobody is told that there is no seed.
-        let other = folder.path().join("other");
-        std::fs::create_dir(&other).unwrap();
-        let other = Stage::InUse(Arc::new(crate::pool::testing::pool(&other, Media::Ssd)));
-        insert(&inventory, sys("sdc", "c"), other);
-        assert_eq!(inventory.secret("seed"), Ok(None));
-        let header = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("dock"));
-        for name in ["sda", "sdb"] {
-            insert(&inventory, sys(name, "dock"), seen(header));
-        }
-        for _ in 0..2 {
-            inventory.decide();
-            inventory.secret("seed").unwrap_err();
-        }
-        // They are looked at again when one of them goes.
-        let disks = inventory.read();
-        assert_eq!(disks.values().filter(|known| known.is_copy()).count(), 2);
     }
 }

@@ -259,7 +259,11 @@ pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant)
     // The disks of all that were in use since the node booted.
     let runs_on = &decided.runs_on;
     let away = runs_on.iter().find(|(uuid, _)| !pools.contains(uuid));
-    away.map(|(uuid, disk)| format!("pool {uuid} on disk {disk} is not in use"))
+    if let Some((uuid, disk)) = away {
+        return Some(format!("pool {uuid} on disk {disk} is not in use"));
+    }
+    let unopened = decided.unopened.iter().find(|uuid| !pools.contains(uuid));
+    unopened.map(|uuid| format!("pool {uuid} could not be used"))
 }
 
 /// Reads what a disk holds, as far as it takes to know a pool.
@@ -298,7 +302,7 @@ pub fn judge(disk: &SysDisk) -> Stage {
     }
 }
 
-fn doubt(header: &Header) -> Doubt {
+pub fn doubt(header: &Header) -> Doubt {
     Doubt::Pool {
         uuid: header.uuid,
         set: header.set,
