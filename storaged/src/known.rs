@@ -65,6 +65,8 @@ pub enum Doubt {
     Unread,
     /// It holds this pool, of this set, that cannot be used.
     Pool { uuid: Uuid, set: Uuid },
+    /// It holds a pool of another Loam, which does not say whose it is.
+    OtherFormat,
     /// It shows what another disk shows, and may be that disk under another name.
     Copy,
     /// The same, and the pool is used on neither.
@@ -136,7 +138,7 @@ impl Known {
     /// What it may hold that is not known of; nothing if that is known.
     fn may_hold(&self, now: Instant) -> Option<MayHold> {
         match self.stage {
-            Stage::Looking => Some(MayHold::Anything),
+            Stage::Looking | Stage::Left(_, Doubt::OtherFormat) => Some(MayHold::Anything),
             Stage::Left(_, Doubt::Pool { uuid, set } | Doubt::Twin { uuid, set }) => {
                 Some(MayHold::Pool { uuid, set })
             }
@@ -288,6 +290,13 @@ pub fn judge(disk: &SysDisk) -> Stage {
             let what = format!("{}, and it holds {}", Unfit::ReadOnly, name(&header));
             Stage::Left(DiskState::Unfit(what), doubt(&header))
         }
+        Ok(Finding::Unusable { what, header }) => {
+            let state = match read_only {
+                true => DiskState::Unfit(format!("{}: {what}", Unfit::ReadOnly)),
+                false => DiskState::Foreign(what),
+            };
+            Stage::Left(state, header.as_ref().map_or(Doubt::OtherFormat, doubt))
+        }
         Ok(_) if read_only => left(Unfit::ReadOnly, Doubt::None),
         Ok(Finding::Foreign(what)) => foreign(what),
         Ok(finding) => Stage::Seen(finding, None),
@@ -329,6 +338,7 @@ mod tests {
     use std::{os::unix::fs::FileExt, path::Path};
 
     use loam_deployment::{Bytes, payload::Media};
+    use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::{header::DiskTag, original::Awaited};
@@ -529,5 +539,35 @@ mod tests {
             ..disk(Path::new("/nowhere"), Some(Unfit::ReadOnly))
         };
         assert_eq!(waits_beside(&partitioned), (false, false));
+    }
+
+    #[test]
+    fn a_pool_of_another_format_or_without_its_superblock_is_not_passed_over() {
+        let other_format = blank();
+        let mut sector = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("a")).encode();
+        sector[16..20].copy_from_slice(&99u32.to_le_bytes());
+        let sum = Sha256::digest(&sector[..480]);
+        sector[480..].copy_from_slice(&sum);
+        let at = header::filesystem_size(SIZE);
+        other_format.as_file().write_all_at(&sector, at).unwrap();
+        let bare = pool();
+        bare.as_file().write_all_at(&[0; 4096], 64 << 10).unwrap();
+        for file in [&other_format, &bare] {
+            for unfit in [None, Some(Unfit::ReadOnly)] {
+                let disk = disk(file.path(), unfit);
+                assert_eq!(waits_beside(&disk), (true, true));
+                let stage = judge(&disk);
+                assert!(
+                    unfit.is_some() || matches!(stage, Stage::Left(DiskState::Foreign(_), _)),
+                    "{stage:?}"
+                );
+                let disks = BTreeMap::from([("sda".to_owned(), Known::new(disk, stage, None))]);
+                let later = Instant::now() + GIVEN_UP;
+                assert!(missing(&disks, &Decided::default(), later).is_some());
+            }
+        }
+        // What another program made of our disk is that program's.
+        bare.as_file().write_all_at(b"EFI PART", 512).unwrap();
+        assert_eq!(waits_beside(&disk(bare.path(), None)), (false, false));
     }
 }

@@ -319,7 +319,9 @@ fn a_pool_is_ours_until_another_takes_the_disk() {
 
     // Its data may still be rescued: never formatted again by itself.
     write(&disk, 0, &vec![0; EDGE as usize]);
-    assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("superblock is gone")));
+    assert!(
+        matches!(look(&disk), Finding::Unusable { what, header: Some(found) } if what.contains("superblock is gone") && found == header)
+    );
 }
 
 #[test]
