@@ -2,7 +2,7 @@
 //! set of pools is ours, and on which disk each pool runs. Kept under `/run`, which a reboot empties.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -20,6 +20,9 @@ pub struct Decided {
     pub begun: bool,
     /// The id of the disk that each pool runs on, also when the disk is gone.
     pub runs_on: BTreeMap<Uuid, String>,
+    /// Pools of this node that could not be used, on no disk so far.
+    #[serde(default)]
+    pub unopened: BTreeSet<Uuid>,
     /// Of which disk the mount of each pool is, by the kernel's count of the disks: one that was pulled
     /// and put back is another, and what was mounted of it before is dead.
     #[serde(default)]

@@ -131,7 +131,8 @@ fn identity(folder: &Path, name: &str) -> String {
     }
 }
 
-/// `0000:00:04.0`: the last PCI address on the way to the disk, with the rest of the way after it.
+/// `0000:00:04.0`: the last PCI address on the way to the disk, with the rest of the way after it. The
+/// kernel counts SCSI hosts in the order in which it finds them, so no id has that number.
 fn place(folder: &Path, name: &str) -> String {
     let Ok(way) = fs::canonicalize(folder) else {
         return name.to_owned();
@@ -150,9 +151,47 @@ fn place(folder: &Path, name: &str) -> String {
         // The kernel's own name, at the end, changes from boot to boot.
         Some(at) => {
             let end = parts.len().saturating_sub(2).max(at + 1);
-            parts[at..end].join("-")
+            let mut way: PathBuf = parts[..at].iter().collect();
+            let mut host = None;
+            let mut place = Vec::new();
+            for part in &parts[at..end] {
+                if let Some(number) = host_number(part) {
+                    host = Some(number);
+                    place.push(format!("host{}", number - first_host(&way, number)));
+                } else {
+                    place.push(without_host(part, host));
+                }
+                way.push(part);
+            }
+            place.join("-")
         }
         None => name.to_owned(),
+    }
+}
+
+fn host_number(part: &str) -> Option<u32> {
+    part.strip_prefix("host")?.parse().ok()
+}
+
+/// The lowest number of the hosts of one controller, from which its others are told apart.
+fn first_host(controller: &Path, known: u32) -> u32 {
+    let children = fs::read_dir(controller).into_iter().flatten().flatten();
+    children
+        .filter_map(|child| host_number(&child.file_name().to_string_lossy()))
+        .fold(known, u32::min)
+}
+
+/// Channel, target and unit, as in `target4:0:0` and `4:0:0:0`, without the host's number.
+fn without_host(part: &str, host: Option<u32>) -> String {
+    let (kind, address) = match part.strip_prefix("target") {
+        Some(address) => ("target", address),
+        None => ("", part),
+    };
+    match address.split_once(':') {
+        Some((number, rest)) if host.is_some() && number.parse().ok() == host => {
+            format!("{kind}{rest}")
+        }
+        _ => part.to_owned(),
     }
 }
 
@@ -288,5 +327,44 @@ mod tests {
         );
         assert_eq!(disks[0].size, Bytes::gib(4));
         assert_eq!(Unfit::Small.to_string(), "smaller than 1GiB");
+    }
+
+    /// Disks at `hosts`, each by the number that the kernel gives its SCSI host.
+    fn scsi(hosts: &[(u32, &str)]) -> Vec<String> {
+        let root = tempfile::tempdir().unwrap();
+        let block = root.path().join("block");
+        fs::create_dir(&block).unwrap();
+        for (index, (host, address)) in hosts.iter().enumerate() {
+            let target = address.rsplit_once(':').unwrap().0;
+            let name = format!("sd{index}");
+            let folder = root.path().join(format!(
+                "devices/pci0000:00/0000:00:05.0/host{host}/target{host}:{target}/{host}:{address}/block/{name}"
+            ));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("size"), "8388608\n").unwrap();
+            std::os::unix::fs::symlink(&folder, block.join(&name)).unwrap();
+        }
+        let disks = scan(&block).unwrap();
+        disks.into_iter().map(|disk| disk.id).collect()
+    }
+
+    #[test]
+    fn a_place_has_one_id_whichever_number_its_host_gets() {
+        let ids = scsi(&[(4, "0:2:1")]);
+        assert_eq!(ids, scsi(&[(7, "0:2:1")]));
+        assert!(ids[0].starts_with("path-0000:00:05.0-") && ids[0].contains("0:2:1"));
+        // Channel, target and unit tell disks apart, as do two hosts of one controller.
+        let (four, seven) = ([(4, "0:0:0"), (5, "0:0:0")], [(7, "0:0:0"), (8, "0:0:0")]);
+        assert_eq!(scsi(&four), scsi(&seven));
+        let mut ids = scsi(&[
+            (4, "0:0:0"),
+            (4, "0:0:1"),
+            (4, "0:1:0"),
+            (4, "1:0:0"),
+            (5, "0:0:0"),
+        ]);
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 5);
     }
 }

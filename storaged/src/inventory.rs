@@ -32,6 +32,7 @@ use crate::{
     header::{DiskTag, Header, Use},
     known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
+    mount,
     mounts::Mounts,
     pool::Pool,
     probe::Finding,
@@ -94,6 +95,14 @@ enum Phase {
     /// What is ours is being opened.
     Opening,
     Settled,
+}
+
+/// Which disks are not there any more.
+#[derive(Clone, Copy)]
+struct Gone {
+    any: bool,
+    /// One of them may hold what is waited for, and be back in seconds.
+    missed: bool,
 }
 
 impl Inventory {
@@ -198,16 +207,7 @@ impl Inventory {
         let mut refreshed = Instant::now();
         let mut shown = Vec::new();
         loop {
-            let looked = self.look();
-            let now = since_kernel_started();
-            match looked {
-                Ok(()) => search.found(self.fit_disks(), now),
-                Err(error) => {
-                    tracing::error!(%error, "cannot list the disks; trying again");
-                    search.failed(now);
-                }
-            }
-            phase = self.go_on(phase, &search, now);
+            phase = self.pass(phase, &mut search, since_kernel_started());
             if refreshed.elapsed() >= INTERVAL {
                 refreshed = Instant::now();
                 self.pools().iter().for_each(Pool::refresh);
@@ -223,6 +223,23 @@ impl Inventory {
                 thread::sleep(interval);
             }
         }
+    }
+
+    /// One look, and what follows from it.
+    fn pass(self: &Arc<Self>, phase: Phase, search: &mut Search, now: Duration) -> Phase {
+        match self.look() {
+            Ok(gone) => {
+                search.found(self.fit_disks(), now);
+                if gone.missed {
+                    search.lost(now);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot list the disks; trying again");
+                search.failed(now);
+            }
+        }
+        self.go_on(phase, search, now)
     }
 
     fn go_on(self: &Arc<Self>, phase: Phase, search: &Search, now: Duration) -> Phase {
@@ -254,21 +271,21 @@ impl Inventory {
     }
 
     /// One look at which disks are there. What they hold is found out on threads of their own.
-    fn look(self: &Arc<Self>) -> io::Result<()> {
+    fn look(self: &Arc<Self>) -> io::Result<Gone> {
         let present = disk::scan(&self.places.sys_block)?;
-        let some_went = self.forget_all_but(&present);
+        let gone = self.forget_all_but(&present);
         for disk in present {
             match self.read().get(&disk.name) {
                 None => {}
                 Some(known) if known.is_to_be_retried() => {}
                 // A disk that hung and was plugged in anew may be there twice for a while.
-                Some(known) if some_went && known.is_copy() => {}
+                Some(known) if gone.any && known.is_copy() => {}
                 Some(_) => continue,
             }
             self.set(&disk, Stage::Looking);
             self.spawn(disk, |_, disk| known::judge(disk));
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// The ids of the disks that can be pools.
@@ -280,6 +297,7 @@ impl Inventory {
 
     /// What is done with the disks that have been looked at.
     fn decide(self: &Arc<Self>) {
+        let bound = lock(&self.boot).decided().runs_on.clone();
         for (disk, finding, verdict) in self.verdicts() {
             match (verdict, finding) {
                 (Verdict::Wait(waiting), finding) => self.wait(&disk, finding, waiting),
@@ -289,9 +307,14 @@ impl Inventory {
                 (Verdict::Copy(what), _) => {
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::Copy));
                 }
+                (Verdict::Twin { what, uuid, set }, _) => {
+                    let doubt = Doubt::Twin { uuid, set };
+                    self.conclude(&disk, Stage::Left(DiskState::Foreign(what), doubt));
+                }
                 (Verdict::Open, Finding::Pool { header, .. }) => {
+                    let first = !bound.contains_key(&header.uuid);
                     self.set(&disk, Stage::Opening(Some(header.uuid)));
-                    self.spawn(disk, move |this, disk| this.open(disk, header));
+                    self.spawn(disk, move |this, disk| this.open(disk, header, first));
                 }
                 (Verdict::Make(set), _) => {
                     self.set(&disk, Stage::Opening(None));
@@ -348,7 +371,7 @@ impl Inventory {
                 lock(&self.boot).change(|decided| {
                     decided.runs_on.insert(header.uuid, disk.id.clone());
                 });
-                self.open(disk, header)
+                self.open(disk, header, false)
             }
             Err(FormatError::Changed(finding)) => match *finding {
                 Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what), Doubt::None),
@@ -358,25 +381,50 @@ impl Inventory {
         }
     }
 
-    fn open(&self, disk: &SysDisk, header: Header) -> Stage {
+    /// `first` says that it is not bound to this disk from before. Then a failure leaves it unbound.
+    fn open(&self, disk: &SysDisk, header: Header, first: bool) -> Stage {
         let uuid = header.uuid;
         if !self.mounts.await_detached(uuid, PATIENCE) {
             return failed(format!("pool {uuid} is still in use from before it went"));
         }
-        let header = self.stamp(disk, header);
-        let root = format::mount_point(&self.places.pools, &header);
+        match self.mount(disk, &header, first) {
+            // Noted only now: a copy that cannot be used must not look like the one that was used last.
+            Ok(pool) => {
+                let header = self.stamp(disk, header);
+                Stage::InUse(Arc::new(pool.on(disk.device.clone(), header)))
+            }
+            Err(why) => {
+                let left = || Stage::Left(DiskState::Failed(why.clone()), known::doubt(&header));
+                // Known to be in doubt before it is bound to no disk any more: in between, too, it is missing.
+                if first && self.set(disk, left()) {
+                    lock(&self.boot).change(|decided| {
+                        decided.unopened.insert(uuid);
+                        decided.runs_on.remove(&uuid);
+                    });
+                }
+                left()
+            }
+        }
+    }
+
+    fn mount(&self, disk: &SysDisk, header: &Header, first: bool) -> Result<Pool, String> {
+        let uuid = header.uuid;
+        let root = format::mount_point(&self.places.pools, header);
         let present: Vec<_> = self
             .read()
             .values()
             .map(|known| known.sys.clone())
             .collect();
-        if let Err(error) = self.mounts.add(uuid, &root, disk, &present, &self.boot) {
-            return failed(format!("pool {uuid} cannot be mounted: {error}"));
-        }
-        match Pool::open(root, uuid, disk.media) {
-            Ok(pool) => Stage::InUse(Arc::new(pool.on(disk.device.clone(), header))),
-            Err(error) => failed(format!("pool {uuid} cannot be used: {error}")),
-        }
+        self.mounts
+            .add(uuid, &root, disk, &present, &self.boot)
+            .map_err(|error| format!("pool {uuid} cannot be mounted: {error}"))?;
+        Pool::open(root.clone(), uuid, disk.media).map_err(|error| {
+            // Another disk that holds it may be used yet.
+            if first && let Err(error) = mount::detach(&root) {
+                tracing::error!(pool = %uuid, %error, "cannot take away the mount of a pool that cannot be used");
+            }
+            format!("pool {uuid} cannot be used: {error}")
+        })
     }
 
     /// Writes into the header where and when the pool was used last.
@@ -404,8 +452,7 @@ impl Inventory {
         }
     }
 
-    /// Whether any disk is gone.
-    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> bool {
+    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> Gone {
         let gone: Vec<Known> = {
             let mut disks = self.write();
             let names: Vec<String> = disks
@@ -427,7 +474,17 @@ impl Inventory {
                 None => tracing::info!(disk, device, "a disk is gone, or another one now"),
             }
         }
-        !gone.is_empty()
+        let is_back = |known: &Known| {
+            let mut same = present.iter().filter(|disk| disk.name == known.sys.name);
+            same.any(|disk| disk.id == known.sys.id)
+        };
+        let now = Instant::now();
+        Gone {
+            any: !gone.is_empty(),
+            missed: gone
+                .iter()
+                .any(|known| known.is_missed(now) && !is_back(known)),
+        }
     }
 
     /// Has `act` done for a disk on a thread of its own, and takes note of what came of it.
@@ -589,52 +646,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use loam_deployment::{Bytes, payload::Media};
-
-    use super::*;
-
-    #[test]
-    fn a_marked_pool_without_its_secret_makes_no_new_node() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("pool");
-        std::fs::create_dir(&root).unwrap();
-        let node = NodeKey([1; 32]);
-        let header = Header {
-            node: Some(node),
-            ..Header::for_disk(64 << 20, Uuid::nil(), DiskTag::of("a"))
-        };
-        let sys = SysDisk {
-            name: "sda".to_owned(),
-            device: folder.path().join("disk"),
-            seq: 1,
-            id: "a".to_owned(),
-            size: Bytes(64 << 20),
-            media: Media::Ssd,
-            unfit: None,
-            in_use: None,
-        };
-        let pool = crate::pool::testing::pool(&root, Media::Ssd).on(sys.device.clone(), header);
-        let stage = Stage::InUse(Arc::new(pool));
-        let places = Places {
-            sys_block: folder.path().join("sys"),
-            pools: folder.path().join("pools"),
-            boot: folder.path().join("boot.json"),
-        };
-        let inventory = Inventory::new(places, None, Changes::new());
-        inventory
-            .write()
-            .insert("sda".to_owned(), Known::new(sys, stage, None));
-
-        let why = |inventory: &Inventory| match inventory.secret("seed") {
-            Err(StorageError::Io(why)) => why,
-            other => panic!("{other:?}"),
-        };
-        assert!(why(&inventory).contains("may yet come"));
-        inventory.searching.store(false, Ordering::Release);
-        assert!(why(&inventory).contains(&node.to_string()));
-        // Other secrets may be new to a node that has said who it is.
-        inventory.node_is(node).unwrap();
-        assert_eq!(inventory.secret("seed"), Ok(None));
-    }
-}
+#[path = "inventory_tests.rs"]
+mod tests;

@@ -65,8 +65,12 @@ pub enum Doubt {
     Unread,
     /// It holds this pool, of this set, that cannot be used.
     Pool { uuid: Uuid, set: Uuid },
+    /// It holds a pool of another Loam, which does not say whose it is.
+    OtherFormat,
     /// It shows what another disk shows, and may be that disk under another name.
     Copy,
+    /// The same, and the pool is used on neither.
+    Twin { uuid: Uuid, set: Uuid },
 }
 
 impl Stage {
@@ -122,7 +126,7 @@ impl Known {
     }
 
     pub fn is_copy(&self) -> bool {
-        matches!(self.stage, Stage::Left(_, Doubt::Copy))
+        matches!(self.stage, Stage::Left(_, Doubt::Copy | Doubt::Twin { .. }))
     }
 
     /// Whether something is under way that is still waited for.
@@ -134,8 +138,10 @@ impl Known {
     /// What it may hold that is not known of; nothing if that is known.
     fn may_hold(&self, now: Instant) -> Option<MayHold> {
         match self.stage {
-            Stage::Looking => Some(MayHold::Anything),
-            Stage::Left(_, Doubt::Pool { uuid, set }) => Some(MayHold::Pool { uuid, set }),
+            Stage::Looking | Stage::Left(_, Doubt::OtherFormat) => Some(MayHold::Anything),
+            Stage::Left(_, Doubt::Pool { uuid, set } | Doubt::Twin { uuid, set }) => {
+                Some(MayHold::Pool { uuid, set })
+            }
             Stage::Left(_, Doubt::Unread) => {
                 let is_given_up = |since| now.saturating_duration_since(since) >= GIVEN_UP;
                 match self.unread_since.is_some_and(is_given_up) {
@@ -148,6 +154,12 @@ impl Known {
             | Stage::Opening(_)
             | Stage::InUse(_) => None,
         }
+    }
+
+    /// Whether it is waited for when it drops off the bus: it may be this node's, and is not in use.
+    pub fn is_missed(&self, now: Instant) -> bool {
+        let shows_pool = matches!(self.stage, Stage::Seen(Finding::Pool { .. }, _));
+        shows_pool || self.may_hold(now).is_some()
     }
 
     /// What is shown; nothing for a disk that is still being looked at for the first time.
@@ -249,7 +261,11 @@ pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant)
     // The disks of all that were in use since the node booted.
     let runs_on = &decided.runs_on;
     let away = runs_on.iter().find(|(uuid, _)| !pools.contains(uuid));
-    away.map(|(uuid, disk)| format!("pool {uuid} on disk {disk} is not in use"))
+    if let Some((uuid, disk)) = away {
+        return Some(format!("pool {uuid} on disk {disk} is not in use"));
+    }
+    let unopened = decided.unopened.iter().find(|uuid| !pools.contains(uuid));
+    unopened.map(|uuid| format!("pool {uuid} could not be used"))
 }
 
 /// Reads what a disk holds, as far as it takes to know a pool.
@@ -274,6 +290,13 @@ pub fn judge(disk: &SysDisk) -> Stage {
             let what = format!("{}, and it holds {}", Unfit::ReadOnly, name(&header));
             Stage::Left(DiskState::Unfit(what), doubt(&header))
         }
+        Ok(Finding::Unusable { what, header }) => {
+            let state = match read_only {
+                true => DiskState::Unfit(format!("{}: {what}", Unfit::ReadOnly)),
+                false => DiskState::Foreign(what),
+            };
+            Stage::Left(state, header.as_ref().map_or(Doubt::OtherFormat, doubt))
+        }
         Ok(_) if read_only => left(Unfit::ReadOnly, Doubt::None),
         Ok(Finding::Foreign(what)) => foreign(what),
         Ok(finding) => Stage::Seen(finding, None),
@@ -288,7 +311,7 @@ pub fn judge(disk: &SysDisk) -> Stage {
     }
 }
 
-fn doubt(header: &Header) -> Doubt {
+pub fn doubt(header: &Header) -> Doubt {
     Doubt::Pool {
         uuid: header.uuid,
         set: header.set,
@@ -315,6 +338,7 @@ mod tests {
     use std::{os::unix::fs::FileExt, path::Path};
 
     use loam_deployment::{Bytes, payload::Media};
+    use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::{header::DiskTag, original::Awaited};
@@ -515,5 +539,35 @@ mod tests {
             ..disk(Path::new("/nowhere"), Some(Unfit::ReadOnly))
         };
         assert_eq!(waits_beside(&partitioned), (false, false));
+    }
+
+    #[test]
+    fn a_pool_of_another_format_or_without_its_superblock_is_not_passed_over() {
+        let other_format = blank();
+        let mut sector = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("a")).encode();
+        sector[16..20].copy_from_slice(&99u32.to_le_bytes());
+        let sum = Sha256::digest(&sector[..480]);
+        sector[480..].copy_from_slice(&sum);
+        let at = header::filesystem_size(SIZE);
+        other_format.as_file().write_all_at(&sector, at).unwrap();
+        let bare = pool();
+        bare.as_file().write_all_at(&[0; 4096], 64 << 10).unwrap();
+        for file in [&other_format, &bare] {
+            for unfit in [None, Some(Unfit::ReadOnly)] {
+                let disk = disk(file.path(), unfit);
+                assert_eq!(waits_beside(&disk), (true, true));
+                let stage = judge(&disk);
+                assert!(
+                    unfit.is_some() || matches!(stage, Stage::Left(DiskState::Foreign(_), _)),
+                    "{stage:?}"
+                );
+                let disks = BTreeMap::from([("sda".to_owned(), Known::new(disk, stage, None))]);
+                let later = Instant::now() + GIVEN_UP;
+                assert!(missing(&disks, &Decided::default(), later).is_some());
+            }
+        }
+        // What another program made of our disk is that program's.
+        bare.as_file().write_all_at(b"EFI PART", 512).unwrap();
+        assert_eq!(waits_beside(&disk(bare.path(), None)), (false, false));
     }
 }

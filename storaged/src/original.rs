@@ -14,6 +14,7 @@
 //! | one answers with errors, has no size or cannot be opened | five minutes, until it is given up |
 //! | the same, and it calls itself as the header does | until it is read or pulled |
 //! | one cannot be used, and its own header shows this pool | until it is read or pulled |
+//! | one holds a pool of another Loam's format | until it is pulled |
 //! | one cannot be used, and its own header shows another pool | not for that one |
 //! | the disk that the header names was read, and holds this pool | not at all: [`crate::duplicate`] has chosen |
 //! | all others were read, or there is none | not at all: the farmer replaced the disk by this one |

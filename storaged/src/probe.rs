@@ -18,7 +18,7 @@ use rustix::fs::Advice;
 use uuid::Uuid;
 
 use crate::{
-    header::{COPY, Found, Header, LENGTH, State},
+    header::{COPY, Found, Header, LENGTH, State, TAIL},
     sample, signature,
 };
 
@@ -51,6 +51,12 @@ pub enum Finding {
         /// Of its btrfs: counts what was ever written.
         generation: u64,
     },
+    /// A pool that cannot be used as it is, and may be this node's, for nobody else took the disk; the text
+    /// says why. Of another Loam's there is no header that can be read.
+    Unusable {
+        what: String,
+        header: Option<Header>,
+    },
     /// The text says what was found, as in "a GPT partition table".
     Foreign(String),
 }
@@ -63,9 +69,10 @@ pub fn glance(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
         Found::Header(header) => header,
         Found::Nothing => return without_header(disk, size),
         Found::OtherFormat(format) => {
-            return Ok(Finding::Foreign(format!(
-                "a pool of another version of Loam, of format {format}"
-            )));
+            return Ok(Finding::Unusable {
+                what: format!("a pool of another version of Loam, of format {format}"),
+                header: None,
+            });
         }
     };
     // Its header is wrong: the one that was written when it was done is torn or lost.
@@ -85,11 +92,23 @@ pub fn glance(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
     // What another program wrote over our disk begins before the first block of btrfs, or ends behind
     // our headers.
     let first = header.filesystem_size;
+    let behind = first + COPY + LENGTH as u64;
+    // A pool that was copied to a larger disk never grows into what is behind it. Another's marks are next
+    // to it or at the disk's end; the rest may take hours to read, at every start. But what is still to be
+    // made a pool is written to everywhere.
+    let (next, last) = match header.state {
+        State::Pool => (
+            size.min(behind.saturating_add(TAIL)),
+            behind.max(size.saturating_sub(EDGE)),
+        ),
+        State::Formatting => (size, size),
+    };
     let gaps = [
         (0, SUPERBLOCK),
         (SUPERBLOCK + SUPERBLOCK_LENGTH, FIRST_BLOCK),
         (first + LENGTH as u64, first + COPY),
-        (first + COPY + LENGTH as u64, size),
+        (behind, next),
+        (last.max(next), size),
     ];
     for (from, to) in gaps {
         let data = match header.state {
@@ -110,7 +129,13 @@ pub fn glance(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
         }),
         (State::Pool, Some(_)) => foreign("a btrfs file system of several disks".to_owned()),
         // Not made anew by itself: the tenants' data may still be there to be rescued.
-        (State::Pool, None) => foreign("no file system: its superblock is gone".to_owned()),
+        (State::Pool, None) => Ok(Finding::Unusable {
+            what: format!(
+                "what was the Loam disk {} now holds no file system: its superblock is gone",
+                header.uuid
+            ),
+            header: Some(header),
+        }),
         (State::Formatting, Some(_)) => Ok(Finding::HalfMade(header)),
         (State::Formatting, None) => {
             match first_data(disk, SUPERBLOCK, SUPERBLOCK + SUPERBLOCK_LENGTH)? {

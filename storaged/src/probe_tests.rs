@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 use proptest::prelude::*;
 
 use super::*;
-use crate::header::{DiskTag, TAIL};
+use crate::header::DiskTag;
 
 const SIZE: u64 = 1 << 30;
 
@@ -319,7 +319,9 @@ fn a_pool_is_ours_until_another_takes_the_disk() {
 
     // Its data may still be rescued: never formatted again by itself.
     write(&disk, 0, &vec![0; EDGE as usize]);
-    assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("superblock is gone")));
+    assert!(
+        matches!(look(&disk), Finding::Unusable { what, header: Some(found) } if what.contains("superblock is gone") && found == header)
+    );
 }
 
 #[test]
@@ -378,12 +380,49 @@ fn what_lies_far_inside_is_found_only_by_the_long_look() {
     }
 }
 
+/// Counts what is read.
+struct Counting<'a>(&'a std::fs::File, std::cell::Cell<u64>);
+
+impl FileExt for Counting<'_> {
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        let read = self.0.read_at(bytes, at)?;
+        self.1.set(self.1.get() + read as u64);
+        Ok(read)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
+        self.0.write_at(bytes, at)
+    }
+}
+
 #[test]
 fn a_pool_whose_disk_grew_is_still_ours() {
+    const GROWN: u64 = 8 * SIZE;
     let (disk, header) = ours(State::Pool);
     superblock(&disk, &header, b"_BHRfS_M");
-    disk.as_file().set_len(2 * SIZE).unwrap();
-    assert_eq!(probe(disk.as_file(), 2 * SIZE).unwrap(), pool(header));
+    disk.as_file().set_len(GROWN).unwrap();
+    let counting = Counting(disk.as_file(), std::cell::Cell::new(0));
+    assert_eq!(glance(&counting, GROWN).unwrap(), pool(header));
+    // Not the whole of what it grew by, which may take hours.
+    assert!(counting.1.get() < 2 * EDGE, "{}", counting.1.get());
+
+    let end = header.filesystem_size;
+    for at in [end + TAIL, GROWN - EDGE, GROWN - 1] {
+        write(&disk, at, b"x");
+        assert!(matches!(
+            probe(disk.as_file(), GROWN),
+            Ok(Finding::Foreign(_))
+        ));
+        write(&disk, at, &[0]);
+    }
+    // What is to be made a pool is written to everywhere.
+    let (disk, _) = ours(State::Formatting);
+    disk.as_file().set_len(GROWN).unwrap();
+    write(&disk, GROWN / 2, b"x");
+    assert!(matches!(
+        probe(disk.as_file(), GROWN),
+        Ok(Finding::Foreign(_))
+    ));
 }
 
 proptest! {

@@ -6,6 +6,9 @@
 //! ([`crate::original`]): all that is for good, and a disk of this node's that comes after that is left
 //! alone until the next boot.
 //!
+//! A disk in doubt that drops off the bus later may be back in seconds, when the kernel has reset its link:
+//! until then it is searched for, as long as for one that is late.
+//!
 //! Moments are told by the time since the kernel started, for what disks need counts from then.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -30,6 +33,14 @@ pub struct Search {
     /// When the last disk came that was not there before.
     last: Duration,
     ids: BTreeSet<String>,
+    away: Option<Away>,
+}
+
+/// Disks that may hold something went, one not long after the other.
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    first: Duration,
+    last: Duration,
 }
 
 impl Search {
@@ -38,6 +49,7 @@ impl Search {
             began: now,
             last: now,
             ids: BTreeSet::new(),
+            away: None,
         }
     }
 
@@ -55,12 +67,28 @@ impl Search {
         self.last = now;
     }
 
+    /// A disk went that may hold something. The kernel may only be resetting its link.
+    pub fn lost(&mut self, now: Duration) {
+        let first = match self.away {
+            Some(away) if now.saturating_sub(away.last) < LONG_QUIET => away.first,
+            _ => now,
+        };
+        self.away = Some(Away { first, last: now });
+    }
+
+    fn is_away(&self, now: Duration) -> bool {
+        self.away.is_some_and(|away| {
+            now.saturating_sub(away.last) < LONG_QUIET && now.saturating_sub(away.first) < MOST
+        })
+    }
+
     pub fn is_quiet(&self, now: Duration) -> bool {
         self.quiet_for(now) >= QUIET || self.is_too_long(now)
     }
 
     pub fn is_over(&self, now: Duration) -> bool {
-        (self.quiet_for(now) >= LONG_QUIET && now >= SPUN_UP) || self.is_too_long(now)
+        let found_all = self.quiet_for(now) >= LONG_QUIET && now >= SPUN_UP;
+        (found_all || self.is_too_long(now)) && !self.is_away(now)
     }
 
     /// Whether it has gone on for so long that nothing of it is waited for any more.
@@ -126,5 +154,23 @@ mod tests {
         }
         assert!(!search.is_quiet(at(65)) && !search.is_over(at(65)));
         assert!(search.is_quiet(at(66)) && search.is_over(at(66)));
+    }
+
+    #[test]
+    fn what_is_away_for_seconds_may_come_back_but_not_for_ever() {
+        let mut search = Search::new(at(6));
+        assert!(search.is_over(at(500)));
+        search.lost(at(500));
+        assert!(!search.is_over(at(509)) && search.is_over(at(510)));
+        // One that goes again and again.
+        for second in 600..660 {
+            search.lost(at(second));
+            assert!(!search.is_over(at(second)));
+        }
+        search.lost(at(660));
+        assert!(search.is_over(at(660)));
+        // Another, later.
+        search.lost(at(700));
+        assert!(!search.is_over(at(709)) && search.is_over(at(710)));
     }
 }

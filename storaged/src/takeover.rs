@@ -56,6 +56,8 @@ pub enum Verdict {
     /// It holds what another disk holds or is that very disk, as the text says. To be looked at again
     /// when a disk goes.
     Copy(String),
+    /// The same, of a pool of which it is not known which disk to use: it may be this node's only one.
+    Twin { what: String, uuid: Uuid, set: Uuid },
     /// Nothing yet.
     Wait(Waiting),
 }
@@ -123,12 +125,15 @@ pub fn decide(
 ) -> BTreeMap<String, Verdict> {
     let mut verdicts = BTreeMap::new();
     let winners = choose_among_copies(seen, decided, &around.in_use, &mut verdicts);
+    // One that is on several disks of one id, none of which can be used, does not say whose it is either.
+    let is_twin = |verdict: &Verdict| matches!(verdict, Verdict::Twin { .. });
+    let unknown = around.unknown() || verdicts.values().any(is_twin);
     let headers: Vec<Header> = winners.iter().map(|winner| winner.disk.header).collect();
     if decided.set.is_none() {
         // A disk that does not say what it holds may be this node's: beside it, nobody else's disk
         // becomes this node, and no empty one a new node.
         decided.set = set::choose(&headers, around.machine)
-            .filter(|set| !around.unknown() || set::is_at_home(*set, &headers, around.machine));
+            .filter(|set| !unknown || set::is_at_home(*set, &headers, around.machine));
     }
     let mut ids = around.ids_in_use.clone();
     ids.extend(winners.iter().map(|winner| winner.disk.id.clone()));
@@ -164,7 +169,7 @@ pub fn decide(
             )),
             Some(_) if opening => Verdict::Wait(Waiting::Opening),
             Some(set) => Verdict::Make(set),
-            None if around.unknown() => Verdict::Wait(Waiting::Unknown),
+            None if unknown => Verdict::Wait(Waiting::Unknown),
             None => {
                 decided.begun = true;
                 Verdict::Make(*decided.set.insert(Uuid::new_v4()))
@@ -216,7 +221,15 @@ fn choose_among_copies(
         };
         for left in candidates {
             let what = describe_unused(&left, &reason, used.as_deref());
-            verdicts.insert(left.name, Verdict::Copy(what));
+            let verdict = match used {
+                None if !in_use.contains(&uuid) => Verdict::Twin {
+                    what,
+                    uuid,
+                    set: left.header.set,
+                },
+                _ => Verdict::Copy(what),
+            };
+            verdicts.insert(left.name, verdict);
         }
     }
     winners

@@ -51,7 +51,12 @@ fn here() -> Surroundings {
 }
 
 fn left(verdict: &Verdict, why: &str) -> bool {
-    matches!(verdict, Verdict::Leave(what) | Verdict::Copy(what) if what.contains(why))
+    match verdict {
+        Verdict::Leave(what) | Verdict::Copy(what) | Verdict::Twin { what, .. } => {
+            what.contains(why)
+        }
+        Verdict::Open | Verdict::Make(_) | Verdict::Wait(_) => false,
+    }
 }
 
 #[test]
@@ -314,4 +319,27 @@ fn a_copy_does_not_count_as_a_second_pool_of_its_set() {
     let verdicts = decide(&disks, &mut Decided::default(), &here());
     assert_eq!(verdicts["a"], Verdict::Open);
     assert!(left(&verdicts["b"], "pool of node") && left(&verdicts["c"], "copy of pool"));
+}
+
+#[test]
+fn beside_two_disks_of_one_id_no_new_node_is_made() {
+    let original = pool("z", 10, 1);
+    let twin = Seen {
+        name: "q".to_owned(),
+        ..original.clone()
+    };
+    let disks = [original, twin, blank("b"), pool("c", 20, 2)];
+    let mut decided = Decided::default();
+    let verdicts = decide(&disks, &mut decided, &here());
+    for name in ["z", "q"] {
+        assert!(left(&verdicts[name], "detach the copies"), "{verdicts:?}");
+    }
+    // Nor does another node's disk become this node.
+    for name in ["b", "c"] {
+        assert_eq!(verdicts[name], Verdict::Wait(Waiting::Unknown));
+    }
+    assert_eq!(decided, Decided::default());
+    // One of the two is taken out.
+    let verdicts = decide(&disks[1..3], &mut decided, &here());
+    assert_eq!(verdicts["q"], Verdict::Open);
 }

@@ -1,0 +1,205 @@
+use loam_deployment::{Bytes, payload::Media};
+
+use super::*;
+use crate::header::{Found, State};
+
+#[test]
+fn a_marked_pool_without_its_secret_makes_no_new_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("pool");
+    std::fs::create_dir(&root).unwrap();
+    let node = NodeKey([1; 32]);
+    let header = Header {
+        node: Some(node),
+        ..Header::for_disk(64 << 20, Uuid::nil(), DiskTag::of("a"))
+    };
+    let sys = SysDisk {
+        name: "sda".to_owned(),
+        device: folder.path().join("disk"),
+        seq: 1,
+        id: "a".to_owned(),
+        size: Bytes(64 << 20),
+        media: Media::Ssd,
+        unfit: None,
+        in_use: None,
+    };
+    let pool = crate::pool::testing::pool(&root, Media::Ssd).on(sys.device.clone(), header);
+    let stage = Stage::InUse(Arc::new(pool));
+    let places = Places {
+        sys_block: folder.path().join("sys"),
+        pools: folder.path().join("pools"),
+        boot: folder.path().join("boot.json"),
+    };
+    let inventory = Inventory::new(places, None, Changes::new());
+    inventory
+        .write()
+        .insert("sda".to_owned(), Known::new(sys, stage, None));
+
+    let why = |inventory: &Inventory| match inventory.secret("seed") {
+        Err(StorageError::Io(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(why(&inventory).contains("may yet come"));
+    inventory.searching.store(false, Ordering::Release);
+    assert!(why(&inventory).contains(&node.to_string()));
+    // Other secrets may be new to a node that has said who it is.
+    inventory.node_is(node).unwrap();
+    assert_eq!(inventory.secret("seed"), Ok(None));
+}
+
+const SIZE: u64 = 1 << 30;
+
+fn sys(name: &str, id: &str) -> SysDisk {
+    SysDisk {
+        name: name.to_owned(),
+        device: Path::new("/nowhere").join(name),
+        seq: 1,
+        id: id.to_owned(),
+        size: Bytes(SIZE),
+        media: Media::Ssd,
+        unfit: None,
+        in_use: None,
+    }
+}
+
+fn inventory(folder: &Path) -> Arc<Inventory> {
+    let places = Places {
+        sys_block: folder.join("sys"),
+        pools: folder.join("pools"),
+        boot: folder.join("boot.json"),
+    };
+    let inventory = Inventory::new(places, None, Changes::new());
+    inventory.searching.store(false, Ordering::Release);
+    Arc::new(inventory)
+}
+
+fn insert(inventory: &Inventory, disk: SysDisk, stage: Stage) {
+    let known = Known::new(disk.clone(), stage, None);
+    inventory.write().insert(disk.name, known);
+}
+
+fn seen(header: Header) -> Stage {
+    let generation = 7;
+    Stage::Seen(Finding::Pool { header, generation }, None)
+}
+
+#[test]
+fn a_pool_on_two_disks_of_one_id_may_have_the_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    // Without any pool, nobody is told that there is no seed.
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let other = Stage::InUse(Arc::new(crate::pool::testing::pool(&other, Media::Ssd)));
+    insert(&inventory, sys("sdc", "c"), other);
+    assert_eq!(inventory.secret("seed"), Ok(None));
+    let header = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("dock"));
+    for name in ["sda", "sdb"] {
+        insert(&inventory, sys(name, "dock"), seen(header));
+    }
+    for _ in 0..2 {
+        inventory.decide();
+        inventory.secret("seed").unwrap_err();
+    }
+    // They are looked at again when one of them goes.
+    let disks = inventory.read();
+    assert_eq!(disks.values().filter(|known| known.is_copy()).count(), 2);
+}
+
+#[test]
+fn a_pool_that_cannot_be_mounted_is_neither_stamped_nor_bound_to_its_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    // A copy. A file cannot be mounted.
+    let device = folder.path().join("copy");
+    let header = Header {
+        state: State::Pool,
+        used: 7,
+        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+    };
+    File::create_new(&device).unwrap().set_len(SIZE).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&device)
+        .unwrap();
+    header.write(&file).unwrap();
+    let copy = SysDisk {
+        device,
+        ..sys("sda", "a")
+    };
+    insert(&inventory, copy, seen(header));
+    inventory.decide();
+    while !matches!(inventory.read()["sda"].stage, Stage::Left(..)) {
+        thread::yield_now();
+    }
+    assert_eq!(
+        Header::read(&file, header.filesystem_size).unwrap(),
+        Found::Header(header)
+    );
+    while !lock(&inventory.boot).decided().runs_on.is_empty() {
+        thread::yield_now();
+    }
+    // It may be all that there is of a pool of this node's.
+    let pools = folder.path().join("other");
+    std::fs::create_dir(&pools).unwrap();
+    let other = Stage::InUse(Arc::new(crate::pool::testing::pool(&pools, Media::Ssd)));
+    insert(&inventory, sys("sdc", "c"), other);
+    inventory.secret("seed").unwrap_err();
+
+    // Its original is put back.
+    insert(&inventory, sys("sdb", "z"), seen(header));
+    inventory.decide();
+    let is_tried = || {
+        matches!(
+            &inventory.read()["sdb"].stage,
+            Stage::Left(DiskState::Failed(_), _)
+        )
+    };
+    assert!(!inventory.read()["sdb"].is_copy());
+    while !is_tried() {
+        thread::yield_now();
+    }
+    // Both are taken out again.
+    inventory.write().retain(|name, _| name == "sdc");
+    inventory.secret("seed").unwrap_err();
+}
+
+/// A disk of this id that the kernel shows, of which there is no device.
+fn show(inventory: &Inventory, id: &str) -> SysDisk {
+    let name = format!("no-such-disk-{id}");
+    let folder = inventory.places.sys_block.join(&name);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("size"), (SIZE / 512).to_string()).unwrap();
+    std::fs::write(folder.join("wwid"), id).unwrap();
+    let disks = disk::scan(&inventory.places.sys_block).unwrap();
+    disks.into_iter().find(|disk| disk.name == name).unwrap()
+}
+
+#[test]
+fn a_disk_in_doubt_that_drops_off_the_bus_may_come_back() {
+    let header = Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"));
+    let at = Duration::from_secs;
+    let foreign = || Stage::Left(DiskState::Foreign("ext4".to_owned()), Doubt::None);
+    for (stage, waits) in [
+        (Stage::Looking, true),
+        (known::unread("cannot be read".to_owned()), true),
+        (seen(header), true),
+        (foreign(), false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory = inventory(folder.path());
+        let copy = show(&inventory, "a");
+        insert(&inventory, copy.clone(), seen(header));
+        insert(&inventory, sys("sdz", "z"), stage);
+        let is_seen = || matches!(inventory.read()[&copy.name].stage, Stage::Seen(..));
+        let mut search = Search::new(at(6));
+        // Long after the node started, it is gone.
+        let phase = inventory.pass(Phase::Settled, &mut search, at(500));
+        assert_eq!(is_seen(), waits);
+        let phase = inventory.pass(phase, &mut search, at(509));
+        assert_eq!(is_seen(), waits);
+        inventory.pass(phase, &mut search, at(510));
+        assert!(!is_seen());
+    }
+}
