@@ -266,7 +266,11 @@ impl Agent {
                 continue;
             };
             match result {
-                Ok(()) => self.has_started(&start.id),
+                Ok(()) => {
+                    // Its plan took it for one that is still to start.
+                    self.memory.stopped.remove(&start.id);
+                    self.has_started(&start.id);
+                }
                 Err(reason) => self.backoff.refused(&start.id, reason, Instant::now()),
             }
         }
@@ -457,7 +461,6 @@ impl Agent {
 
     fn has_started(&mut self, machine: &WorkloadId) {
         self.backoff.started(machine);
-        self.memory.stopped.remove(machine);
         self.alive.insert(machine.clone(), Instant::now());
     }
 

@@ -7,6 +7,7 @@ use loam_chain::{
 use loam_deployment::{
     Name, TwinId, Version, envelope,
     payload::{self, Body, ImageSource, Payload, Target, Workload},
+    report::WorkloadReport,
 };
 use loam_node_api::{
     machine::Exit,
@@ -261,6 +262,18 @@ fn runs(state: &State, contract: u64) -> bool {
 /// How often the call was made.
 fn calls(state: &State, name: &str) -> usize {
     state.calls.get(name).copied().unwrap_or(0)
+}
+
+/// How often the contract's machine was started.
+fn starts(state: &State, contract: u64) -> usize {
+    let start = format!("machine_start {contract}.web");
+    state.log.iter().filter(|call| **call == start).count()
+}
+
+/// What the first report says of its machine, if it is of this version.
+fn told_of_web(reports: &[Report], version: Version) -> Option<&WorkloadReport> {
+    let report = reports.first().filter(|report| report.version == version)?;
+    report.workloads.get(&"web".parse::<Name>().unwrap())
 }
 
 fn data(contract: u64) -> VolumeKey {
@@ -651,7 +664,7 @@ async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start()
         });
         let _daemons = bench.all_daemons().await;
         bench.publish(vec![always(&bench, 1)], &[]);
-        let starts = |state: &State| state.calls.get("machine_start").copied().unwrap_or(0);
+        let starts = |state: &State| calls(state, "machine_start");
         for tries in 1..=3 {
             bench
                 .node
@@ -685,8 +698,7 @@ async fn while_a_machine_that_crashed_waits_its_owner_is_told_why() {
             let crashing = deployment(&bench.identity, 1, version, restart);
             bench.publish(vec![crashing], &[]);
             let told = bench.reports.wait_for(|reports| {
-                let report = reports.first().filter(|r| r.version == Version(version));
-                let web = report.and_then(|r| r.workloads.get(&"web".parse::<Name>().unwrap()));
+                let web = told_of_web(reports, Version(version));
                 web.is_some_and(|web| {
                     web.state == loam_deployment::report::State::Failed
                         && web.detail == "its command ended with status 1"
@@ -712,10 +724,6 @@ async fn on_failure_starts_again_what_failed_and_nothing_that_did_its_work() {
             .node
             .wait("both run", |state| runs(state, 1) && runs(state, 2))
             .await;
-        let starts = |state: &State, contract| {
-            let start = format!("machine_start {contract}.web");
-            state.log.iter().filter(|call| **call == start).count()
-        };
         // One does its work; one fails, and does so again whenever it is started.
         bench.node.change(|state| {
             state.crashing.insert(id(2, "web"));
@@ -780,17 +788,12 @@ async fn a_job_that_was_started_late_runs_once_all_the_same() {
             .node
             .change(|state| state.start_takes = crate::errand::PATIENCE + Duration::from_secs(1));
         bench.publish(vec![never(2, 2)], &[]);
-        let starts = |state: &State| {
-            let starts = state.log.iter();
-            starts.filter(|call| *call == "machine_start 1.web").count()
-        };
         let told = bench.reports.wait_for(|reports| {
-            let report = reports.first().filter(|r| r.version == Version(2));
-            let web = report.and_then(|r| r.workloads.get(&"web".parse::<Name>().unwrap()));
+            let web = told_of_web(reports, Version(2));
             web.is_some_and(|web| web.state == loam_deployment::report::State::Running)
         });
         timeout(LONGEST_WAIT, told).await.unwrap().unwrap();
-        bench.node.look(|state| assert_eq!(starts(state), 2));
+        bench.node.look(|state| assert_eq!(starts(state, 1), 2));
         bench.node.change(|state| {
             state.start_takes = Duration::ZERO;
             let status = Some(0);
@@ -799,7 +802,7 @@ async fn a_job_that_was_started_late_runs_once_all_the_same() {
         });
         // It would have to wait out its first pause, of a second.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        bench.node.look(|state| assert_eq!(starts(state), 2));
+        bench.node.look(|state| assert_eq!(starts(state, 1), 2));
     })
     .await;
 }

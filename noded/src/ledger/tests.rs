@@ -154,17 +154,12 @@ impl Fixture {
     /// A volume of contract 3 that this version named last.
     fn note_volume(&mut self, version: Version) {
         let key = VolumeKey::Data("3.data".parse().unwrap());
-        let volume = Volume {
-            key: key.clone(),
-            spec: VolumeSpec {
-                size: Bytes::gib(1),
-                media: Media::Any,
-                filesystem: Filesystem::Ext4,
-            },
-            path: Some("/v".into()),
-            used: Bytes(0),
-            version,
+        let spec = VolumeSpec {
+            size: Bytes::gib(1),
+            media: Media::Any,
+            filesystem: Filesystem::Ext4,
         };
+        let volume = fixture::volume_there(&key, spec, version);
         self.volumes.insert(key, volume);
     }
 

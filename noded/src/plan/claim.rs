@@ -273,10 +273,10 @@ impl<'t, 'a> Holders<'t, 'a> {
         actual: &'t Actual,
     ) -> Self {
         // Who is at rest holds nothing that another wants.
-        let moving = |id: &&'t InterfaceId| !at_rest.has(id.machine.contract);
+        let moves = |machine: &WorkloadId| !at_rest.has(machine.contract);
         let interfaces = || {
             let all = actual.interfaces.values();
-            all.filter(move |interface| moving(&&interface.id))
+            all.filter(|interface| moves(&interface.id.machine))
         };
         let with_ports = |interface: &'t Interface| {
             ports(&interface.spec).map(move |port| (port, &interface.id))
@@ -309,11 +309,8 @@ impl<'t, 'a> Holders<'t, 'a> {
             disks: BTreeMap::new(),
             on: BTreeMap::new(),
         };
-        for machine in actual.machines.values() {
+        for machine in actual.machines.values().filter(|m| moves(&m.id)) {
             let id = &machine.id;
-            if at_rest.has(id.contract) {
-                continue;
-            }
             let as_wanted = holders
                 .target(id)
                 .is_some_and(|target| matches!(target.condition, Condition::Runs { .. }));
@@ -322,7 +319,7 @@ impl<'t, 'a> Holders<'t, 'a> {
                 holders.disks.entry(id.contract).or_default().push(disks);
             }
         }
-        for id in actual.interfaces.keys().filter(moving) {
+        for id in interfaces().map(|interface| &interface.id) {
             let others = holders.disks.get(&id.machine.contract);
             if others.is_some_and(|others| others.iter().any(|(other, _)| **other == id.machine)) {
                 holders.on.entry(&id.network).or_default().push(&id.machine);
