@@ -345,6 +345,3 @@ fn addressee(payload: &Payload, expected: &Expected<'_>) -> Result<(), Rejection
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,9 +7,9 @@ use coset::{CoseSignBuilder, CoseSignatureBuilder, HeaderBuilder, TaggedCborSeri
 use ed25519_dalek::Signer;
 use loam_deployment::{
     ChainContext, ContractId, NodeKey, Payload, Rejection, SigningKey, TwinId, Version, cbor,
-    envelope::{self, Expected, Farm, LABEL, TwinKeys},
+    envelope::{self, EnvelopeError, Expected, Farm, LABEL, TwinKeys},
     limits,
-    payload::Target,
+    payload::{Body, Target},
     validate,
 };
 use proptest::{prelude::*, sample::Index};
@@ -50,6 +50,18 @@ fn records<'a>(payload: &Payload, keys: &'a TwinKeys) -> Expected<'a> {
         keys,
         now: 0,
         running: None,
+    }
+}
+
+/// The least that can be signed.
+fn least() -> Payload {
+    Payload {
+        target: Target::Node(NodeKey([9; 32])),
+        contract: ContractId(3),
+        version: Version(1),
+        valid_until: None,
+        description: String::new(),
+        body: Body::Workload(Default::default()),
     }
 }
 
@@ -300,5 +312,42 @@ proptest! {
             let node = NodeKey(node);
             prop_assert_eq!(code(&Expected { node, ..right }), Err("wrong-node"));
         }
+    }
+}
+
+#[test]
+fn more_bytes_than_a_contract_holds_are_not_looked_at() {
+    let (payload, keys) = (least(), owner_keys());
+    let most = limits::DEPLOYMENT_BYTES;
+    for (size, too_large) in [(most, false), (most + 1, true), (2 * most, true)] {
+        let zeros = vec![0; size];
+        let refusals = [
+            envelope::verify(&zeros, &records(&payload, &keys)).unwrap_err(),
+            cbor::decode(&zeros).unwrap_err(),
+        ];
+        for refused in refusals {
+            let said = matches!(refused, Rejection::TooLarge { size: told } if told == size);
+            assert_eq!(said, too_large, "{size}: {refused}");
+        }
+    }
+}
+
+#[test]
+fn a_verifier_tries_as_many_keys_as_the_chain_records() {
+    let payload = least();
+    let bytes = sign(&payload);
+    let most = u8::try_from(limits::TWIN_KEYS).unwrap();
+    // Its own is the last.
+    let with = |count: u8| TwinKeys {
+        keys: (1..=count)
+            .rev()
+            .map(|seed| (key(seed).verifying_key().to_bytes(), 1))
+            .collect(),
+        threshold: 1,
+    };
+    envelope::verify(&bytes, &records(&payload, &with(most))).unwrap();
+    for more in [most + 1, most + 2] {
+        let refused = envelope::verify(&bytes, &records(&payload, &with(more))).unwrap_err();
+        assert_eq!(refused, EnvelopeError::NoKeys.into(), "{more} keys");
     }
 }
