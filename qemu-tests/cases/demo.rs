@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, anyhow};
-use qemu_tests::{grid::Grid, http, wait::wait_for};
+use anyhow::{Context, anyhow, ensure};
+use loam_deployment::NodeKey;
+use qemu_tests::{grid::Grid, http, node::Node, wait::wait_for};
 
 /// The demo's server on a volume, published on a port of the node.
 pub struct Hello {
@@ -102,4 +103,18 @@ pub fn count(address: SocketAddr) -> anyhow::Result<u64> {
     counter
         .and_then(|number| number.parse().ok())
         .ok_or_else(|| anyhow!("{page}"))
+}
+
+/// Waits for the default server, which has all that was acknowledged, on the node that it was on; gives
+/// what is acknowledged now.
+pub fn check_back(node: &mut Node<'_>, key: NodeKey, acknowledged: u64) -> anyhow::Result<u64> {
+    let web = node.forward(Hello::default().port)?;
+    wait_start(web)?;
+    let after = count(web)?;
+    ensure!(
+        after == acknowledged + 1,
+        "{acknowledged} was acknowledged, then came {after}"
+    );
+    node.wait_logged(&key.to_string())?;
+    Ok(after)
 }

@@ -1,7 +1,6 @@
 //! Power returns before disk, network and chain do, and these come back one by one: the machine waits
 //! for the last of them, and has its data.
 
-use anyhow::ensure;
 use loam_deployment::Version;
 use qemu_tests::{
     grid::Grid,
@@ -9,7 +8,7 @@ use qemu_tests::{
 };
 use xtask::qemu::Disk;
 
-use crate::demo::{Hello, count, wait_start};
+use crate::demo::{Hello, check_back, count, wait_start};
 
 /// What noded says on a node that has no disk. A node that has one disk alone makes no other of
 /// itself without it, however late that comes: there is nothing on which it could begin.
@@ -35,7 +34,7 @@ fn whatever_comes_back_last_the_machine_comes_back_with_its_data() -> anyhow::Re
             ..NodeOptions::default()
         },
     )?;
-    let key = node.record()?.key.to_string();
+    let key = node.record()?.key;
     let alice = grid.tenant("alice")?;
     let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
     contract.wait_running(Version(1))?;
@@ -51,7 +50,7 @@ fn whatever_comes_back_last_the_machine_comes_back_with_its_data() -> anyhow::Re
     node.qemu()?.set_link(true)?;
     node.wait_logged(LEASED)?;
     node.qemu()?.plug(&disk)?;
-    acknowledged = check_back(&mut node, &key, acknowledged)?;
+    acknowledged = check_back(&mut node, key, acknowledged)?;
 
     // The chain last, and all the others before it in the other order.
     lose_all(&grid, &mut node)?;
@@ -61,7 +60,7 @@ fn whatever_comes_back_last_the_machine_comes_back_with_its_data() -> anyhow::Re
     node.qemu()?.set_link(true)?;
     node.wait_logged(LEASED)?;
     grid.wake_chain()?;
-    check_back(&mut node, &key, acknowledged)?;
+    check_back(&mut node, key, acknowledged)?;
     Ok(())
 }
 
@@ -71,18 +70,4 @@ fn lose_all(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     grid.silence_chain()?;
     node.switch_on()?;
     node.qemu()?.set_link(false)
-}
-
-/// Waits for the machine, which has all that was acknowledged, on the node that it was on; gives what
-/// is acknowledged now.
-fn check_back(node: &mut Node<'_>, key: &str, acknowledged: u64) -> anyhow::Result<u64> {
-    let web = node.forward(8080)?;
-    wait_start(web)?;
-    let after = count(web)?;
-    ensure!(
-        after == acknowledged + 1,
-        "{acknowledged} was acknowledged, then came {after}"
-    );
-    node.wait_logged(key)?;
-    Ok(after)
 }

@@ -1,13 +1,12 @@
 //! Power goes while a machine runs; machine and data come back by themselves.
 
-use anyhow::ensure;
 use loam_deployment::Version;
 use qemu_tests::{
     grid::Grid,
     node::{Node, NodeOptions},
 };
 
-use crate::demo::{Hello, count, wait_start};
+use crate::demo::{Hello, check_back, count, wait_start};
 
 #[test]
 fn after_a_power_cut_machine_and_data_come_back() -> anyhow::Result<()> {
@@ -24,13 +23,6 @@ fn after_a_power_cut_machine_and_data_come_back() -> anyhow::Result<()> {
 
     node.cut_power();
     node.switch_on()?;
-    let web = node.forward(8080)?;
-    wait_start(web)?;
-    let after = count(web)?;
-    ensure!(
-        after == acknowledged + 1,
-        "{acknowledged} was acknowledged, then came {after}"
-    );
-    node.wait_logged(&key.to_string())?;
+    check_back(&mut node, key, acknowledged)?;
     Ok(())
 }
