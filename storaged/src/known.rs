@@ -69,7 +69,7 @@ pub enum Doubt {
     OtherFormat,
     /// It shows what another disk shows, and may be that disk under another name.
     Copy,
-    /// The same, and the pool is used on neither.
+    /// It shows the pool that other disks of its id show, and the pool is used on none of them.
     Twin { uuid: Uuid, set: Uuid },
 }
 
