@@ -16,7 +16,7 @@
 //! | 48 | 16 | UUID of the set of pools that belong together: those of one node |
 //! | 64 | 32 | the node's key; zeroes until it has one |
 //! | 96 | 16 | the machine that it was used in last (see [`crate::machine`]); zeroes if unknown |
-//! | 112 | 8 | when it was taken into use last, in seconds since 1970, little endian |
+//! | 112 | 8 | when it was in use last, to a day, in seconds since 1970, little endian |
 //! | 120 | 16 | the disk that it was used on last (see [`DiskTag`]) |
 //! | 136 | 16 | the kernel's id of the boot in which its set was begun, if that is when it joined; else zeroes |
 //! | 152 | 16 | the kernel's id of the boot in which it was used last; zeroes if unknown |
@@ -28,6 +28,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 use loam_deployment::NodeKey;
+use loam_node_api::clock::UnixTime;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -46,6 +47,9 @@ pub const COPY: u64 = 64 << 10;
 pub const MAGIC: &[u8; 16] = b"LOAM-DISK-HEADER";
 const FORMAT: u32 = 2;
 const SUM_AT: usize = LENGTH - 32;
+
+/// In seconds.
+const DAY: u64 = 24 * 3600;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -67,8 +71,8 @@ pub struct Header {
     pub set: Uuid,
     pub node: Option<NodeKey>,
     pub machine: Option<Machine>,
-    /// When it was taken into use last, in seconds since 1970: later than each time before, also by a
-    /// clock that stands still.
+    /// When it was taken into use last, or a later moment at which it was still in use, in seconds since
+    /// 1970: later than each time before, also by a clock that stands still.
     pub used: u64,
     pub disk: DiskTag,
     /// The boot in which its set was begun, if it is of that boot.
@@ -135,6 +139,15 @@ impl Header {
             last_boot: using.boot,
             ..self
         }
+    }
+
+    /// For a pool that was taken into use and is in use at `now` still, if that is a day or more later.
+    pub fn still_used_at(self, now: UnixTime) -> Self {
+        let used = match self.used.checked_add(DAY) {
+            Some(next) if next <= now.0 && self.used != 0 => now.0,
+            _ => self.used,
+        };
+        Self { used, ..self }
     }
 
     /// Reads the header whose file system has this size, if one is there. One copy that can be read is
@@ -390,6 +403,18 @@ mod tests {
             before = again;
         }
         assert_eq!(use_at(before, 900).used, 900);
+    }
+
+    #[test]
+    fn a_pool_in_use_is_dated_anew_after_a_day() {
+        let used = |used| Header { used, ..header() };
+        let at = |header: Header, now| header.still_used_at(UnixTime(now)).used;
+        assert_eq!(at(used(7), 6 + DAY), 7);
+        assert_eq!(at(used(7), 7 + DAY), 7 + DAY);
+        assert_eq!(at(used(7 + DAY), 3), 7 + DAY);
+        assert_eq!(at(used(u64::MAX), u64::MAX), u64::MAX);
+        // It was never taken into use, so it is not in use.
+        assert_eq!(at(used(0), 9 * DAY), 0);
     }
 
     #[test]

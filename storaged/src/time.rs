@@ -13,3 +13,8 @@ pub fn now() -> UnixTime {
         .floor
         .max(UnixTime::kernel())
 }
+
+/// What is proved enough to bind later boots (see [`Clock::to_keep`]); `None` until the clock is set.
+pub fn to_keep() -> Option<UnixTime> {
+    Clock::read(Path::new(path::CLOCK)).to_keep(UnixTime::kernel())
+}
