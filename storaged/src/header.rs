@@ -25,7 +25,7 @@
 //! It is there twice, [`COPY`] apart, and written one after the other: whatever a power cut does to
 //! one of them, the other is whole; and one unreadable sector takes no pool away.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use loam_deployment::NodeKey;
 use loam_node_api::clock::UnixTime;
@@ -188,6 +188,19 @@ impl Header {
     /// Grows with each that is written to one disk.
     fn stage(&self) -> (bool, u64, bool) {
         (self.state == State::Pool, self.used, self.node.is_some())
+    }
+
+    /// Writes `after` where `self` is. An error if it is not there: by the time that somebody writes, the
+    /// kernel may have given the name of a disk that went to another one.
+    pub fn replace(&self, device: &Path, after: &Self) -> io::Result<()> {
+        let disk = File::options().read(true).write(true).open(device)?;
+        match Self::read(&disk, self.filesystem_size)? {
+            Found::Header(found) if found.uuid == self.uuid => after.write(&disk),
+            _ => Err(io::Error::other(format!(
+                "{} is another disk now",
+                device.display()
+            ))),
+        }
     }
 
     /// Durable when it returns, in one place at least: a sector that cannot be written any more takes no
@@ -403,6 +416,25 @@ mod tests {
             before = again;
         }
         assert_eq!(use_at(before, 900).used, 900);
+    }
+
+    #[test]
+    fn it_is_not_written_to_a_disk_that_has_its_name_now() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(64 << 20).unwrap();
+        let before = header();
+        let after = Header { used: 7, ..before };
+        let on_disk = || Header::read(file.as_file(), before.filesystem_size).unwrap();
+        let error = before.replace(file.path(), &after).unwrap_err().to_string();
+        assert!(error.contains("another disk"), "{error}");
+        assert_eq!(on_disk(), Found::Nothing);
+        let other = header();
+        other.write(file.as_file()).unwrap();
+        before.replace(file.path(), &after).unwrap_err();
+        assert_eq!(on_disk(), Found::Header(other));
+        before.write(file.as_file()).unwrap();
+        before.replace(file.path(), &after).unwrap();
+        assert_eq!(on_disk(), Found::Header(after));
     }
 
     #[test]

@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -439,11 +438,7 @@ impl Inventory {
             boot: boot::id(),
             set_is_new: lock(&self.boot).decided().begun,
         });
-        let written = File::options()
-            .write(true)
-            .open(&disk.device)
-            .and_then(|device| stamped.write(&device));
-        match written {
+        match header.replace(&disk.device, &stamped) {
             Ok(()) => stamped,
             Err(error) => {
                 tracing::error!(disk = %disk.id, %error, "cannot note in this pool's header where it is used");

@@ -1,3 +1,5 @@
+use std::fs::File;
+
 use loam_deployment::{Bytes, payload::Media};
 
 use super::*;

@@ -20,7 +20,7 @@
 //! [`Staging`]: crate::image::staging::Staging
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -359,7 +359,7 @@ impl Pool {
         let mut header = disk.header.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(*header)?;
         if changed != *header {
-            changed.write(&OpenOptions::new().write(true).open(&disk.device)?)?;
+            header.replace(&disk.device, &changed)?;
             *header = changed;
         }
         Ok(())
