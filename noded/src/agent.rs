@@ -262,16 +262,20 @@ impl Agent {
 
     fn take_in_late(&mut self, now: Revisions) {
         for (step, result) in self.executor.begin_round(&mut self.picture, now) {
-            let Step::MachineStart(start) = step else {
-                continue;
-            };
-            match result {
-                Ok(()) => {
+            match (step, result) {
+                (Step::MachineStart(start), Ok(())) => {
                     // Its plan took it for one that is still to start.
                     self.memory.stopped.remove(&start.id);
                     self.has_started(&start.id);
                 }
-                Err(reason) => self.backoff.refused(&start.id, reason, Instant::now()),
+                (Step::MachineStart(start), Err(reason)) => {
+                    self.backoff.refused(&start.id, reason, Instant::now());
+                }
+                // It runs on. That it stops all the same, if only the answer was lost, shows in its state.
+                (Step::MachineStop(id), Err(_)) => {
+                    self.memory.stopped.remove(&id);
+                }
+                _ => {}
             }
         }
     }

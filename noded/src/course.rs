@@ -17,6 +17,8 @@ pub struct Outcome {
     pub refused: BTreeSet<Resource>,
     /// Under way, or waiting for something that is.
     pub waiting: BTreeMap<Resource, String>,
+    /// Those of `waiting` on which a daemon is at work: it was told to change them.
+    pub begun: BTreeSet<Resource>,
     /// Steps done that changed something.
     pub done: usize,
 }
@@ -25,7 +27,9 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     Done,
-    /// What is going on.
+    /// What is going on, as its daemon was told.
+    Begun(String),
+    /// What is waited for, before its daemon is told anything.
     UnderWay(String),
     /// Why it was refused.
     Refused(String),
@@ -76,6 +80,12 @@ impl<'a> Course<'a> {
             Progress::Done => {
                 self.outcome.done += usize::from(!task.step.is_check());
                 self.ends.push(End::Done);
+            }
+            Progress::Begun(what) => {
+                if !task.step.is_check() {
+                    self.outcome.begun.insert(resource.clone());
+                }
+                self.pass(resource, End::Waits(what));
             }
             Progress::UnderWay(what) => self.pass(resource, End::Waits(what)),
             Progress::Refused(reason) => {

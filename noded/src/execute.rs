@@ -168,7 +168,7 @@ impl Executor {
                 _ => None,
             },
             Step::MachineStop(id) => match actual.machines.get(id).map(|m| &m.state) {
-                Some(MachineState::Stopping) => return Progress::UnderWay("stopping".into()),
+                Some(MachineState::Stopping) => return Progress::Begun("stopping".into()),
                 Some(MachineState::Ending(_)) => return Progress::UnderWay(ENDING.into()),
                 _ => None,
             },
@@ -241,7 +241,7 @@ impl Executor {
         match self.errands.send(errand, call).await {
             Some(Ok(effect)) => Ok(effect),
             Some(Err(reason)) => Err(self.refuse(step, reason)),
-            None => Err(Progress::UnderWay(format!("{step}: takes its time"))),
+            None => Err(Progress::Begun(format!("{step}: takes its time"))),
         }
     }
 
@@ -252,7 +252,7 @@ impl Executor {
         }
         self.touched.insert(owner(&step.resource()));
         match &effect {
-            Effect::Begun(what) => return Progress::UnderWay(what.clone()),
+            Effect::Begun(what) => return Progress::Begun(what.clone()),
             Effect::Image(status) => match &status.state {
                 ImageState::Ready { .. } => {}
                 state @ ImageState::Fetching { .. } => {

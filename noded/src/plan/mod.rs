@@ -80,15 +80,18 @@ impl Memory {
     pub fn note(&mut self, plan: &Plan, outcome: &Outcome) {
         for task in &plan.tasks {
             let machine = task.step.resource();
-            let failed = outcome.failed.contains_key(&machine);
+            let is_done =
+                !outcome.failed.contains_key(&machine) && !outcome.waiting.contains_key(&machine);
+            let is_told = is_done || outcome.begun.contains(&machine);
             match &task.step {
-                Step::MachineStop(id) if !failed && !plan.ending.contains(id) => {
+                // One that waits for its turn runs on, and may end by itself before it comes.
+                Step::MachineStop(id) if is_told && !plan.ending.contains(id) => {
                     self.stopped.insert(id.clone());
                 }
-                Step::MachineForget(id) if !failed && !outcome.waiting.contains_key(&machine) => {
+                Step::MachineForget(id) if is_done => {
                     self.stopped.remove(id);
                 }
-                Step::MachineStart(plan) if !failed && !outcome.waiting.contains_key(&machine) => {
+                Step::MachineStart(plan) if is_done => {
                     self.stopped.remove(&plan.id);
                 }
                 _ => {}

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     actual::Mounted,
+    course::{Course, Progress},
     desired::{Halt, Workloads},
     fingerprint,
 };
@@ -671,6 +672,42 @@ fn a_machine_that_was_stopped_for_a_version_that_was_taken_back_is_started_again
     // One that is not wanted any more is forgotten here, too.
     world.settle(&want(Workloads::none(Version(4))));
     assert_eq!(world.memory, Memory::default());
+}
+
+/// A job goes on while a stop for a version that may be taken back waits for its turn; when it ends
+/// meanwhile, that was by itself.
+#[test]
+fn a_machine_is_stopped_once_init_was_told_so_and_not_before() {
+    let mut world = World::default();
+    world.settle(&want(with_image(1, 1)));
+    let next = world.plan(&want(with_image(2, 2)));
+    let noted = |progress: &dyn Fn(&Step) -> Progress| {
+        let mut memory = Memory::default();
+        let mut course = Course::new(&next.tasks);
+        while let Some(step) = course.next_step() {
+            course.note(progress(step));
+        }
+        memory.note(&next, &course.outcome());
+        memory.stopped
+    };
+    let waits = || Progress::UnderWay("it waits".into());
+    let begun = || Progress::Begun("it is asked".into());
+    let nobody = BTreeSet::new();
+    // For the image, for what its check asks, for an init that does not answer.
+    assert_eq!(noted(&|_| waits()), nobody);
+    let asks = |step: &Step| match step {
+        Step::MachineCheck(_) => begun(),
+        _ => Progress::Done,
+    };
+    assert_eq!(noted(&asks), nobody);
+    let stops = |step: &Step, then: Progress| match step {
+        Step::MachineStop(_) => then,
+        _ => Progress::Done,
+    };
+    assert_eq!(noted(&|step| stops(step, waits())), nobody);
+    let refused = || Progress::Refused("no".into());
+    assert_eq!(noted(&|step| stops(step, refused())), nobody);
+    assert_eq!(noted(&|step| stops(step, begun())), [id("1.web")].into());
 }
 
 #[test]

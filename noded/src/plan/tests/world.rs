@@ -299,7 +299,7 @@ impl World {
         if let Some(machine) = self.actual.machines.get_mut(id) {
             machine.state = MachineState::Stopping;
         }
-        Progress::UnderWay("stopping".into())
+        Progress::Begun("stopping".into())
     }
 
     /// All is there that can be there before the machine starts.
