@@ -111,6 +111,8 @@ impl Drop for Confined<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     /// Here only what the kernel is told, in which order it must be told: the process comes last,
@@ -141,6 +143,19 @@ mod tests {
         let developers = Group::below(&folder.path().join("absent"));
         assert!(developers.take_in(19, 1).unwrap().0.is_none());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_all_on_the_node_it_goes_first_when_memory_runs_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut builder = Command::new("sleep").arg("60").spawn().unwrap();
+        let group = Group::below(&folder.path().join("absent"));
+        let confined = group.confine(builder.id(), 1).map(drop);
+        let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", builder.id()));
+        builder.kill().unwrap();
+        builder.wait().unwrap();
+        confined.unwrap();
+        assert_eq!(score.unwrap().trim(), "1000");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -35,6 +35,13 @@ pub enum ProgramError {
     Run { name: String, source: io::Error },
     #[error("{name} failed ({status}): {complaint}")]
     Failed {
+        name: String,
+        status: String,
+        complaint: String,
+    },
+    /// By a signal: by one of its limits, by the kernel for want of memory, or by a fault of its own.
+    #[error("{name} was killed ({status}): {complaint}")]
+    Killed {
         name: String,
         status: String,
         complaint: String,
@@ -209,10 +216,20 @@ impl Running {
             .complaint
             .and_then(|complaint| complaint.recv_timeout(LAST_WORDS).ok())
             .unwrap_or_default();
-        Err(ProgramError::Failed {
-            name,
-            status: status.to_string(),
-            complaint,
+        let was_killed = status.signal().is_some();
+        let status = status.to_string();
+        Err(if was_killed {
+            ProgramError::Killed {
+                name,
+                status,
+                complaint,
+            }
+        } else {
+            ProgramError::Failed {
+                name,
+                status,
+                complaint,
+            }
         })
     }
 }

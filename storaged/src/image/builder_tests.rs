@@ -106,6 +106,20 @@ fn a_builder_that_gets_on_without_end_is_ended() {
     assert_eq!(record.deaths, 1);
 }
 
+/// As by its limits of memory and of processor time.
+#[test]
+fn a_builder_that_its_limits_kill_has_a_death() {
+    for (script, signal) in [("kill -KILL $$", "SIGKILL"), ("kill -XCPU $$", "SIGXCPU")] {
+        let record = fails_alone(script, Patience::USUAL);
+        let why = record.why.unwrap();
+        assert!(
+            why.contains("sh was killed") && why.contains(signal),
+            "{why}"
+        );
+        assert_eq!((record.deaths, record.failures), (1, 0));
+    }
+}
+
 #[test]
 fn what_a_builder_started_does_not_hold_what_it_left() {
     let record = fails_alone("exec 3<&0; sleep 25 & exit 3", Patience::USUAL);

@@ -8,7 +8,7 @@ use super::{
     answering::Hangs, blob::BlobError, digest::Digest, erofs::PackError, manifest::ManifestError,
     registry::RegistryError, tarball::TarError, tree::TreeError, watch::Ended,
 };
-use crate::ledger::Full;
+use crate::{ledger::Full, program::ProgramError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -66,12 +66,15 @@ impl FetchError {
         }
     }
 
-    /// Whether its builder had to be ended: that costs all others their turn, as a death of storaged
-    /// does.
+    /// Whether its builder had to be ended, or was by its limits: that costs all others their turn and
+    /// much of what they share, as a death of storaged does.
     pub fn is_death(&self) -> bool {
         matches!(
             self,
-            Self::Pack(PackError::Ended(Ended::Idle(_) | Ended::TooLong(_)))
+            Self::Pack(
+                PackError::Ended(Ended::Idle(_) | Ended::TooLong(_))
+                    | PackError::Program(ProgramError::Killed { .. })
+            )
         )
     }
 
