@@ -34,6 +34,7 @@ use crate::{
 
 /// A node that was silent for longer may be taken for gone.
 const HEARTBEAT: Duration = Duration::from_secs(60 * 60);
+
 pub struct Announcer {
     pub identity: Rc<Identity>,
     pub writer: Rc<GridWriter>,
@@ -157,74 +158,19 @@ impl Announcer {
     pub async fn report(
         &self,
         views: watch::Receiver<Option<Rc<View>>>,
-        mut reports: watch::Receiver<Vec<Report>>,
+        reports: watch::Receiver<Vec<Report>>,
     ) {
-        let mut budgets: BTreeMap<ContractId, Budget> = BTreeMap::new();
-        loop {
-            let current = reports.borrow_and_update().clone();
-            budgets.retain(|id, _| current.binary_search_by_key(id, |r| r.contract).is_ok());
-            let mut next: Option<Instant> = None;
-            let mut written = false;
-            for report in current {
-                let now = Instant::now();
-                let id = report.contract;
-                let budget = match budgets.entry(id) {
-                    Entry::Occupied(entry) => entry.into_mut(),
-                    Entry::Vacant(entry) => {
-                        // Before a restart this node may have written it already.
-                        let view = views.borrow().clone();
-                        let there = on_chain(
-                            &*self.reader,
-                            &self.chain,
-                            self.identity.node,
-                            view.as_deref(),
-                            id,
-                        );
-                        let Ok(there) = there.await else {
-                            // Nor would it answer about the others.
-                            next = earliest(next, Instant::now() + RETRY);
-                            break;
-                        };
-                        let budget = entry.insert(Budget::new(now));
-                        if let Some(there) = there {
-                            budget.has(there, now);
-                        }
-                        budget
-                    }
-                };
-                match budget.due(&report, now) {
-                    None => {}
-                    Some(due) if due > now => next = earliest(next, due),
-                    Some(_) => {
-                        written = true;
-                        match self.write(&report).await {
-                            Ok(()) => {
-                                budget.spend(now);
-                                budget.has(report, Instant::now());
-                            }
-                            Err(error) => {
-                                warn!(contract = %id, %error, "a report was not written");
-                                next = earliest(next, Instant::now() + RETRY);
-                                if error.concerns_all() {
-                                    break;
-                                }
-                                // It may have cost something all the same.
-                                budget.spend(now);
-                            }
-                        }
-                    }
-                }
+        let written = |id| {
+            let view = views.borrow().clone();
+            async move {
+                let (node, view) = (self.identity.node, view.as_deref());
+                on_chain(&*self.reader, &self.chain, node, view, id).await
             }
-            // What is said may have changed while it was written.
-            if written && reports.has_changed().unwrap_or(false) {
-                continue;
-            }
-            tokio::select! {
-                // The sender lives as long as the process.
-                _ = reports.changed() => {}
-                () = until(next) => {}
-            }
-        }
+        };
+        keep_reported(reports, written, async |report: &Report| {
+            self.write(report).await
+        })
+        .await;
     }
 
     async fn write(&self, report: &Report) -> Result<(), ReportFailure> {
@@ -246,6 +192,72 @@ impl Announcer {
 
     fn complain(&self, what: &str, error: &WriteError) {
         warn!(account = %self.writer.account(), %error, "could not {what}");
+    }
+}
+
+/// Writes, by `write`, each report that says something else than what is `written` already.
+async fn keep_reported(
+    mut reports: watch::Receiver<Vec<Report>>,
+    written: impl AsyncFn(ContractId) -> Result<Option<Report>, ReadError>,
+    write: impl AsyncFn(&Report) -> Result<(), ReportFailure>,
+) {
+    let mut budgets: BTreeMap<ContractId, Budget> = BTreeMap::new();
+    loop {
+        let current = reports.borrow_and_update().clone();
+        budgets.retain(|id, _| current.binary_search_by_key(id, |r| r.contract).is_ok());
+        let mut next: Option<Instant> = None;
+        let mut tried = false;
+        for report in current {
+            let now = Instant::now();
+            let id = report.contract;
+            let budget = match budgets.entry(id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    // Before a restart this node may have written it already.
+                    let Ok(there) = written(id).await else {
+                        // Nor would it answer about the others.
+                        next = earliest(next, Instant::now() + RETRY);
+                        break;
+                    };
+                    let budget = entry.insert(Budget::new(now));
+                    if let Some(there) = there {
+                        budget.has(there, now);
+                    }
+                    budget
+                }
+            };
+            match budget.due(&report, now) {
+                None => {}
+                Some(due) if due > now => next = earliest(next, due),
+                Some(_) => {
+                    tried = true;
+                    match write(&report).await {
+                        Ok(()) => {
+                            budget.spend(now);
+                            budget.has(report, Instant::now());
+                        }
+                        Err(error) => {
+                            warn!(contract = %id, %error, "a report was not written");
+                            next = earliest(next, Instant::now() + RETRY);
+                            if error.concerns_all() {
+                                break;
+                            }
+                            // It may have cost something all the same.
+                            budget.spend(now);
+                        }
+                    }
+                }
+            }
+        }
+        // What is said may have changed while it was written.
+        if tried && reports.has_changed().unwrap_or(false) {
+            continue;
+        }
+        tokio::select! {
+            // The sender lives as long as the process.
+            _ = reports.changed() => {}
+            () = until(next) => {}
+        }
     }
 }
 
@@ -274,9 +286,14 @@ fn earliest(a: Option<Instant>, b: Instant) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use ed25519_dalek::SigningKey;
     use loam_chain::{ContractState, TwinRecord};
-    use loam_deployment::{Version, report::Verdict};
+    use loam_deployment::{
+        Version,
+        report::{Verdict, WorkloadReport},
+    };
 
     use super::*;
     use crate::{fake_chain::*, ledger::Published};
@@ -292,6 +309,81 @@ mod tests {
         let now = sign.due();
         sign.given(now);
         assert_eq!(sign.due(), now + HEARTBEAT);
+    }
+
+    fn said(contract: u64, detail: &str) -> Report {
+        let workload = WorkloadReport {
+            detail: detail.into(),
+            ..WorkloadReport::default()
+        };
+        Report {
+            node: NodeKey([1; 32]),
+            contract: ContractId(contract),
+            version: Version(1),
+            time: 5,
+            verdict: Verdict::Accepted,
+            workloads: [("web".parse().unwrap(), workload)].into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_news_is_written_and_what_changes_all_the_time_costs_little() {
+        let (say, reports) = watch::channel(vec![said(1, "up")]);
+        let writes = RefCell::new(Vec::new());
+        let written = async |id: ContractId| Ok((id.0 == 1).then(|| said(1, "up")));
+        let write = async |report: &Report| {
+            writes.borrow_mut().push(report.contract.0);
+            Ok(())
+        };
+        let look = async || {
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let changes = async {
+            look().await;
+            assert!(writes.borrow().is_empty(), "the chain has it");
+            say.send_replace(vec![said(1, "up"), said(2, "up")]);
+            look().await;
+            say.send_replace(vec![said(1, "up"), said(2, "up")]);
+            look().await;
+            assert_eq!(*writes.borrow(), [2]);
+            // A machine that ends and starts for ever.
+            for version in 2..60 {
+                let flapping = Report {
+                    version: Version(version),
+                    ..said(2, "up")
+                };
+                say.send_replace(vec![said(1, "up"), flapping]);
+                look().await;
+            }
+            assert!(writes.borrow().len() < 20, "{:?}", writes.borrow());
+        };
+        tokio::select! {
+            () = keep_reported(reports, written, write) => unreachable!("it goes on for ever"),
+            () = changes => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_not_written_over() {
+        let (_say, reports) = watch::channel(vec![said(1, "up"), said(2, "up")]);
+        let asked = Cell::new(0);
+        let written = async |_| {
+            asked.set(asked.get() + 1);
+            Err(ReadError::Configuration("none".into()))
+        };
+        let write = async |_: &Report| panic!("nobody knows what the chain has");
+        let soon = async {
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = keep_reported(reports, written, write) => unreachable!("it goes on for ever"),
+            () = soon => {}
+        }
+        assert_eq!(asked.get(), 1, "nor would it answer about the others");
     }
 
     #[tokio::test]

@@ -487,3 +487,30 @@ fn said<T, E: Display>(
 fn text(error: impl Display) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Arc};
+
+    use super::*;
+
+    #[test]
+    fn what_fails_again_and_again_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(Arc::new(fs::File::create_new(&log).unwrap()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let mut executor = Executor::new(Sockets::of_node());
+            let step = Step::NetworkDelete("1.net".parse().unwrap());
+            for _ in 0..100 {
+                executor.fail(&step, "it is in use");
+            }
+            executor.fail(&step, "the disk hangs");
+        });
+        let log = fs::read_to_string(log).unwrap();
+        assert_eq!(log.matches("it is in use").count(), 1, "{log}");
+        assert_eq!(log.matches("the disk hangs").count(), 1, "{log}");
+    }
+}
