@@ -42,6 +42,16 @@ fn everything_about_an_entry_survives() {
     ));
 }
 
+/// Two blocks of zeroes, as POSIX has it.
+#[test]
+fn it_ends_as_archives_do() {
+    let whole = stream(&[Layer::default().file("a", b"data").tar()]);
+    assert_eq!(whole.len() % BLOCK as usize, 0);
+    let (before, end) = whole.split_at(whole.len() - 2 * BLOCK as usize);
+    assert!(end.iter().all(|byte| *byte == 0));
+    assert!(before[before.len() - BLOCK as usize..].starts_with(b"data"));
+}
+
 #[test]
 fn counts_what_shows_only() {
     let lower = Layer::default()
