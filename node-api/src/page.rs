@@ -90,7 +90,18 @@ impl Default for Changes {
 
 #[cfg(test)]
 mod tests {
+    use loam_deployment::{
+        ContractId, Name, limits,
+        payload::{Protocol, Publish},
+    };
+
     use super::*;
+    use crate::{
+        WorkloadId,
+        machine::{Exit, Machine, MachineState},
+        network::{Interface, InterfaceId, InterfaceSpec, Mac},
+        transport::MAX_FRAME,
+    };
 
     #[test]
     fn a_page_says_whether_more_is_behind_it() {
@@ -120,5 +131,51 @@ mod tests {
         assert_eq!(changes.since(seen).await, changes.now());
         // Nothing happens: answered all the same.
         assert_eq!(changes.since(changes.now()).await, changes.now());
+    }
+
+    /// As JSON; what grows with a tenant's wishes, or with what a VMM that was taken over says.
+    #[test]
+    fn a_page_of_the_largest_items_fits_a_frame() {
+        let workload = || WorkloadId::new(ContractId(u64::MAX), name());
+        let reason = r#"""#.repeat(2 << 10);
+        let machine = Machine {
+            id: workload(),
+            // Of 16 volumes and the root, each on a pool of its own.
+            fingerprint: "f".repeat(2 << 10),
+            state: MachineState::Exited(Exit::Failed(reason)),
+            age_seconds: u64::MAX,
+            resets: u32::MAX,
+            console_position: u64::MAX,
+        };
+        let publish = Publish {
+            protocol: Protocol::Tcp,
+            node_port: u16::MAX,
+            machine_port: u16::MAX,
+        };
+        let interface = Interface {
+            id: InterfaceId {
+                machine: workload(),
+                network: workload(),
+            },
+            spec: InterfaceSpec {
+                mac: Mac([255; 6]),
+                addresses: vec!["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(); 4],
+                publish: vec![publish; limits::MACHINE_PORTS],
+            },
+            tap: "t".repeat(15),
+            namespace: Some("n".repeat(4096).into()),
+            in_force: false,
+        };
+        let sizes = [
+            serde_json::to_vec(&machine).unwrap().len(),
+            serde_json::to_vec(&interface).unwrap().len(),
+        ];
+        for size in sizes {
+            assert!((size + 1) * MAX_ITEMS < MAX_FRAME, "{sizes:?}");
+        }
+    }
+
+    fn name() -> Name {
+        "n".repeat(36).parse().unwrap()
     }
 }
