@@ -1,10 +1,12 @@
-//! The calls that init answers, at [`INIT_SOCKET`]: each becomes an event for the main loop.
+//! The calls that init answers, at [`loam_node_api::path::INIT_SOCKET`]: each becomes an event for
+//! the main loop.
+
+use std::path::PathBuf;
 
 use loam_node_api::{
     WorkloadId,
     machine::{ConsoleChunk, Machine, MachineError, MachineSpec, Machines, Shutdown},
     page::{Changes, Page, Revision},
-    path::INIT_SOCKET,
     status::NodeStatus,
     transport,
     vmm::ControlRequest,
@@ -59,8 +61,12 @@ pub enum Call {
 }
 
 /// Serves until the node ends. `changes` is raised by the main loop.
-pub async fn serve(events: mpsc::Sender<Event>, changes: Changes) -> std::io::Result<()> {
-    transport::serve(INIT_SOCKET.as_ref(), Server { events, changes }.serve()).await
+pub async fn serve(
+    socket: PathBuf,
+    events: mpsc::Sender<Event>,
+    changes: Changes,
+) -> std::io::Result<()> {
+    transport::serve(&socket, Server { events, changes }.serve()).await
 }
 
 #[derive(Clone, Debug)]

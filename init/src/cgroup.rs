@@ -95,16 +95,18 @@ impl Group {
     /// Makes the group `name` (a path below the root), or takes the one that is there, and sets
     /// its limits.
     pub fn make(name: &str, limits: GroupLimits) -> anyhow::Result<Self> {
-        let path = Path::new(ROOT).join(name);
+        Self::at(Path::new(ROOT).join(name), limits)
+            .with_context(|| format!("making the cgroup {name}"))
+    }
+
+    /// The same at any path.
+    pub fn at(path: PathBuf, limits: GroupLimits) -> anyhow::Result<Self> {
         match fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).with_context(|| format!("making the cgroup {name}"));
-            }
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
             _ => {}
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&path, flags, Mode::empty())
-            .with_context(|| format!("opening the cgroup {name}"))?;
+        let folder = rustix::fs::open(&path, flags, Mode::empty()).context("opening it")?;
         let group = Self { path, folder };
         group.limit(limits)?;
         Ok(group)

@@ -31,10 +31,10 @@ mod service;
 mod spawn;
 mod uevent;
 
-use std::{future::Future, os::fd::OwnedFd, process::ExitCode, time::Duration};
+use std::{future::Future, os::fd::OwnedFd, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use loam_node_api::{machine::Shutdown, page::Changes};
+use loam_node_api::{machine::Shutdown, page::Changes, path::INIT_SOCKET};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -143,15 +143,8 @@ async fn run(
     node.buttons.listen(&sender);
 
     // Each in a task of its own, and made anew when it ends: none of them may end the node.
-    let served = sender.clone();
-    keep_up("the calls of the daemons", KEEP_UP_PAUSE, move || {
-        api::serve(served.clone(), changes.clone())
-    });
-    let mut devices = Some(devices);
-    let told = sender.clone();
-    keep_up("news of devices", KEEP_UP_PAUSE, move || {
-        forward_devices(devices.take(), told.clone())
-    });
+    keep_serving(INIT_SOCKET.into(), sender.clone(), changes);
+    keep_forwarding(devices, sender.clone());
     keep_up("signals", KEEP_UP_PAUSE, move || {
         forward_signals(sender.clone())
     });
@@ -188,6 +181,19 @@ where
             }
             tokio::time::sleep(pause).await;
         }
+    });
+}
+
+fn keep_serving(socket: PathBuf, sender: mpsc::Sender<Event>, changes: Changes) {
+    keep_up("the calls of the daemons", KEEP_UP_PAUSE, move || {
+        api::serve(socket.clone(), sender.clone(), changes.clone())
+    });
+}
+
+fn keep_forwarding(devices: OwnedFd, sender: mpsc::Sender<Event>) {
+    let mut devices = Some(devices);
+    keep_up("news of devices", KEEP_UP_PAUSE, move || {
+        forward_devices(devices.take(), sender.clone())
     });
 }
 
@@ -260,5 +266,46 @@ mod tests {
                 }
             })
             .await;
+    }
+
+    /// Far longer than anything here takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn calls_are_served_though_their_socket_could_not_be_made_at_first() {
+        let folder = tempfile::tempdir().unwrap();
+        // A file where a folder must be.
+        let below = folder.path().join("loam");
+        std::fs::write(&below, "").unwrap();
+        let socket = below.join("init.sock");
+        let local = tokio::task::LocalSet::new();
+        let served = local.run_until(async {
+            let (sender, _events) = mpsc::channel(8);
+            keep_serving(socket.clone(), sender, Changes::new());
+            // Serving begins, and fails at once.
+            tokio::task::yield_now().await;
+            std::fs::remove_file(&below).unwrap();
+            while !socket.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let served = tokio::time::timeout(LONG, served).await;
+        served.expect("nobody serves again");
+    }
+
+    #[tokio::test]
+    async fn devices_are_heard_of_though_their_socket_breaks() {
+        let local = tokio::task::LocalSet::new();
+        let heard = local.run_until(async {
+            let (sender, mut events) = mpsc::channel(8);
+            // Nothing that can be waited for.
+            let broken = std::fs::File::open("/dev/null").unwrap();
+            keep_forwarding(broken.into(), sender);
+            events.recv().await
+        });
+        match tokio::time::timeout(LONG, heard).await {
+            Ok(Some(Event::Device(Uevent::Lost))) => {}
+            other => panic!("{other:?}; opening one anew needs root (CAP_NET_ADMIN)"),
+        }
     }
 }

@@ -18,6 +18,7 @@ use anyhow::{Context, anyhow};
 use loam_node_api::{
     WorkloadId,
     guest::CONFIG_PATH,
+    machine::MachineDisk,
     path::{BIN, GUEST_INITRD, GUEST_KERNEL},
     vmm::{CONFIG_FD, ControlRequest, DiskConfig, Fd, InterfaceConfig, VmmConfig},
 };
@@ -70,6 +71,29 @@ pub struct NodeLauncher {
     housekeeper: Housekeeper,
     disks: DiskOpener,
     places: BTreeMap<WorkloadId, Place>,
+    means: Means,
+}
+
+/// How a launch opens what lies on the node, of which tests have none.
+#[derive(Clone, Copy, Debug)]
+struct Means {
+    disk: fn(&MachineDisk) -> anyhow::Result<(OwnedFd, DiskIdentity)>,
+    kvm: fn() -> anyhow::Result<OwnedFd>,
+    /// Of the image.
+    file: fn(&str) -> anyhow::Result<OwnedFd>,
+    /// What all that may take together.
+    patience: Duration,
+}
+
+impl Default for Means {
+    fn default() -> Self {
+        Self {
+            disk: resource::open_disk,
+            kvm: resource::open_kvm,
+            file: resource::open_file,
+            patience: PATIENCE,
+        }
+    }
 }
 
 /// What the launcher has for one machine, from its first opening until its release.
@@ -103,6 +127,7 @@ impl NodeLauncher {
             housekeeper: Housekeeper::new().context("starting the housekeeper")?,
             disks: DiskOpener::default(),
             places: BTreeMap::new(),
+            means: Means::default(),
         })
     }
 }
@@ -118,6 +143,7 @@ impl Launcher for NodeLauncher {
             place: place.clone(),
             housekeeper: self.housekeeper.clone(),
             disks: self.disks.clone(),
+            means: self.means,
         };
         let events = self.events.clone();
         let launch = place.launch;
@@ -240,20 +266,21 @@ struct Opening {
     place: Place,
     housekeeper: Housekeeper,
     disks: DiskOpener,
+    means: Means,
 }
 
 impl Opening {
     fn run(&self) -> anyhow::Result<Vec<DiskIdentity>> {
         let patience = Patience {
-            until: Instant::now() + PATIENCE,
+            until: Instant::now() + self.means.patience,
             given_up: self.place.given_up.clone(),
         };
         let seat = self.seat(&patience)?;
         let mut disks = Descriptors::default();
         let mut identities = Vec::new();
         for disk in &self.order.spec.disks {
-            let asked = disk.clone();
-            let open = move || resource::open_disk(&asked);
+            let (asked, open) = (disk.clone(), self.means.disk);
+            let open = move || open(&asked);
             let (file, identity) = self.disks.open(&disk.path, &patience, open)?;
             disks.0.push(file);
             identities.push(identity);
@@ -297,10 +324,10 @@ impl Opening {
             name: spec.id.to_string(),
             cpus: spec.cpus,
             memory: spec.memory,
-            kvm: held.add(resource::open_kvm()?),
-            kernel: held.add(resource::open_file(GUEST_KERNEL)?),
+            kvm: held.add((self.means.kvm)()?),
+            kernel: held.add((self.means.file)(GUEST_KERNEL)?),
             initrds: vec![
-                held.add(resource::open_file(GUEST_INITRD)?),
+                held.add((self.means.file)(GUEST_INITRD)?),
                 held.add(own_initrd),
             ],
             command_line: COMMAND_LINE.to_owned(),
@@ -324,7 +351,7 @@ impl Opening {
         };
         let config = resource::sealed_memory(c"configuration", &serde_json::to_vec(&config)?)?;
         Ok(Ready {
-            program: resource::open_file(&format!("{BIN}/loam-vmm"))?,
+            program: (self.means.file)(&format!("{BIN}/loam-vmm"))?,
             descriptors: held.after(config),
             seat,
             user: self.order.user,
@@ -358,25 +385,4 @@ impl Held {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::fd::AsRawFd;
-
-    #[test]
-    fn numbers_are_those_that_the_child_sees() {
-        let open = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
-        let (null, zero, config) = (open("/dev/null"), open("/dev/zero"), open("/dev/full"));
-        let raw = [&config, &null, &zero].map(AsRawFd::as_raw_fd);
-        let mut held = Held::default();
-        assert_eq!(held.add(null), 4);
-        assert_eq!(held.add(zero), 5);
-        // The child sees the list from number 3 on.
-        let order: Vec<_> = held
-            .after(config)
-            .0
-            .iter()
-            .map(AsRawFd::as_raw_fd)
-            .collect();
-        assert_eq!(order, raw);
-    }
-}
+mod tests;

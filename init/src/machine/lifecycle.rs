@@ -51,9 +51,9 @@ struct Process {
     started: Instant,
     events: u32,
     command_started: bool,
-    /// Status of the guest's command.
+    /// Status of the guest's command, in its present life.
     status: Option<i32>,
-    /// Why the guest could not set itself up.
+    /// Why the guest could not set itself up, in its present life.
     guest_failure: Option<String>,
     last_word: Option<LastWord>,
     /// It was reaped, and how it ended. What it said before may still be in the pipe.
@@ -227,7 +227,7 @@ impl Lifecycle {
         }
         match event {
             VmmEvent::Started => {}
-            VmmEvent::GuestStarted => process.command_started = true,
+            VmmEvent::GuestStarted => process.guest_started(),
             VmmEvent::GuestExited { status } => process.status = Some(status),
             VmmEvent::GuestFailed { reason } => process.guest_failure = Some(reason),
             VmmEvent::PoweredOff => process.last_word = Some(LastWord::PoweredOff),
@@ -364,6 +364,14 @@ impl Process {
             silent: false,
             leaving: None,
         }
+    }
+
+    /// A guest that starts another kernel (kexec) has a second life in the same process. How the
+    /// one before ended says nothing about how this one will.
+    fn guest_started(&mut self) {
+        self.command_started = true;
+        self.status = None;
+        self.guest_failure = None;
     }
 
     /// Nothing that it does is of use any more. The first reason for that counts.

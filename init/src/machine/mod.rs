@@ -15,7 +15,7 @@ pub mod console;
 pub mod control;
 mod disk_opener;
 #[cfg(test)]
-mod fixture;
+pub mod fixture;
 mod initrd;
 mod launch;
 pub mod launcher;

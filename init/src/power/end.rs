@@ -36,7 +36,9 @@ const KERNEL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whatever still runs ends, pools are written out and unmounted, and the node is off or restarts.
 ///
-/// The watchdog stays armed for a restart: if that gets stuck, it happens all the same.
+/// The watchdog stays armed for a restart. That rests on [`force`] all the same, for many drivers
+/// disarm theirs as the first thing when the kernel ends (`watchdog_stop_on_reboot`). On the way to
+/// off it is disarmed: all that it could do to a power-off that gets stuck is to make it a boot.
 pub fn end(how: Shutdown, watchdog: Option<Watchdog>, log: &Log) -> ! {
     let vigil = Vigil::new(TOTAL, || {
         if let Some(watchdog) = &watchdog {

@@ -181,4 +181,23 @@ mod tests {
         // What is there at once is taken all the same.
         assert!(vigil.wait(LONG, || true));
     }
+
+    /// A disk that is worn out may finish a request now and then for hours.
+    #[test]
+    fn what_gets_on_without_end_is_given_up_when_the_time_is_over() {
+        let vigil = Vigil::new(Duration::ZERO, || ());
+        let (let_go, hung) = mpsc::channel::<()>();
+        let hung = Arc::new(Mutex::new(hung));
+        let mut looks = 0;
+        let progress = || {
+            looks += 1;
+            assert!(looks < 100, "it is waited for still");
+            looks
+        };
+        let work = move |_: &str| {
+            let _ = hung.lock().unwrap().recv();
+        };
+        assert_eq!(vigil.all(LONG, vec!["worn"], work, progress), ["worn"]);
+        drop(let_go);
+    }
 }

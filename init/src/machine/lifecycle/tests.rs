@@ -49,6 +49,51 @@ fn powers_off_with_its_commands_status() {
     assert_eq!(exit(&life), Exit::PoweredOff { status: Some(3) });
 }
 
+/// The guest starts another kernel, in the same process.
+#[test]
+fn how_one_life_of_a_guest_ended_is_not_how_the_next_ends() {
+    let exited = |status| VmmEvent::GuestExited { status };
+    let reason = "no disk web".to_owned();
+    let first_ends = [exited(0), exited(3), VmmEvent::GuestFailed { reason }];
+    for first in first_ends {
+        for second in [None, Some(0), Some(7)] {
+            let (mut life, now) = running();
+            life.step(now, Input::Event(first.clone()));
+            life.step(now, Input::Event(VmmEvent::GuestStarted));
+            assert_eq!(life.state(), MachineState::Running);
+            if let Some(status) = second {
+                life.step(now, Input::Event(exited(status)));
+            }
+            end(&mut life, now, VmmEvent::PoweredOff);
+            assert_eq!(exit(&life), Exit::PoweredOff { status: second });
+        }
+    }
+}
+
+#[test]
+fn how_a_guest_ended_is_forgotten_over_a_reset() {
+    let (mut life, now) = running();
+    life.step(now, Input::Event(VmmEvent::GuestExited { status: 0 }));
+    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Open));
+    launch(&mut life, now);
+    assert_eq!(life.state(), MachineState::Booting);
+    end(&mut life, now, VmmEvent::PoweredOff);
+    assert_eq!(exit(&life), Exit::PoweredOff { status: None });
+}
+
+/// The order to stop is the machine's, not that of one life: another kernel does not get out of it.
+#[test]
+fn a_stop_outlives_the_life_in_which_it_was_asked() {
+    let (mut life, now) = running();
+    let grace = Duration::from_secs(10);
+    life.step(now, Input::Stop { grace });
+    life.step(now, Input::Event(VmmEvent::GuestExited { status: 0 }));
+    life.step(now, Input::Event(VmmEvent::GuestStarted));
+    assert_eq!(life.state(), MachineState::Stopping);
+    assert_eq!(life.deadline(), Some(now + grace));
+    assert_eq!(life.step(now + grace, Input::Tick), Some(Action::Kill));
+}
+
 #[test]
 fn events_may_be_read_after_the_process_was_reaped() {
     let (mut life, now) = running();
