@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use loam_deployment::Version;
 use qemu_tests::{
+    folder,
     grid::Grid,
     http,
     nbd::{EIO, Mood, NbdDisk},
@@ -31,8 +32,7 @@ encrypted = false
 #[ignore = "slow: a disk is slow, fails, is pulled and put back"]
 fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result<()> {
     let grid = Grid::start()?;
-    let folder = tempfile::tempdir()?;
-    let server = NbdDisk::serve(folder.path(), BYTES)?;
+    let server = NbdDisk::serve(&folder::of_case()?, BYTES)?;
     let spoiled = Disk::over("spoiled", server.driver()).slot(0);
     let mut node = Node::boot(
         &grid,

@@ -7,6 +7,7 @@ use anyhow::{bail, ensure};
 use loam_deployment::Version;
 use loam_node_api::path::TENANT_PORT;
 use qemu_tests::{
+    folder,
     grid::Grid,
     http,
     nbd::{Mood, NbdDisk},
@@ -38,8 +39,7 @@ fn a_disk_that_hangs_for_long_never_lets_the_watchdog_fire() -> anyhow::Result<(
 /// `meanwhile` is how long nothing more happens before the node is switched off.
 fn hang(meanwhile: Duration) -> anyhow::Result<()> {
     let grid = Grid::start()?;
-    let folder = tempfile::tempdir()?;
-    let server = NbdDisk::serve(folder.path(), BYTES)?;
+    let server = NbdDisk::serve(&folder::of_case()?, BYTES)?;
     let mut node = Node::boot(
         &grid,
         NodeOptions {
