@@ -9,7 +9,6 @@ use loam_node_api::debug::{DebugRequest, DebugResponse};
 use qemu_tests::{
     folder,
     grid::Grid,
-    http,
     node::{Node, NodeOptions},
     power_cut,
     wait::{LIMIT, wait_for},
@@ -20,7 +19,7 @@ use xtask::qemu::{Bus, Disk, Node as Machine, NodeConfig, accel::Choice};
 
 use crate::{
     MOUNTS,
-    demo::{Hello, wait_start},
+    demo::{Hello, record, records, wait_start},
     pools,
 };
 
@@ -79,11 +78,10 @@ impl<'a> Load<'a> {
         let mut records = Vec::new();
         let mut write = || {
             for _ in 0..RECORDS {
-                let number = http::post(web, "/record")?;
+                record(web, records.len() as u64)?;
                 records.push(length()?);
-                ensure!(number.trim() == records.len().to_string(), "{number}");
             }
-            Ok(())
+            Ok::<_, anyhow::Error>(())
         };
         write()?;
         let his = bob.deploy(
@@ -225,11 +223,7 @@ impl<'a> Load<'a> {
             power_cut::image(&self.log, done, seed, DISK, &kept)?;
             self.node.switch_on()?;
             let web = self.node.forward(8080)?;
-            let there: u64 = wait_for("the machine to answer again", || {
-                Ok(http::get_text(web, "/records").ok())
-            })?
-            .trim()
-            .parse()?;
+            let there = wait_for("the machine to answer again", || Ok(records(web).ok()))?;
             ensure!(
                 there >= acknowledged as u64,
                 "{}, cut after {done} of {} writes: {acknowledged} records were acknowledged, \
@@ -237,11 +231,7 @@ impl<'a> Load<'a> {
                 kept.display(),
                 self.log.entries().len()
             );
-            let next = http::post(web, "/record")?;
-            ensure!(
-                next.trim() == (there + 1).to_string(),
-                "{there}, then {next}"
-            );
+            record(web, there)?;
             self.node.cut_power();
             fs::remove_file(kept)?;
         }
