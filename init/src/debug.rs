@@ -101,6 +101,10 @@ fn answer(request: DebugRequest) -> anyhow::Result<DebugResponse> {
                 .read_to_end(&mut bytes)?;
             DebugResponse::Bytes { bytes }
         }
+        DebugRequest::Length { path } => {
+            let length = fs::symlink_metadata(&path).context(path)?.len();
+            DebugResponse::Length { length }
+        }
     })
 }
 
@@ -116,4 +120,32 @@ fn main_process(service: &str) -> anyhow::Result<Pid> {
         .min()
         .and_then(Pid::from_raw)
         .with_context(|| format!("{service} does not run"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_listed_read_in_part_and_told_how_long_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        File::create(&path).unwrap().set_len(MAX_READ + 5).unwrap();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let list = DebugRequest::List {
+            path: text(folder.path()),
+        };
+        let names = vec!["file".to_owned()];
+        assert_eq!(answer(list).unwrap(), DebugResponse::Names { names });
+        let read = DebugRequest::Read { path: text(&path) };
+        let bytes = vec![0; MAX_READ as usize];
+        assert_eq!(answer(read).unwrap(), DebugResponse::Bytes { bytes });
+        let length = DebugRequest::Length { path: text(&path) };
+        let told = DebugResponse::Length {
+            length: MAX_READ + 5,
+        };
+        assert_eq!(answer(length).unwrap(), told);
+        let path = text(&folder.path().join("none"));
+        answer(DebugRequest::Length { path }).unwrap_err();
+    }
 }

@@ -19,6 +19,8 @@ pub enum DebugRequest {
     List { path: String },
     /// A file's bytes, 64 KiB at most.
     Read { path: String },
+    /// How many bytes a file has; links are not followed.
+    Length { path: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,5 +29,6 @@ pub enum DebugResponse {
     Killed { pid: i32 },
     Names { names: Vec<String> },
     Bytes { bytes: Vec<u8> },
+    Length { length: u64 },
     Error { reason: String },
 }

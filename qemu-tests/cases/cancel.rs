@@ -19,7 +19,7 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
         subnet: "10.40.0",
         ..Hello::default()
     };
-    let image = grid.add_other_hello("cancelled")?;
+    let image = grid.add_other_hello("cancelled", Vec::new())?;
     let toml = hers.toml(grid).replace(
         &grid.hello_reference(),
         &grid.reference(&image, "cancelled"),

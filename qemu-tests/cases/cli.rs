@@ -8,16 +8,14 @@ use std::{
 
 use anyhow::{Context, ensure};
 use loam_node_api::path::TENANT_PORT;
-use qemu_tests::{grid::Grid, node::Node};
-use tempfile::TempDir;
+use qemu_tests::{folder, grid::Grid, node::Node};
 
 /// `loam` with a configuration, keys and a twin of its own.
 pub struct Cli {
     program: PathBuf,
+    /// In a folder of its own among the case's.
     config: PathBuf,
     image: String,
-    /// Where configuration and keys are.
-    _folder: TempDir,
 }
 
 impl Cli {
@@ -25,8 +23,8 @@ impl Cli {
     pub fn register(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<Self> {
         let program = std::env::var_os("LOAM_CLI")
             .context("LOAM_CLI does not name `loam`; run `cargo xtask test`")?;
-        let folder = tempfile::tempdir()?;
-        let config = folder.path().join("config.toml");
+        // Keys come to lie beside it.
+        let config = folder::new("cli")?.join("config.toml");
         let tenant_port = node.forward(TENANT_PORT)?;
         let text = toml::to_string(&grid.config())?;
         let key = node.record()?.key;
@@ -38,7 +36,6 @@ impl Cli {
             program: program.into(),
             config,
             image: grid.hello_reference(),
-            _folder: folder,
         };
         cli.run(&["key", "new"])?;
         cli.run(&["key", "register"])?;

@@ -8,7 +8,7 @@ use loam_deployment::{
     report::{Report, State, WorkloadReport},
 };
 use loam_node_api::path::TENANT_PORT;
-use qemu_tests::{grid::Grid, http, node::Node, tenant::Contract, wait::wait_for};
+use qemu_tests::{folder, grid::Grid, http, node::Node, tenant::Contract, wait::wait_for};
 
 use crate::{
     cli::Cli,
@@ -56,8 +56,7 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     contract.cancel()?;
 
     // One that is not to be started again stays to be looked at.
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("once.toml");
+    let file = folder::of_case()?.join("once.toml");
     let once = Hello {
         port: 8581,
         subnet: "10.51.0",

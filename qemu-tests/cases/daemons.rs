@@ -1,8 +1,8 @@
-//! Daemons are killed in turn while a client downloads from a machine, which writes to its volume,
-//! and while the node fetches an image for another: nothing is lost.
+//! Daemons are killed in turn while a client downloads from a machine, another writes to its volume
+//! without a pause, and the node fetches an image for a second machine: nothing is lost.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
 };
 
@@ -14,12 +14,20 @@ use qemu_tests::{
     node::{Node, NodeOptions},
     wait::{LIMIT, wait_for},
 };
+use rand::{RngCore, SeedableRng, rngs::StdRng};
 use xtask::registry::Fault;
 
-use crate::demo::{Hello, count, start, wait_start, wait_start_after};
+use crate::demo::{Hello, record, records, start, wait_start, wait_start_after};
 
 /// More than the client takes while the daemons are killed; it ends the download itself.
 const BYTES: u64 = 1 << 40;
+
+/// What Bob's image has beside the server. At [`RATE`] it comes for four minutes, more than two lives
+/// of storaged.
+const BALLAST: usize = 24 << 20;
+/// Bytes a second, slow enough for the emulated node. storaged gives up a registry that sends less
+/// than 64 KiB.
+const RATE: u64 = 100_000;
 
 #[test]
 fn killing_daemons_loses_nothing() -> anyhow::Result<()> {
@@ -36,17 +44,34 @@ fn kill_daemons(rounds: u64) -> anyhow::Result<()> {
     let grid = Grid::start()?;
     let mut node = Node::boot(&grid, NodeOptions::default())?;
     let alice = grid.tenant("alice")?;
-    let contract = alice.deploy(&node, &Hello::default().toml(&grid))?;
+    // Her volume has room for more records than there is time for.
+    let hers = |greeting| {
+        let hello = Hello {
+            greeting,
+            ..Hello::default()
+        };
+        hello
+            .toml(&grid)
+            .replace("size = \"64MiB\"", "size = \"1GiB\"")
+    };
+    let contract = alice.deploy(&node, &hers("one"))?;
     contract.wait_running(Version(1))?;
     let web = node.forward(8080)?;
     let started = wait_start(web)?;
 
-    // Bob's image comes to a halt within its only layer, so that storaged is at work.
+    // Bob's image comes slowly and never whole, so that storaged is at work at each kill. Every other
+    // life of storaged goes on where the one before was, the others have to begin anew.
     let bob = grid.tenant("bob")?;
-    let image = grid.add_other_hello("bobs")?;
+    let mut ballast = vec![0; BALLAST];
+    StdRng::seed_from_u64(0).fill_bytes(&mut ballast);
+    let image = grid.add_other_hello("bobs", ballast)?;
     let layer = image.layers()[0];
-    grid.registry
-        .fail_always(layer, Fault::HoldAfter(100 << 10));
+    let drip = |ranges| {
+        let rate = RATE;
+        let fault = Fault::Drip { rate, ranges };
+        grid.registry.fail_always(layer, fault);
+    };
+    drip(true);
     let theirs = Hello {
         port: 8081,
         subnet: "10.30.0",
@@ -61,18 +86,18 @@ fn kill_daemons(rounds: u64) -> anyhow::Result<()> {
         "Bob's image was not asked for"
     );
 
-    let received = AtomicU64::new(0);
+    let (received, recorded) = (AtomicU64::new(0), AtomicU64::new(0));
     let enough = AtomicBool::new(false);
     thread::scope(|scope| {
-        let download = scope.spawn(|| -> anyhow::Result<()> {
+        let download = scope.spawn(|| {
             // Slow enough for the emulated node, and never silent for long.
             let path = format!("/download?bytes={BYTES}&rate=100000");
             let result = http::download(web, &path, |piece| {
-                let offset = received.load(Ordering::SeqCst);
+                let offset = received.load(SeqCst);
                 let wrong = hello::pattern::first_wrong(offset, piece);
                 ensure!(wrong.is_none(), "byte {wrong:?} is wrong");
-                received.fetch_add(piece.len() as u64, Ordering::SeqCst);
-                ensure!(!enough.load(Ordering::SeqCst), "enough");
+                received.fetch_add(piece.len() as u64, SeqCst);
+                ensure!(!enough.load(SeqCst), "enough");
                 Ok(())
             });
             match result {
@@ -81,46 +106,81 @@ fn kill_daemons(rounds: u64) -> anyhow::Result<()> {
                 Ok(_) => Err(anyhow!("the download ended before it was told to")),
             }
         });
-        let flows = |what: &str| {
-            let before = received.load(Ordering::SeqCst);
-            wait_for(what, || {
-                ensure!(!download.is_finished(), "the download broke off");
-                Ok((received.load(Ordering::SeqCst) > before + 50_000).then_some(()))
-            })
-        };
-        let killed = (|| {
-            flows("the download to begin")?;
-            let mut written = 0;
-            for daemon in (0..rounds).flat_map(|_| ["noded", "netd", "storaged", "clockd"]) {
-                node.kill_daemon(daemon)?;
-                flows(&format!("the download to go on after the end of {daemon}"))?;
-                // Each answer says that the number is on the volume.
-                written += 1;
-                ensure!(
-                    count(web)? == written,
-                    "a write was lost with the end of {daemon}"
-                );
+        // A request that fails is a failure: neither a machine nor its packets need any daemon.
+        let writer = scope.spawn(|| {
+            while !enough.load(SeqCst) {
+                let acknowledged = record(web, recorded.load(SeqCst))?;
+                recorded.store(acknowledged, SeqCst);
             }
             Ok::<_, anyhow::Error>(())
+        });
+        let ends = SetOnDrop(&enough);
+        let go_on = |what: &str| {
+            let (bytes, number) = (received.load(SeqCst), recorded.load(SeqCst));
+            wait_for(
+                &format!("download and writes to go on after {what}"),
+                || {
+                    ensure!(!download.is_finished(), "the download broke off");
+                    ensure!(!writer.is_finished(), "the writes broke off");
+                    // Of two more records the second was begun after we were called.
+                    let both = received.load(SeqCst) > bytes + 50_000
+                        && recorded.load(SeqCst) > number + 1;
+                    Ok(both.then_some(()))
+                },
+            )
+        };
+        let killed = (|| {
+            go_on("their begin")?;
+            for round in 0..rounds {
+                for daemon in ["noded", "netd", "storaged", "clockd"] {
+                    drip(round % 2 == 0);
+                    let asked = grid.registry.gets(layer);
+                    node.kill_daemon(daemon)?;
+                    if daemon == "storaged" {
+                        ensure!(
+                            grid.registry.wait_for_gets(layer, asked + 1, LIMIT),
+                            "the new storaged does not go on with Bob's image"
+                        );
+                    }
+                    go_on(&format!("the end of {daemon}"))?;
+                }
+            }
+            Ok(())
         })();
-        enough.store(true, Ordering::SeqCst);
+        drop(ends);
         let downloaded = download
             .join()
             .map_err(|_| anyhow!("the download panicked"))?;
-        downloaded.and(killed)
+        let written = writer.join().map_err(|_| anyhow!("the writer panicked"))?;
+        downloaded.and(written).and(killed)
     })?;
 
     ensure!(start(web)? == started, "the machine was restarted");
+    let acknowledged = recorded.into_inner();
+    let check_records = || {
+        let there = records(web)?;
+        ensure!(
+            there == acknowledged,
+            "{acknowledged} records were acknowledged, {there} are there"
+        );
+        Ok(())
+    };
+    check_records()?;
     // The new daemons go on where the old ones were: with Bob's image,
     grid.registry.clear_faults();
     his.wait_running(Version(1))?;
     wait_start(node.forward(theirs.port)?)?;
     // and with Alice's machine.
-    let second = Hello {
-        greeting: "two",
-        ..Hello::default()
-    };
-    contract.wait_running(contract.update(&second.toml(&grid))?)?;
+    contract.wait_running(contract.update(&hers("two"))?)?;
     wait_start_after(web, &started)?;
-    Ok(())
+    check_records()
+}
+
+/// Ends the threads that look at it, also when a panic goes by.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }

@@ -105,6 +105,24 @@ pub fn count(address: SocketAddr) -> anyhow::Result<u64> {
         .ok_or_else(|| anyhow!("{page}"))
 }
 
+/// Adds a record to those that were acknowledged, of which there are so many; gives how many there are
+/// now. All that is acknowledged is on the volume.
+pub fn record(address: SocketAddr, acknowledged: u64) -> anyhow::Result<u64> {
+    let number = http::post(address, "/record")?;
+    let next = acknowledged + 1;
+    ensure!(
+        number.trim() == next.to_string(),
+        "after record {acknowledged} came {number}"
+    );
+    Ok(next)
+}
+
+/// How many records are on the volume, whole and in order.
+pub fn records(address: SocketAddr) -> anyhow::Result<u64> {
+    let count = http::get_text(address, "/records")?;
+    count.trim().parse().with_context(|| count.clone())
+}
+
 /// Waits for the default server, which has all that was acknowledged, on the node that it was on; gives
 /// what is acknowledged now.
 pub fn check_back(node: &mut Node<'_>, key: NodeKey, acknowledged: u64) -> anyhow::Result<u64> {

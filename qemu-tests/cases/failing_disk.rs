@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use loam_deployment::Version;
 use qemu_tests::{
+    folder,
     grid::Grid,
     http,
     nbd::{EIO, Mood, NbdDisk},
@@ -14,7 +15,7 @@ use qemu_tests::{
 use xtask::qemu::Disk;
 
 use crate::{
-    demo::{Hello, count, wait_start},
+    demo::{Hello, count, record, records, wait_start},
     spoiled::{BYTES, disks, on_spoiled, on_steady, wait_pools},
 };
 
@@ -31,8 +32,7 @@ encrypted = false
 #[ignore = "slow: a disk is slow, fails, is pulled and put back"]
 fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result<()> {
     let grid = Grid::start()?;
-    let folder = tempfile::tempdir()?;
-    let server = NbdDisk::serve(folder.path(), BYTES)?;
+    let server = NbdDisk::serve(&folder::of_case()?, BYTES)?;
     let spoiled = Disk::over("spoiled", server.driver()).slot(0);
     let mut node = Node::boot(
         &grid,
@@ -57,7 +57,7 @@ fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result
     let (web, others) = (node.forward(8080)?, node.forward(8081)?);
     wait_start(web)?;
     wait_start(others)?;
-    ensure!(http::post(web, "/record")? == "1\n");
+    record(web, 0)?;
     let before = count(others)?;
 
     // A second for each request.
@@ -70,8 +70,7 @@ fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result
     // Its patience may have ended, but not the write.
     drop(writer.join());
     let written = wait_for("the slow record", || {
-        let count = http::get_text(web, "/records")?;
-        Ok((count == "2\n").then_some(2))
+        Ok(Some(records(web)?).filter(|count| *count == 2))
     })?;
 
     // It hangs for a while and goes on: so does what waited for it.
@@ -82,8 +81,7 @@ fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result
     server.set(Mood::Well);
     drop(writer.join());
     let written = wait_for("the record that waited", || {
-        let count: u64 = http::get_text(web, "/records")?.trim().parse()?;
-        Ok((count > written).then_some(count))
+        Ok(Some(records(web)?).filter(|count| *count > written))
     })?;
 
     // Errors by turns, then all the time: hers to see, and nobody else's.
@@ -108,11 +106,7 @@ fn a_disk_that_fails_or_is_pulled_costs_nobody_else_anything() -> anyhow::Result
     wait_pools(&node, 2)?;
     // What her machine had open is gone with the mount: started anew, it finds all that was
     // acknowledged.
-    let there: u64 = wait_for("her machine to answer again", || {
-        Ok(http::get_text(web, "/records").ok())
-    })?
-    .trim()
-    .parse()?;
+    let there = wait_for("her machine to answer again", || Ok(records(web).ok()))?;
     ensure!(
         there >= written,
         "{written} were acknowledged, {there} are there"

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use gptman::{GPT, GPTPartitionEntry};
 use qemu_tests::{
+    folder,
     grid::Grid,
     node::{Node, NodeOptions},
     wait::wait_for,
@@ -26,11 +27,11 @@ const AROUND: u64 = 32 << 10;
 
 #[test]
 fn disks_that_hold_something_are_never_written() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = folder::of_case()?;
     let disks = [
-        Foreign::make(folder.path(), "mbr", mbr)?,
-        Foreign::make(folder.path(), "gpt", gpt)?,
-        Foreign::make(folder.path(), "ext4", ext4)?,
+        Foreign::make(&folder, "mbr", mbr)?,
+        Foreign::make(&folder, "gpt", gpt)?,
+        Foreign::make(&folder, "ext4", ext4)?,
     ];
 
     let grid = Grid::start()?;
@@ -168,15 +169,17 @@ fn gpt(file: &Path) -> anyhow::Result<()> {
 
 /// A file system on the whole disk, without a partition table, with files over 80 MiB of it.
 fn ext4(file: &Path) -> anyhow::Result<()> {
-    let files = tempfile::tempdir()?;
+    let files = file.with_extension("files");
+    fs::create_dir(&files)?;
     for number in 0..80 {
         let mut content = vec![0; 1 << 20];
         pattern(number << 20, &mut content);
-        fs::write(files.path().join(number.to_string()), content)?;
+        fs::write(files.join(number.to_string()), content)?;
     }
     run(Command::new("mkfs.ext4")
         .args(["-q", "-F", "-d"])
-        .args([files.path(), file]))
+        .args([&*files, file]))?;
+    Ok(fs::remove_dir_all(files)?)
 }
 
 /// Around each of [`PLACES`], within `from` and `to`.

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use loam_deployment::Version;
 use loam_node_api::path::TENANT_PORT;
 use qemu_tests::{
+    folder,
     grid::Grid,
     http,
     nbd::{Mood, NbdDisk},
@@ -16,7 +17,7 @@ use qemu_tests::{
 use xtask::qemu::{Disk, WatchdogAction};
 
 use crate::{
-    demo::{Hello, count, wait_start},
+    demo::{Hello, count, record, records, wait_start},
     spoiled::{BYTES, disks, on_spoiled, on_steady, spoiled_pool, wait_pools},
 };
 
@@ -38,8 +39,7 @@ fn a_disk_that_hangs_for_long_never_lets_the_watchdog_fire() -> anyhow::Result<(
 /// `meanwhile` is how long nothing more happens before the node is switched off.
 fn hang(meanwhile: Duration) -> anyhow::Result<()> {
     let grid = Grid::start()?;
-    let folder = tempfile::tempdir()?;
-    let server = NbdDisk::serve(folder.path(), BYTES)?;
+    let server = NbdDisk::serve(&folder::of_case()?, BYTES)?;
     let mut node = Node::boot(
         &grid,
         NodeOptions {
@@ -57,7 +57,7 @@ fn hang(meanwhile: Duration) -> anyhow::Result<()> {
     hers.wait_running(Version(1))?;
     let web = node.forward(8080)?;
     wait_start(web)?;
-    ensure!(http::post(web, "/record")? == "1\n");
+    record(web, 0)?;
 
     server.set(Mood::Hangs);
     // Her machine is stuck from here on; nobody waits for this answer.
@@ -126,12 +126,11 @@ fn hang(meanwhile: Duration) -> anyhow::Result<()> {
 
     node.switch_on()?;
     let web = node.forward(8080)?;
-    let there = wait_for("her machine to answer again", || {
-        Ok(http::get_text(web, "/records").ok())
-    })?;
-    if !["1\n", "2\n"].contains(&there.as_str()) {
-        bail!("1 was acknowledged, then there were {there}");
-    }
+    let there = wait_for("her machine to answer again", || Ok(records(web).ok()))?;
+    ensure!(
+        [1, 2].contains(&there),
+        "1 was acknowledged, then there were {there}"
+    );
     // What waited for the disk is made on it now.
     wait_start(node.forward(late.port)?)?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Power cuts that lose what a disk's cache held: one load is recorded, then disks as a cut at any
 //! moment may have left them are opened by storaged, and booted with their machine.
 
-use std::{fs, ops::RangeInclusive, path::PathBuf};
+use std::{collections::BTreeMap, fs, ops::RangeInclusive, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use loam_deployment::Version;
@@ -9,7 +9,6 @@ use loam_node_api::debug::{DebugRequest, DebugResponse};
 use qemu_tests::{
     folder,
     grid::Grid,
-    http,
     node::{Node, NodeOptions},
     power_cut,
     wait::{LIMIT, wait_for},
@@ -20,7 +19,7 @@ use xtask::qemu::{Bus, Disk, Node as Machine, NodeConfig, accel::Choice};
 
 use crate::{
     MOUNTS,
-    demo::{Hello, wait_start},
+    demo::{Hello, record, records, wait_start},
     pools,
 };
 
@@ -54,8 +53,22 @@ struct Load<'a> {
     log: WriteLog,
     /// The log's length when the record of this number (counted from 0) was acknowledged.
     records: Vec<u64>,
-    /// Names of volumes' files, and the log's length when all of them were there.
-    volumes: Vec<(u64, Vec<String>)>,
+    /// Volumes' files, and the log's length when all of them were there.
+    volumes: Vec<(u64, Volumes)>,
+}
+
+/// Volumes' files by their names.
+type Volumes = BTreeMap<String, VolumeFile>;
+
+/// What nothing changes that this load does once the volume is acknowledged.
+#[derive(Debug, PartialEq, Eq)]
+enum VolumeFile {
+    Record(String),
+    Data {
+        length: u64,
+        /// By the superblock, if there is one.
+        ext4: Option<u64>,
+    },
 }
 
 impl<'a> Load<'a> {
@@ -73,17 +86,29 @@ impl<'a> Load<'a> {
         let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
         let hers = alice.deploy(&node, &Hello::default().toml(grid))?;
         hers.wait_running(Version(1))?;
-        let mut volumes = vec![(length()?, volumes(&node)?)];
+        let there = |node: &Node<'_>| {
+            let length = length()?;
+            let volumes = volumes(node.qemu()?)?;
+            let mut data = volumes.values().filter_map(|file| match file {
+                VolumeFile::Data { ext4, .. } => Some(ext4),
+                VolumeFile::Record(_) => None,
+            });
+            ensure!(
+                data.clone().count() > 0 && data.all(Option::is_some),
+                "volumes without file systems: {volumes:?}"
+            );
+            Ok((length, volumes))
+        };
+        let mut volumes = vec![there(&node)?];
         let web = node.forward(8080)?;
         wait_start(web)?;
         let mut records = Vec::new();
         let mut write = || {
             for _ in 0..RECORDS {
-                let number = http::post(web, "/record")?;
+                record(web, records.len() as u64)?;
                 records.push(length()?);
-                ensure!(number.trim() == records.len().to_string(), "{number}");
             }
-            Ok(())
+            Ok::<_, anyhow::Error>(())
         };
         write()?;
         let his = bob.deploy(
@@ -100,7 +125,7 @@ impl<'a> Load<'a> {
         )?;
         write()?;
         his.wait_running(Version(1))?;
-        volumes.push((length()?, self::volumes(&node)?));
+        volumes.push(there(&node)?);
         write()?;
 
         // Whatever is under way is done, so that no entry of the log is half written.
@@ -123,7 +148,7 @@ impl<'a> Load<'a> {
     }
 
     /// Plugs cut disks into one node, one after the other: storaged finds each to be a pool with
-    /// every volume.
+    /// every volume whole.
     fn open(&self, count: u64) -> anyhow::Result<()> {
         let first = self.log.entries_within(self.volumes[0].0);
         let opened = folder::of_case()?.join("opened");
@@ -190,22 +215,15 @@ impl<'a> Load<'a> {
             Ok(None)
         })?;
         let mounted = mounted(node)?;
-        let [pool] = &mounted[..] else {
-            bail!("mounted: {mounted:?}");
-        };
-        let there = match ask(
-            node,
-            &DebugRequest::List {
-                path: format!("{pool}/volumes"),
-            },
-        )? {
-            DebugResponse::Names { names } => names,
-            other => bail!("{other:?}"),
-        };
-        for (length, names) in &self.volumes {
+        ensure!(mounted.len() == 1, "mounted: {mounted:?}");
+        let there = volumes(node)?;
+        for (length, volumes) in &self.volumes {
             if self.log.entries_within(*length) <= done {
-                for name in names {
-                    ensure!(there.contains(name), "{name} is not among {there:?}");
+                for (name, file) in volumes {
+                    ensure!(
+                        there.get(name) == Some(file),
+                        "{name} was acknowledged as {file:?}, and there is {there:?}"
+                    );
                 }
             }
         }
@@ -225,11 +243,7 @@ impl<'a> Load<'a> {
             power_cut::image(&self.log, done, seed, DISK, &kept)?;
             self.node.switch_on()?;
             let web = self.node.forward(8080)?;
-            let there: u64 = wait_for("the machine to answer again", || {
-                Ok(http::get_text(web, "/records").ok())
-            })?
-            .trim()
-            .parse()?;
+            let there = wait_for("the machine to answer again", || Ok(records(web).ok()))?;
             ensure!(
                 there >= acknowledged as u64,
                 "{}, cut after {done} of {} writes: {acknowledged} records were acknowledged, \
@@ -237,11 +251,7 @@ impl<'a> Load<'a> {
                 kept.display(),
                 self.log.entries().len()
             );
-            let next = http::post(web, "/record")?;
-            ensure!(
-                next.trim() == (there + 1).to_string(),
-                "{there}, then {next}"
-            );
+            record(web, there)?;
             self.node.cut_power();
             fs::remove_file(kept)?;
         }
@@ -254,20 +264,54 @@ fn moment(among: RangeInclusive<usize>, seed: u64) -> usize {
     StdRng::seed_from_u64(seed).random_range(among)
 }
 
-/// The names of all volumes' files.
-fn volumes(node: &Node<'_>) -> anyhow::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for pool in pools(&node.read(MOUNTS)?) {
-        names.extend(node.list(&format!("{pool}/volumes"))?);
+/// All volumes' files, each read at its start.
+fn volumes(node: &Machine) -> anyhow::Result<Volumes> {
+    let mut volumes = Volumes::new();
+    for pool in mounted(node)? {
+        let folder = format!("{pool}/volumes");
+        let path = folder.clone();
+        let names = match ask(node, &DebugRequest::List { path })? {
+            DebugResponse::Names { names } => names,
+            other => bail!("{other:?}"),
+        };
+        for name in names {
+            let path = format!("{folder}/{name}");
+            if name.ends_with(".json") {
+                let record = String::from_utf8(read(node, path)?)?;
+                volumes.insert(name, VolumeFile::Record(record));
+            } else if name.ends_with(".raw") {
+                let ext4 = ext4(&read(node, path.clone())?);
+                let length = match ask(node, &DebugRequest::Length { path })? {
+                    DebugResponse::Length { length } => length,
+                    other => bail!("{other:?}"),
+                };
+                volumes.insert(name, VolumeFile::Data { length, ext4 });
+            }
+        }
     }
-    ensure!(!names.is_empty(), "there is no volume");
-    Ok(names)
+    Ok(volumes)
+}
+
+/// How many bytes an ext4 file system takes (the kernel's `ext4_super_block`), by the start of its
+/// device.
+fn ext4(start: &[u8]) -> Option<u64> {
+    let superblock = start.get(1024..)?;
+    let int = |at: usize| {
+        Some(u32::from_le_bytes(
+            superblock.get(at..at + 4)?.try_into().ok()?,
+        ))
+    };
+    let (blocks, log_size, magic) = (int(4)?, int(24)?, superblock.get(56..58)?);
+    (magic == [0x53, 0xef]).then(|| u64::from(blocks) << (10 + log_size.min(6)))
 }
 
 fn mounted(node: &Machine) -> anyhow::Result<Vec<String>> {
-    let path = MOUNTS.to_owned();
+    Ok(pools(&read(node, MOUNTS.to_owned())?))
+}
+
+fn read(node: &Machine, path: String) -> anyhow::Result<Vec<u8>> {
     match ask(node, &DebugRequest::Read { path })? {
-        DebugResponse::Bytes { bytes } => Ok(pools(&bytes)),
+        DebugResponse::Bytes { bytes } => Ok(bytes),
         other => bail!("{other:?}"),
     }
 }

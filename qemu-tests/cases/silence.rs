@@ -8,8 +8,8 @@ use crate::demo::{Hello, count, start, wait_start, wait_start_after};
 
 /// What init says of a machine that is stopped on purpose.
 const STOP: &str = "stopping machine";
-/// What noded says of a chain that does not answer. It looks at the node meanwhile, at once and
-/// then every two seconds, and a chain that answers nothing is noticed only after several of those.
+/// What noded says of a chain that does not answer. It waits 20 s for an answer first (loam-chain's
+/// `bounded_http`); by then a new noded has long seen all that is on the node.
 const SILENT: &str = "the chain cannot be read; what runs goes on";
 
 pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use crate::demo::{Hello, count, wait_start};
 pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
     // A second machine of Alice's, to hear what the first one sends.
-    let first = Hello::default().toml(grid);
+    let first = dual(&Hello::default().toml(grid), "fd00:20::/64");
     let image = grid.hello_reference();
     let toml = format!(
         r#"{first}
@@ -22,7 +22,7 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
             memory = "160MiB"
             root = "64MiB"
             networks = ["private=10.20.0.3"]
-            publish = ["tcp:8082:80"]
+            publish = ["tcp:8082:80", "udp:8082:80"]
         "#
     );
     let hers = alice.deploy(node, &toml)?;
@@ -31,7 +31,7 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
         subnet: "10.30.0",
         ..Hello::default()
     };
-    let his = bob.deploy(node, &theirs.toml(grid))?;
+    let his = bob.deploy(node, &dual(&theirs.toml(grid), "fd00:30::/64"))?;
     hers.wait_running(Version(1))?;
     his.wait_running(Version(1))?;
     let (web, ear, other) = (
@@ -46,8 +46,10 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
 
     // Alice's own machine is reached, so a failure below means what it says.
     let connect = |from, to: &str| http::get_text(from, &format!("/connect?to={to}"));
-    let own = connect(web, "10.20.0.3:80")?;
-    ensure!(own.starts_with("ok"), "{own}");
+    for own in ["10.20.0.3:80", "[fd00:20::3]:80"] {
+        let answer = connect(web, own)?;
+        ensure!(answer.starts_with("ok"), "{own}: {answer}");
+    }
     // So is Bob's published port, by the node's address: machines of both come that far.
     let published = connect(web, "10.0.2.15:8081")?;
     ensure!(published.starts_with("ok"), "{published}");
@@ -56,13 +58,16 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     // Theirs are the node's first networks (`shared_cases!` runs this case first), whose links have the
     // first numbers. Somebody listens at each of these, so it is the rules that keep them apart: the machines
     // themselves, the node by its address and by its ends of both networks' links, and the
-    // networks' ends of these links, where the published ports are translated.
+    // networks' ends of these links, where the published ports are translated (by IPv4 alone).
     for (from, closed) in [
         (web, "10.30.0.2:80"),
         (web, "10.0.2.15:9650"),
         (web, "198.18.0.2:9650"),
         (web, "198.18.0.4:9650"),
         (web, "198.18.0.5:8081"),
+        (web, "[fd00:30::2]:80"),
+        (web, "[fd6c:6f61:6d00::2]:9650"),
+        (web, "[fd6c:6f61:6d00::4]:9650"),
         (other, "10.20.0.2:80"),
         (other, "10.20.0.3:80"),
         (other, "10.0.2.15:9650"),
@@ -70,6 +75,10 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
         (other, "198.18.0.4:9650"),
         (other, "198.18.0.3:8080"),
         (other, "198.18.0.3:8082"),
+        (other, "[fd00:20::2]:80"),
+        (other, "[fd00:20::3]:80"),
+        (other, "[fd6c:6f61:6d00::2]:9650"),
+        (other, "[fd6c:6f61:6d00::4]:9650"),
     ] {
         let answer = connect(from, closed)?;
         ensure!(
@@ -78,24 +87,33 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
         );
     }
 
-    let send = |from, source: &str| {
-        http::post(from, &format!("/spoof?src={source}&dst=10.20.0.3&port=80"))
+    let send = |from, source: &str, to: &str, port: u16| {
+        let answer = http::post(from, &format!("/spoof?src={source}&dst={to}&port={port}"))?;
+        ensure!(answer.starts_with("ok"), "not even sent: {answer}");
+        Ok(())
     };
     let heard = || http::get_text(ear, "/datagrams");
-    ensure!(
-        send(other, "10.30.0.2")?.starts_with("ok") && send(web, "10.20.0.9")?.starts_with("ok"),
-        "a packet that must not arrive was not even sent"
-    );
-    ensure!(send(web, "10.20.0.2")?.starts_with("ok"));
-    // Sent after the forged one, on the same path: once it is here, the other will not come.
-    wait_for("an honest packet", || {
-        Ok(heard()?.contains("10.20.0.2").then_some(()))
+    // What must not arrive: another tenant's by both inner ways, and a forged address.
+    send(other, "10.30.0.2", "10.20.0.3", 80)?;
+    send(other, "10.30.0.2", "198.18.0.3", 8082)?;
+    send(web, "10.20.0.9", "10.20.0.3", 80)?;
+    // Sent after them, on the same paths: once these are here, the others will not come. What comes by
+    // a published port from the node has the address of the node's end of the link.
+    send(other, "10.30.0.2", "10.0.2.15", 8082)?;
+    send(web, "10.20.0.2", "10.20.0.3", 80)?;
+    wait_for("honest datagrams", || {
+        Ok((heard()?.lines().count() >= 2).then_some(()))
     })?;
     ensure!(
-        heard()?.lines().count() == 1,
+        heard()? == "10.20.0.2 1\n198.18.0.2 1\n",
         "a forged address or another tenant's datagram passed: {}",
         heard()?
     );
     hers.cancel()?;
     his.cancel()
+}
+
+/// The deployment whose network has an IPv6 subnet, too.
+fn dual(toml: &str, subnet: &str) -> String {
+    toml.replace("nat = true", &format!("nat = true\nipv6 = \"{subnet}\""))
 }

@@ -43,7 +43,7 @@ fn prepared(folder: PathBuf) -> anyhow::Result<PathBuf> {
 }
 
 /// A new folder there: `KIND0`, `KIND1`, and so on.
-pub(crate) fn new(kind: &str) -> anyhow::Result<PathBuf> {
+pub fn new(kind: &str) -> anyhow::Result<PathBuf> {
     let case = of_case()?;
     for number in 0.. {
         let folder = case.join(format!("{kind}{number}"));

@@ -97,13 +97,15 @@ impl Grid {
         image.reference(&registry, repository)
     }
 
-    /// The demo's server in an image of another digest, in the registry from now on.
-    pub fn add_other_hello(&self, name: &str) -> anyhow::Result<Image> {
+    /// The demo's server in an image of another digest, in the registry from now on; its one layer has
+    /// `ballast`, too.
+    pub fn add_other_hello(&self, name: &str, ballast: Vec<u8>) -> anyhow::Result<Image> {
         let image = oci::image(
             &[&[
                 Entry::folder("data"),
                 Entry::file("hello", 0o755, std::fs::read(hello_binary()?)?),
                 Entry::file("name", 0o644, name.as_bytes()),
+                Entry::file("ballast", 0o644, ballast),
             ]],
             &RunConfig {
                 entrypoint: vec!["/hello".into(), "--probes".into()],

@@ -6,12 +6,19 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::unix::{
-        fs::FileExt,
-        net::{UnixListener, UnixStream},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::FileExt,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
     },
-    path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    process,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -51,6 +58,9 @@ const LONGEST: u32 = 32 << 20;
 const EINVAL: u32 = 22;
 pub const EIO: u32 = 5;
 
+/// Tells the disks of this process apart.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// How the disk answers from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
@@ -68,7 +78,8 @@ pub enum Mood {
 /// Serves until it is dropped.
 #[derive(Debug)]
 pub struct NbdDisk {
-    socket: PathBuf,
+    /// Of an abstract socket: a path of one may have 107 bytes, and folders of cases have long names.
+    socket: String,
     shared: Arc<Shared>,
 }
 
@@ -91,7 +102,7 @@ struct State {
 }
 
 impl NbdDisk {
-    /// An empty disk of `bytes` in a new file of `folder`. Its socket's name has to be short.
+    /// An empty disk of `bytes` in a new file of `folder`, which stays.
     pub fn serve(folder: &Path, bytes: u64) -> anyhow::Result<Self> {
         let file = File::options()
             .read(true)
@@ -100,9 +111,10 @@ impl NbdDisk {
             .open(folder.join("nbd.disk"))
             .context("making the disk")?;
         file.set_len(bytes)?;
-        let socket = folder.join("nbd");
-        let listener = UnixListener::bind(&socket)
-            .with_context(|| format!("listening on {}", socket.display()))?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let socket = format!("loam-nbd-{}-{number}", process::id());
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&socket)?)
+            .with_context(|| format!("listening on @{socket}"))?;
         let shared = Arc::new(Shared {
             file,
             bytes,
@@ -130,7 +142,12 @@ impl NbdDisk {
 
     /// The driver for `xtask::qemu::Disk::over`.
     pub fn driver(&self) -> Value {
-        json!({ "driver": "nbd", "server": { "type": "unix", "path": self.socket } })
+        let server = json!({ "type": "unix", "path": self.socket, "abstract": true });
+        json!({ "driver": "nbd", "server": server })
+    }
+
+    fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect_addr(&SocketAddr::from_abstract_name(&self.socket)?)
     }
 
     pub fn set(&self, mood: Mood) {
@@ -156,7 +173,7 @@ impl Drop for NbdDisk {
         self.shared.state().ended = true;
         self.shared.news.notify_all();
         // Wakes the listener; if it has ended already, so much the better.
-        drop(UnixStream::connect(&self.socket));
+        drop(self.connect());
     }
 }
 
@@ -314,7 +331,7 @@ mod tests {
 
     /// A client that has chosen the export.
     fn connect(disk: &NbdDisk) -> UnixStream {
-        let mut client = UnixStream::connect(&disk.socket).unwrap();
+        let mut client = disk.connect().unwrap();
         client.read_exact(&mut [0; 18]).unwrap();
         client.write_all(&3_u32.to_be_bytes()).unwrap();
         for option in [8, OPT_GO] {
@@ -383,6 +400,19 @@ mod tests {
             std::fs::read(folder.path().join("nbd.disk")).unwrap(),
             [0; BYTES as usize]
         );
+    }
+
+    #[test]
+    fn its_folder_may_have_a_long_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("a_case_with_a_long_name.".repeat(8));
+        std::fs::create_dir(&long).unwrap();
+        let disks = [folder.path(), &long].map(|folder| NbdDisk::serve(folder, BYTES).unwrap());
+        for disk in &disks {
+            connect(disk);
+        }
+        drop(disks);
+        assert!(long.join("nbd.disk").exists());
     }
 
     #[test]

@@ -42,8 +42,9 @@ pub enum Fault {
     Status(u16),
     /// At most this many bytes a second.
     Rate(u64),
-    /// After this many bytes nothing comes until the faults are cleared.
-    HoldAfter(u64),
+    /// At most `rate` bytes a second, and the last one not until the faults are cleared. Without
+    /// `ranges` the whole blob comes whatever is asked for, as from a registry that knows none.
+    Drip { rate: u64, ranges: bool },
 }
 
 /// A request that was answered.
@@ -379,18 +380,50 @@ mod tests {
     }
 
     #[test]
-    fn a_held_answer_goes_on_when_faults_are_cleared() {
+    fn what_drips_is_whole_when_faults_are_cleared_and_not_before() {
         let f = start();
-        f.registry.fail_once(f.layer, Fault::HoldAfter(1000));
-        thread::scope(|scope| {
-            let got = scope.spawn(|| f.get().1);
-            assert!(
-                f.registry
-                    .wait_for_gets(f.layer, 1, Duration::from_secs(60))
-            );
+        let length = f.content().len();
+        for (ranges, from) in [(true, 100), (false, 0)] {
+            let rate = 4_000_000;
+            f.registry.fail_once(f.layer, Fault::Drip { rate, ranges });
+            let mut stream = TcpStream::connect(f.registry.address()).unwrap();
+            let line = format!("GET {} HTTP/1.1\r\nRange: bytes=100-\r\n\r\n", f.blob());
+            stream.write_all(line.as_bytes()).unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            let mut body = vec![0; length - from - 1];
+            stream.read_exact(&mut body).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let early = stream.read(&mut [0]).unwrap_err();
+            assert_eq!(early.kind(), io::ErrorKind::WouldBlock);
+            stream.set_nonblocking(false).unwrap();
             f.registry.clear_faults();
-            assert_eq!(got.join().unwrap(), f.content());
-        });
+            stream.read_to_end(&mut body).unwrap();
+            assert_eq!(body, f.content()[from..]);
+        }
+    }
+
+    #[test]
+    fn what_drips_is_given_up_when_the_registry_ends() {
+        let f = start();
+        let fault = Fault::Drip {
+            rate: 1,
+            ranges: true,
+        };
+        f.registry.fail_once(f.layer, fault);
+        let mut stream = TcpStream::connect(f.registry.address()).unwrap();
+        write!(stream, "GET {} HTTP/1.1\r\n\r\n", f.blob()).unwrap();
+        let limit = Duration::from_secs(60);
+        assert!(f.registry.wait_for_gets(f.layer, 1, limit));
+        let length = f.content().len();
+        drop(f);
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.len() < length);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod cases;
 mod nextest;
 mod record;
+#[cfg(test)]
+mod threats;
 
 use std::process::Command;
 use std::time::{Duration, Instant};

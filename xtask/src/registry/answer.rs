@@ -42,7 +42,9 @@ impl Answer {
                 && blob.repositories.contains(repository)
                 && blob.is_manifest == is_manifest
             {
-                answer.found(digest, blob, asked.range);
+                let fault = state.faults.get(&digest).map(|(fault, _)| *fault);
+                let whole = matches!(fault, Some(Fault::Drip { ranges: false, .. }));
+                answer.found(digest, blob, asked.range.filter(|_| !whole));
             }
             if asked.method == "GET" {
                 answer.apply_fault(digest, &mut state);
@@ -127,10 +129,13 @@ impl Answer {
                 output.write_all(&body)
             }
             Some(Fault::Rate(rate)) => self.write_slowly(body, rate, output, shared),
-            Some(Fault::HoldAfter(count)) => {
-                output.write_all(&body[..before(count)])?;
+            Some(Fault::Drip { rate, .. }) => {
+                let Some((last, most)) = body.split_last() else {
+                    return Ok(());
+                };
+                self.write_slowly(most, rate, output, shared)?;
                 if self.wait(shared, None) {
-                    output.write_all(&body[before(count)..])
+                    output.write_all(&[*last])
                 } else {
                     Ok(())
                 }
