@@ -98,8 +98,14 @@ impl Run {
         let watch = self.deadline.map(|deadline| Watch::start(&child, deadline));
 
         let mut outcome = Outcome::default();
-        for line in BufReader::new(said).lines() {
-            let Some(event) = event(&line?) else {
+        for line in BufReader::new(said).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            let Some(event) = event(&line) else {
+                // What a test says for itself, when it is the only one and nothing is held back.
+                if !is_message(&line) {
+                    println!("{line}");
+                }
                 continue;
             };
             let over = watch.as_ref().is_some_and(Watch::is_over);
@@ -236,17 +242,23 @@ fn command(subcommand: &str) -> Result<Command> {
     Ok(nextest)
 }
 
+/// What nextest tells, a line each.
+#[derive(Deserialize)]
+struct Message {
+    r#type: String,
+    event: String,
+    #[serde(default)]
+    name: Name,
+    #[serde(default)]
+    exec_time: f64,
+}
+
+fn is_message(line: &str) -> bool {
+    serde_json::from_str::<Message>(line).is_ok()
+}
+
 /// What one message means, if it is the end of a test.
 fn event(line: &str) -> Option<Event> {
-    #[derive(Deserialize)]
-    struct Message {
-        r#type: String,
-        event: String,
-        #[serde(default)]
-        name: Name,
-        #[serde(default)]
-        exec_time: f64,
-    }
     let message: Message = serde_json::from_str(line).ok()?;
     match (message.r#type.as_str(), message.event.as_str()) {
         ("test", "ok") => Some(Event::Passed(message.name, message.exec_time)),
@@ -269,6 +281,8 @@ mod tests {
             r#"{"type":"test","event":"ok","name":"a::b$c::d","exec_time":0.5}"#,
             r#"{"type":"test","event":"failed","name":"a::b$e","exec_time":1.5,"stdout":"x"}"#,
         ];
+        assert!(lines.iter().all(|line| is_message(line)));
+        assert!(!is_message("── update: 3.5 s") && !is_message(r#"{"counter":3}"#));
         let events: Vec<Event> = lines.iter().filter_map(|line| event(line)).collect();
         assert_eq!(
             events,
