@@ -55,7 +55,8 @@ fn give_away(path: &Path, id: u32) -> io::Result<()> {
 /// Turns copy-on-write off for the files that will be made in `folder`.
 ///
 /// A guest that rewrites its volume at random would otherwise hold, through half-dead extents, much
-/// more than its size, and so take the space promised to others. (It costs btrfs's checksums of
+/// more than its size, and so take the space promised to others. (The VMM does its part: it never has
+/// `fallocate` clear a range, which makes new extents in any case. It costs btrfs's checksums of
 /// volumes; guests' file systems bring their own.)
 fn overwrite_in_place(folder: &Path) -> io::Result<()> {
     let folder = File::open(folder)?;

@@ -4,6 +4,7 @@
 // What fails in a test shall end it; clippy does not take the parts beside `#[test]` for tests.
 #![allow(clippy::unwrap_used)]
 
+mod guests;
 mod loops;
 mod node;
 mod pools;
