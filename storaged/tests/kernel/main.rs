@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guests;
+mod images;
 mod loops;
 mod node;
 mod pools;
