@@ -56,7 +56,8 @@ fn give_away(path: &Path, id: u32) -> io::Result<()> {
 ///
 /// A guest that rewrites its volume at random would otherwise hold, through half-dead extents, much
 /// more than its size, and so take the space promised to others. (It costs btrfs's checksums of
-/// volumes; guests' file systems bring their own.)
+/// volumes; guests' file systems bring their own.) It says nothing about `fallocate`, which makes new
+/// extents in any case: see the VMM's `DiskFile::write_zeroes`.
 fn overwrite_in_place(folder: &Path) -> io::Result<()> {
     let folder = File::open(folder)?;
     match ioctl_getflags(&folder) {

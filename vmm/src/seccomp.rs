@@ -79,9 +79,11 @@ const DEVICE: &[libc::c_long] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
-    libc::SYS_fallocate,
     libc::SYS_fdatasync,
+    // Where a disk's file holds data.
+    libc::SYS_lseek,
     libc::SYS_preadv,
+    libc::SYS_pwrite64,
     libc::SYS_pwritev,
     libc::SYS_writev,
 ];

@@ -4,9 +4,16 @@
 
 mod backoff;
 mod definition;
+mod lingering;
 mod supervision;
 
-use std::{ffi::CString, fs, io, os::fd::AsFd, path::Path, time::Instant};
+use std::{
+    ffi::CString,
+    fs, io,
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use loam_init::reap::End;
 use rustix::{
@@ -38,9 +45,13 @@ const OOM_SCORE: i16 = -900;
 /// A record of a daemon's log.
 const MAX_LINE: usize = 16 << 10;
 
+/// Between two looks for daemons that ended and are not reaped.
+const LOOK: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Services {
     supervision: Supervision,
+    looked: Option<Instant>,
     log: Log,
 }
 
@@ -48,12 +59,25 @@ impl Services {
     pub fn new(log: Log) -> Self {
         Self {
             supervision: Supervision::new(SERVICES),
+            looked: None,
             log,
         }
     }
 
     /// Starts what is due.
     pub fn tick(&mut self, now: Instant) {
+        let due = self.deadline().is_some_and(|deadline| deadline <= now);
+        if due || self.looked.is_none_or(|last| now >= last + LOOK) {
+            self.looked = Some(now);
+            for (name, delay) in self.supervision.give_up(now, lingering::is_at_its_end) {
+                let again_in_ms = delay.map(|delay| delay.as_millis() as u64);
+                tracing::error!(
+                    daemon = name,
+                    again_in_ms,
+                    "daemon ended, but the kernel cannot let go of it: a disk does not answer; going on without waiting"
+                );
+            }
+        }
         for service in self
             .supervision
             .due(now, |socket| Path::new(socket).exists())
@@ -82,6 +106,10 @@ impl Services {
 
     /// A child of PID 1 ended; whether it was one of these.
     pub fn child_ended(&mut self, pid: Pid, end: End, now: Instant) -> bool {
+        if let Some(name) = self.supervision.gone(pid) {
+            tracing::info!(daemon = name, %end, "what was left of an earlier one is gone");
+            return true;
+        }
         let Some((name, delay)) = self.supervision.ended(pid, now) else {
             return false;
         };

@@ -11,6 +11,14 @@ use rustix::process::Pid;
 
 use super::{backoff::Backoff, definition::Service};
 
+/// An end takes the kernel moments. What takes longer waits for a disk, and its successor does not wait
+/// for it.
+const LINGERING: Duration = Duration::from_secs(5);
+
+/// Of one daemon. Each keeps its memory, and its threads that wait, in the group of its successors: after so
+/// many the disk is waited for.
+const MOST_LINGER: usize = 4;
+
 #[derive(Debug)]
 pub struct Supervision {
     services: Vec<Supervised>,
@@ -22,7 +30,14 @@ struct Supervised {
     service: &'static Service,
     state: State,
     backoff: Backoff,
+    /// When it was first seen at its end, while it is still running for all that was heard.
+    at_its_end: Option<Instant>,
+    /// Predecessors that are not reaped yet.
+    lingering: Vec<Pid>,
 }
+
+/// A daemon that is no more, and when it is started again.
+pub type Ended = (&'static str, Option<Duration>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -47,6 +62,8 @@ impl Supervision {
             service,
             state: State::Waiting,
             backoff: Backoff::default(),
+            at_its_end: None,
+            lingering: Vec::new(),
         };
         Self {
             services: services.into_iter().map(supervised).collect(),
@@ -111,7 +128,7 @@ impl Supervision {
     }
 
     /// The daemon that this process was, if it was one, and when it is started again.
-    pub fn ended(&mut self, pid: Pid, now: Instant) -> Option<(&'static str, Option<Duration>)> {
+    pub fn ended(&mut self, pid: Pid, now: Instant) -> Option<Ended> {
         let stopping = self.stopping;
         let is = |s: &Supervised| matches!(s.state, State::Running { pid: its, .. } if its == pid);
         let supervised = self.find(is)?;
@@ -119,6 +136,7 @@ impl Supervision {
             return None;
         };
         let name = supervised.service.name;
+        supervised.at_its_end = None;
         if stopping {
             supervised.state = State::Stopped;
             return Some((name, None));
@@ -128,6 +146,36 @@ impl Supervision {
             .next(now.saturating_duration_since(since));
         supervised.state = State::Restarting { at: now + delay };
         Some((name, Some(delay)))
+    }
+
+    /// Those that were at their ends for a while and are not reaped: they have ended as far as all others
+    /// are concerned.
+    pub fn give_up(&mut self, now: Instant, is_at_its_end: impl Fn(Pid) -> bool) -> Vec<Ended> {
+        let mut given_up = Vec::new();
+        for supervised in &mut self.services {
+            let State::Running { pid, .. } = supervised.state else {
+                continue;
+            };
+            if !is_at_its_end(pid) {
+                supervised.at_its_end = None;
+                continue;
+            }
+            let since = *supervised.at_its_end.get_or_insert(now);
+            let late = now.saturating_duration_since(since) >= LINGERING;
+            if late && supervised.lingering.len() < MOST_LINGER {
+                supervised.lingering.push(pid);
+                given_up.push(pid);
+            }
+        }
+        let ended = |pid| self.ended(pid, now);
+        given_up.into_iter().filter_map(ended).collect()
+    }
+
+    /// The daemon that this process was, if its end came to its end after it was given up.
+    pub fn gone(&mut self, pid: Pid) -> Option<&'static str> {
+        let supervised = self.find(|s| s.lingering.contains(&pid))?;
+        supervised.lingering.retain(|lingering| *lingering != pid);
+        Some(supervised.service.name)
     }
 
     /// From now on nothing is started. Returns what runs, in the reverse order of their starts.
@@ -149,10 +197,13 @@ impl Supervision {
         self.services.iter().filter_map(pid).collect()
     }
 
-    /// When a back-off is over next.
+    /// When a back-off is over next, or one that is at its end is given up.
     pub fn deadline(&self) -> Option<Instant> {
         let at = |s: &Supervised| match s.state {
             State::Restarting { at } => Some(at),
+            State::Running { .. } if s.lingering.len() < MOST_LINGER => {
+                s.at_its_end.map(|since| since + LINGERING)
+            }
             _ => None,
         };
         self.services.iter().filter_map(at).min()
@@ -293,6 +344,85 @@ mod tests {
         assert!(!supervision.waits());
         assert_eq!(supervision.deadline(), None);
         assert!(supervision.states().all(|(name, _)| name != "clockd"));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_let_go_of_has_a_successor() {
+        let now = Instant::now();
+        let mut supervision = all_running(now);
+        let stuck = |stuck: i32| move |its: Pid| its == pid(stuck);
+        assert_eq!(supervision.give_up(now, stuck(10)), []);
+        let later = now + LINGERING;
+        assert_eq!(supervision.deadline(), Some(later));
+        let almost = later - Duration::from_millis(1);
+        assert_eq!(supervision.give_up(almost, stuck(10)), []);
+        let given_up = supervision.give_up(later, stuck(10));
+        let [("storaged", Some(delay))] = given_up[..] else {
+            panic!("{given_up:?}");
+        };
+        assert_eq!(
+            names(supervision.due(later + delay, |_| true)),
+            ["storaged"]
+        );
+        supervision.started("storaged", pid(20), later);
+        assert_eq!(supervision.give_up(later + LINGERING, stuck(10)), []);
+
+        // When it is reaped at last, its successor goes on.
+        assert_eq!(supervision.ended(pid(10), later), None);
+        assert_eq!(supervision.gone(pid(10)), Some("storaged"));
+        assert_eq!(supervision.gone(pid(10)), None);
+        assert!(supervision.running().contains(&pid(20)));
+    }
+
+    #[test]
+    fn an_end_that_comes_soon_is_an_end_like_others() {
+        let now = Instant::now();
+        let mut supervision = all_running(now);
+        assert_eq!(supervision.give_up(now, |its| its == pid(10)), []);
+        supervision.ended(pid(10), now).unwrap();
+        supervision.started("storaged", pid(20), now);
+        // The time of its predecessor is not counted as its own.
+        let later = now + LINGERING;
+        assert_eq!(supervision.give_up(later, |its| its == pid(20)), []);
+        assert_eq!(supervision.gone(pid(10)), None);
+    }
+
+    #[test]
+    fn only_so_many_are_given_up_before_one_of_them_is_gone() {
+        let mut now = Instant::now();
+        let mut supervision = all_running(now);
+        let mut last = 10;
+        let mut give_up = |supervision: &mut Supervision| {
+            let mut given_up = supervision.give_up(now, |its| its == pid(last));
+            now += LINGERING;
+            given_up.extend(supervision.give_up(now, |its| its == pid(last)));
+            if !given_up.is_empty() {
+                last += 100;
+                supervision.started("storaged", pid(last), now);
+            }
+            given_up.len()
+        };
+        for _ in 0..MOST_LINGER {
+            assert_eq!(give_up(&mut supervision), 1);
+        }
+        assert_eq!(give_up(&mut supervision), 0);
+        assert_eq!(supervision.deadline(), None, "the loop must not spin");
+        assert_eq!(supervision.gone(pid(10)), Some("storaged"));
+        assert_eq!(give_up(&mut supervision), 1);
+    }
+
+    #[test]
+    fn the_node_s_end_does_not_wait_for_what_the_kernel_does_not_let_go_of() {
+        let now = Instant::now();
+        let mut supervision = all_running(now);
+        supervision.stop();
+        for number in [11, 12, 13] {
+            supervision.ended(pid(number), now);
+        }
+        supervision.give_up(now, |_| true);
+        let given_up = supervision.give_up(now + LINGERING, |_| true);
+        assert_eq!(given_up, [("storaged", None)]);
+        assert!(supervision.running().is_empty());
     }
 
     fn all_running(now: Instant) -> Supervision {

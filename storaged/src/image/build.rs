@@ -54,7 +54,7 @@ impl Build {
         let tree = self.merge(manifest, &config)?;
         let merged = Merged::new(&tree);
         let size = merged.data() + merged.names() * OVERHEAD_PER_NAME;
-        // `mkfs.erofs` puts data aside before it puts it in place.
+        // `mkfs.erofs` puts data aside before it puts it in place; then the image is copied.
         let pool = self.staging.pool();
         let _building = SpaceClaim::new(pool, size.saturating_mul(2))?;
 

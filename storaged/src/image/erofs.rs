@@ -1,13 +1,14 @@
 //! A tar stream as a file system: the last step of an image.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{OpenOptionsExt, chown},
     path::Path,
 };
 
 use super::{
+    copy::copy,
     feed::feed,
     merged::MergedError,
     watch::{Ended, Watch},
@@ -66,17 +67,21 @@ pub struct MkfsErofs {
 
 impl Pack for MkfsErofs {
     fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
+        let packed = target.with_extension("packed");
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(target)
+            .open(&packed)
             .map_err(io("made"))?;
-        chown(target, Some(BUILDER_ID), Some(BUILDER_ID)).map_err(io("given away"))?;
-        self.run(target, &file, stream, watch)?;
-        chown(target, Some(0), Some(0)).map_err(io("taken back"))?;
-        fs::set_permissions(target, Permissions::from_mode(0o400)).map_err(io("protected"))?;
-        file.sync_all().map_err(io("synced"))
+        let made = chown(&packed, Some(BUILDER_ID), Some(BUILDER_ID))
+            .map_err(io("given away"))
+            .and_then(|()| self.run(&packed, &file, stream, watch));
+        // From here on it is for us alone, and goes with us.
+        let removed = fs::remove_file(&packed).map_err(io("removed"));
+        made.and(removed)?;
+        copy(&file, target, watch)
     }
 }
 
@@ -94,7 +99,7 @@ impl MkfsErofs {
             address_space: ADDRESS_SPACE,
         };
         let mut mkfs = program::command("mkfs.erofs", Some(confinement))?;
-        // Not compressed: machines start faster, and btrfs shares the blocks that `mkfs.erofs` copies.
+        // Not compressed: machines start faster.
         // No build time and no UUID: the same image gives the same file on every node.
         mkfs.args([
             "--quiet",

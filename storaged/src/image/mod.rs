@@ -13,7 +13,7 @@
 //! | [`layer`], [`tarball`], [`pax`] | a layer's bytes, unpacked and checked, then its entries |
 //! | [`tree`] | layers one over another, as a tree of names |
 //! | [`merged`] | that tree as one tar stream |
-//! | [`erofs`] | that stream as a file system, by `mkfs.erofs` |
+//! | [`erofs`], [`copy`] | that stream as a file system, by `mkfs.erofs`; its file, written once more |
 //! | [`feed`], [`watch`] | handing a builder its input; ending one that gets no further |
 //! | [`kept`], [`found`] | that file on a pool, with what it says about how to run it; what a pool holds at its start |
 //! | [`limits`] | how much of each a stranger may make us do |
@@ -27,6 +27,7 @@ pub mod backoff;
 pub mod blob;
 pub mod build;
 pub mod claim;
+pub mod copy;
 pub mod digest;
 pub mod erofs;
 pub mod failure;

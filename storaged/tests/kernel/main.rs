@@ -4,6 +4,8 @@
 // What fails in a test shall end it; clippy does not take the parts beside `#[test]` for tests.
 #![allow(clippy::unwrap_used)]
 
+mod guests;
+mod images;
 mod loops;
 mod node;
 mod pools;

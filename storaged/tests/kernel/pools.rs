@@ -53,7 +53,7 @@ impl Drop for Freeze<'_> {
 }
 
 /// A pool on a disk of its own, as [`Inventory`] opens it.
-fn open(disk: &Loop, folder: &Path) -> (Arc<Pool>, Header) {
+pub fn open(disk: &Loop, folder: &Path) -> (Arc<Pool>, Header) {
     let header = format::format(&disk.sys, Uuid::new_v4(), folder).unwrap();
     let root = format::mount_point(folder, &header);
     mount::btrfs(&disk.sys.device, &root).unwrap();

@@ -3,11 +3,10 @@
 use std::{cell::Cell, io};
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR,
-    VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
-    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
-    VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
 use crate::{
@@ -28,13 +27,12 @@ pub const SERIAL_LEN: usize = VIRTIO_BLK_ID_BYTES as usize;
 
 /// Data segments per request: the queue's length less header and status.
 const MOST_SEGMENTS: u32 = LARGEST_QUEUE as u32 - 2;
-/// Ranges per discard request. One is what Linux uses best; keeps a request's work bounded.
-const MOST_DISCARD_RANGES: u32 = 1;
-/// 1 GiB: large enough for fstrim to be quick, small enough to keep the worker answering.
-const MOST_DISCARD_SECTORS: u32 = (1 << 30) / SECTOR as u32;
-/// 16 MiB: zeroes are written, unlike discards, and a disk below takes its time for them.
+/// Ranges per request for zeroes. One is what Linux asks for; keeps a request's work bounded.
+const MOST_ZEROED_RANGES: u32 = 1;
+/// 16 MiB: zeroes are written, and a disk below takes its time for them.
 const MOST_ZEROED_SECTORS: u32 = (16 << 20) / SECTOR as u32;
-/// Requests served before orders are looked at again.
+/// Requests served before orders are looked at again. One for zeroes counts as all, since it can make
+/// much more work than it is long.
 const BUDGET: usize = 64;
 const MOST_COMPLAINTS: u32 = 8;
 
@@ -42,7 +40,7 @@ const MOST_COMPLAINTS: u32 = 8;
 const HEADER_LEN: usize = 16;
 /// `struct virtio_blk_discard_write_zeroes`.
 const RANGE_LEN: usize = 16;
-/// `struct virtio_blk_config` up to what discards need.
+/// `struct virtio_blk_config` up to what zeroes need.
 const CONFIG_LEN: usize = 60;
 
 /// What breaks the device; a request that merely fails gets its status instead.
@@ -79,10 +77,7 @@ enum Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => Self::Unsupported,
-            _ => Self::Failed(error),
-        }
+        Self::Failed(error)
     }
 }
 
@@ -111,18 +106,15 @@ impl Block {
         put(0, &self.disk.sectors().to_le_bytes());
         put(12, &MOST_SEGMENTS.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
-        // Discard: sectors, ranges, alignment; write zeroes: sectors, ranges. That these may unmap is
-        // not offered: what is discarded below an encrypted volume reads as noise.
-        put(36, &MOST_DISCARD_SECTORS.to_le_bytes());
-        put(40, &MOST_DISCARD_RANGES.to_le_bytes());
-        put(44, &1_u32.to_le_bytes());
+        // Before these are the limits of discards, which are not offered: all of a disk's size is
+        // promised to its guest anyway, and see `DiskFile::write_zeroes`. Nor is it that zeroes may unmap.
         put(48, &MOST_ZEROED_SECTORS.to_le_bytes());
-        put(52, &MOST_DISCARD_RANGES.to_le_bytes());
+        put(52, &MOST_ZEROED_RANGES.to_le_bytes());
         config
     }
 
-    /// Serves the request in `chain`; returns how many bytes it wrote to the guest.
-    fn serve(&self, memory: &GuestMemory, chain: &Chain) -> Result<u32, BlockError> {
+    /// Serves the request in `chain`.
+    fn serve(&self, memory: &GuestMemory, chain: &Chain) -> Result<Served, BlockError> {
         let malformed = || BlockError::Request(chain.head);
         let mut header = [0; HEADER_LEN];
         if segments::read(memory, &chain.readable, 0, &mut header) != HEADER_LEN {
@@ -150,7 +142,13 @@ impl Block {
             }
         };
         segments::write(memory, &chain.writable, request.data_in, &[status as u8]);
-        Ok(written + 1)
+        Ok(Served {
+            written: written + 1,
+            cost: match request.kind {
+                VIRTIO_BLK_T_WRITE_ZEROES => BUDGET,
+                _ => 1,
+            },
+        })
     }
 
     /// The node's storage fails, or is full: worth a word, but a guest that tries again and again
@@ -172,7 +170,7 @@ impl Block {
             VIRTIO_BLK_T_OUT => self.write(request),
             VIRTIO_BLK_T_FLUSH => self.flush(),
             VIRTIO_BLK_T_GET_ID => Ok(self.identify(request)),
-            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => self.clear(request),
+            VIRTIO_BLK_T_WRITE_ZEROES => self.zero(request),
             _ => Err(Refusal::Unsupported),
         }
     }
@@ -216,9 +214,9 @@ impl Block {
         segments::write(request.memory, writable, 0, &self.serial[..len]) as u32
     }
 
-    /// Discard or write zeroes: a list of ranges.
-    fn clear(&self, request: &Request<'_>) -> Outcome {
-        let most = u64::from(MOST_DISCARD_RANGES) * RANGE_LEN as u64;
+    /// Writes zeroes: a list of ranges.
+    fn zero(&self, request: &Request<'_>) -> Outcome {
+        let most = u64::from(MOST_ZEROED_RANGES) * RANGE_LEN as u64;
         if self.read_only
             || request.data_out > most
             || !request.data_out.is_multiple_of(RANGE_LEN as u64)
@@ -229,34 +227,26 @@ impl Block {
             let mut range = [0; RANGE_LEN];
             let at = HEADER_LEN as u64 + index * RANGE_LEN as u64;
             segments::read(request.memory, &request.chain.readable, at, &mut range);
-            self.clear_range(request.kind, range)?;
+            self.zero_range(range)?;
         }
         self.settle()
     }
 
-    fn clear_range(&self, kind: u32, range: [u8; RANGE_LEN]) -> Result<(), Refusal> {
+    fn zero_range(&self, range: [u8; RANGE_LEN]) -> Result<(), Refusal> {
         let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = range;
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
         let flags = u32::from_le_bytes(flags);
-        let len = u64::from(sectors) * SECTOR;
-        let most = match kind {
-            VIRTIO_BLK_T_DISCARD => MOST_DISCARD_SECTORS,
-            _ => MOST_ZEROED_SECTORS,
-        };
-        if sectors > most {
+        if sectors > MOST_ZEROED_SECTORS {
             return Err(Refusal::Impossible);
         }
+        let len = u64::from(sectors) * SECTOR;
         let position = self.disk.range(sector, len).ok_or(Refusal::Impossible)?;
-        let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
-        match kind {
-            _ if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 => Err(Refusal::Unsupported),
-            VIRTIO_BLK_T_DISCARD if unmap => Err(Refusal::Unsupported),
-            _ if sectors == 0 => Ok(()),
-            VIRTIO_BLK_T_DISCARD => Ok(self.disk.discard(position, len)?),
-            // A driver that asks to unmap all the same gets zeroes all the same.
-            _ => Ok(self.disk.write_zeroes(position, len)?),
+        // A driver that asks to unmap all the same gets zeroes all the same.
+        if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 {
+            return Err(Refusal::Unsupported);
         }
+        Ok(self.disk.write_zeroes(position, len)?)
     }
 
     fn settle(&self) -> Outcome {
@@ -265,6 +255,13 @@ impl Block {
         }
         Ok(0)
     }
+}
+
+struct Served {
+    /// Bytes, to the guest.
+    written: u32,
+    /// Of [`BUDGET`].
+    cost: usize,
 }
 
 struct Request<'a> {
@@ -283,7 +280,7 @@ impl VirtioDevice for Block {
         let bits: &[u32] = if self.read_only {
             &[VIRTIO_BLK_F_RO]
         } else {
-            &[VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]
+            &[VIRTIO_BLK_F_WRITE_ZEROES]
         };
         let common = [
             VIRTIO_BLK_F_SEG_MAX,
@@ -326,16 +323,18 @@ impl VirtioDevice for Block {
 impl Block {
     fn drain(&self, queue: &mut Virtqueue, chain: &mut Chain) -> Result<Progress, BlockError> {
         queue.spare_kicks()?;
-        for _ in 0..BUDGET {
+        let mut budget = BUDGET;
+        while budget > 0 {
             if !queue.pop(chain)? {
                 if queue.ask_for_kick()? {
                     continue;
                 }
                 return Ok(Progress::Done);
             }
-            let written = self.serve(queue.memory(), chain)?;
-            queue.push(chain.head, written)?;
+            let served = self.serve(queue.memory(), chain)?;
+            queue.push(chain.head, served.written)?;
             queue.signal()?;
+            budget = budget.saturating_sub(served.cost);
         }
         Ok(Progress::More)
     }

@@ -5,6 +5,8 @@ use std::{fs::File, os::unix::fs::FileExt};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_T_DISCARD};
+
 use super::*;
 use crate::hw::virtio::queue::tests::{Driver, NEXT, WRITE, small_memory};
 
@@ -29,6 +31,32 @@ impl Bench {
             memory: small_memory(),
             block: Block::new(disk, read_only, "serial-1"),
         }
+    }
+
+    /// The same with a file of another length.
+    fn of_len(len: u64) -> Self {
+        let mut bench = Self::new(false);
+        bench.file.set_len(len).unwrap();
+        let disk = DiskFile::new(bench.file.try_clone().unwrap().into()).unwrap();
+        bench.block = Block::new(disk, false, "serial-1");
+        bench
+    }
+
+    /// Puts a range for a request where its data are.
+    fn range(&self, sector: u64, sectors: u32, flags: u32) {
+        let range = [
+            &sector.to_le_bytes()[..],
+            &sectors.to_le_bytes(),
+            &flags.to_le_bytes(),
+        ]
+        .concat();
+        self.memory.write_slice(&range, GuestAddress(DATA)).unwrap();
+    }
+
+    fn zero(&mut self, sector: u64, sectors: u32, flags: u32) -> u8 {
+        self.range(sector, sectors, flags);
+        self.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, RANGE_LEN as u32, 0)
+            .0
     }
 
     fn header(&self, kind: u32, sector: u64) {
@@ -116,11 +144,7 @@ fn nothing_outside_the_disk_is_reached() {
 #[test]
 fn a_read_only_disk_stays_as_it_is() {
     let mut bench = Bench::new(true);
-    for kind in [
-        VIRTIO_BLK_T_OUT,
-        VIRTIO_BLK_T_DISCARD,
-        VIRTIO_BLK_T_WRITE_ZEROES,
-    ] {
+    for kind in [VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES] {
         assert_eq!(bench.request(kind, 0, 512, 0).0, IO_ERROR, "{kind}");
     }
     assert_eq!(bench.request(VIRTIO_BLK_T_FLUSH, 0, 0, 0).0, OK);
@@ -143,27 +167,13 @@ fn says_its_serial() {
 fn zeroes_a_range_and_refuses_others() {
     let mut bench = Bench::new(false);
     bench.file.write_all_at(&[9; 4096], 0).unwrap();
-    let mut clear = |kind, sector: u64, sectors: u32, flags: u32| {
-        let range = [
-            &sector.to_le_bytes()[..],
-            &sectors.to_le_bytes(),
-            &flags.to_le_bytes(),
-        ]
-        .concat();
-        bench
-            .memory
-            .write_slice(&range, GuestAddress(DATA))
-            .unwrap();
-        bench.request(kind, 0, 16, 0).0
-    };
-    assert_eq!(clear(VIRTIO_BLK_T_WRITE_ZEROES, 1, 2, 1), OK);
-    assert_eq!(clear(VIRTIO_BLK_T_DISCARD, 4, 1, 0), OK);
-    assert_eq!(clear(VIRTIO_BLK_T_DISCARD, 4, 0, 0), OK);
-    assert_eq!(clear(VIRTIO_BLK_T_DISCARD, 4, 5, 0), IO_ERROR);
-    assert_eq!(clear(VIRTIO_BLK_T_DISCARD, u64::MAX, 1, 0), IO_ERROR);
-    assert_eq!(clear(VIRTIO_BLK_T_DISCARD, 0, u32::MAX, 0), IO_ERROR);
-    assert_eq!(clear(VIRTIO_BLK_T_DISCARD, 0, 1, 1), UNSUPPORTED);
-    assert_eq!(clear(VIRTIO_BLK_T_WRITE_ZEROES, 0, 1, 2), UNSUPPORTED);
+    assert_eq!(bench.zero(1, 2, 1), OK);
+    assert_eq!(bench.zero(4, 1, 0), OK);
+    assert_eq!(bench.zero(5, 0, 0), OK);
+    assert_eq!(bench.zero(4, 5, 0), IO_ERROR);
+    assert_eq!(bench.zero(u64::MAX, 1, 0), IO_ERROR);
+    assert_eq!(bench.zero(0, u32::MAX, 0), IO_ERROR);
+    assert_eq!(bench.zero(0, 1, 2), UNSUPPORTED);
     let mut bytes = [0; 4096];
     bench.file.read_exact_at(&mut bytes, 0).unwrap();
     let nines: Vec<bool> = bytes.chunks(512).map(|sector| sector[0] == 9).collect();
@@ -171,33 +181,33 @@ fn zeroes_a_range_and_refuses_others() {
 }
 
 #[test]
+fn no_space_is_taken_back_and_none_is_offered_to_be() {
+    let mut bench = Bench::new(false);
+    bench.file.write_all_at(&[9; 4096], 0).unwrap();
+    assert_eq!(
+        bench.block.description().features & 1 << VIRTIO_BLK_F_DISCARD,
+        0
+    );
+    assert_eq!(bench.block.config()[36..48], [0; 12]);
+    bench.range(0, 8, 0);
+    let discarded = bench.request(VIRTIO_BLK_T_DISCARD, 0, RANGE_LEN as u32, 0);
+    assert_eq!(discarded.0, UNSUPPORTED);
+    let mut bytes = [0; 4096];
+    bench.file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [9; 4096]);
+}
+
+#[test]
 fn zeroes_are_written_and_never_discarded() {
     use std::os::unix::fs::MetadataExt;
 
-    let mut bench = Bench::new(false);
-    bench.file.set_len(1 << 20).unwrap();
+    let mut bench = Bench::of_len(1 << 20);
     bench.file.write_all_at(&[9; 1 << 20], 0).unwrap();
     bench.file.sync_all().unwrap();
     let blocks = bench.file.metadata().unwrap().blocks();
-    bench.block = Block::new(
-        DiskFile::new(bench.file.try_clone().unwrap().into()).unwrap(),
-        false,
-        "serial-1",
-    );
     // Offered is no unmapping; asked for all the same, the range stays allocated and reads as zeros.
     assert_eq!(bench.block.config()[56], 0);
-    let unmap = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-    let range = [
-        &8_u64.to_le_bytes()[..],
-        &1024_u32.to_le_bytes(),
-        &unmap.to_le_bytes(),
-    ]
-    .concat();
-    bench
-        .memory
-        .write_slice(&range, GuestAddress(DATA))
-        .unwrap();
-    assert_eq!(bench.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, 0).0, OK);
+    assert_eq!(bench.zero(8, 1024, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP), OK);
     bench.file.sync_all().unwrap();
     assert_eq!(bench.file.metadata().unwrap().blocks(), blocks);
     let mut bytes = vec![1; 1024 * 512];
@@ -207,27 +217,37 @@ fn zeroes_are_written_and_never_discarded() {
 
 #[test]
 fn zeroes_are_bounded_as_the_driver_is_told() {
-    let mut bench = Bench::new(false);
-    bench.file.set_len(1 << 30).unwrap();
-    bench.block = Block::new(
-        DiskFile::new(bench.file.try_clone().unwrap().into()).unwrap(),
-        false,
-        "serial-1",
-    );
+    let mut bench = Bench::of_len(1 << 30);
     let config = bench.block.config();
     let most = u32::from_le_bytes([config[48], config[49], config[50], config[51]]);
-    for (sectors, wanted) in [(most, OK), (most + 1, IO_ERROR)] {
-        let range = [
-            &0_u64.to_le_bytes()[..],
-            &sectors.to_le_bytes(),
-            &0_u32.to_le_bytes(),
-        ]
-        .concat();
-        bench
-            .memory
-            .write_slice(&range, GuestAddress(DATA))
-            .unwrap();
-        assert_eq!(bench.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, 0).0, wanted);
+    assert_eq!(bench.zero(0, most, 0), OK);
+    assert_eq!(bench.zero(0, most + 1, 0), IO_ERROR);
+}
+
+#[test]
+fn orders_are_looked_at_between_requests_for_zeroes() {
+    let bench = Bench::new(false);
+    for (kind, served_at_once) in [(VIRTIO_BLK_T_WRITE_ZEROES, 1), (VIRTIO_BLK_T_FLUSH, 2)] {
+        let driver = Driver::new(&bench.memory, 0x1000);
+        bench.header(kind, 0);
+        bench.range(0, 1, 0);
+        driver.offer(&[
+            (HEADER, 16, NEXT, 1),
+            (DATA, RANGE_LEN as u32, NEXT, 2),
+            (STATUS, 1, WRITE, 0),
+        ]);
+        driver.make_available(0);
+        let mut queue = driver.queue(&bench.memory);
+        let mut drain = || {
+            bench
+                .block
+                .drain(&mut queue, &mut Chain::default())
+                .unwrap()
+        };
+        drain();
+        assert_eq!(driver.used(), served_at_once, "{kind}");
+        drain();
+        assert_eq!(driver.used(), 2);
     }
 }
 
