@@ -219,6 +219,7 @@ pub fn survey(
                 };
                 waiting.push(Seen {
                     name: name.clone(),
+                    seq: known.sys.seq,
                     id: known.sys.id.clone(),
                     what,
                 });
