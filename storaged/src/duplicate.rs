@@ -5,7 +5,8 @@
 //! and its superblock, before anything is mounted:
 //!
 //! 1. The disk on which the pool **runs, or ran since this node booted**. When that disk vanishes,
-//!    nobody steps in: the copy has another history, and machines would see their data jump.
+//!    nobody steps in: the copy has another history, and machines would see their data jump. Of several
+//!    of its id, the one by which it is mounted: storaged was restarted, and machines go on using it.
 //! 2. The one that was **taken into use last**, by its header. A copy shows the same moment as its
 //!    original until one of them is used; from then on, that one's history is the pool's. The winner of
 //!    one start therefore wins the next, however much was written to the other before.
@@ -27,6 +28,8 @@ use crate::header::{DiskTag, Header};
 pub struct Candidate {
     /// The kernel's name.
     pub name: String,
+    /// The kernel's count of the disks that it has seen.
+    pub seq: u64,
     pub id: String,
     pub header: Header,
     pub generation: u64,
@@ -41,9 +44,17 @@ pub enum Choice {
 }
 
 /// `candidates` all hold one pool; `runs_on` is the id of the disk that it runs or ran on since this
-/// node booted.
-pub fn choose(candidates: &[Candidate], runs_on: Option<&str>) -> Choice {
+/// node booted, `mounted` the kernel's count of the disk by which it is or was mounted last.
+pub fn choose(candidates: &[Candidate], runs_on: Option<&str>, mounted: Option<u64>) -> Choice {
     let allowed = |candidate: &Candidate| runs_on.is_none_or(|id| candidate.id == id);
+    // By two cables the file system is written to between the looks at both, and they differ.
+    let is_mounted = |candidate: &Candidate| {
+        runs_on.is_some() && allowed(candidate) && mounted == Some(candidate.seq)
+    };
+    let mut there = (0..candidates.len()).filter(|index| is_mounted(&candidates[*index]));
+    if let (Some(index), None) = (there.next(), there.next()) {
+        return Choice::Use(index);
+    }
     let rank = |candidate: &Candidate| {
         let original = candidate.header.disk == DiskTag::of(&candidate.id);
         (
@@ -104,6 +115,7 @@ mod tests {
     fn disk(id: &str, generation: u64, made_on: &str) -> Candidate {
         Candidate {
             name: format!("sd-{id}"),
+            seq: 1,
             id: id.to_owned(),
             header: Header::for_disk(1 << 30, Uuid::nil(), DiskTag::of(made_on)),
             generation,
@@ -111,7 +123,7 @@ mod tests {
     }
 
     fn used(candidates: &[Candidate], runs_on: Option<&str>) -> Option<String> {
-        match choose(candidates, runs_on) {
+        match choose(candidates, runs_on, None) {
             Choice::Use(index) => Some(candidates[index].id.clone()),
             Choice::None(_) => None,
         }
@@ -156,7 +168,7 @@ mod tests {
         assert_eq!(used(std::slice::from_ref(&copy), Some("zeta")), None);
         let both = [copy, disk("zeta", 1, "zeta")];
         assert_eq!(used(&both, Some("zeta")), Some("zeta".to_owned()));
-        let Choice::None(why) = choose(&both[..1], Some("zeta")) else {
+        let Choice::None(why) = choose(&both[..1], Some("zeta"), None) else {
             panic!("used")
         };
         assert!(why.contains("disk zeta until"), "{why}");
@@ -192,12 +204,36 @@ mod tests {
         };
         let header = way("sda").header;
         let ways = [way("sdb"), way("sda")].map(|way| Candidate { header, ..way });
-        assert_eq!(choose(&ways, None), Choice::Use(1));
-        assert_eq!(choose(&ways, Some(id)), Choice::Use(1));
+        assert_eq!(choose(&ways, None, None), Choice::Use(1));
+        assert_eq!(choose(&ways, Some(id), None), Choice::Use(1));
         // What differs are two disks, whatever they say.
         let mut copies = ways;
         copies[0].generation = 8;
         assert_eq!(used(&copies, None), None);
+    }
+
+    #[test]
+    fn of_two_cables_the_one_that_is_mounted_is_used_again_after_a_restart() {
+        for id in ["naa.5000c500a1b2c3d4", "usb"] {
+            let way = |seq, generation| Candidate {
+                name: format!("sd{seq}"),
+                seq,
+                ..disk(id, generation, id)
+            };
+            // The file system was written to between the two reads.
+            let ways = [way(3, 7), way(4, 8)];
+            for (index, seq) in [(0, 3), (1, 4)] {
+                assert_eq!(choose(&ways, Some(id), Some(seq)), Choice::Use(index));
+                // Not from before it was found that no disk of it can be used, nor of another disk.
+                for runs_on in [None, Some("z")] {
+                    let choice = choose(&ways, runs_on, Some(seq));
+                    assert!(matches!(choice, Choice::None(_)), "{choice:?}");
+                }
+            }
+            // That one was pulled.
+            let choice = choose(&ways, Some(id), Some(2));
+            assert!(matches!(choice, Choice::None(_)), "{choice:?}");
+        }
     }
 
     #[test]

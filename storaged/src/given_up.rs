@@ -128,11 +128,16 @@ pub fn reason(
     home: Uuid,
     version: Version,
 ) -> Option<Deletion> {
-    let reasons = pools
+    let mut reasons = pools
         .iter()
-        .filter_map(|pool| pool.given_up().reason(key, home));
-    let mut allowing = reasons.filter(|why| allows(*why, version));
-    allowing.next()
+        .filter_map(|pool| reason_on(pool, key, home, version));
+    reasons.next()
+}
+
+/// The same, as far as one pool knows.
+pub fn reason_on(pool: &Pool, key: &VolumeKey, home: Uuid, version: Version) -> Option<Deletion> {
+    let why = pool.given_up().reason(key, home);
+    why.filter(|why| allows(*why, version))
 }
 
 /// By what an owner gives a volume up; for people.
@@ -186,7 +191,8 @@ fn bury_one(pools: &[Arc<Pool>], home: &Arc<Pool>, key: &VolumeKey) {
     if home.volumes().unreadable(key).is_some() {
         return;
     }
-    whereabouts::forget(pools, key);
+    // Another disk that is away may have its successor, of which there are but notes.
+    whereabouts::share_one(pools, key);
     for pool in pools {
         let (at, key, home) = (pool.clone(), key.clone(), home.uuid());
         pool.post(move || {
@@ -205,8 +211,112 @@ fn read(path: &Path) -> io::Result<Record> {
 mod tests {
     use loam_deployment::payload::Media;
 
+    use loam_deployment::{Bytes, payload::Filesystem};
+    use loam_node_api::storage::VolumeSpec;
+
     use super::*;
-    use crate::pool::testing;
+    use crate::{
+        placement::Placement,
+        pool::testing::{self, settle},
+    };
+
+    /// Of its predecessor on A it was said that it is given up, and B alone knows that it is on D.
+    fn successor_on_d() -> ([tempfile::TempDir; 3], [Arc<Pool>; 3], VolumeKey) {
+        let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        // D is of the only medium that the second is wanted on.
+        let media = [Media::Ssd, Media::Ssd, Media::Hdd];
+        let at = |n: usize| Arc::new(testing::pool(folders[n].path(), media[n]));
+        let [a, b, d] = [at(0), at(1), at(2)];
+        let key = VolumeKey::Data("7.a".parse().unwrap());
+        let placement = Placement::default();
+        let make = |pools: &[Arc<Pool>], media, version| {
+            let spec = VolumeSpec {
+                size: Bytes::mib(1),
+                media,
+                filesystem: Filesystem::Raw,
+            };
+            placement.ensure(pools, &key, &spec, Version(version))
+        };
+        make(std::slice::from_ref(&a), Media::Ssd, 3).unwrap();
+        let all = [a.clone(), b.clone(), d.clone()];
+        whereabouts::share(&all);
+        settle(&all);
+        let rest = [b.clone(), d.clone()];
+        let by = Version(4);
+        let why = Deletion::Unnamed { by };
+        placement.delete(&rest, &key, why).unwrap();
+        make(&rest, Media::Hdd, 5).unwrap();
+        settle(&rest);
+        (folders, [a, b, d], key)
+    }
+
+    fn share(pools: &[Arc<Pool>]) {
+        whereabouts::share(pools);
+        // What is buried asks for more.
+        for _ in 0..3 {
+            settle(pools);
+        }
+    }
+
+    fn missing_on(pools: &[Arc<Pool>], key: &VolumeKey) -> Option<Uuid> {
+        let note = whereabouts::missing(pools, key).unwrap();
+        note.map(|note| note.pool)
+    }
+
+    #[test]
+    fn a_volume_that_is_buried_takes_no_note_of_its_successor_with_it() {
+        let (_folders, [a, b, d], key) = successor_on_d();
+        // D goes as A comes back, and A is slow.
+        let pools = [a.clone(), b.clone()];
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        a.post(move || assert!(held.recv().is_err()));
+        whereabouts::share(&pools);
+        settle(std::slice::from_ref(&b));
+        assert_eq!(missing_on(&[b], &key), Some(d.uuid()));
+        drop(release);
+        share(&pools);
+        assert!(!a.volumes().has(&key));
+        // A hears of it, too.
+        for pool in &pools {
+            let pool = std::slice::from_ref(pool);
+            assert_eq!(missing_on(pool, &key), Some(d.uuid()));
+        }
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_when_a_volume_is_buried_may_be_of_its_successor() {
+        let (_folders, [a, b, _], key) = successor_on_d();
+        let note = b.root().join("elsewhere");
+        let note = fs::read_dir(note).unwrap().next().unwrap().unwrap();
+        fs::write(note.path(), "{").unwrap();
+        let again = Pool::open(b.root().to_owned(), b.uuid(), Media::Ssd).unwrap();
+        let pools = [a.clone(), Arc::new(again)];
+        share(&pools);
+        assert!(!a.volumes().has(&key));
+        whereabouts::missing(&pools, &key).unwrap_err();
+    }
+
+    #[test]
+    fn a_pool_that_goes_on_saying_what_was_given_up_takes_no_note_with_it() {
+        let (_folders, [a, b, d], key) = successor_on_d();
+        // A folder in the place of B's record: it cannot be removed, as if the disk refused.
+        let record = b.given_up().path(&key, a.uuid());
+        fs::remove_file(&record).unwrap();
+        fs::create_dir(&record).unwrap();
+        let all = [a.clone(), b.clone(), d.clone()];
+        share(&all);
+        assert_eq!(b.given_up().on(a.uuid()), [key.clone()]);
+        assert!(!a.volumes().has(&key) && d.volumes().has(&key));
+        let pools = [a, b];
+        share(&pools);
+        for pool in &pools {
+            let pool = std::slice::from_ref(pool);
+            assert_eq!(missing_on(pool, &key), Some(d.uuid()));
+        }
+        // And nothing says that it is missing once it is not.
+        share(&all);
+        assert_eq!(missing_on(&all, &key), None);
+    }
 
     #[test]
     fn one_pool_that_keeps_it_is_enough_and_what_cannot_be_read_gives_up_nothing() {

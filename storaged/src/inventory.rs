@@ -389,8 +389,9 @@ impl Inventory {
         match self.mount(disk, &header, first) {
             // Noted only now: a copy that cannot be used must not look like the one that was used last.
             Ok(pool) => {
-                let header = self.stamp(disk, header);
-                Stage::InUse(Arc::new(pool.on(disk.device.clone(), header)))
+                let (header, owed) = self.stamp(disk, header);
+                let pool = pool.on(disk.device.clone(), header, owed);
+                Stage::InUse(Arc::new(pool))
             }
             Err(why) => {
                 let left = || Stage::Left(DiskState::Failed(why.clone()), known::doubt(&header));
@@ -426,23 +427,25 @@ impl Inventory {
         })
     }
 
-    /// Writes into the header where and when the pool was used last.
-    fn stamp(&self, disk: &SysDisk, header: Header) -> Header {
+    /// Writes into the header where and when the pool was used last. The header as it is then, and what
+    /// could not be written.
+    fn stamp(&self, disk: &SysDisk, header: Header) -> (Header, Option<Use>) {
         if header.used != 0 && header.disk != DiskTag::of(&disk.id) {
             tracing::warn!(disk = %disk.id, pool = %header.uuid, "was used last on another disk, of which this may be a copy; no other disk is left that may be that one");
         }
-        let stamped = header.taken_into_use(&Use {
+        let using = Use {
             machine: self.machine,
             disk: DiskTag::of(&disk.id),
             now: time::now().0,
             boot: boot::id(),
             set_is_new: lock(&self.boot).decided().begun,
-        });
+        };
+        let stamped = header.taken_into_use(&using);
         match header.replace(&disk.device, &stamped) {
-            Ok(()) => stamped,
+            Ok(()) => (stamped, None),
             Err(error) => {
-                tracing::error!(disk = %disk.id, %error, "cannot note in this pool's header where it is used");
-                header
+                tracing::error!(disk = %disk.id, %error, "cannot note in this pool's header where it is used; trying again each hour");
+                (header, Some(using))
             }
         }
     }

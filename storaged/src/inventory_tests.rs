@@ -25,7 +25,7 @@ fn a_marked_pool_without_its_secret_makes_no_new_node() {
         unfit: None,
         in_use: None,
     };
-    let pool = crate::pool::testing::pool(&root, Media::Ssd).on(sys.device.clone(), header);
+    let pool = crate::pool::testing::pool(&root, Media::Ssd).on(sys.device.clone(), header, None);
     let stage = Stage::InUse(Arc::new(pool));
     let places = Places {
         sys_block: folder.path().join("sys"),
@@ -204,4 +204,31 @@ fn a_disk_in_doubt_that_drops_off_the_bus_may_come_back() {
         inventory.pass(phase, &mut search, at(510));
         assert!(!is_seen());
     }
+}
+
+#[test]
+fn what_could_not_be_stamped_is_owed() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let header = Header {
+        state: State::Pool,
+        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+    };
+    let disk = SysDisk {
+        device: folder.path().join("disk"),
+        ..sys("sda", "a")
+    };
+    // There is no such disk.
+    let (kept, owed) = inventory.stamp(&disk, header);
+    assert_eq!(kept, header);
+    assert_eq!(owed.map(|using| using.disk), Some(DiskTag::of("a")));
+    let file = File::create_new(&disk.device).unwrap();
+    file.set_len(SIZE).unwrap();
+    header.write(&file).unwrap();
+    let (stamped, owed) = inventory.stamp(&disk, header);
+    assert!(owed.is_none());
+    let file = File::open(&disk.device).unwrap();
+    let found = Header::read(&file, header.filesystem_size).unwrap();
+    assert_eq!(found, Found::Header(stamped));
+    assert_eq!(stamped.disk, DiskTag::of("a"));
 }

@@ -219,6 +219,7 @@ pub fn survey(
                 };
                 waiting.push(Seen {
                     name: name.clone(),
+                    seq: known.sys.seq,
                     id: known.sys.id.clone(),
                     what,
                 });
@@ -238,8 +239,15 @@ pub fn survey(
 
 /// Why pools of this node may be missing among those that are in use, if so.
 pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant) -> Option<String> {
+    let pools: BTreeSet<Uuid> = disks
+        .values()
+        .filter_map(|known| known.pool().map(|pool| pool.uuid()))
+        .collect();
     let is_in_doubt = |known: &&Known| match known.may_hold(now) {
-        Some(MayHold::Pool { set, .. }) => decided.set.is_none_or(|ours| ours == set),
+        // A copy of one that is in use is no loss.
+        Some(MayHold::Pool { uuid, set }) => {
+            !pools.contains(&uuid) && decided.set.is_none_or(|ours| ours == set)
+        }
         Some(MayHold::Anything) => true,
         Some(MayHold::GivenUp) | None => false,
     };
@@ -254,10 +262,6 @@ pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant)
             return Some(format!("pool {uuid} on disk {disk} {waiting}"));
         }
     }
-    let pools: BTreeSet<Uuid> = disks
-        .values()
-        .filter_map(|known| known.pool().map(|pool| pool.uuid()))
-        .collect();
     // The disks of all that were in use since the node booted.
     let runs_on = &decided.runs_on;
     let away = runs_on.iter().find(|(uuid, _)| !pools.contains(uuid));
@@ -497,6 +501,7 @@ mod tests {
             assert!(missing(&there(stage), &ours, now).is_some());
         }
         assert!(missing(&BTreeMap::new(), &ours, now).is_some());
+        let used = pool.clone();
         assert_eq!(missing(&there(Stage::InUse(pool)), &ours, now), None);
         // On a node that has nothing of its own yet, only what was not read counts.
         let none = Decided::default();
@@ -515,6 +520,15 @@ mod tests {
         };
         assert!(missing(&locked(1), &none_yet, now).is_some());
         assert_eq!(missing(&locked(2), &none_yet, now), None);
+        // A copy of one that is in use has nothing that this one has not.
+        let doubt = Doubt::Pool {
+            uuid: used.uuid(),
+            set: Uuid::from_u128(1),
+        };
+        let copy = Stage::Left(DiskState::Foreign("a copy".into()), doubt);
+        let mut both = there(Stage::InUse(used));
+        both.insert("sdb".to_owned(), Known::new(disk.clone(), copy, None));
+        assert_eq!(missing(&both, &ours, now), None);
         let dead = there(unread("cannot be read".into()));
         assert!(missing(&dead, &none, now).is_some());
         assert_eq!(missing(&dead, &none, Instant::now() + GIVEN_UP), None);
@@ -565,6 +579,14 @@ mod tests {
                 let later = Instant::now() + GIVEN_UP;
                 assert!(missing(&disks, &Decided::default(), later).is_some());
             }
+        }
+        // Copied onto a larger disk, whose own end was not empty.
+        let copy = self::pool();
+        copy.as_file()
+            .write_all_at(b"EFI PART", SIZE - 512)
+            .unwrap();
+        for unfit in [None, Some(Unfit::ReadOnly)] {
+            assert_eq!(waits_beside(&disk(copy.path(), unfit)), (true, true));
         }
         // What another program made of our disk is that program's.
         bare.as_file().write_all_at(b"EFI PART", 512).unwrap();

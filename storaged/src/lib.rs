@@ -11,7 +11,7 @@
 //! | [`header`], [`format`] | how an empty disk becomes a pool, also through a power cut |
 //! | [`set`], [`duplicate`], [`original`], [`takeover`], [`boot`] | whose pools are whose, and which of two copies is used, and when |
 //! | [`inventory`], [`known`], [`search`], [`mounts`], [`uevent`] | the disks and pools of this moment |
-//! | [`pool`], [`folders`], [`ledger`] | one pool: its folders, and what its space is promised to |
+//! | [`pool`], [`header_in_use`], [`folders`], [`ledger`] | one pool: its header and folders, and what its space is promised to |
 //! | [`worker`], [`pulse`] | how a disk that hangs holds up nobody who does not need it |
 //! | [`volume`], [`placement`], [`whereabouts`] | files that machines have as disks, and the pool each is on |
 //! | [`secret`] | the node's own small secrets |
@@ -28,6 +28,7 @@ pub mod folders;
 pub mod format;
 pub mod given_up;
 pub mod header;
+pub mod header_in_use;
 pub mod image;
 pub mod inventory;
 pub mod known;

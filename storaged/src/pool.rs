@@ -27,14 +27,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use loam_deployment::{Bytes, NodeKey, payload::Media};
-use loam_node_api::{
-    clock::UnixTime,
-    storage::{self, MountId, StorageError},
-};
+use loam_node_api::storage::{self, MountId, StorageError};
 use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, StatxFlags, statvfs, statx};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -42,7 +39,8 @@ use uuid::Uuid;
 use crate::{
     durable, folders,
     given_up::GivenUp,
-    header::Header,
+    header::{Header, Use},
+    header_in_use::HeaderInUse,
     image::found::Found,
     ledger::Ledger,
     pulse::{Beat, Pulse},
@@ -88,8 +86,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Disk {
-    device: PathBuf,
-    header: Mutex<Header>,
+    header: HeaderInUse,
     pulse: Pulse,
 }
 
@@ -161,12 +158,11 @@ impl Pool {
         })
     }
 
-    /// With the disk that it is on, whose header is `header`.
-    pub fn on(self, device: PathBuf, header: Header) -> Self {
+    /// With the disk that it is on, whose header is `header`; `owed` as in [`HeaderInUse::new`].
+    pub fn on(self, device: PathBuf, header: Header, owed: Option<Use>) -> Self {
         let disk = Disk {
             pulse: Pulse::new(device.clone(), header.filesystem_size),
-            device,
-            header: Mutex::new(header),
+            header: HeaderInUse::new(device, header, owed),
         };
         Self {
             disk: Some(disk),
@@ -310,10 +306,10 @@ impl Pool {
                 let furnished = folders::make(&pool.root).is_ok();
                 pool.furnished.store(furnished, Ordering::Release);
             }
-            if let Some(now) = time::to_keep()
-                && let Err(error) = pool.note_use(now)
+            if pool.is_writable()
+                && let Some(disk) = &pool.disk
             {
-                tracing::error!(pool = %pool.uuid, %error, "cannot note in this pool's header that it is still used");
+                disk.header.note_use(time::to_keep(), Instant::now());
             }
             pool.volumes.measure();
             whereabouts::pay(&pool);
@@ -326,43 +322,13 @@ impl Pool {
 
     /// Whose pool it is by its header. On the pool's own thread, which may be writing it.
     pub fn node(&self) -> Option<NodeKey> {
-        let disk = self.disk.as_ref()?;
-        let header = disk.header.lock().unwrap_or_else(PoisonError::into_inner);
-        header.node
+        self.disk.as_ref()?.header.node()
     }
 
     /// Writes into the header whose pool this is. On the pool's own thread.
     pub fn name_node(&self, node: NodeKey) -> io::Result<()> {
-        self.change_header(|header| match header.node {
-            Some(noted) if noted == node => Ok(header),
-            Some(other) => Err(io::Error::other(format!(
-                "it is marked as a pool of node {other}"
-            ))),
-            None => Ok(Header {
-                node: Some(node),
-                ..header
-            }),
-        })
-    }
-
-    /// Writes into the header that the pool is in use at `now`, once a day: of two copies the one that ran
-    /// for a month counts, also when the clock was not yet set at the start of that month. On the pool's
-    /// own thread.
-    fn note_use(&self, now: UnixTime) -> io::Result<()> {
-        self.change_header(|header| Ok(header.still_used_at(now)))
-    }
-
-    fn change_header(&self, change: impl FnOnce(Header) -> io::Result<Header>) -> io::Result<()> {
-        let Some(disk) = &self.disk else {
-            return Ok(());
-        };
-        let mut header = disk.header.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(*header)?;
-        if changed != *header {
-            header.replace(&disk.device, &changed)?;
-            *header = changed;
-        }
-        Ok(())
+        let named = self.disk.as_ref().map(|disk| disk.header.name_node(node));
+        named.unwrap_or(Ok(()))
     }
 
     pub fn describe(&self) -> storage::Pool {
@@ -552,62 +518,5 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(pool.health(), Health::Well);
-    }
-
-    const SIZE: u64 = 64 << 20;
-
-    /// A pool below `root` on a disk whose header was just made.
-    fn with_header(root: &Path) -> (Arc<Pool>, PathBuf) {
-        let disk = root.join("disk");
-        let file = File::create_new(&disk).unwrap();
-        file.set_len(SIZE).unwrap();
-        let header = Header {
-            used: 7,
-            ..Header::for_disk(SIZE, Uuid::new_v4(), crate::header::DiskTag::of("a"))
-        };
-        header.write(&file).unwrap();
-        let folder = root.join("pool");
-        fs::create_dir(&folder).unwrap();
-        let pool = testing::pool(&folder, Media::Ssd).on(disk.clone(), header);
-        (Arc::new(pool), disk)
-    }
-
-    fn header_of(disk: &Path) -> Header {
-        let size = crate::header::filesystem_size(SIZE);
-        match Header::read(&File::open(disk).unwrap(), size).unwrap() {
-            crate::header::Found::Header(header) => header,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_pool_in_use_says_so_each_day() {
-        let root = tempfile::tempdir().unwrap();
-        let (pool, disk) = with_header(root.path());
-        let day = 24 * 3600;
-        pool.note_use(UnixTime(100 * day)).unwrap();
-        assert_eq!(header_of(&disk).used, 100 * day);
-        pool.note_use(UnixTime(101 * day - 1)).unwrap();
-        pool.note_use(UnixTime(3)).unwrap();
-        assert_eq!(header_of(&disk).used, 100 * day);
-        pool.note_use(UnixTime(101 * day)).unwrap();
-        pool.name_node(NodeKey([1; 32])).unwrap();
-        let header = header_of(&disk);
-        assert_eq!(
-            (header.used, header.node),
-            (101 * day, Some(NodeKey([1; 32])))
-        );
-    }
-
-    #[test]
-    fn the_node_is_named_once() {
-        let root = tempfile::tempdir().unwrap();
-        let (pool, disk) = with_header(root.path());
-
-        pool.name_node(NodeKey([1; 32])).unwrap();
-        pool.name_node(NodeKey([1; 32])).unwrap();
-        let error = pool.name_node(NodeKey([2; 32])).unwrap_err().to_string();
-        assert!(error.contains(&NodeKey([1; 32]).to_string()), "{error}");
-        assert_eq!(header_of(&disk).node, Some(NodeKey([1; 32])));
     }
 }

@@ -6,7 +6,8 @@
 //!   (see [`crate::sample`]). A disk whose beginning and end alone were wiped is not empty if anything
 //!   else says so.
 //! - **Ours**: a valid [`Header`] with its own btrfs, and nothing where btrfs never writes. A disk
-//!   that was ours and then was partitioned or formatted by someone is theirs.
+//!   that was ours and then was partitioned or formatted by someone is theirs. If something is behind
+//!   it alone, it may have been copied onto a disk that was used before: it is not used, and in doubt.
 //! - Everything else is foreign.
 //!
 //! The medium that the node booted from is of the last kind, whether or not it says that it is
@@ -103,24 +104,42 @@ pub fn glance(disk: &impl FileExt, size: u64) -> io::Result<Finding> {
         ),
         State::Formatting => (size, size),
     };
+    let find = |from, to| match header.state {
+        State::Pool => first_legible_data(disk, from, to),
+        State::Formatting => first_data(disk, from, to),
+    };
     let gaps = [
         (0, SUPERBLOCK),
         (SUPERBLOCK + SUPERBLOCK_LENGTH, FIRST_BLOCK),
         (first + LENGTH as u64, first + COPY),
-        (behind, next),
-        (last.max(next), size),
     ];
     for (from, to) in gaps {
-        let data = match header.state {
-            State::Pool => first_legible_data(disk, from, to)?,
-            State::Formatting => first_data(disk, from, to)?,
-        };
-        if let Some(at) = data {
+        if let Some(at) = find(from, to)? {
             return foreign(name_or(disk, size, at));
         }
     }
+    let is_whole =
+        |found: &Superblock| found.is_of(&header) && found.complete && found.devices <= 1;
+    for (from, to) in [(behind, next), (last.max(next), size)] {
+        let Some(at) = find(from, to)? else {
+            continue;
+        };
+        let what = name_or(disk, size, at);
+        // What it was copied onto may have left that, or another has begun to take the disk.
+        if header.state == State::Pool && superblock.as_ref().is_some_and(is_whole) {
+            return Ok(Finding::Unusable {
+                what: format!(
+                    "Loam pool {}, but {what} behind it: if the pool was copied here, zero the disk \
+                     from byte {behind} to its end, else wipe its beginning, too",
+                    header.uuid
+                ),
+                header: Some(header),
+            });
+        }
+        return foreign(what);
+    }
     match (header.state, superblock) {
-        (_, Some(found)) if found.uuid != header.uuid || found.has_other_uuid => {
+        (_, Some(found)) if !found.is_of(&header) => {
             foreign(format!("another btrfs file system, {}", found.uuid))
         }
         (State::Pool, Some(found)) if found.complete && found.devices <= 1 => Ok(Finding::Pool {
@@ -208,19 +227,27 @@ fn name_at(disk: &impl FileExt, at: u64) -> String {
     known.map_or_else(|| format!("unknown data at byte {at}"), str::to_owned)
 }
 
-/// The header is right after the file system. When the disk was resized since, the file system's
-/// own superblock still says where that is.
+/// The header is right after the file system. When the disk was resized since, or the pool copied to a
+/// larger one, the file system's own superblock says where that is. A header at the end of the disk may
+/// then be of the pool that was on it before.
 fn find_header(
     disk: &impl FileExt,
     size: u64,
     superblock: Option<&Superblock>,
 ) -> io::Result<Found> {
     let at = crate::header::filesystem_size(size);
-    match (Header::read(disk, at)?, superblock) {
-        (Found::Nothing, Some(found)) if found.label == LABEL && found.total_bytes < size => {
-            Header::read(disk, found.total_bytes)
-        }
-        (found, _) => Ok(found),
+    let at_end = Header::read(disk, at)?;
+    let Some(found) = superblock.filter(|found| {
+        found.label == LABEL && found.total_bytes < size && found.total_bytes != at
+    }) else {
+        return Ok(at_end);
+    };
+    let behind = Header::read(disk, found.total_bytes)?;
+    let is_own = |place: &Found| matches!(place, Found::Header(header) if found.is_of(header));
+    match at_end {
+        Found::Nothing => Ok(behind),
+        _ if is_own(&behind) && !is_own(&at_end) => Ok(behind),
+        _ => Ok(at_end),
     }
 }
 
@@ -293,6 +320,10 @@ struct Superblock {
 }
 
 impl Superblock {
+    fn is_of(&self, header: &Header) -> bool {
+        self.uuid == header.uuid && !self.has_other_uuid
+    }
+
     fn read(disk: &impl FileExt) -> io::Result<Option<Self>> {
         let mut block = vec![0; SUPERBLOCK_LENGTH as usize];
         match disk.read_exact_at(&mut block, SUPERBLOCK) {

@@ -268,7 +268,7 @@ fn sectors_that_cannot_be_read_beside_a_pool_take_it_from_nobody() {
     write(&disk, SIZE - 512, b"EFI PART");
     for sectors in [[SIZE - 8192, 0], [SIZE - 8192, SIZE - 4608]] {
         let found = glance(&sectors).unwrap();
-        assert!(matches!(found, Finding::Foreign(_)), "{found:?}");
+        assert!(has_behind(&found, &header, ""), "{found:?}");
     }
     write(&disk, SIZE - 512, &[0; 512]);
     // And a disk that is to be made a pool must be readable.
@@ -313,7 +313,11 @@ fn a_pool_is_ours_until_another_takes_the_disk() {
     write(&disk, 512, &[0; 8]);
 
     write(&disk, SIZE - 512, b"EFI PART");
-    assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("backup GPT")));
+    assert!(has_behind(&look(&disk), &header, "backup GPT"));
+    // Both ends are taken.
+    write(&disk, 512, b"EFI PART");
+    assert!(matches!(look(&disk), Finding::Foreign(what) if what.contains("GPT")));
+    write(&disk, 512, &[0; 8]);
     write(&disk, SIZE - 512, &[0; 8]);
     assert_eq!(look(&disk), pool(header));
 
@@ -395,6 +399,59 @@ impl FileExt for Counting<'_> {
     }
 }
 
+/// Whether it is this pool with something behind it, left alone and in doubt.
+fn has_behind(found: &Finding, pool: &Header, behind: &str) -> bool {
+    matches!(found, Finding::Unusable { what, header: Some(header) }
+        if header == pool && what.contains(behind) && what.contains("zero the disk from byte"))
+}
+
+#[test]
+fn a_pool_on_a_larger_disk_that_was_a_pool_once_is_told_by_its_own_header() {
+    const LARGER: u64 = 2 * SIZE;
+    let (disk, header) = ours(State::Pool);
+    superblock(&disk, &header, b"_BHRfS_M");
+    disk.as_file().set_len(LARGER).unwrap();
+    let glance = || glance(disk.as_file(), LARGER).unwrap();
+    let before = Header {
+        state: State::Pool,
+        ..Header::for_disk(LARGER, Uuid::new_v4(), DiskTag::of("b"))
+    };
+    before.write(disk.as_file()).unwrap();
+    assert!(
+        has_behind(&glance(), &header, "behind it"),
+        "{:?}",
+        glance()
+    );
+    // Of another Loam's.
+    let at = before.filesystem_size;
+    let mut sector = before.encode();
+    sector[16..20].copy_from_slice(&99u32.to_le_bytes());
+    let sum = <sha2::Sha256 as sha2::Digest>::digest(&sector[..480]);
+    sector[480..].copy_from_slice(&sum);
+    for at in [at, at + COPY] {
+        write(&disk, at, &sector);
+    }
+    assert!(
+        has_behind(&glance(), &header, "behind it"),
+        "{:?}",
+        glance()
+    );
+    // As the farmer is told to do it.
+    write(
+        &disk,
+        header.filesystem_size + COPY + 512,
+        &vec![0; TAIL as usize],
+    );
+    write(&disk, LARGER - EDGE, &vec![0; EDGE as usize]);
+    assert_eq!(glance(), pool(header));
+    // Without its own header, it is not the other pool either.
+    before.write(disk.as_file()).unwrap();
+    for at in [header.filesystem_size, header.filesystem_size + COPY] {
+        write(&disk, at, &[0; 512]);
+    }
+    assert!(matches!(glance(), Finding::Foreign(what) if what.contains("another btrfs")));
+}
+
 #[test]
 fn a_pool_whose_disk_grew_is_still_ours() {
     const GROWN: u64 = 8 * SIZE;
@@ -409,10 +466,8 @@ fn a_pool_whose_disk_grew_is_still_ours() {
     let end = header.filesystem_size;
     for at in [end + TAIL, GROWN - EDGE, GROWN - 1] {
         write(&disk, at, b"x");
-        assert!(matches!(
-            probe(disk.as_file(), GROWN),
-            Ok(Finding::Foreign(_))
-        ));
+        let found = probe(disk.as_file(), GROWN).unwrap();
+        assert!(has_behind(&found, &header, "unknown data"), "{found:?}");
         write(&disk, at, &[0]);
     }
     // What is to be made a pool is written to everywhere.
@@ -449,6 +504,12 @@ proptest! {
             _ => SIZE - 1 - offset % (TAIL - LENGTH as u64),
         };
         write(&disk, at, &[byte]);
-        prop_assert!(matches!(look(&disk), Finding::Foreign(_)));
+        let found = look(&disk);
+        let behind = header.filesystem_size + COPY + LENGTH as u64;
+        match at >= behind {
+            // What it was copied onto may have left that.
+            true => prop_assert!(has_behind(&found, &header, "")),
+            false => prop_assert!(matches!(found, Finding::Foreign(_))),
+        }
     }
 }

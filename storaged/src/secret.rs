@@ -339,7 +339,7 @@ mod tests {
             node: Some(NodeKey([node; 32])),
             ..Header::for_disk(64 << 20, Uuid::nil(), DiskTag::of("a"))
         };
-        Arc::new(pool(folder, Media::Ssd).on(folder.join("disk"), header))
+        Arc::new(pool(folder, Media::Ssd).on(folder.join("disk"), header, None))
     }
 
     #[test]

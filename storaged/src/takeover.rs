@@ -24,6 +24,8 @@ use crate::{
 pub struct Seen {
     /// The kernel's name.
     pub name: String,
+    /// The kernel's count of the disks that it has seen.
+    pub seq: u64,
     /// Stable across boots.
     pub id: String,
     pub what: What,
@@ -192,6 +194,7 @@ fn choose_among_copies(
         if let What::Pool { header, generation } = disk.what {
             pools.entry(header.uuid).or_default().push(Candidate {
                 name: disk.name.clone(),
+                seq: disk.seq,
                 id: disk.id.clone(),
                 header,
                 generation,
@@ -205,7 +208,7 @@ fn choose_among_copies(
         let reason = if in_use.contains(&uuid) {
             format!("is on disk {}", runs_on.unwrap_or("elsewhere"))
         } else {
-            match duplicate::choose(&candidates, runs_on) {
+            match duplicate::choose(&candidates, runs_on, decided.mounted.get(&uuid).copied()) {
                 Choice::Use(index) => {
                     let named = candidates[index].header.disk;
                     let is_named = |disk: &Candidate| DiskTag::of(&disk.id) == named;

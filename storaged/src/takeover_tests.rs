@@ -14,6 +14,7 @@ fn pool(name: &str, uuid: u128, set: u128) -> Seen {
     };
     Seen {
         name: name.to_owned(),
+        seq: 1,
         id: id(name),
         what: What::Pool {
             header,
@@ -29,6 +30,7 @@ fn id(name: &str) -> String {
 fn blank(name: &str) -> Seen {
     Seen {
         name: name.to_owned(),
+        seq: 1,
         id: id(name),
         what: What::Blank,
     }
@@ -38,6 +40,7 @@ fn blank(name: &str) -> Seen {
 fn copy(name: &str, of: &Seen) -> Seen {
     Seen {
         name: name.to_owned(),
+        seq: 1,
         id: id(name),
         what: of.what,
     }
@@ -342,4 +345,28 @@ fn beside_two_disks_of_one_id_no_new_node_is_made() {
     // One of the two is taken out.
     let verdicts = decide(&disks[1..3], &mut decided, &here());
     assert_eq!(verdicts["q"], Verdict::Open);
+}
+
+#[test]
+fn after_a_restart_the_way_that_is_mounted_is_opened() {
+    let What::Pool { header, .. } = pool("z", 10, 1).what else {
+        panic!("no pool")
+    };
+    let way = |name: &str, seq, generation| Seen {
+        name: name.to_owned(),
+        seq,
+        id: "naa.5000c500a1b2c3d4".to_owned(),
+        what: What::Pool { header, generation },
+    };
+    // Written to between the two reads.
+    let ways = [way("sda", 3, 7), way("sdb", 4, 8)];
+    let mut decided = Decided {
+        set: Some(header.set),
+        runs_on: BTreeMap::from([(header.uuid, ways[0].id.clone())]),
+        mounted: BTreeMap::from([(header.uuid, 3)]),
+        ..Decided::default()
+    };
+    let verdicts = decide(&ways, &mut decided, &here());
+    assert_eq!(verdicts["sda"], Verdict::Open);
+    assert!(matches!(verdicts["sdb"], Verdict::Copy(_)), "{verdicts:?}");
 }

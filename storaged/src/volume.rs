@@ -222,8 +222,11 @@ impl Volumes {
         let found = self.found();
         let known = found.known.get(key).map(|known| &known.record);
         let known = known.map(|record| (record.spec.clone(), record.version));
-        let intended = || found.intended.get(key);
-        known.or_else(|| intended().map(|made| (made.spec.clone(), made.version)))
+        let intended = found.intended.get(key);
+        let intended = intended.map(|made| (made.spec.clone(), made.version));
+        // What is made in the place of one that was given up is named by a newer version.
+        let (intended, known) = (intended.into_iter(), known.into_iter());
+        intended.chain(known).max_by_key(|(_, version)| *version)
     }
 
     /// Ends what [`Volumes::intend`] began.

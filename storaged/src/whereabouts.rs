@@ -61,6 +61,8 @@ struct Owed {
     among: Arc<[Arc<Pool>]>,
     /// What another pool has noted of it, if none of these has it: its disk is missing.
     missing: Option<Note>,
+    /// Whether it is known to be deleted if it is nowhere: then a note that cannot be read goes, too.
+    deleted: bool,
     /// Whether a failure was logged.
     told: bool,
 }
@@ -148,9 +150,22 @@ impl Notes {
         let owed = Owed {
             among,
             missing: None,
+            deleted: true,
             told: false,
         };
         self.lock().owed.insert(key.clone(), owed);
+    }
+
+    /// The same, with what is noted of it if its disk is missing, unless that is owed already: that may
+    /// know of a disk that is gone since.
+    fn owe_also(&self, key: &VolumeKey, among: &Arc<[Arc<Pool>]>, missing: Option<&Note>) {
+        let mut noted = self.lock();
+        noted.owed.entry(key.clone()).or_insert_with(|| Owed {
+            among: among.clone(),
+            missing: missing.cloned(),
+            deleted: false,
+            told: false,
+        });
     }
 
     fn owed(&self, key: &VolumeKey) -> Option<Owed> {
@@ -189,20 +204,24 @@ pub fn share(pools: &[Arc<Pool>]) {
     for at in pools {
         let others = others(pools, at);
         for (key, missing) in &keys {
-            // What is owed already may know of a disk that is gone since.
-            at.notes()
-                .lock()
-                .owed
-                .entry(key.clone())
-                .or_insert_with(|| Owed {
-                    among: others.clone(),
-                    missing: missing.clone(),
-                    told: false,
-                });
+            at.notes().owe_also(key, &others, missing.as_ref());
         }
         let pool = at.clone();
         // If it does not answer now, it is owed.
         at.post(move || pay(&pool));
+    }
+}
+
+/// As [`share`], for one volume.
+pub fn share_one(pools: &[Arc<Pool>], key: &VolumeKey) {
+    let away = away(pools, key).into_iter();
+    let missing = away.max_by_key(|note| note.version);
+    for at in pools {
+        at.notes()
+            .owe_also(key, &others(pools, at), missing.as_ref());
+        let (pool, key) = (at.clone(), key.clone());
+        // If it does not answer now, it is owed.
+        at.post(move || drop(pay_one(&pool, &key)));
     }
 }
 
@@ -311,15 +330,25 @@ fn pay_one(at: &Pool, key: &VolumeKey) -> io::Result<()> {
 
 fn put_right(at: &Pool, key: &VolumeKey, owed: &Owed) -> io::Result<()> {
     // Looked at here and now: it may have been deleted or made anew since this was asked for.
-    let home = owed.among.iter().find(|pool| pool.volumes().may_have(key));
+    // One that was given up, and whose disk is back, is as good as deleted.
+    let is_given_up = |pool: &Pool| {
+        note_of(pool, key).is_some_and(|note| {
+            given_up::reason_on(at, key, note.pool, note.version)
+                .or_else(|| given_up::reason(&owed.among, key, note.pool, note.version))
+                .is_some()
+        })
+    };
+    let has = |pool: &&Arc<Pool>| pool.volumes().may_have(key) && !is_given_up(pool);
+    let home = owed.among.iter().find(has);
     match (home, &owed.missing) {
         // Of one whose record cannot be read, what is noted stays.
         (Some(home), _) => note_of(home, key).map_or(Ok(()), |note| at.notes().write(note)),
-        (None, _) if at.volumes().may_have(key) => Ok(()),
+        (None, _) if at.volumes().may_have(key) && !is_given_up(at) => Ok(()),
         (None, Some(missing)) => match at.notes().get(key) {
             Ok(Some(noted)) if noted.version >= missing.version => Ok(()),
             _ => at.notes().write(missing.clone()),
         },
+        (None, None) if !owed.deleted && at.notes().get(key).is_err() => Ok(()),
         (None, None) => at.notes().remove(key),
     }
 }

@@ -58,7 +58,10 @@ pub fn open(disk: &Loop, folder: &Path) -> (Arc<Pool>, Header) {
     let root = format::mount_point(folder, &header);
     mount::btrfs(&disk.sys.device, &root).unwrap();
     let pool = Pool::open(root, header.uuid, Media::Ssd).unwrap();
-    (Arc::new(pool.on(disk.sys.device.clone(), header)), header)
+    (
+        Arc::new(pool.on(disk.sys.device.clone(), header, None)),
+        header,
+    )
 }
 
 fn fill(folder: &Path, mut make: impl FnMut(&Path) -> std::io::Result<()>) {
