@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use loam_deployment::payload::OciReference;
+use loam_deployment::{Bytes, payload::OciReference};
 
 use super::{
     blob,
@@ -31,6 +31,9 @@ use crate::durable;
 /// What a name takes in the file system at most: its inode, its place in its folder, and what its
 /// data lacks to whole blocks.
 const OVERHEAD_PER_NAME: u64 = 8 << 10;
+
+/// What the smallest file system takes, and its builder's slack.
+const OVERHEAD: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub struct Build {
@@ -56,11 +59,14 @@ impl Build {
         let size = merged.data() + merged.names() * OVERHEAD_PER_NAME;
         // `mkfs.erofs` puts data aside before it puts it in place; then the image is copied.
         let pool = self.staging.pool();
-        let _building = SpaceClaim::new(pool, size.saturating_mul(2))?;
+        let space = size.saturating_mul(2);
+        let _building = SpaceClaim::new(pool, space)?;
 
         let hex = Digest::of_manifest(&self.image).hex();
         let unfinished = pool.images().join(format!("build/{hex}-{}", self.number));
-        let packed = self.pack(&merged, manifest, &unfinished).and_then(|()| {
+        let most = Bytes(space.saturating_add(OVERHEAD));
+        let packed = self.pack(&merged, manifest, &unfinished, most);
+        let packed = packed.and_then(|()| {
             if self.stop.is_set() {
                 return Err(FetchError::Stopped);
             }
@@ -112,6 +118,7 @@ impl Build {
         merged: &Merged<'_>,
         manifest: &Manifest,
         target: &Path,
+        most: Bytes,
     ) -> Result<(), FetchError> {
         let folder = self.staging.folder();
         let allowance = Allowance::new(&self.stop, self.until);
@@ -122,7 +129,7 @@ impl Build {
         let mut stream = |out: &mut dyn Write| -> Result<(), MergedError> {
             merged.write(&mut BufWriter::new(out), open)
         };
-        let mut watch = Watch::new(&self.stop, &self.patience);
+        let mut watch = Watch::new(&self.stop, &self.patience, most);
         self.packer
             .pack(target, &mut stream, &mut watch)
             .map_err(|error| self.unless_stopped(error.into()))

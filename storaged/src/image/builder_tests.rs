@@ -17,7 +17,7 @@ impl Pack for Astray {
             return self.then.pack(target, stream, watch);
         }
         let mut builder = program::command("sh", None)?;
-        builder.args(["-c", self.script]);
+        builder.args(["-c", self.script]).arg(target);
         let output = fs::File::create_new(target).unwrap();
         feed(builder, &output, stream, watch, |_| Ok(()))
     }
@@ -120,6 +120,16 @@ fn a_builder_that_its_limits_kill_has_a_death() {
     }
 }
 
+/// It may be taken over, and the pool has no room for what it likes to write.
+#[test]
+fn a_builder_that_writes_more_than_its_image_can_take_is_ended() {
+    let script = "exec dd if=/dev/zero bs=1M of=\"$0\" 2>/dev/null";
+    let record = fails_alone(script, Patience::USUAL);
+    let why = record.why.unwrap();
+    assert!(why.contains("cannot take so much"), "{why}");
+    assert_eq!(record.deaths, 1);
+}
+
 #[test]
 fn what_a_builder_started_does_not_hold_what_it_left() {
     let record = fails_alone("exec 3<&0; sleep 25 & exit 3", Patience::USUAL);
@@ -139,7 +149,7 @@ fn a_builder_without_limits_does_not_run() {
         handed = true;
         Ok(())
     };
-    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL);
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
     let refused = |_| Err::<(), _>(std::io::Error::other("memory.max of its cgroup"));
     let error = feed(builder, &output, &mut stream, &mut watch, refused).unwrap_err();
     assert!(
@@ -165,7 +175,7 @@ fn a_builder_that_reads_to_the_end_has_all_and_is_waited_for() {
             .and_then(|()| out.flush())
             .map_err(crate::image::merged::MergedError::Write)
     };
-    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL);
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
     feed(builder, &output, &mut stream, &mut watch, |_| Ok(())).unwrap();
     let mut expected = data;
     expected.extend(b"end\n");

@@ -30,6 +30,8 @@ pub fn copy(from: &File, target: &Path, watch: &mut Watch) -> Result<(), PackErr
     let mut done = 0;
     loop {
         watch.check(done)?;
+        // One that a stranger's bytes have sent astray may leave a file that is long and has nothing in it.
+        watch.check_space(done)?;
         let len = match from.read_at(&mut piece, done) {
             Ok(0) => break,
             Ok(len) => len,
@@ -50,6 +52,8 @@ fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
+    use loam_deployment::Bytes;
+
     use super::*;
     use crate::image::{
         pace::Patience,
@@ -63,7 +67,7 @@ mod tests {
         let bytes: Vec<u8> = (0..2 * PIECE as u32 + 5000).map(|n| n as u8).collect();
         let (from, target) = (folder.path().join("from"), folder.path().join("target"));
         fs::write(&from, &bytes).unwrap();
-        let mut watch = Watch::new(&Stop::default(), &Patience::USUAL);
+        let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
         let from = File::open(from).unwrap();
         copy(&from, &target, &mut watch).unwrap();
         assert!(fs::read(&target).unwrap() == bytes);
@@ -76,7 +80,7 @@ mod tests {
     fn a_copy_that_nobody_wants_any_more_ends() {
         let folder = tempfile::tempdir().unwrap();
         let stop = Stop::default();
-        let mut watch = Watch::new(&stop, &Patience::USUAL);
+        let mut watch = Watch::new(&stop, &Patience::USUAL, Bytes(u64::MAX));
         stop.set();
         // A file that goes on for longer than anybody waits.
         let endless = File::open("/dev/zero").unwrap();
@@ -85,5 +89,19 @@ mod tests {
             matches!(error, PackError::Ended(Ended::Stopped)),
             "{error:?}"
         );
+    }
+    #[test]
+    fn a_file_that_is_longer_than_its_image_can_be_is_not_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::mib(3));
+        let long = tempfile::tempfile().unwrap();
+        long.set_len(1 << 40).unwrap();
+        let target = folder.path().join("target");
+        let error = copy(&long, &target, &mut watch).unwrap_err();
+        assert!(
+            matches!(error, PackError::Ended(Ended::TooMuch(_))),
+            "{error:?}"
+        );
+        assert!(fs::metadata(target).unwrap().len() <= 4 << 20);
     }
 }

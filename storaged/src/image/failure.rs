@@ -72,7 +72,7 @@ impl FetchError {
         matches!(
             self,
             Self::Pack(
-                PackError::Ended(Ended::Idle(_) | Ended::TooLong(_))
+                PackError::Ended(Ended::Idle(_) | Ended::TooLong(_) | Ended::TooMuch(_))
                     | PackError::Program(ProgramError::Killed { .. })
             )
         )

@@ -98,7 +98,7 @@ fn hand_over(
         Err(error) => return Err(error.into()),
     };
     while !running.ends_within(LOOK).map_err(io("waited for"))? {
-        watch.check(taken + grown(output))?;
+        check(watch, taken, output)?;
     }
     Ok(unread)
 }
@@ -116,8 +116,7 @@ struct Input<'a> {
 
 impl Input<'_> {
     fn look(&mut self) -> io::Result<()> {
-        let checked = self.watch.check(self.taken + grown(self.output));
-        checked.map_err(|ended| {
+        check(self.watch, self.taken, self.output).map_err(|ended| {
             self.ended = Some(ended);
             io::Error::new(io::ErrorKind::TimedOut, ended)
         })
@@ -146,10 +145,13 @@ impl Write for Input<'_> {
 }
 
 /// Another number whenever something was written. (A file may have its length from the start.)
-fn grown(output: &File) -> u64 {
-    output
+/// Whether it may go on: it took more, or its output is another, and not too large.
+fn check(watch: &mut Watch, taken: u64, output: &File) -> Result<(), Ended> {
+    let (len, blocks) = output
         .metadata()
-        .map_or(0, |file| file.len() + file.blocks())
+        .map_or((0, 0), |file| (file.len(), file.blocks()));
+    watch.check_space(blocks.saturating_mul(512))?;
+    watch.check(taken + len + blocks)
 }
 
 fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {

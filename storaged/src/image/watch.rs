@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use loam_deployment::Bytes;
+
 use super::{pace::Patience, stop::Stop};
 
 /// Why a builder is ended.
@@ -14,6 +16,8 @@ pub enum Ended {
     Idle(Duration),
     #[error("the builder was not done after {0:?} and was ended")]
     TooLong(Duration),
+    #[error("the builder made more than {0} of an image that cannot take so much, and was ended")]
+    TooMuch(Bytes),
 }
 
 #[derive(Debug)]
@@ -22,18 +26,21 @@ pub struct Watch {
     began: Instant,
     most: Duration,
     idle: Duration,
+    /// What it makes may take so much at most.
+    space: Bytes,
     seen: u64,
     seen_at: Instant,
 }
 
 impl Watch {
-    pub fn new(stop: &Stop, patience: &Patience) -> Self {
+    pub fn new(stop: &Stop, patience: &Patience, space: Bytes) -> Self {
         let now = Instant::now();
         Self {
             stop: stop.clone(),
             began: now,
             most: patience.pack,
             idle: patience.idle,
+            space,
             seen: 0,
             seen_at: now,
         }
@@ -55,6 +62,14 @@ impl Watch {
             Ok(())
         }
     }
+
+    /// Whether what it has made may take so much.
+    pub fn check_space(&self, taken: u64) -> Result<(), Ended> {
+        if taken > self.space.get() {
+            return Err(Ended::TooMuch(self.space));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -69,7 +84,7 @@ mod tests {
             ..Patience::USUAL
         };
         let stop = Stop::default();
-        let mut watch = Watch::new(&stop, &patience);
+        let mut watch = Watch::new(&stop, &patience, Bytes::mib(1));
         for progress in 1..10 {
             watch.check(progress).unwrap();
             watch.seen_at -= short;
@@ -80,7 +95,7 @@ mod tests {
         assert_eq!(watch.check(11), Err(Ended::Stopped));
 
         patience.pack = short;
-        let mut watch = Watch::new(&Stop::default(), &patience);
+        let mut watch = Watch::new(&Stop::default(), &patience, Bytes::mib(1));
         watch.check(1).unwrap();
         watch.began -= short;
         assert_eq!(watch.check(2), Err(Ended::TooLong(short)));

@@ -5,6 +5,7 @@ use std::{
     os::{fd::AsFd, unix::fs::FileExt},
 };
 
+use loam_deployment::Bytes;
 use loam_storaged::image::{copy::copy, pace::Patience, stop::Stop, watch::Watch};
 use rustix::fs::{copy_file_range, fstatvfs, syncfs};
 
@@ -53,7 +54,7 @@ fn an_image_holds_no_more_than_its_file_is_long() {
     let held = before - free();
     assert!(held > 60 * MIB, "nothing is shared here: {held}");
 
-    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL);
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
     copy(&file, &images.join("image"), &mut watch).unwrap();
     drop(file);
     std::fs::remove_file(packed).unwrap();
