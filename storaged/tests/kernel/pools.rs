@@ -1,6 +1,6 @@
 //! Pools on block devices, with a btrfs: what memory and folders cannot show.
 
-use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc, thread};
+use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc, thread, time::Duration};
 
 use loam_deployment::{
     Bytes, NodeKey, Version,
@@ -159,6 +159,12 @@ fn a_frozen_disk_holds_up_nobody_and_nothing_is_lost_when_it_thaws() {
         .ensure(&pools, &key("there"), &wish(8), Version(2))
         .unwrap_err();
     assert_eq!(error, hangs);
+    // Its thread may have begun after we did.
+    let mut tries = 0;
+    while frozen.answers() && tries < 1000 {
+        thread::sleep(Duration::from_millis(10));
+        tries += 1;
+    }
     assert!(!frozen.answers());
     let error = placement
         .delete(&pools, &key("there"), Deletion::Cancelled)
