@@ -29,6 +29,9 @@ pub struct SysDisk {
     pub seq: u64,
     /// Stable across boots.
     pub id: String,
+    /// False until the disk has been asked for its id ([`ask_name`]); until then `id` is where it is
+    /// plugged in.
+    pub named: bool,
     pub size: Bytes,
     pub media: Media,
     /// Why it can never be made a pool, whatever it holds.
@@ -57,7 +60,29 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Every disk under `sys_block`. A disk that vanishes while being read is left out.
+impl SysDisk {
+    /// Whether it is no pool and never one of this node's, whatever it holds.
+    pub fn can_be_no_pool(&self) -> bool {
+        match self.unfit {
+            Some(Unfit::Removable | Unfit::Small) => true,
+            Some(Unfit::Sizeless) => false,
+            Some(Unfit::ReadOnly) | None => self.in_use.is_some(),
+        }
+    }
+
+    /// Keeps the id by which it was known `before`, if it is that disk still: what fails to be read now
+    /// makes it no other.
+    pub fn keep_id(&mut self, before: &Self) {
+        let same = self.name == before.name && self.seq == before.seq && self.seq != 0;
+        if same && before.named {
+            self.id.clone_from(&before.id);
+            self.named = true;
+        }
+    }
+}
+
+/// Every disk under `sys_block`, without waiting for any. A disk that vanishes while being read is left
+/// out.
 pub fn scan(sys_block: &Path) -> io::Result<Vec<SysDisk>> {
     let mut disks = Vec::new();
     for entry in fs::read_dir(sys_block)? {
@@ -102,12 +127,14 @@ fn read(folder: &Path, name: String) -> Option<SysDisk> {
     } else {
         None
     };
+    let (id, named) = identity(folder, &name);
     Some(SysDisk {
         device: Path::new("/dev").join(&name),
         seq: attribute(folder, "diskseq")
             .and_then(|seq| seq.parse().ok())
             .unwrap_or(0),
-        id: identity(folder, &name),
+        id,
+        named,
         in_use: in_use(folder, &name),
         name,
         size,
@@ -116,19 +143,49 @@ fn read(folder: &Path, name: String) -> Option<SysDisk> {
     })
 }
 
-/// The worldwide id, else model and serial number, else the place where the disk is plugged in.
-fn identity(folder: &Path, name: &str) -> String {
+/// The worldwide id, else model and serial number, else the place where the disk is plugged in; and
+/// whether that is its name, as far as it has one.
+fn identity(folder: &Path, name: &str) -> (String, bool) {
     let known = |file| attribute(folder, file).filter(|text| !text.is_empty());
+    let at_place = || printable(&format!("path-{}", place(folder, name)));
+    if is_asked(name) {
+        return (at_place(), false);
+    }
     if let Some(wwid) = known("wwid").or_else(|| known("device/wwid")) {
-        return printable(&wwid);
+        return (printable(&wwid), true);
     }
     let serial = known("serial").or_else(|| known("device/serial"));
-    match (known("device/model"), serial) {
+    let id = match (known("device/model"), serial) {
         (Some(model), Some(serial)) => printable(&format!("{model}-{serial}")),
-        (None, Some(serial)) if name.starts_with("vd") => printable(&format!("virtio-{serial}")),
         (None, Some(serial)) => printable(&format!("serial-{serial}")),
-        _ => printable(&format!("path-{}", place(folder, name))),
-    }
+        _ => at_place(),
+    };
+    (id, true)
+}
+
+/// Of all others the kernel knows the id from when it found the disk. A virtio disk is asked by whoever
+/// reads its serial number, and may not answer (Linux `drivers/block/virtio_blk.c`, `serial_show`).
+fn is_asked(name: &str) -> bool {
+    name.starts_with("vd")
+}
+
+/// The disk with its own id, if it has one. Waits for the disk.
+pub fn ask_name(sys_block: &Path, disk: &SysDisk) -> io::Result<SysDisk> {
+    let unsupported = Some(rustix::io::Errno::OPNOTSUPP.raw_os_error());
+    let serial = match fs::read(sys_block.join(&disk.name).join("serial")) {
+        Ok(serial) => printable(&String::from_utf8_lossy(&serial)),
+        Err(error) if error.raw_os_error() == unsupported => String::new(),
+        Err(error) => return Err(error),
+    };
+    let id = match serial.as_str() {
+        "" => disk.id.clone(),
+        serial => format!("virtio-{serial}"),
+    };
+    Ok(SysDisk {
+        id,
+        named: true,
+        ..disk.clone()
+    })
 }
 
 /// `0000:00:04.0`: the last PCI address on the way to the disk, with the rest of the way after it. The
@@ -284,6 +341,15 @@ mod tests {
             ("vdc", &[("size", "0"), ("serial", "silent")]),
         ]);
         let disks = scan(root.path()).unwrap();
+        let named: Vec<_> = disks.iter().map(|disk| disk.named).collect();
+        assert_eq!(named, [true, true, true, false, false, false]);
+        assert_eq!(disks[3].id, "path-vda");
+        let ask = |disk: SysDisk| match disk.named {
+            true => disk,
+            false => ask_name(root.path(), &disk).unwrap(),
+        };
+        let disks: Vec<_> = disks.into_iter().map(ask).collect();
+        assert!(disks.iter().all(|disk| disk.named));
         let summary: Vec<_> = disks
             .iter()
             .map(|d| {

@@ -271,8 +271,8 @@ impl Inventory {
 
     /// One look at which disks are there. What they hold is found out on threads of their own.
     fn look(self: &Arc<Self>) -> io::Result<Gone> {
-        let present = disk::scan(&self.places.sys_block)?;
-        let gone = self.forget_all_but(&present);
+        let mut present = disk::scan(&self.places.sys_block)?;
+        let gone = self.forget_all_but(&mut present);
         for disk in present {
             match self.read().get(&disk.name) {
                 None => {}
@@ -282,15 +282,33 @@ impl Inventory {
                 Some(_) => continue,
             }
             self.set(&disk, Stage::Looking);
-            self.spawn(disk, |_, disk| known::judge(disk));
+            self.spawn(disk, Self::judge);
         }
         Ok(gone)
+    }
+
+    /// Asks a disk for its name, unless that is known, and for what it holds.
+    fn judge(&self, disk: &mut SysDisk) -> Stage {
+        if !disk.named {
+            let named = match disk::ask_name(&self.places.sys_block, disk) {
+                Ok(named) => named,
+                Err(error) => return known::unread(format!("does not say its name: {error}")),
+            };
+            if let Some(known) = self.write().get_mut(&disk.name)
+                && known.is(disk)
+            {
+                known.sys = named.clone();
+            }
+            *disk = named;
+        }
+        known::judge(disk)
     }
 
     /// The ids of the disks that can be pools.
     fn fit_disks(&self) -> Vec<String> {
         let disks = self.read();
-        let fit = disks.values().filter(|known| known.sys.unfit.is_none());
+        let is_fit = |known: &&Known| known.sys.named && known.sys.unfit.is_none();
+        let fit = disks.values().filter(is_fit);
         fit.map(|known| known.sys.id.clone()).collect()
     }
 
@@ -450,9 +468,15 @@ impl Inventory {
         }
     }
 
-    fn forget_all_but(self: &Arc<Self>, present: &[SysDisk]) -> Gone {
+    /// Those that are known keep their ids in `present`.
+    fn forget_all_but(self: &Arc<Self>, present: &mut [SysDisk]) -> Gone {
         let gone: Vec<Known> = {
             let mut disks = self.write();
+            for disk in present.iter_mut() {
+                if let Some(known) = disks.get(&disk.name) {
+                    disk.keep_id(&known.sys);
+                }
+            }
             let names: Vec<String> = disks
                 .iter()
                 .filter(|(_, known)| !present.iter().any(|disk| known.is(disk)))
@@ -489,13 +513,13 @@ impl Inventory {
     fn spawn(
         self: &Arc<Self>,
         disk: SysDisk,
-        act: impl FnOnce(&Self, &SysDisk) -> Stage + Send + 'static,
+        act: impl FnOnce(&Self, &mut SysDisk) -> Stage + Send + 'static,
     ) {
-        let (this, its) = (self.clone(), disk.clone());
+        let (this, mut its) = (self.clone(), disk.clone());
         let started = thread::Builder::new()
             .name(disk.name.clone())
             .spawn(move || {
-                let stage = act(&this, &its);
+                let stage = act(&this, &mut its);
                 this.conclude(&its, stage);
             });
         if let Err(error) = started {

@@ -20,6 +20,7 @@ fn a_marked_pool_without_its_secret_makes_no_new_node() {
         device: folder.path().join("disk"),
         seq: 1,
         id: "a".to_owned(),
+        named: true,
         size: Bytes(64 << 20),
         media: Media::Ssd,
         unfit: None,
@@ -57,6 +58,7 @@ fn sys(name: &str, id: &str) -> SysDisk {
         device: Path::new("/nowhere").join(name),
         seq: 1,
         id: id.to_owned(),
+        named: true,
         size: Bytes(SIZE),
         media: Media::Ssd,
         unfit: None,
@@ -231,4 +233,98 @@ fn what_could_not_be_stamped_is_owed() {
     let found = Header::read(&file, header.filesystem_size).unwrap();
     assert_eq!(found, Found::Header(stamped));
     assert_eq!(stamped.disk, DiskTag::of("a"));
+}
+
+/// A virtio disk that the kernel shows, of which there is no device.
+fn show_virtio(inventory: &Inventory) -> PathBuf {
+    let folder = inventory.places.sys_block.join("vd-no-such-disk");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("size"), (SIZE / 512).to_string()).unwrap();
+    std::fs::write(folder.join("diskseq"), "5").unwrap();
+    folder.join("serial")
+}
+
+fn wait_for(what: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !what() {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_say_its_name_holds_up_no_look_at_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let blank = show(&inventory, "blank");
+    let serial = show_virtio(&inventory);
+    let made = std::process::Command::new("mkfifo").arg(&serial).status();
+    assert!(made.unwrap().success());
+    insert(&inventory, blank.clone(), Stage::Seen(Finding::Empty, None));
+    let (tell, told) = std::sync::mpsc::channel();
+    let this = inventory.clone();
+    thread::spawn(move || {
+        let at = Duration::from_secs;
+        let mut search = Search::new(at(6));
+        let phase = this.pass(Phase::Settled, &mut search, at(500));
+        this.pass(phase, &mut search, at(600));
+        tell.send(()).unwrap();
+    });
+    told.recv_timeout(Duration::from_secs(60)).unwrap();
+    let is = |disk: &str, ok: fn(&Known) -> bool| ok(&inventory.read()[disk]);
+    // It may be this node's.
+    let silent = "vd-no-such-disk";
+    assert!(is(silent, |known| matches!(known.stage, Stage::Looking)));
+    assert!(is(silent, |known| known.sys.id == "path-vd-no-such-disk"));
+    let waits = |known: &Known| matches!(known.stage, Stage::Seen(_, Some(Waiting::Unknown)));
+    assert!(is(&blank.name, waits));
+    assert_eq!(inventory.fit_disks(), ["blank"]);
+
+    // At last.
+    std::fs::write(&serial, "S 1\n").unwrap();
+    wait_for(|| is(silent, |known| matches!(known.stage, Stage::Left(..))));
+    std::fs::remove_file(&serial).unwrap();
+    std::fs::write(&serial, "").unwrap();
+    inventory.look().unwrap();
+    assert!(is(silent, |known| known.sys.id == "virtio-S_1"));
+    assert!(is(silent, |known| matches!(known.stage, Stage::Left(..))));
+    // The kernel has a closer look at its size.
+    let size = serial.with_file_name("size");
+    std::fs::write(size, (SIZE / 256).to_string()).unwrap();
+    inventory.look().unwrap();
+    assert!(is(silent, |known| known.sys.id == "virtio-S_1"));
+    // Pulled, and another is put in.
+    std::fs::write(serial.with_file_name("diskseq"), "6").unwrap();
+    inventory.look().unwrap();
+    wait_for(|| is(silent, |known| known.sys.named));
+    assert!(is(silent, |known| known.sys.id == "path-vd-no-such-disk"));
+}
+
+#[test]
+fn a_pool_whose_disk_does_not_say_its_name_again_stays_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let serial = show_virtio(&inventory);
+    std::fs::write(&serial, "S1").unwrap();
+    let sata = inventory.places.sys_block.join("no-such-disk-a");
+    show(&inventory, "a");
+    std::fs::write(sata.join("diskseq"), "7").unwrap();
+    let mut disks = disk::scan(&inventory.places.sys_block).unwrap();
+    for disk in &mut disks {
+        if !disk.named {
+            *disk = disk::ask_name(&inventory.places.sys_block, disk).unwrap();
+        }
+        let root = folder.path().join(&disk.name);
+        std::fs::create_dir(&root).unwrap();
+        let pool = crate::pool::testing::pool(&root, Media::Ssd);
+        insert(&inventory, disk.clone(), Stage::InUse(Arc::new(pool)));
+    }
+    std::fs::write(&serial, "").unwrap();
+    std::fs::remove_file(sata.join("wwid")).unwrap();
+    inventory.look().unwrap();
+    assert_eq!(inventory.pools().len(), 2);
+    // Another disk of the same name is another.
+    std::fs::write(sata.join("diskseq"), "8").unwrap();
+    inventory.look().unwrap();
+    assert_eq!(inventory.pools().len(), 1);
 }

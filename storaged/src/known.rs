@@ -138,6 +138,7 @@ impl Known {
     /// What it may hold that is not known of; nothing if that is known.
     fn may_hold(&self, now: Instant) -> Option<MayHold> {
         match self.stage {
+            Stage::Looking if self.sys.can_be_no_pool() => None,
             Stage::Looking | Stage::Left(_, Doubt::OtherFormat) => Some(MayHold::Anything),
             Stage::Left(_, Doubt::Pool { uuid, set } | Doubt::Twin { uuid, set }) => {
                 Some(MayHold::Pool { uuid, set })
@@ -356,6 +357,7 @@ mod tests {
             device: device.to_owned(),
             seq: 1,
             id: "a".to_owned(),
+            named: true,
             size: Bytes(SIZE),
             media: Media::Ssd,
             unfit,
@@ -553,6 +555,24 @@ mod tests {
             ..disk(Path::new("/nowhere"), Some(Unfit::ReadOnly))
         };
         assert_eq!(waits_beside(&partitioned), (false, false));
+        // Nor before it has said what it is called.
+        for in_use in [None, Some("partitions (sda1)".to_owned())] {
+            for unfit in [
+                None,
+                Some(Unfit::Removable),
+                Some(Unfit::Small),
+                Some(Unfit::Sizeless),
+                Some(Unfit::ReadOnly),
+            ] {
+                let disk = SysDisk {
+                    in_use: in_use.clone(),
+                    ..disk(Path::new("/nowhere"), unfit)
+                };
+                let is_none = matches!(judge(&disk), Stage::Left(_, Doubt::None));
+                let silent = Known::new(disk, Stage::Looking, None);
+                assert_eq!(silent.may_hold(Instant::now()).is_none(), is_none);
+            }
+        }
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Loop {
                 device,
                 seq: u64::from(number) + 1,
                 id: id.to_owned(),
+                named: true,
                 size: Bytes(size),
                 media: Media::Ssd,
                 unfit: None,
