@@ -10,6 +10,7 @@ use qemu_tests::{
 use crate::demo::{Hello, wait_start};
 
 #[test]
+#[ignore = "slow: two boots"]
 fn a_stop_during_boot_reaches_the_guest() -> anyhow::Result<()> {
     let grid = Grid::start()?;
     let mut node = Node::boot(&grid, NodeOptions::default())?;

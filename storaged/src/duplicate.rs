@@ -7,9 +7,10 @@
 //! 1. The disk on which the pool **runs, or ran since this node booted**. When that disk vanishes,
 //!    nobody steps in: the copy has another history, and machines would see their data jump. Of several
 //!    of its id, the one by which it is mounted: storaged was restarted, and machines go on using it.
-//! 2. The one that was **taken into use last**, by its header. A copy shows the same moment as its
-//!    original until one of them is used; from then on, that one's history is the pool's. The winner of
-//!    one start therefore wins the next, however much was written to the other before.
+//! 2. The one that was **in use last**, by its header, which notes when it was taken into use and then
+//!    each day of a proved clock. A copy shows the same moment as its original until one of them is used;
+//!    from then on, that one's history is the pool's. The winner of one start therefore wins the next,
+//!    however much was written to the other before.
 //! 3. The one with the **higher generation** of its btrfs superblock, which counts what was ever
 //!    written: one was written to elsewhere, or the clock stood still.
 //! 4. The one that the header **names** as the disk that the pool was used on last: the original.
