@@ -2,6 +2,9 @@
 //! a disk (to look at it, to mount it, to make it a pool) is done on a thread of its own, so that one
 //! that hangs holds up no other.
 
+mod opening;
+mod sharing;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -18,29 +21,22 @@ use loam_deployment::NodeKey;
 use loam_node_api::{
     page::Changes,
     path,
-    storage::{Disk, DiskState, StorageError},
+    storage::{Disk, DiskState},
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::{
-    boot::{self, Boot},
+    boot::Boot,
     disk::{self, SysDisk},
-    format::{self, FormatError},
-    header::{DiskTag, Header, Use},
     known::{self, Doubt, Known, PATIENCE, Stage},
     machine::Machine,
-    mount,
     mounts::Mounts,
     pool::Pool,
     probe::Finding,
     search::Search,
-    secret,
     takeover::{self, Verdict, Waiting},
-    time,
     uevent::Uevents,
-    whereabouts,
 };
 
 /// The kernel says when a disk comes; this is for what it cannot say (a file system that went bad).
@@ -133,59 +129,6 @@ impl Inventory {
 
     pub fn changes(&self) -> &Changes {
         &self.changes
-    }
-
-    /// Writes into the headers of the pools, of now and of later, whose they are.
-    pub fn node_is(&self, node: NodeKey) -> Result<(), StorageError> {
-        *lock(&self.node) = Some(node);
-        for pool in self.pools() {
-            match name_node(&pool, node) {
-                // It is made good when the pool answers again.
-                Err(StorageError::Hangs(_)) => {}
-                result => result?,
-            }
-        }
-        Ok(())
-    }
-
-    /// One of the node's own secrets. That there is none is said only when nothing is missing that could
-    /// have it: a node without its seed makes itself another.
-    pub fn secret(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
-        let (pools, missing) = {
-            let disks = self.read();
-            let missing = match self.searching.load(Ordering::Acquire) {
-                true => Some("some may yet come".to_owned()),
-                false => {
-                    let boot = lock(&self.boot);
-                    known::missing(&disks, boot.decided(), Instant::now())
-                }
-            };
-            let pools: Vec<_> = disks.values().filter_map(Known::pool).cloned().collect();
-            (pools, missing)
-        };
-        if let Some(secret) = secret::load(&pools, name)? {
-            return Ok(Some(secret));
-        }
-        if let Some(why) = missing {
-            return Err(StorageError::Io(format!(
-                "no disk has the secret `{name}`, and not all of this node's have answered: {why}"
-            )));
-        }
-        self.check_owner(&pools)?;
-        Ok(None)
-    }
-
-    /// What pools that are marked as a node's lack was lost: noded does not make it anew before it has
-    /// said that it is that node.
-    fn check_owner(&self, pools: &[Arc<Pool>]) -> Result<(), StorageError> {
-        if lock(&self.node).is_none()
-            && let Some((pool, node)) = secret::owner(pools)?
-        {
-            return Err(StorageError::Io(format!(
-                "pool {pool} is marked as a pool of node {node}, of whose secrets some are missing"
-            )));
-        }
-        Ok(())
     }
 
     /// Returns once every disk that was there when the node started has been looked at, and what is
@@ -378,96 +321,6 @@ impl Inventory {
             .collect()
     }
 
-    fn make(&self, disk: &SysDisk, set: Uuid) -> Stage {
-        tracing::info!(disk = %disk.id, device = %disk.name, "looks empty; becomes a pool unless something is found on it");
-        if let Err(error) = self.mounts.release(disk) {
-            return failed(format!("cannot be made a pool, for it is mounted: {error}"));
-        }
-        match format::format(disk, set, &self.places.pools) {
-            Ok(header) => {
-                lock(&self.boot).change(|decided| {
-                    decided.runs_on.insert(header.uuid, disk.id.clone());
-                });
-                self.open(disk, header, false)
-            }
-            Err(FormatError::Changed(finding)) => match *finding {
-                Finding::Foreign(what) => Stage::Left(DiskState::Foreign(what), Doubt::None),
-                other => failed(format!("cannot be made a pool: it changed to {other:?}")),
-            },
-            Err(error) => failed(format!("cannot be made a pool: {error}")),
-        }
-    }
-
-    /// `first` says that it is not bound to this disk from before. Then a failure leaves it unbound.
-    fn open(&self, disk: &SysDisk, header: Header, first: bool) -> Stage {
-        let uuid = header.uuid;
-        if !self.mounts.await_detached(uuid, PATIENCE) {
-            return failed(format!("pool {uuid} is still in use from before it went"));
-        }
-        match self.mount(disk, &header, first) {
-            // Noted only now: a copy that cannot be used must not look like the one that was used last.
-            Ok(pool) => {
-                let (header, owed) = self.stamp(disk, header);
-                let pool = pool.on(disk.device.clone(), header, owed);
-                Stage::InUse(Arc::new(pool))
-            }
-            Err(why) => {
-                let left = || Stage::Left(DiskState::Failed(why.clone()), known::doubt(&header));
-                // Known to be in doubt before it is bound to no disk any more: in between, too, it is missing.
-                if first && self.set(disk, left()) {
-                    lock(&self.boot).change(|decided| {
-                        decided.unopened.insert(uuid);
-                        decided.runs_on.remove(&uuid);
-                    });
-                }
-                left()
-            }
-        }
-    }
-
-    fn mount(&self, disk: &SysDisk, header: &Header, first: bool) -> Result<Pool, String> {
-        let uuid = header.uuid;
-        let root = format::mount_point(&self.places.pools, header);
-        let present: Vec<_> = self
-            .read()
-            .values()
-            .map(|known| known.sys.clone())
-            .collect();
-        self.mounts
-            .add(uuid, &root, disk, &present, &self.boot)
-            .map_err(|error| format!("pool {uuid} cannot be mounted: {error}"))?;
-        Pool::open(root.clone(), uuid, disk.media).map_err(|error| {
-            // Another disk that holds it may be used yet.
-            if first && let Err(error) = mount::detach(&root) {
-                tracing::error!(pool = %uuid, %error, "cannot take away the mount of a pool that cannot be used");
-            }
-            format!("pool {uuid} cannot be used: {error}")
-        })
-    }
-
-    /// Writes into the header where and when the pool was used last. The header as it is then, and what
-    /// could not be written.
-    fn stamp(&self, disk: &SysDisk, header: Header) -> (Header, Option<Use>) {
-        if header.used != 0 && header.disk != DiskTag::of(&disk.id) {
-            tracing::warn!(disk = %disk.id, pool = %header.uuid, "was used last on another disk, of which this may be a copy; no other disk is left that may be that one");
-        }
-        let using = Use {
-            machine: self.machine,
-            disk: DiskTag::of(&disk.id),
-            now: time::now().0,
-            boot: boot::id(),
-            set_is_new: lock(&self.boot).decided().begun,
-        };
-        let stamped = header.taken_into_use(&using);
-        match header.replace(&disk.device, &stamped) {
-            Ok(()) => (stamped, None),
-            Err(error) => {
-                tracing::error!(disk = %disk.id, %error, "cannot note in this pool's header where it is used; trying again each hour");
-                (header, Some(using))
-            }
-        }
-    }
-
     /// Those that are known keep their ids in `present`.
     fn forget_all_but(self: &Arc<Self>, present: &mut [SysDisk]) -> Gone {
         let gone: Vec<Known> = {
@@ -605,22 +458,6 @@ impl Inventory {
         }
     }
 
-    /// Pools that have just come, or answer again, get what they lack of what every pool has.
-    fn share(&self) {
-        let _alone = lock(&self.sharing);
-        let pools = self.pools();
-        whereabouts::share(&pools);
-        secret::level(&pools);
-        let node = *lock(&self.node);
-        for pool in &pools {
-            if let Some(node) = node
-                && let Err(error) = name_node(pool, node)
-            {
-                tracing::error!(pool = %pool.uuid(), %error, "cannot mark this pool as this node's");
-            }
-        }
-    }
-
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Known>> {
         self.disks.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -650,13 +487,6 @@ fn tell(disk: &SysDisk, found: Option<&DiskState>) {
 
 fn failed(why: String) -> Stage {
     Stage::Left(DiskState::Failed(why), Doubt::None)
-}
-
-fn name_node(pool: &Arc<Pool>, node: NodeKey) -> Result<(), StorageError> {
-    let at = pool.clone();
-    pool.run(move || at.name_node(node))?.map_err(|error| {
-        StorageError::Io(format!("mark pool {} as this node's: {error}", pool.uuid()))
-    })
 }
 
 fn since_kernel_started() -> Duration {

@@ -1,9 +1,11 @@
 use std::fs::File;
 
 use loam_deployment::{Bytes, payload::Media};
+use loam_node_api::storage::StorageError;
+use uuid::Uuid;
 
 use super::*;
-use crate::header::{Found, State};
+use crate::header::{DiskTag, Found, Header, State};
 
 #[test]
 fn a_marked_pool_without_its_secret_makes_no_new_node() {
