@@ -12,7 +12,7 @@ use crate::demo::{Hello, count, wait_start};
 pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     let (alice, bob) = (grid.tenant("alice")?, grid.tenant("bob")?);
     // A second machine of Alice's, to hear what the first one sends.
-    let first = dual(&Hello::default().toml(grid), "fd00:20::/64");
+    let first = Hello::default().toml(grid);
     let image = grid.hello_reference();
     let toml = format!(
         r#"{first}
@@ -31,7 +31,7 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
         subnet: "10.30.0",
         ..Hello::default()
     };
-    let his = bob.deploy(node, &dual(&theirs.toml(grid), "fd00:30::/64"))?;
+    let his = bob.deploy(node, &theirs.toml(grid))?;
     hers.wait_running(Version(1))?;
     his.wait_running(Version(1))?;
     let (web, ear, other) = (
@@ -46,10 +46,8 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
 
     // Alice's own machine is reached, so a failure below means what it says.
     let connect = |from, to: &str| http::get_text(from, &format!("/connect?to={to}"));
-    for own in ["10.20.0.3:80", "[fd00:20::3]:80"] {
-        let answer = connect(web, own)?;
-        ensure!(answer.starts_with("ok"), "{own}: {answer}");
-    }
+    let own = connect(web, "10.20.0.3:80")?;
+    ensure!(own.starts_with("ok"), "{own}");
     // So is Bob's published port, by the node's address: machines of both come that far.
     let published = connect(web, "10.0.2.15:8081")?;
     ensure!(published.starts_with("ok"), "{published}");
@@ -58,16 +56,14 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     // Theirs are the node's first networks (`shared_cases!` runs this case first), whose links have the
     // first numbers. Somebody listens at each of these, so it is the rules that keep them apart: the machines
     // themselves, the node by its address and by its ends of both networks' links, and the
-    // networks' ends of these links, where the published ports are translated (by IPv4 alone).
+    // networks' ends of these links, where the published ports are translated. By IPv6 nothing leads out of
+    // a network here, so that nothing would be shown: netd's own tests have a router of IPv6.
     for (from, closed) in [
         (web, "10.30.0.2:80"),
         (web, "10.0.2.15:9650"),
         (web, "198.18.0.2:9650"),
         (web, "198.18.0.4:9650"),
         (web, "198.18.0.5:8081"),
-        (web, "[fd00:30::2]:80"),
-        (web, "[fd6c:6f61:6d00::2]:9650"),
-        (web, "[fd6c:6f61:6d00::4]:9650"),
         (other, "10.20.0.2:80"),
         (other, "10.20.0.3:80"),
         (other, "10.0.2.15:9650"),
@@ -75,10 +71,6 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
         (other, "198.18.0.4:9650"),
         (other, "198.18.0.3:8080"),
         (other, "198.18.0.3:8082"),
-        (other, "[fd00:20::2]:80"),
-        (other, "[fd00:20::3]:80"),
-        (other, "[fd6c:6f61:6d00::2]:9650"),
-        (other, "[fd6c:6f61:6d00::4]:9650"),
     ] {
         let answer = connect(from, closed)?;
         ensure!(
@@ -111,9 +103,4 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     );
     hers.cancel()?;
     his.cancel()
-}
-
-/// The deployment whose network has an IPv6 subnet, too.
-fn dual(toml: &str, subnet: &str) -> String {
-    toml.replace("nat = true", &format!("nat = true\nipv6 = \"{subnet}\""))
 }

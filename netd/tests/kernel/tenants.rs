@@ -216,7 +216,7 @@ fn without_nat_there_is_no_way_out_but_published_ports_answer() {
 }
 
 #[test]
-fn machines_of_one_network_talk_and_ipv6_leaves_translated() {
+fn machines_of_one_network_talk_and_ipv6_leaves_translated_and_for_the_world_alone() {
     World::enter(|world| {
         world.outside.ip("addr add 2001:db8:9::1/64 dev out0 nodad");
         let mut netd = world.netd();
@@ -245,6 +245,32 @@ fn machines_of_one_network_talk_and_ipv6_leaves_translated() {
             first.host.ask("[2001:db8:9::1]:7000"),
             ("world".into(), node)
         );
+        // Nothing leads to another network,
+        let mut spec = subnet(true);
+        spec.ipv6 = Some("fd00:30::/64".parse().unwrap());
+        client.network(world, "2.net", spec).unwrap();
+        let spec = machine(&["10.20.0.2", "fd00:30::2"], &[]);
+        let other = Machine::start(&client.interface(world, "2.a", "2.net", spec).unwrap());
+        other.host.greet("[::]:80", "other");
+        assert_eq!(other.host.ask("[fd00:30::2]:80").0, "other");
+        assert!(first.host.is_not_answered("[fd00:30::2]:80"));
+        // nor to the node, by any address of its own, of the gateway or of their link's ends.
+        world.node.greet(&format!("[::]:{TENANT_PORT}"), "node");
+        let asked = format!("[{node}]:{TENANT_PORT}");
+        assert_eq!(world.outside.ask(&asked).0, "node");
+        let node = node.to_string();
+        for own in [
+            &*node,
+            "fd00:20::1",
+            "fd6c:6f61:6d00::2",
+            "fd6c:6f61:6d00::3",
+        ] {
+            let address = format!("[{own}]:{TENANT_PORT}");
+            assert!(
+                first.host.is_not_answered(&address),
+                "{address} answers a tenant"
+            );
+        }
         let _ = &mut netd;
     });
 }
