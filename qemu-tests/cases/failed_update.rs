@@ -1,6 +1,6 @@
 //! An update that cannot work says why, and the old version goes on.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use loam_deployment::{Version, report::Verdict};
 use qemu_tests::{grid::Grid, node::Node, wait::wait_for};
 
@@ -47,10 +47,10 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
                 .any(|workload| workload.detail.contains(reason));
             Ok(told.then_some(()))
         })?;
-        ensure!(
-            start(web)? == started,
-            "the old version was stopped for a new one that cannot run: {reason}"
-        );
+        let stopped =
+            format!("the old version was stopped for a new one that cannot run: {reason}");
+        let now = start(web).context(stopped.clone())?;
+        ensure!(now == started, stopped);
     }
     ensure!(count(web)? == 2, "the old version lost its data");
 
