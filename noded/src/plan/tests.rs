@@ -15,8 +15,6 @@ use crate::{
 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
     /// From whatever earlier deployments led to, with steps failing on the way.
     #[test]
     fn leads_to_the_desired_state_and_then_to_nothing(
