@@ -145,6 +145,19 @@ mod tests {
     }
 
     #[test]
+    fn the_fewer_are_left_the_longer_a_state_waits_for_what_follows() {
+        let now = Instant::now();
+        let mut budget = Budget::new(now);
+        let pauses = [(); 16].map(|()| {
+            budget.spend(now);
+            let due = budget.due(&report(State::Running, ""), now).unwrap();
+            (due - now).as_secs()
+        });
+        let expected = [1, 1, 1, 1, 5, 5, 5, 5, 20, 20, 20, 20, 60, 60, 60, 300];
+        assert_eq!(pauses, expected);
+    }
+
+    #[test]
     fn words_alone_wait_and_what_the_chain_has_is_not_written_again() {
         let now = Instant::now();
         let mut budget = Budget::new(now);
@@ -154,7 +167,7 @@ mod tests {
             None
         );
         let later = budget.due(&report(State::Failed, "2 GiB are free"), now);
-        assert_eq!(later, Some(now + WORDS));
+        assert_eq!(later, Some(now + Duration::from_secs(3600)));
         assert_eq!(budget.due(&report(State::Running, ""), now), Some(now));
     }
 }

@@ -120,16 +120,28 @@ mod tests {
     fn a_reason_is_told_once_and_then_ever_more_seldom() {
         let mut complaints = Complaints::default();
         let start = Instant::now();
-        let lines = (0..24 * 60)
+        let lines = (0..5 * 24 * 60)
             .filter(|minute| {
                 let now = start + Duration::from_secs(60 * minute);
                 complaints.is_worth_a_line(&step(1, 0), "no", now)
             })
             .count();
-        // After 0, 10, 30, 70, 150, 310, 630 and 1270 minutes.
-        assert_eq!(lines, 8);
-        let now = start + Duration::from_secs(24 * 60 * 60);
+        // After 0, 10, 30, 70, 150, 310, 630, 1270 and 2550 minutes, and then each day.
+        assert_eq!(lines, 12);
+        let now = start + Duration::from_secs(5 * 24 * 60 * 60);
         assert!(complaints.is_worth_a_line(&step(1, 0), "another reason", now));
+    }
+
+    #[test]
+    fn another_reason_is_told_at_once_and_has_pauses_of_its_own() {
+        let mut complaints = Complaints::default();
+        let start = Instant::now();
+        let mut told = |reason, seconds| {
+            let now = start + Duration::from_secs(seconds);
+            complaints.is_worth_a_line(&step(1, 0), reason, now)
+        };
+        assert!(told("no", 0) && told("another", 1));
+        assert!(!told("another", 600) && told("another", 601));
     }
 
     #[test]
@@ -146,6 +158,11 @@ mod tests {
         }
         assert_eq!(lines, BURST);
         assert!(complaints.is_worth_a_line(&step(2, 0), "no", now));
+        let mut again = |seconds| {
+            let now = now + Duration::from_secs(seconds);
+            complaints.is_worth_a_line(&step(1, 99), &seconds.to_string(), now)
+        };
+        assert!(!again(299) && again(300) && !again(301));
         let mut news = Lines::of_news();
         let told = (0..10_000)
             .filter(|_| news.take(Some(ContractId(1)), now))
