@@ -12,7 +12,7 @@ use qemu_tests::{folder, grid::Grid, http, node::Node, tenant::Contract, wait::w
 
 use crate::{
     cli::Cli,
-    demo::{Hello, count, wait_start, wait_start_after},
+    demo::{Hello, count, start, wait_start, wait_start_after},
 };
 
 pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
@@ -39,7 +39,8 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
             Ok(report.filter(running))
         })?;
         http::post(web, &format!("/exit?status={status}"))?;
-        told |= told_while_it_waits(&contract, tenant_port, &before, status)?;
+        let is_back = || start(web).is_ok_and(|now| now != started);
+        told |= told_while_it_waits(&contract, tenant_port, &before, status, is_back)?;
         started = wait_start_after(web, &started)?;
         ensure!(
             count(web)? == crash + 1,
@@ -94,16 +95,18 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
 }
 
 /// Whether the owner could read why the machine ended, and what it wrote last, while it waits for
-/// its next start. Not if it is on its way again when we look: each wait is twice the one before.
+/// its next start. Not if it is on its way again when we look: each wait is twice the one before; nor if it
+/// is back before the next report may be written.
 fn told_while_it_waits(
     contract: &Contract<'_>,
     tenant_port: SocketAddr,
     before: &Report,
     status: i32,
+    is_back: impl Fn() -> bool,
 ) -> anyhow::Result<bool> {
     wait_for("the report of a machine that ended", || {
         let Some(report) = contract.report()?.filter(|report| report != before) else {
-            return Ok(None);
+            return Ok(is_back().then_some(false));
         };
         let Some(web) = web_of(&report).filter(|web| web.state == State::Failed) else {
             return Ok(Some(false));
