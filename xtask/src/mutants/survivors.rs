@@ -171,7 +171,8 @@ fn command(scratch: &Scratch, package: &str, part: &Part, output: &Path) -> Comm
         mutants.args(["--file", file]);
     }
     mutants
-        .args(["--", "--max-fail", "1:immediate", "--test-threads", "8"])
+        .args(["--", "--profile", "mutants"])
+        .args(["--max-fail", "1:immediate", "--test-threads", "8"])
         .arg(part.tests);
     mutants
 }
