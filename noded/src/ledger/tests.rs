@@ -307,19 +307,22 @@ fn a_deployment_that_ends_while_it_stands_is_halted() {
 
 #[test]
 fn an_update_that_has_ended_already_does_not_take_the_place_of_what_runs() {
-    let mut f = Fixture::new();
-    let good = published(&f.identity, 1, Bytes::gib(1), &key(5));
-    f.update(&[good]);
-    let before = f.desired();
-    let ended = deployment(&f.identity, 3, 2, OWNER, &key(5), |p| {
-        p.valid_until = Some(99)
-    });
-    assert_eq!(f.update(std::slice::from_ref(&ended)).rejected.len(), 1);
-    assert_eq!(f.desired(), before);
-    // Remembered, but not for longer than it is so.
-    assert_eq!(f.update(std::slice::from_ref(&ended)), Changes::default());
-    f.now = UnixTime(99);
-    assert_eq!(f.update(&[ended]).accepted, [(ContractId(3), Version(2))]);
+    // The clock was ahead.
+    for now in [99, 50] {
+        let mut f = Fixture::new();
+        let good = published(&f.identity, 1, Bytes::gib(1), &key(5));
+        f.update(&[good]);
+        let before = f.desired();
+        let ended = deployment(&f.identity, 3, 2, OWNER, &key(5), |p| {
+            p.valid_until = Some(99)
+        });
+        assert_eq!(f.update(std::slice::from_ref(&ended)).rejected.len(), 1);
+        assert_eq!(f.desired(), before);
+        // Remembered, but not for longer than it is so.
+        assert_eq!(f.update(std::slice::from_ref(&ended)), Changes::default());
+        f.now = UnixTime(now);
+        assert_eq!(f.update(&[ended]).accepted, [(ContractId(3), Version(2))]);
+    }
 }
 
 /// noded has forgotten what stood, and the node's machines still are those of the version before.

@@ -711,6 +711,39 @@ fn a_machine_is_stopped_once_init_was_told_so_and_not_before() {
 }
 
 #[test]
+fn that_a_machine_was_stopped_is_known_until_it_is_started_or_forgotten() {
+    for next in [with_image(2, 1), Workloads::none(Version(2))] {
+        let next = want(next);
+        let mut world = World::default();
+        world.settle(&want(with_image(1, 1)));
+        world.round(&want(Workloads::none(Version(2))), &mut Chance::none());
+        assert!(!world.runs(&id("1.web")));
+        let plan = world.plan(&next);
+        let stopped = Memory {
+            stopped: [id("1.web")].into(),
+            ..Memory::default()
+        };
+        for (progress, known) in [
+            (Progress::Refused("no".into()), true),
+            (Progress::UnderWay("it waits".into()), true),
+            (Progress::Begun("it is asked".into()), true),
+            (Progress::Done, false),
+        ] {
+            let mut memory = stopped.clone();
+            let mut course = Course::new(&plan.tasks);
+            while let Some(step) = course.next_step() {
+                course.note(match step {
+                    Step::MachineStart(_) | Step::MachineForget(_) => progress.clone(),
+                    _ => Progress::Done,
+                });
+            }
+            memory.note(&plan, &course.outcome());
+            assert_eq!(memory.stopped.contains(&id("1.web")), known, "{progress:?}");
+        }
+    }
+}
+
+#[test]
 fn an_ended_machine_is_started_again_as_its_policy_says() {
     let failed = Exit::Failed("vmm".into());
     let status = |status| Exit::PoweredOff { status };
