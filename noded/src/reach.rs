@@ -21,12 +21,7 @@ pub fn addresses(uplink: &Uplink, registered: &str) -> String {
         .collect();
     candidates.sort_by_key(|address| {
         let known = registered.contains(address);
-        (
-            !is_global(*address),
-            !known,
-            !is_lasting(*address),
-            *address,
-        )
+        (!known, !is_lasting(*address), *address)
     });
     let mut networks = BTreeSet::new();
     candidates.retain(|address| networks.insert(network(*address)));
@@ -142,6 +137,34 @@ mod tests {
         assert_eq!(addresses(&moved, &text), "2001:db8::1 10.0.2.15");
         assert!(leads_here(&moved, &text));
         assert!(!leads_here(&uplink(&["2001:db8::1"]), &text));
+    }
+
+    #[test]
+    fn what_the_world_reaches_is_told_from_what_a_provider_hides() {
+        for (address, global) in [
+            ("100.63.255.255", true),
+            ("100.64.0.0", false),
+            ("100.127.255.255", false),
+            ("100.128.0.0", true),
+            ("8.100.0.1", true),
+            ("10.0.2.15", false),
+            ("2001:db8::1", true),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(is_global(address.parse().unwrap()), global, "{address}");
+        }
+    }
+
+    #[test]
+    fn as_many_are_named_as_fit() {
+        for (last, fits) in [("2001:db8:1111::1", true), ("2001:db8:1111::12", false)] {
+            let many: Vec<String> = (100..115).map(|n| format!("203.113.100.{n}")).collect();
+            let mut all: Vec<&str> = many.iter().map(String::as_str).collect();
+            all.push(last);
+            let text = addresses(&uplink(&all), "");
+            assert_eq!(text.ends_with(last), fits);
+            assert_eq!(text.len(), if fits { MOST_BYTES } else { 15 * 16 - 1 });
+        }
     }
 
     #[test]

@@ -630,11 +630,8 @@ impl<'p, 'a> Planner<'p, 'a> {
                 _ => volume.version,
             };
             let found = (age, *image);
-            let entry = oldest.entry(machine.clone());
-            let entry = entry.or_insert(found);
-            if found < *entry {
-                *entry = found;
-            }
+            let entry = oldest.entry(machine.clone()).or_insert(found);
+            *entry = found.min(*entry);
         }
         let layer = |(machine, (_, image))| (machine, image);
         oldest.into_iter().map(layer).collect()

@@ -241,26 +241,46 @@ fn nothing_is_stopped_for_a_subnet_that_is_refused() {
 
 #[test]
 fn the_old_layer_outlives_any_number_of_versions_that_come_to_nothing() {
+    // Whichever has the smaller digest.
+    for [first, second, third, fourth] in [[1, 2, 3, 4], [9, 8, 7, 6]] {
+        let mut world = World::default();
+        world.settle(&want(with_image(1, first)));
+        world
+            .unreachable
+            .extend([second, third, fourth].map(|n| ImageDigest([n; 32])));
+        let layers = |world: &World| -> BTreeSet<_> {
+            let keys = world.actual.volumes.keys().cloned();
+            keys.filter(|key| matches!(key, VolumeKey::Root { .. }))
+                .collect()
+        };
+        let both = |other| BTreeSet::from([root("1.web", first), root("1.web", other)]);
+        for (version, image) in [(2, second), (3, third)] {
+            rounds(&mut world, &want(with_image(version, image)));
+            assert_eq!(layers(&world), both(image));
+        }
+        // Also when the node starts again meanwhile, and init knows of no machine.
+        world.actual.machines.clear();
+        world.contents.clear();
+        rounds(&mut world, &want(with_image(4, fourth)));
+        assert_eq!(layers(&world), both(fourth));
+        world.settle(&want(with_image(5, first)));
+        assert_eq!(layers(&world), [root("1.web", first)].into());
+    }
+}
+
+/// Its disk is away, so that it is not listed: no other is kept in its place.
+#[test]
+fn a_layer_that_nobody_would_go_back_to_goes_also_when_the_one_in_use_is_away() {
     let mut world = world();
     world
         .unreachable
-        .extend([2, 3, 4].map(|n| ImageDigest([n; 32])));
-    let layers = |world: &World| -> Vec<_> {
-        let keys = world.actual.volumes.keys().cloned();
-        keys.filter(|key| matches!(key, VolumeKey::Root { .. }))
-            .collect()
-    };
-    for image in [2, 3] {
-        rounds(&mut world, &want(with_image(image.into(), image)));
-        assert_eq!(layers(&world), [root("1.web", 1), root("1.web", image)]);
-    }
-    // Also when the node starts again meanwhile, and init knows of no machine.
-    world.actual.machines.clear();
-    world.contents.clear();
-    rounds(&mut world, &want(with_image(4, 4)));
-    assert_eq!(layers(&world), [root("1.web", 1), root("1.web", 4)]);
-    world.settle(&want(with_image(5, 1)));
-    assert_eq!(layers(&world), [root("1.web", 1)]);
+        .extend([2, 3].map(|n| ImageDigest([n; 32])));
+    rounds(&mut world, &want(with_image(2, 2)));
+    world.actual.volumes.remove(&root("1.web", 1)).unwrap();
+    let plan = world.plan(&want(with_image(3, 3)));
+    let deletes =
+        |task: &Task| matches!(&task.step, Step::VolumeDelete(key, _) if *key == root("1.web", 2));
+    assert!(plan.tasks.iter().any(deletes), "{:?}", steps(&plan));
 }
 
 #[test]
