@@ -112,18 +112,37 @@ mod tests {
         schedule: Schedule,
     }
 
+    fn wanted(uplink: &Uplink, known: &str, capacity: Capacity) -> NodeRegistration {
+        NodeRegistration {
+            key: NodeKey([1; 32]),
+            farm: FarmId(1),
+            hpke_key: [2; 32],
+            capacity,
+            addresses: reach::addresses(uplink, known),
+            binding: [3; 64],
+        }
+    }
+
+    fn record(wanted: NodeRegistration) -> NodeRecord {
+        NodeRecord {
+            key: wanted.key,
+            farm: wanted.farm,
+            account: Address::ZERO,
+            hpke_key: wanted.hpke_key,
+            capacity: wanted.capacity,
+            addresses: wanted.addresses,
+            binding: wanted.binding,
+            state: NodeState::Up,
+            registered: 1,
+            last_report: 1,
+        }
+    }
+
     impl Chain {
         /// A look at this moment.
         fn look(&mut self, uplink: &Uplink, capacity: Capacity, now: Instant) {
             let known = self.record.as_ref().map_or("", |record| &record.addresses);
-            let wanted = NodeRegistration {
-                key: NodeKey([1; 32]),
-                farm: FarmId(1),
-                hpke_key: [2; 32],
-                capacity,
-                addresses: reach::addresses(uplink, known),
-                binding: [3; 64],
-            };
+            let wanted = wanted(uplink, known, capacity);
             let due = self
                 .schedule
                 .due(&wanted, self.record.as_ref(), uplink, now);
@@ -131,18 +150,7 @@ mod tests {
                 self.schedule.tried(now);
                 self.schedule.written(now);
                 self.paid += 1;
-                self.record = Some(NodeRecord {
-                    key: wanted.key,
-                    farm: wanted.farm,
-                    account: Address::ZERO,
-                    hpke_key: wanted.hpke_key,
-                    capacity,
-                    addresses: wanted.addresses,
-                    binding: wanted.binding,
-                    state: NodeState::Up,
-                    registered: 1,
-                    last_report: 1,
-                });
+                self.record = Some(record(wanted));
             }
         }
     }
@@ -159,6 +167,37 @@ mod tests {
         assert_eq!(chain.paid, 1);
         chain.look(&uplink(&["10.0.0.1"]), Capacity::default(), now + MINUTE);
         assert_eq!(chain.paid, 1);
+    }
+
+    #[test]
+    fn each_difference_waits_as_long_as_it_may_be_a_thing_of_moments() {
+        let now = Instant::now();
+        let after = |due: Option<Instant>| due.map(|due| (due - now).as_secs());
+        let one = uplink(&["10.0.0.1"]);
+        let two = uplink(&["10.0.0.1", "192.0.2.1"]);
+        let is = |uplink| wanted(uplink, "", Capacity::default());
+        let grown = wanted(
+            &one,
+            "",
+            Capacity {
+                ssd: Bytes::gib(1),
+                ..Capacity::default()
+            },
+        );
+        let there = record(is(&one));
+        let mut schedule = Schedule::default();
+        assert_eq!(after(schedule.due(&is(&one), None, &one, now)), Some(0));
+        assert_eq!(schedule.due(&is(&one), Some(&there), &one, now), None);
+        let due = schedule.due(&grown, Some(&there), &one, now);
+        assert_eq!(after(due), Some(30));
+        let due = schedule.due(&is(&two), Some(&there), &two, now);
+        assert_eq!(after(due), Some(3600));
+        schedule.written(now);
+        let due = schedule.due(&is(&two), Some(&there), &two, now);
+        assert_eq!(after(due), Some(24 * 3600));
+        // It failed.
+        schedule.tried(now);
+        assert_eq!(after(schedule.due(&is(&one), None, &one, now)), Some(10));
     }
 
     #[test]
