@@ -764,6 +764,24 @@ fn that_a_machine_was_stopped_is_known_until_it_is_started_or_forgotten() {
 }
 
 #[test]
+fn what_is_halted_keeps_its_networks_as_they_are() {
+    let world = world();
+    let mut next = web(2);
+    for network in next.networks.values_mut() {
+        network.ipv4 = "10.99.0.0/24".parse().unwrap();
+    }
+    let halted = desired(Contract::Halted(run(next), Halt::Suspended));
+    assert_eq!(
+        steps(&world.plan(&halted)),
+        [
+            "stop machine 1.web",
+            "forget machine 1.web",
+            "remove 1.web from 1.net"
+        ]
+    );
+}
+
+#[test]
 fn an_ended_machine_is_started_again_as_its_policy_says() {
     let failed = Exit::Failed("vmm".into());
     let status = |status| Exit::PoweredOff { status };
