@@ -326,6 +326,13 @@ mod tests {
         }
     }
 
+    /// It comes to rest meanwhile.
+    async fn let_the_loop_look() {
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn only_what_is_news_is_written_and_what_changes_all_the_time_costs_little() {
         let (say, reports) = watch::channel(vec![said(1, "up")]);
@@ -335,18 +342,13 @@ mod tests {
             writes.borrow_mut().push(report.contract.0);
             Ok(())
         };
-        let look = async || {
-            for _ in 0..8 {
-                tokio::task::yield_now().await;
-            }
-        };
         let changes = async {
-            look().await;
+            let_the_loop_look().await;
             assert!(writes.borrow().is_empty(), "the chain has it");
             say.send_replace(vec![said(1, "up"), said(2, "up")]);
-            look().await;
+            let_the_loop_look().await;
             say.send_replace(vec![said(1, "up"), said(2, "up")]);
-            look().await;
+            let_the_loop_look().await;
             assert_eq!(*writes.borrow(), [2]);
             // A machine that ends and starts for ever.
             for version in 2..60 {
@@ -355,7 +357,7 @@ mod tests {
                     ..said(2, "up")
                 };
                 say.send_replace(vec![said(1, "up"), flapping]);
-                look().await;
+                let_the_loop_look().await;
             }
             assert!(writes.borrow().len() < 20, "{:?}", writes.borrow());
         };
@@ -374,14 +376,9 @@ mod tests {
             Err(ReadError::Configuration("none".into()))
         };
         let write = async |_: &Report| panic!("nobody knows what the chain has");
-        let soon = async {
-            for _ in 0..8 {
-                tokio::task::yield_now().await;
-            }
-        };
         tokio::select! {
             () = keep_reported(reports, written, write) => unreachable!("it goes on for ever"),
-            () = soon => {}
+            () = let_the_loop_look() => {}
         }
         assert_eq!(asked.get(), 1, "nor would it answer about the others");
     }

@@ -209,9 +209,10 @@ fn read(path: &Path) -> io::Result<Record> {
 
 #[cfg(test)]
 mod tests {
-    use loam_deployment::payload::Media;
-
-    use loam_deployment::{Bytes, payload::Filesystem};
+    use loam_deployment::{
+        Bytes,
+        payload::{Filesystem, Media},
+    };
     use loam_node_api::storage::VolumeSpec;
 
     use super::*;

@@ -29,9 +29,8 @@ pub fn copy(from: &File, target: &Path, watch: &mut Watch) -> Result<(), PackErr
     let mut piece = vec![0; PIECE];
     let mut done = 0;
     loop {
-        watch.check(done)?;
-        // One that a stranger's bytes have sent astray may leave a file that is long and has nothing in it.
-        watch.check_space(done)?;
+        // A builder that went astray may leave a file that is long and has nothing in it.
+        watch.check(done, done)?;
         let len = match from.read_at(&mut piece, done) {
             Ok(0) => break,
             Ok(len) => len,

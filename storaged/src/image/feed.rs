@@ -144,14 +144,13 @@ impl Write for Input<'_> {
     }
 }
 
-/// Another number whenever something was written. (A file may have its length from the start.)
-/// Whether it may go on: it took more, or its output is another, and not too large.
+/// Whether it may go on: it got further, as it took more or wrote something, and did not write too much.
+/// (A file may have its length from the start.)
 fn check(watch: &mut Watch, taken: u64, output: &File) -> Result<(), Ended> {
     let (len, blocks) = output
         .metadata()
         .map_or((0, 0), |file| (file.len(), file.blocks()));
-    watch.check_space(blocks.saturating_mul(512))?;
-    watch.check(taken + len + blocks)
+    watch.check(taken + len + blocks, blocks.saturating_mul(512))
 }
 
 fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {

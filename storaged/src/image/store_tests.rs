@@ -42,7 +42,7 @@ impl Pack for KeepTar {
                 .try_for_each(|part| file.write_all(part))?;
             file.sync_all()
         });
-        while self.hold && watch.check(0).is_ok() {
+        while self.hold && watch.check(0, 0).is_ok() {
             std::thread::yield_now();
         }
         while self.hangs.load(Ordering::Relaxed) {

@@ -46,8 +46,12 @@ impl Watch {
         }
     }
 
-    /// Whether it may go on. `progress` is another number whenever it got further.
-    pub fn check(&mut self, progress: u64) -> Result<(), Ended> {
+    /// Whether it may go on. `progress` is another number whenever it got further, `made` the bytes that
+    /// what it has made takes.
+    pub fn check(&mut self, progress: u64, made: u64) -> Result<(), Ended> {
+        if made > self.space.get() {
+            return Err(Ended::TooMuch(self.space));
+        }
         let now = Instant::now();
         if progress != self.seen {
             (self.seen, self.seen_at) = (progress, now);
@@ -61,14 +65,6 @@ impl Watch {
         } else {
             Ok(())
         }
-    }
-
-    /// Whether what it has made may take so much.
-    pub fn check_space(&self, taken: u64) -> Result<(), Ended> {
-        if taken > self.space.get() {
-            return Err(Ended::TooMuch(self.space));
-        }
-        Ok(())
     }
 }
 
@@ -86,18 +82,18 @@ mod tests {
         let stop = Stop::default();
         let mut watch = Watch::new(&stop, &patience, Bytes::mib(1));
         for progress in 1..10 {
-            watch.check(progress).unwrap();
+            watch.check(progress, 0).unwrap();
             watch.seen_at -= short;
         }
-        assert_eq!(watch.check(9), Err(Ended::Idle(short)));
-        watch.check(10).unwrap();
+        assert_eq!(watch.check(9, 0), Err(Ended::Idle(short)));
+        watch.check(10, 0).unwrap();
         stop.set();
-        assert_eq!(watch.check(11), Err(Ended::Stopped));
+        assert_eq!(watch.check(11, 0), Err(Ended::Stopped));
 
         patience.pack = short;
         let mut watch = Watch::new(&Stop::default(), &patience, Bytes::mib(1));
-        watch.check(1).unwrap();
+        watch.check(1, 0).unwrap();
         watch.began -= short;
-        assert_eq!(watch.check(2), Err(Ended::TooLong(short)));
+        assert_eq!(watch.check(2, 0), Err(Ended::TooLong(short)));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use loam_node_api::storage::DiskState;
 use uuid::Uuid;
 
 use super::{Inventory, failed, lock};
@@ -16,7 +17,6 @@ use crate::{
     probe::Finding,
     time,
 };
-use loam_node_api::storage::DiskState;
 
 impl Inventory {
     pub(super) fn make(&self, disk: &SysDisk, set: Uuid) -> Stage {

@@ -1,9 +1,6 @@
 //! What a guest can take of its pool through the disk that the VMM makes of a volume.
 
-use std::{
-    fs::File,
-    os::{fd::AsFd, unix::fs::FileExt},
-};
+use std::{fs::File, os::unix::fs::FileExt};
 
 use loam_deployment::{
     Bytes, Version,
@@ -11,12 +8,11 @@ use loam_deployment::{
 };
 use loam_node_api::storage::{VolumeKey, VolumeSpec};
 use loam_vmm::backend::disk_file::DiskFile;
-use rustix::fs::{fstatvfs, syncfs};
 
 use crate::{
     loops::{Loop, Mounts, sparse},
     node::SIZE,
-    pools::open,
+    pools::{free, open},
 };
 
 #[test]
@@ -37,13 +33,7 @@ fn a_guest_takes_no_more_of_a_pool_than_its_volume() {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let guests = DiskFile::new(file.try_clone().unwrap().into()).unwrap();
 
-    let free = || {
-        // What is not referred to any more is free once a transaction has ended.
-        syncfs(file.as_fd()).unwrap();
-        let room = fstatvfs(&file).unwrap();
-        room.f_bfree * room.f_frsize
-    };
-    let before = free();
+    let before = free(&file);
     let ones = vec![1; 1 << 20];
     for round in 0..6 {
         // All is written anew but a page of each round before. An extent is free only when no page
@@ -58,6 +48,6 @@ fn a_guest_takes_no_more_of_a_pool_than_its_volume() {
         guests.write_zeroes(from, size.get() - from).unwrap();
         guests.flush().unwrap();
     }
-    let taken = before - free();
+    let taken = before - free(&file);
     assert!(taken < (size.get() + size.get() / 8), "{taken}");
 }

@@ -1,18 +1,15 @@
 //! What an image takes of its pool.
 
-use std::{
-    fs::File,
-    os::{fd::AsFd, unix::fs::FileExt},
-};
+use std::{fs::File, os::unix::fs::FileExt};
 
 use loam_deployment::Bytes;
 use loam_storaged::image::{copy::copy, pace::Patience, stop::Stop, watch::Watch};
-use rustix::fs::{copy_file_range, fstatvfs, syncfs};
+use rustix::fs::copy_file_range;
 
 use crate::{
     loops::{Loop, Mounts, sparse},
     node::SIZE,
-    pools::open,
+    pools::{free, open},
 };
 
 /// As `mkfs.erofs` makes one of many short files and a few of a block.
@@ -27,13 +24,7 @@ fn an_image_holds_no_more_than_its_file_is_long() {
     let (pool, _) = open(&disk, folder.path());
     let images = pool.images();
     let root = File::open(&images).unwrap();
-    let free = || {
-        // What is not referred to any more is free once a transaction has ended.
-        syncfs(root.as_fd()).unwrap();
-        let room = fstatvfs(&root).unwrap();
-        room.f_bfree * room.f_frsize
-    };
-    let before = free();
+    let before = free(&root);
 
     let packed = images.join("packed");
     let file = File::options()
@@ -51,13 +42,13 @@ fn an_image_holds_no_more_than_its_file_is_long() {
         assert_eq!(shared.unwrap(), BLOCK as usize);
     }
     file.set_len(64 * BLOCK).unwrap();
-    let held = before - free();
+    let held = before - free(&root);
     assert!(held > 60 * MIB, "nothing is shared here: {held}");
 
     let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
     copy(&file, &images.join("image"), &mut watch).unwrap();
     drop(file);
     std::fs::remove_file(packed).unwrap();
-    let held = before - free();
+    let held = before - free(&root);
     assert!(held < 4 * MIB, "{held}");
 }

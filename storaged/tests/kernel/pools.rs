@@ -1,6 +1,13 @@
 //! Pools on block devices, with a btrfs: what memory and folders cannot show.
 
-use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use loam_deployment::{
     Bytes, NodeKey, Version,
@@ -15,6 +22,7 @@ use loam_storaged::{
     pool::{Health, Pool},
     secret,
 };
+use rustix::fs::{fstatvfs, syncfs};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -50,6 +58,14 @@ impl Drop for Freeze<'_> {
     fn drop(&mut self) {
         run("fsfreeze", &["--unfreeze", self.0], "util-linux");
     }
+}
+
+/// How many bytes are free in the file system of `file`.
+pub fn free(file: &File) -> u64 {
+    // What is not referred to any more is free once a transaction has ended.
+    syncfs(file).unwrap();
+    let room = fstatvfs(file).unwrap();
+    room.f_bfree * room.f_frsize
 }
 
 /// A pool on a disk of its own, as [`Inventory`] opens it.
@@ -93,7 +109,7 @@ fn a_pool_without_space_for_data_or_metadata_still_deletes() {
             .and_then(|file| file.write_all_at(&vec![7; 20 << 20], 0))
             .unwrap();
     }
-    rustix::fs::syncfs(fs::File::open(pool.root()).unwrap()).unwrap();
+    syncfs(File::open(pool.root()).unwrap()).unwrap();
     // A folder that its predecessor did not know, and what that was about to write.
     fs::remove_dir(pool.root().join("given-up")).unwrap();
     fs::create_dir(pool.root().join("rest")).unwrap();
