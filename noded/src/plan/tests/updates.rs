@@ -497,13 +497,14 @@ fn a_port_that_another_contract_keeps_is_a_problem_and_stops_nothing() {
     both.contracts
         .insert(ContractId(2), Contract::Run(run(other.clone())));
     world.settle(&both);
-    other.version = Version(2);
-    for machine in other.machines.values_mut() {
+    let mut next = fixture::workloads(&["api"], &["lan"], &[]);
+    next.version = Version(2);
+    for machine in next.machines.values_mut() {
         machine.publish[0].node_port = 8080;
         machine.cpus = 2;
     }
     both.contracts
-        .insert(ContractId(2), Contract::Run(run(other)));
+        .insert(ContractId(2), Contract::Run(run(next)));
     let plan = world.settle(&both);
     assert_eq!(
         plan.problems,
@@ -522,6 +523,10 @@ fn a_port_that_another_contract_keeps_is_a_problem_and_stops_nothing() {
             .collect::<Vec<_>>()
     };
     assert_eq!((ports("1.web"), ports("2.api")), (vec![8080], vec![9000]));
+    assert!(
+        world.actual.networks.contains_key(&id("2.net")),
+        "on which the version before runs"
+    );
 }
 
 #[test]
