@@ -1,4 +1,7 @@
 //! What the node's own screen shows. noded knows it, init draws it.
+//!
+//! A screen has few lines, and tenants may state more workloads than one message holds: what is told is
+//! an [`Excerpt`], which is bounded whatever they state.
 
 use std::net::IpAddr;
 
@@ -14,9 +17,49 @@ pub struct NodeStatus {
     pub farm: Option<u64>,
     pub addresses: Vec<IpAddr>,
     pub chain: ChainState,
-    pub workloads: Vec<WorkloadLine>,
+    pub workloads: Excerpt<WorkloadLine>,
     /// What a farmer should look at: foreign disks, no link, no space.
-    pub notices: Vec<String>,
+    pub notices: Excerpt<String>,
+}
+
+/// The first lines of a list, and how many more there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excerpt<T> {
+    pub first: Vec<T>,
+    pub more: usize,
+}
+
+impl<T> Excerpt<T> {
+    /// More lines than a screen has.
+    pub const MAX: usize = 64;
+}
+
+impl<T> Default for Excerpt<T> {
+    fn default() -> Self {
+        Self {
+            first: Vec::new(),
+            more: 0,
+        }
+    }
+}
+
+impl<T> FromIterator<T> for Excerpt<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(lines: I) -> Self {
+        let mut lines = lines.into_iter();
+        Self {
+            first: lines.by_ref().take(Self::MAX).collect(),
+            more: lines.count(),
+        }
+    }
+}
+
+/// The longest text of a line, in bytes: a screen's lines have far fewer characters.
+pub const MAX_TEXT: usize = 1024;
+
+/// `text`, or as many of its whole characters as fit into [`MAX_TEXT`].
+pub fn bounded(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use loam_deployment::{FarmId, NodeKey, report::Report};
 use loam_node_api::{
     WorkloadId,
     network::Uplink,
-    status::{ChainState, NodeStatus, WorkloadLine},
+    status::{ChainState, Excerpt, NodeStatus, WorkloadLine, bounded},
     storage::{Disk, DiskState},
 };
 
@@ -30,7 +30,12 @@ impl Screen {
             node: self.node,
             farm: self.farm.map(|farm| farm.0),
             addresses: self.uplink.addresses.iter().map(|net| net.addr()).collect(),
-            chain: self.chain.clone(),
+            chain: match self.chain.clone() {
+                ChainState::Silent { reason } => ChainState::Silent {
+                    reason: bounded(reason),
+                },
+                told => told,
+            },
             workloads: self
                 .reports
                 .iter()
@@ -40,7 +45,7 @@ impl Screen {
         }
     }
 
-    fn notices(&self) -> Vec<String> {
+    fn notices(&self) -> Excerpt<String> {
         let mut notices: Vec<String> = self.trouble.iter().cloned().collect();
         if self.uplink.addresses.is_empty() {
             notices.push("no address yet: is a network cable plugged in?".into());
@@ -68,7 +73,7 @@ impl Screen {
                 verdict_word(&report.verdict)
             ));
         }
-        notices
+        notices.into_iter().map(bounded).collect()
     }
 }
 
@@ -82,7 +87,10 @@ fn lines<'a>(report: &'a Report, desired: &'a Desired) -> impl Iterator<Item = W
         WorkloadLine {
             id: WorkloadId::new(report.contract, name.clone()),
             kind: desired.kind(report.contract, name).into(),
-            state,
+            state: bounded(state),
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,15 +4,16 @@
 use std::{fmt::Display, time::Duration};
 
 use loam_deployment::Bytes;
-use loam_node_api::status::{ChainState, NodeStatus};
+use loam_node_api::status::{ChainState, Excerpt, NodeStatus};
 
 use super::text::{clean, cut};
 
 pub const WIDTH: usize = 80;
 pub const HEIGHT: usize = 23;
 
-/// Lines that each part may take; the parts above them have a fixed size.
-const MAX_NOTICES: usize = 3;
+/// Lines that notices and warnings may take together, and warnings alone. What stands above them leaves
+/// 13; some stay for what runs. The longest notice, with what to do at its end, takes five.
+const MAX_TAIL: usize = 9;
 const MAX_WARNINGS: usize = 3;
 
 /// All that the screen shows.
@@ -123,18 +124,22 @@ fn memory(facts: &Facts) -> String {
 }
 
 fn workloads(facts: &Facts, room: usize) -> Vec<Line> {
-    let workloads = &facts.status.workloads;
+    let Excerpt {
+        first: workloads,
+        more,
+    } = &facts.status.workloads;
     if workloads.is_empty() {
         return vec![steady("nothing runs here yet")]
             .into_iter()
             .take(room)
             .collect();
     }
-    let fitting = if workloads.len() <= room {
+    let fitting = if workloads.len() <= room && *more == 0 {
         workloads.len()
     } else {
-        room.saturating_sub(1)
+        workloads.len().min(room.saturating_sub(1))
     };
+    let hidden = workloads.len() - fitting + more;
     let mut lines: Vec<_> = workloads[..fitting]
         .iter()
         .map(|line| {
@@ -147,29 +152,69 @@ fn workloads(facts: &Facts, room: usize) -> Vec<Line> {
             ))
         })
         .collect();
-    if fitting < workloads.len() && room > 0 {
-        lines.push(steady(&format!(
-            "{:<10}and {} more",
-            "",
-            workloads.len() - fitting
-        )));
+    if hidden > 0 && room > 0 {
+        lines.push(steady(&format!("{:<10}and {hidden} more", "")));
     }
     lines
 }
 
+/// Notices, then the last warnings. Each is whole, for what to do often stands at its end; what has no
+/// room any more is counted.
 fn tail(facts: &Facts) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let notices = facts.status.notices.iter().take(MAX_NOTICES);
-    lines.extend(notices.map(|notice| steady(&format!("! {}", clean(notice)))));
-    let hidden = facts.status.notices.len().saturating_sub(MAX_NOTICES);
-    if hidden > 0 {
-        lines.push(steady(&format!("! and {hidden} more")));
+    let mut warnings: Vec<Vec<String>> = Vec::new();
+    let mut room = MAX_WARNINGS;
+    for warning in facts.warnings.iter().rev() {
+        let paragraph = paragraph("  ", warning, MAX_WARNINGS);
+        if paragraph.len() > room {
+            break;
+        }
+        room -= paragraph.len();
+        warnings.push(paragraph);
     }
-    let skipped = facts.warnings.len().saturating_sub(MAX_WARNINGS);
-    let warnings = facts.warnings.iter().skip(skipped);
-    lines.extend(warnings.map(|warning| steady(&format!("  {}", clean(warning)))));
-    if !lines.is_empty() {
-        lines.insert(0, steady(""));
+    let mut room = MAX_TAIL - (MAX_WARNINGS - room);
+    let Excerpt { first, more } = &facts.status.notices;
+    let mut texts = Vec::new();
+    let mut shown = 0;
+    for notice in first {
+        let left = first.len() - shown + more;
+        // A line for the count of what follows, if anything does.
+        let mine = room - usize::from(left > 1);
+        let paragraph = paragraph("! ", notice, MAX_TAIL - MAX_WARNINGS - 1);
+        if paragraph.len() > mine {
+            break;
+        }
+        room -= paragraph.len();
+        texts.extend(paragraph);
+        shown += 1;
+    }
+    let hidden = first.len() - shown + more;
+    if hidden > 0 {
+        texts.push(format!("! and {hidden} more"));
+    }
+    texts.extend(warnings.into_iter().rev().flatten());
+    if !texts.is_empty() {
+        texts.insert(0, String::new());
+    }
+    texts.iter().map(|text| steady(text)).collect()
+}
+
+/// `text` in at most `most` lines, the first of which begins with `mark`.
+fn paragraph(mark: &str, text: &str, most: usize) -> Vec<String> {
+    let text = clean(text);
+    let style = textwrap::Options::new(WIDTH)
+        .initial_indent(mark)
+        .subsequent_indent("    ")
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    let mut lines: Vec<String> = textwrap::wrap(&text, style)
+        .into_iter()
+        .map(|line| line.into_owned())
+        .collect();
+    if lines.len() > most {
+        lines.truncate(most);
+        if let Some(last) = lines.last_mut() {
+            last.truncate(WIDTH - 2);
+            last.push_str("..");
+        }
     }
     lines
 }

@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 46] = [
+const PURE: [&str; 47] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -36,6 +36,7 @@ const PURE: [&str; 46] = [
     "noded/src/registration.rs",
     "noded/src/report.rs",
     "noded/src/retry.rs",
+    "noded/src/screen.rs",
     "noded/src/step.rs",
     "netd/src/firewall/encode.rs",
     "netd/src/firewall/expression.rs",

@@ -16,12 +16,14 @@ fn facts() -> Facts {
             farm: Some(7),
             addresses: vec!["10.0.2.15".parse().unwrap(), "fd00::15".parse().unwrap()],
             chain: ChainState::Following { block: 1234 },
-            workloads: vec![
+            workloads: [
                 workload("12.net", "network", "ready"),
                 workload("12.data", "volume", "ready"),
                 workload("12.web", "machine", "running"),
-            ],
-            notices: vec!["disk QEMU_1 holds a partition table; it is not used".into()],
+            ]
+            .into_iter()
+            .collect(),
+            notices: excerpt(&["disk QEMU_1 holds a partition table; it is not used"]),
         },
         services: vec![
             ("storaged", "running".into()),
@@ -41,6 +43,10 @@ fn facts() -> Facts {
         warnings: vec!["noded: daemon ended".into()],
         phase: None,
     }
+}
+
+fn excerpt(lines: &[&str]) -> Excerpt<String> {
+    lines.iter().map(|line| (*line).to_owned()).collect()
 }
 
 fn text(facts: &Facts) -> String {
@@ -94,14 +100,86 @@ fn an_empty_node_says_what_it_waits_for() {
 #[test]
 fn what_does_not_fit_is_counted() {
     let mut facts = facts();
-    let line = facts.status.workloads[0].clone();
-    facts.status.workloads = vec![line; 100];
-    facts.status.notices = vec!["n".into(); 9];
+    let line = facts.status.workloads.first[0].clone();
+    facts.status.workloads = vec![line; 100].into_iter().collect();
+    facts.status.notices = excerpt(&["n"; 9]);
     facts.warnings = vec!["w".into(); 9];
-    let text = text(&facts);
-    assert_eq!(text.lines().count(), HEIGHT);
-    assert!(text.contains("and 96 more"), "{text}");
-    assert!(text.contains("! and 6 more"));
+    let screen = text(&facts);
+    assert_eq!(screen.lines().count(), HEIGHT);
+    assert!(
+        screen.contains("\n          and 98 more\n\n! n\n"),
+        "{screen}"
+    );
+    assert!(
+        screen.ends_with("\n! n\n! and 4 more\n  w\n  w\n  w\n"),
+        "{screen}"
+    );
+
+    // What was left out before it came here counts, too.
+    facts.status.workloads.first.truncate(1);
+    facts.status.notices.first.truncate(1);
+    facts.status.notices.more = 7;
+    let screen = text(&facts);
+    assert!(screen.contains("\n          and 36 more\n\n"), "{screen}");
+    assert!(screen.contains("\n! n\n! and 7 more\n"), "{screen}");
+}
+
+/// What to do stands at the end of a notice and of a warning.
+#[test]
+fn the_longest_notice_and_warning_are_whole() {
+    let copy = "/dev/nvme10n1 is left alone: it holds what pool a3d4180d-fd5b-50c1-252e-06a8b49c3752 \
+        was on before, which is used on disk nvme-SAMSUNG_MZVL22T0HBLB-00B00_S677NF0RA01234 now; only \
+        one of the two can be used: to go on with this one, take that one out and restart";
+    let foreign = "/dev/vdb is left alone: it holds a pool of node \
+        a3d4180dfd5b50c1252e06a8b49c3752cfdfb2d4b5335e4e17ea43b1e30f9cc5";
+    let clock = "clockd: 2 time servers contradict the time that this node's disks have kept: \
+        2099-01-01. If that is in the future, delete the file secrets/time on each of its disks";
+    let mut facts = facts();
+    facts.status.notices = excerpt(&[copy, foreign, foreign]);
+    facts.warnings = vec![clock.to_owned()];
+    let screen = text(&facts);
+    let expected = "
+machine   12.web                              running
+
+
+! /dev/nvme10n1 is left alone: it holds what pool
+    a3d4180d-fd5b-50c1-252e-06a8b49c3752 was on before, which is used on disk
+    nvme-SAMSUNG_MZVL22T0HBLB-00B00_S677NF0RA01234 now; only one of the two can
+    be used: to go on with this one, take that one out and restart
+! and 2 more
+  clockd: 2 time servers contradict the time that this node's disks have kept:
+    2099-01-01. If that is in the future, delete the file secrets/time on each
+    of its disks
+";
+    assert!(screen.ends_with(expected), "{screen}");
+
+    facts.status.notices = excerpt(&[foreign]);
+    let screen = text(&facts);
+    let expected = "
+! /dev/vdb is left alone: it holds a pool of node
+    a3d4180dfd5b50c1252e06a8b49c3752cfdfb2d4b5335e4e17ea43b1e30f9cc5
+  clockd: ";
+    assert!(screen.contains(expected), "{screen}");
+}
+
+/// One of them, however long, takes neither the others' place nor that of what runs.
+#[test]
+fn no_notice_or_warning_takes_all_lines() {
+    let mut facts = facts();
+    facts.status.notices = excerpt(&[&"n".repeat(9999), "second"]);
+    facts.warnings = vec!["older".to_owned(), "w ".repeat(999)];
+    let lines = lines(&facts);
+    let begins = |mark: &str| {
+        lines
+            .iter()
+            .filter(|line| line.text.starts_with(mark))
+            .count()
+    };
+    assert_eq!(begins("machine "), 1);
+    assert_eq!(begins("! n"), 1);
+    assert_eq!(begins("! second"), 1);
+    assert!(lines.last().unwrap().text.ends_with("w w .."), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.text.contains("older")));
 }
 
 #[test]
@@ -132,8 +210,8 @@ proptest! {
         let mut facts = facts();
         facts.status.chain = ChainState::Silent { reason };
         let line = WorkloadLine { id: "1.a".parse().unwrap(), kind, state };
-        facts.status.workloads = vec![line; count];
-        facts.status.notices = notices;
+        facts.status.workloads = vec![line; count].into_iter().collect();
+        facts.status.notices = notices.into_iter().collect();
         facts.warnings = warnings;
         facts.phase = phase;
         let lines = lines(&facts);

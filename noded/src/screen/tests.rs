@@ -1,0 +1,154 @@
+use loam_deployment::{
+    Bytes, ContractId, Name, Version, limits,
+    payload::Media,
+    report::{State, Verdict, WorkloadReport},
+};
+use loam_node_api::{status::MAX_TEXT, transport::MAX_FRAME};
+
+use super::*;
+use crate::{desired::Contract, fixture};
+
+fn disk(device: &str, state: DiskState) -> Disk {
+    Disk {
+        id: device.to_owned(),
+        device: format!("/dev/{device}").into(),
+        size: Bytes::gib(1),
+        media: Media::Ssd,
+        state,
+    }
+}
+
+fn report(contract: u64, verdict: Verdict, workloads: &[(&str, State, &str)]) -> Report {
+    let told = |(name, state, detail): &(&str, State, &str)| {
+        let workload = WorkloadReport {
+            state: *state,
+            detail: (*detail).to_owned(),
+            ..WorkloadReport::default()
+        };
+        (name.parse().unwrap(), workload)
+    };
+    Report {
+        node: NodeKey([7; 32]),
+        contract: ContractId(contract),
+        version: Version(3),
+        time: 0,
+        verdict,
+        workloads: workloads.iter().map(told).collect(),
+    }
+}
+
+fn rejected(reason: &str) -> Verdict {
+    Verdict::Rejected {
+        code: "code".to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+#[test]
+fn each_workload_is_told_with_its_kind_and_state() {
+    let workloads = fixture::workloads(&["web"], &["net"], &["data"]);
+    let told = [
+        ("data", State::Running, ""),
+        ("net", State::Running, ""),
+        ("web", State::Failed, "no memory"),
+    ];
+    let mut screen = Screen {
+        node: Some(NodeKey([7; 32])),
+        farm: Some(FarmId(9)),
+        chain: ChainState::Following { block: 4 },
+        reports: vec![report(1, Verdict::Accepted, &told)],
+        ..Screen::default()
+    };
+    screen.uplink.addresses = vec!["10.0.2.15/24".parse().unwrap()];
+    let stated = Contract::Run(std::rc::Rc::new(workloads.into()));
+    screen.desired.contracts.insert(ContractId(1), stated);
+    let line = |id: &str, kind: &str, state: &str| WorkloadLine {
+        id: id.parse().unwrap(),
+        kind: kind.to_owned(),
+        state: state.to_owned(),
+    };
+    assert_eq!(
+        screen.status(),
+        NodeStatus {
+            node: Some(NodeKey([7; 32])),
+            farm: Some(9),
+            addresses: vec!["10.0.2.15".parse().unwrap()],
+            chain: ChainState::Following { block: 4 },
+            workloads: [
+                line("1.data", "volume", "running"),
+                line("1.net", "network", "running"),
+                line("1.web", "machine", "failed: no memory"),
+            ]
+            .into_iter()
+            .collect(),
+            notices: Excerpt::default(),
+        }
+    );
+}
+
+#[test]
+fn what_a_farmer_should_look_at_is_told_in_its_order() {
+    let screen = Screen {
+        trouble: Some("storaged does not answer".to_owned()),
+        disks: vec![
+            disk("vda", DiskState::Pool("uuid".to_owned())),
+            disk("vdb", DiskState::Foreign("an ext4 file system".to_owned())),
+            disk("vdc", DiskState::Failed("it does not answer".to_owned())),
+            disk("vdd", DiskState::Unfit("it is removable".to_owned())),
+        ],
+        reports: vec![
+            report(1, rejected("too large"), &[]),
+            // What ran before goes on.
+            report(2, rejected("too large"), &[("a", State::Running, "")]),
+        ],
+        ..Screen::default()
+    };
+    let notices = screen.status().notices;
+    assert_eq!(
+        notices.first,
+        [
+            "storaged does not answer",
+            "no address yet: is a network cable plugged in?",
+            "/dev/vdb is left alone: it holds an ext4 file system",
+            "/dev/vdc failed: it does not answer",
+            "/dev/vdd is not used: it is removable",
+            "contract 1 version 3 rejected: too large",
+        ]
+    );
+    assert_eq!(notices.more, 0);
+}
+
+/// Many contracts, each with all the workloads and words that it may have.
+#[test]
+fn the_largest_status_fits_a_frame() {
+    let long = "\"".repeat(2 * MAX_TEXT);
+    let names: Vec<_> = (0..limits::WORKLOADS)
+        .map(|n| format!("w{n:0>width$}", width = Name::MAX_LEN - 1))
+        .collect();
+    let workloads: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), State::Failed, long.as_str()))
+        .collect();
+    let reports: Vec<_> = (0..100)
+        .flat_map(|contract| {
+            [
+                report(u64::MAX - contract, Verdict::Accepted, &workloads),
+                report(contract, rejected(&long), &[]),
+            ]
+        })
+        .collect();
+    let screen = Screen {
+        chain: ChainState::Silent {
+            reason: long.clone(),
+        },
+        reports,
+        ..Screen::default()
+    };
+    let status = screen.status();
+    let size = serde_json::to_vec(&status).unwrap().len();
+    assert!(size < MAX_FRAME / 4, "{size}");
+    let Excerpt { first, more } = &status.workloads;
+    assert_eq!(first.len() + more, 100 * limits::WORKLOADS);
+    let Excerpt { first, more } = &status.notices;
+    assert_eq!(first.len() + more, 1 + 100);
+}
