@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    panic,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
@@ -60,6 +61,16 @@ impl Notices {
         if self.sender.send(notice).is_ok() {
             let _ = self.wake.write(1);
         }
+    }
+
+    /// Ends the machine when any thread of this process panics: it cannot go on without it.
+    pub fn end_on_panic(&self) {
+        let notices = self.clone();
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            print(panic);
+            notices.send(Notice::End(End::Failed(format!("internal error: {panic}"))));
+        }));
     }
 }
 
@@ -220,6 +231,20 @@ mod tests {
     fn pipe() -> (PipeReader, EventPipe) {
         let (reader, writer) = io::pipe().unwrap();
         (reader, EventPipe::new(writer.into()))
+    }
+
+    #[test]
+    fn a_thread_that_panics_ends_the_machine() {
+        let (notices, board) = notices().unwrap();
+        let print = panic::take_hook();
+        notices.end_on_panic();
+        let thread = std::thread::spawn(|| panic!("a queue without end"));
+        thread.join().unwrap_err();
+        panic::set_hook(print);
+        let Some(Notice::End(End::Failed(reason))) = board.next() else {
+            panic!("the main loop was not told");
+        };
+        assert!(reason.contains("a queue without end"), "{reason}");
     }
 
     #[test]

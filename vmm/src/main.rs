@@ -2,12 +2,12 @@
 //!
 //! `loam-vmm --probe` runs a guest of a few instructions instead and says whether KVM works.
 
-use std::{panic, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use loam_vmm::{
     config::{self, Config},
-    events::{self, End, EventPipe, Notice, Notices},
+    events::{self, End, EventPipe},
     machine, probe,
 };
 use tracing_subscriber::EnvFilter;
@@ -51,7 +51,7 @@ fn run() -> anyhow::Result<()> {
             .context("cannot duplicate the events' descriptor")?,
     );
     let (notices, board) = events::notices().context("cannot make an event descriptor")?;
-    end_on_panic(&notices);
+    notices.end_on_panic();
 
     let name = std::mem::take(&mut config.name);
     let end = machine::run(config, &notices, &board, &mut events)
@@ -62,14 +62,4 @@ fn run() -> anyhow::Result<()> {
         End::PoweredOff | End::Reset => Ok(()),
         End::Failed(reason) => bail!("machine `{name}` failed: {reason}"),
     }
-}
-
-/// A thread that panics leaves a machine that cannot go on.
-fn end_on_panic(notices: &Notices) {
-    let notices = notices.clone();
-    let print = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        notices.send(Notice::End(End::Failed(format!("internal error: {panic}"))));
-    }));
 }

@@ -1,6 +1,9 @@
 //! A driver's requests, proper and hostile, on a disk of 8 sectors.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+};
 
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
@@ -98,6 +101,33 @@ impl Bench {
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IO_ERROR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPPORTED: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+
+/// Each by a descriptor that the kernel refuses it by; what is written is on the disk, or it is an error.
+#[test]
+fn what_the_disk_refuses_is_an_io_error() {
+    let mut bench = Bench::new(false);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(8 * SECTOR).unwrap();
+    let mut with = |options: &fs::OpenOptions, kind, flags| {
+        let disk = DiskFile::new(options.open(file.path()).unwrap().into()).unwrap();
+        bench.block = Block::new(disk, false, "serial-1");
+        bench.request(kind, 0, 512, flags)
+    };
+    let (mut read_only, mut write_only) = (File::options(), File::options());
+    read_only.read(true);
+    write_only.write(true);
+    assert_eq!(with(&read_only, VIRTIO_BLK_T_IN, WRITE).0, OK);
+    assert_eq!(with(&write_only, VIRTIO_BLK_T_OUT, 0).0, OK);
+    assert_eq!(with(&write_only, VIRTIO_BLK_T_IN, WRITE), (IO_ERROR, 1));
+    assert_eq!(with(&read_only, VIRTIO_BLK_T_OUT, 0), (IO_ERROR, 1));
+
+    // It takes writes and knows no flush.
+    let full = write_only.open("/dev/full").unwrap();
+    bench.block = Block::new(DiskFile::new(full.into()).unwrap(), false, "serial-1");
+    bench.header(VIRTIO_BLK_T_FLUSH, 0);
+    let flush = [(HEADER, 16, NEXT, 1), (STATUS, 1, WRITE, 0)];
+    assert_eq!(bench.serve(&flush).unwrap(), (IO_ERROR, 1));
+}
 
 #[test]
 fn writes_and_reads_back() {
