@@ -103,6 +103,11 @@ fn each_test_that_threats_are_answered_with_is_there_and_told_if_it_is_slow() {
         }
     }
     let table = fs::read_to_string(root.join("docs/threats.md")).unwrap();
+    for patch in fs::read_dir(cases.join("mutants")).unwrap() {
+        let patch = patch.unwrap().path();
+        let name = patch.file_stem().unwrap().to_str().unwrap();
+        assert!(table.contains(&format!("`{name}`")), "{name} has no row");
+    }
     let rows = table.lines().filter_map(|line| line.strip_suffix(" |"));
     let cells: Vec<_> = rows
         .filter_map(|row| Some(row.rsplit_once(" | ")?.1))
