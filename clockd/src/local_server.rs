@@ -11,14 +11,18 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use crate::config::ServerName;
 
+/// Names a chronyd that is not the machine's own, as `cargo xtask test` does.
+const VARIABLE: &str = "LOAM_CHRONYD";
 const CHRONYD: &str = "/usr/sbin/chronyd";
 const MINUTE: Duration = Duration::from_secs(60);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LocalServerError {
-    #[error("{CHRONYD} cannot be run ({0}); `cargo xtask setup` installs chrony")]
-    Chrony(io::Error),
+    #[error(
+        "{0} cannot be run ({1}); `cargo xtask test` brings a chronyd and names it in ${VARIABLE}"
+    )]
+    Chrony(String, io::Error),
     #[error("chronyd ended with {0}")]
     Ended(std::process::ExitStatus),
     #[error(transparent)]
@@ -94,14 +98,15 @@ impl LocalServer {
     ///
     /// chronyd is not here, or ends.
     pub fn start(&mut self) -> Result<(), LocalServerError> {
-        let process = Command::new(CHRONYD)
+        let chronyd = std::env::var(VARIABLE).unwrap_or_else(|_| CHRONYD.to_owned());
+        let process = Command::new(&chronyd)
             // In the foreground, without touching this machine's clock.
             .args(["-d", "-x", "-u", "root", "-f", &self.file("chrony.conf")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(LocalServerError::Chrony)?;
+            .map_err(|error| LocalServerError::Chrony(chronyd, error))?;
         let process = self.process.insert(process);
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.nts_port)).is_err() {
             if let Some(status) = process.try_wait()? {

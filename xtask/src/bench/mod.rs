@@ -45,7 +45,7 @@ const POLL: Duration = Duration::from_millis(300);
 
 /// Measures, and prints as it goes.
 pub fn run() -> Result<()> {
-    setup::run()?;
+    setup::run(setup::Need::Demo)?;
     let image = image::build()?;
     println!("{}", image::sizes::table(&image.parts));
     println!("{}", table::sizes(&image)?);

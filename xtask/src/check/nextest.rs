@@ -238,7 +238,9 @@ fn listed(json: &[u8]) -> Result<Vec<Test>> {
 
 fn command(subcommand: &str) -> Result<Command> {
     let mut nextest = workspace::tool(&setup::nextest()?);
-    nextest.args(["nextest", subcommand]);
+    nextest
+        .args(["nextest", subcommand])
+        .env("LOAM_CHRONYD", setup::chronyd()?);
     Ok(nextest)
 }
 

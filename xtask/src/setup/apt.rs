@@ -1,12 +1,13 @@
 //! Debian packages of the host: QEMU and the like.
 
 use std::env;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Need;
 use crate::phase;
 use crate::qemu::firmware;
 use crate::up::interrupt;
@@ -16,125 +17,141 @@ use crate::up::interrupt;
 pub struct Package {
     pub name: &'static str,
     pub why: &'static str,
+    need: Need,
     present: fn() -> bool,
 }
 
 /// Disks of others, which storaged must know and leave alone.
 const MAKES_DISKS: &str = "makes disks of its kind for storaged's tests";
 
-const PACKAGES: [Package; 21] = [
+const PACKAGES: [Package; 20] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
+        need: Need::Demo,
         present: || in_path(crate::qemu::PROGRAM),
     },
     Package {
         name: "ovmf",
         why: "is QEMU's UEFI firmware, which starts the image as a real machine's does",
+        need: Need::Demo,
         present: || firmware::find().is_ok(),
     },
     Package {
         name: "iproute2",
         why: "lays the networks of netd's tests",
+        need: Need::Tests,
         present: || in_path("ip"),
-    },
-    Package {
-        name: "chrony",
-        why: "is the time server that clockd is tried against",
-        present: || Path::new("/usr/sbin/chronyd").exists(),
     },
     Package {
         name: "xfsprogs",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.xfs"),
     },
     Package {
         name: "btrfs-progs",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.btrfs"),
     },
     Package {
         name: "f2fs-tools",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.f2fs"),
     },
     Package {
         name: "reiserfsprogs",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkreiserfs"),
     },
     Package {
         name: "ntfs-3g",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkntfs"),
     },
     Package {
         name: "ocfs2-tools",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.ocfs2"),
     },
     Package {
         name: "jfsutils",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.jfs"),
     },
     Package {
         name: "nilfs-tools",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.nilfs2"),
     },
     Package {
         name: "gfs2-utils",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.gfs2"),
     },
     Package {
         name: "exfatprogs",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.exfat"),
     },
     Package {
         name: "dosfstools",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkfs.vfat"),
     },
     Package {
         name: "udftools",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("mkudffs"),
     },
     Package {
         name: "lvm2",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("pvcreate"),
     },
     Package {
         name: "gdisk",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("sgdisk"),
     },
     Package {
         name: "bcache-tools",
         why: MAKES_DISKS,
+        need: Need::Tests,
         present: || in_path("make-bcache"),
     },
     Package {
         name: "nodejs",
-        why: "runs solc, which compiles the contract",
+        why: "runs npm and solc, which compiles the contract",
+        need: Need::Demo,
         present: || in_path("node"),
     },
     Package {
         name: "npm",
         why: "brings anvil, the chain of the demo and the tests, and solc",
+        need: Need::Demo,
         present: || in_path("npm"),
     },
 ];
 
 /// What this machine lacks.
-pub fn missing() -> Vec<Package> {
+pub fn missing(need: Need) -> Vec<Package> {
     PACKAGES
         .into_iter()
-        .filter(|package| !(package.present)())
+        .filter(|package| package.need <= need && !(package.present)())
         .collect()
 }
 
@@ -145,6 +162,7 @@ pub fn install(packages: &[Package]) -> Result<()> {
     }
     let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
     let install = ["apt-get", "install", "--yes", "--no-install-recommends"];
+    let simulate = [&install[..], &["--simulate"], &names].concat();
     let Some(prefix) = privilege() else {
         let names = names.join(" ");
         bail!(
@@ -152,14 +170,31 @@ pub fn install(packages: &[Package]) -> Result<()> {
             install.join(" ")
         );
     };
+    let simulated = phase::run("Debian's index", |_| {
+        update(prefix)?;
+        Ok::<_, anyhow::Error>((execute(&simulate)?, String::new()))
+    })?;
+    let removed = removed(&simulated);
+    if !removed.is_empty() {
+        let removed = removed.join(", ");
+        println!("setup: to install these, apt-get would remove {removed}");
+        ensure!(
+            env::var_os("CI").is_some() || confirm("Remove it?")?,
+            "nothing was changed. To let it happen:\n\n    sudo {} {}\n",
+            install.join(" "),
+            names.join(" ")
+        );
+    }
     phase::run("Debian packages", |phase| {
-        phase.note("apt-get update");
-        execute(&[prefix, &["apt-get", "update", "-q"]].concat())?;
         phase.note(format!("apt-get install {}", names.join(" ")));
         execute(&[prefix, &install, &names].concat())?;
         Ok::<_, anyhow::Error>(((), names.join(" ")))
     })?;
-    let still: Vec<&str> = missing().iter().map(|package| package.name).collect();
+    let still: Vec<&str> = packages
+        .iter()
+        .filter(|package| !(package.present)())
+        .map(|package| package.name)
+        .collect();
     ensure!(
         still.is_empty(),
         "apt-get has installed {}, but what they bring is not found: is their place in $PATH?",
@@ -168,8 +203,33 @@ pub fn install(packages: &[Package]) -> Result<()> {
     Ok(())
 }
 
+/// Reads what the archives have now.
+pub fn update(prefix: &[&str]) -> Result<()> {
+    execute(&[prefix, &["apt-get", "update", "-q"]].concat()).map(drop)
+}
+
+/// The packages that go, by what `apt-get --simulate` says: `Remv NAME [VERSION] ...`.
+fn removed(simulated: &str) -> Vec<&str> {
+    simulated
+        .lines()
+        .filter_map(|line| line.strip_prefix("Remv ")?.split(' ').next())
+        .collect()
+}
+
+/// Yes by a person at a terminal; nobody else is asked.
+fn confirm(question: &str) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    print!("{question} [y/N] ");
+    io::stdout().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 /// What to put before a command to run it as root; nothing fits for some.
-fn privilege() -> Option<&'static [&'static str]> {
+pub fn privilege() -> Option<&'static [&'static str]> {
     if !in_path("apt-get") {
         return None;
     }
@@ -185,7 +245,8 @@ fn privilege() -> Option<&'static [&'static str]> {
     passwordless.then_some(&["sudo", "-n", "--preserve-env=DEBIAN_FRONTEND"])
 }
 
-fn execute(words: &[&str]) -> Result<()> {
+/// Gives what it prints.
+fn execute(words: &[&str]) -> Result<String> {
     let (program, arguments) = words.split_first().context("a command has a first word")?;
     // dpkg that is broken off leaves the machine's packages half installed: Ctrl-C in the terminal
     // does not reach it in its own group, and ours waits.
@@ -204,7 +265,7 @@ fn execute(words: &[&str]) -> Result<()> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Looks where root does too, for whoever asks.
@@ -223,5 +284,26 @@ mod tests {
     fn looks_in_the_path() {
         assert!(in_path("sh"));
         assert!(!in_path("no-such-program-anywhere"));
+    }
+
+    #[test]
+    fn what_an_installation_would_remove_is_told() {
+        let simulated = "\
+Reading package lists...
+The following packages will be REMOVED:
+  qemu-utils systemd-timesyncd
+Remv systemd-timesyncd [252.38-1~deb12u1]
+Remv qemu-utils [1:10.0.2+ds-2~bpo12+1] [qemu-system-x86:amd64 ]
+Inst qemu-system-x86 (1:7.2+dfsg-7 Debian:12.11/stable [amd64])
+";
+        assert_eq!(removed(simulated), ["systemd-timesyncd", "qemu-utils"]);
+        assert!(removed("Inst ovmf (2022.11-6 Debian:12.11/stable [all])\n").is_empty());
+    }
+
+    #[test]
+    fn the_demo_needs_no_tools_of_the_tests() {
+        let of = |need| PACKAGES.iter().filter(move |package| package.need <= need);
+        assert!(of(Need::Demo).all(|package| package.why != MAKES_DISKS));
+        assert_eq!(of(Need::Tests).count(), PACKAGES.len());
     }
 }

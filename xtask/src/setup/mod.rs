@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: what this machine lacks, why it is needed, and its installation.
 
 mod apt;
+mod chrony;
 mod nextest;
 mod npm;
 
@@ -8,15 +9,23 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
+/// What something is needed for; who runs the tests needs all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    Demo,
+    Tests,
+}
+
 /// Installs what is missing. Says so in one line when nothing is.
-pub fn run() -> Result<()> {
+pub fn run(need: Need) -> Result<()> {
     ensure!(
         cfg!(all(target_os = "linux", target_arch = "x86_64")),
         "Loam is built on 64-bit x86 Linux, which is also what its nodes are"
     );
-    let packages = apt::missing();
-    let tools = npm::missing()?;
-    if packages.is_empty() && tools.is_empty() {
+    let packages = apt::missing(need);
+    let tools = npm::missing(need)?;
+    let wants_chrony = need == Need::Tests && !chrony::is_here()?;
+    if packages.is_empty() && tools.is_empty() && !wants_chrony {
         println!("setup: everything is here");
         return Ok(());
     }
@@ -26,13 +35,19 @@ pub fn run() -> Result<()> {
     for tool in &tools {
         println!("setup: npm package    {:16} {}", tool.to_string(), tool.why);
     }
+    if wants_chrony {
+        println!("setup: {:21} {}", "chrony, unpacked", chrony::WHY);
+    }
     apt::install(&packages)?;
+    if wants_chrony {
+        chrony::install()?;
+    }
     npm::install(&tools)
 }
 
-/// [`run`], and what only the tests need.
+/// [`run`], and what runs the tests.
 pub fn for_tests() -> Result<()> {
-    run()?;
+    run(Need::Tests)?;
     if nextest::find()?.is_none() {
         nextest::install()?;
     }
@@ -42,4 +57,9 @@ pub fn for_tests() -> Result<()> {
 /// Where `cargo-nextest` is.
 pub fn nextest() -> Result<PathBuf> {
     nextest::find()?.context("cargo-nextest is missing: run `cargo xtask setup`")
+}
+
+/// Where `chronyd` is, if [`for_tests`] has brought it.
+pub fn chronyd() -> Result<PathBuf> {
+    chrony::program()
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::Need;
 use crate::{cache, phase};
 
 /// A package with its lock.
@@ -16,6 +17,7 @@ use crate::{cache, phase};
 pub struct Tool {
     name: &'static str,
     pub why: &'static str,
+    need: Need,
     manifest: &'static str,
     lock: &'static str,
     /// What must be there in the end, below the tool's folder.
@@ -26,6 +28,7 @@ const TOOLS: [Tool; 2] = [
     Tool {
         name: "anvil",
         why: "is the chain of the demo and the tests",
+        need: Need::Demo,
         manifest: include_str!("../../tools/anvil/package.json"),
         lock: include_str!("../../tools/anvil/package-lock.json"),
         product: "node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil",
@@ -33,6 +36,7 @@ const TOOLS: [Tool; 2] = [
     Tool {
         name: "solc",
         why: "proves that the checked-in contract is what its source compiles to",
+        need: Need::Tests,
         manifest: include_str!("../../tools/solc/package.json"),
         lock: include_str!("../../tools/solc/package-lock.json"),
         product: "node_modules/solc/package.json",
@@ -40,9 +44,9 @@ const TOOLS: [Tool; 2] = [
 ];
 
 /// The tools that are not in the cache.
-pub fn missing() -> Result<Vec<Tool>> {
+pub fn missing(need: Need) -> Result<Vec<Tool>> {
     let mut missing = Vec::new();
-    for tool in TOOLS {
+    for tool in TOOLS.into_iter().filter(|tool| tool.need <= need) {
         if !tool.folder()?.join(tool.product).exists() {
             missing.push(tool);
         }

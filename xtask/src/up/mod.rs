@@ -89,7 +89,7 @@ struct Workload {
 
 fn bring_up() -> Result<Demo> {
     interrupt::install()?;
-    setup::run()?;
+    setup::run(setup::Need::Demo)?;
     let image = image::build()?;
     let tools = image::daemons::folder();
     match fs::remove_dir_all(folder()) {
@@ -111,11 +111,8 @@ fn bring_up() -> Result<Demo> {
     let hello = oci::hello_image(&tools.join("hello"))?;
     registry.add("hello", &hello);
     let registry_seen = format!("{}:{}", qemu::HOST, registry.address().port());
-    let deployed = deploy(
-        &grid.tenant,
-        &node,
-        &hello.reference(&registry_seen, "hello"),
-    );
+    let image = hello.reference(&registry_seen, "hello");
+    let deployed = deploy(&grid.tenant, &node, &image);
     let deployed = explain(deployed, &node)?;
     let url = format!("http://127.0.0.1:{web}/");
     let answered = phase::run("first answer", |_| {
@@ -123,7 +120,7 @@ fn bring_up() -> Result<Demo> {
         Ok::<_, anyhow::Error>(((), answer))
     });
     explain(answered, &node)?;
-    table::print(&deployed, &url, &grid.tenant);
+    table::print(&deployed, &url, &grid.tenant, &image);
     Ok(Demo {
         _node: node,
         _registry: registry,

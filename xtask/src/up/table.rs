@@ -5,7 +5,7 @@ use tabled::{builder::Builder, settings::Style};
 use super::{Deployed, tool::Loam};
 use crate::workspace;
 
-pub fn print(deployed: &Deployed, url: &str, tenant: &Loam) {
+pub fn print(deployed: &Deployed, url: &str, tenant: &Loam, image: &str) {
     let mut table = Builder::default();
     let mut row = |name: &str, value: String| table.push_record([name.to_owned(), value]);
     row("node", deployed.node.clone());
@@ -18,10 +18,16 @@ pub fn print(deployed: &Deployed, url: &str, tenant: &Loam) {
     }
     row("URL", url.to_owned());
     println!("\n{}", table.build().with(Style::rounded()));
-    let loam = tenant.typed(&workspace::root());
     let contract = deployed.contract;
-    println!("\nWorth trying next:\n");
+    println!("\nWorth trying next, in another terminal, in this folder:\n");
+    for line in tenant.exports(&workspace::root()).lines() {
+        println!("  {line}");
+    }
+    println!("  export HELLO_IMAGE={image} TOKEN=another");
     println!("  curl {url}");
-    println!("  {loam} logs {contract} web");
-    println!("  {loam} status");
+    println!("  loam status");
+    println!("  loam logs {contract} web");
+    println!("  loam update {contract} examples/hello.toml");
+    println!("\nThe node is reached by that URL alone: no other port that a machine publishes is forwarded.");
+    println!("More of `loam` is in docs/tenant.md.");
 }

@@ -93,17 +93,18 @@ impl Loam {
             .with_context(|| format!("loam {} answered {answer:?}", arguments.join(" ")))
     }
 
-    /// How a user types it, from the root of the workspace.
-    pub fn typed(&self, root: &Path) -> String {
+    /// What a user's shell must know to call it by its name alone, from the root of the workspace.
+    pub fn exports(&self, root: &Path) -> String {
         let short = |path: &Path| {
             path.strip_prefix(root)
                 .unwrap_or(path)
                 .display()
                 .to_string()
         };
+        let folder = self.binary.parent().unwrap_or(root);
         format!(
-            "{} --config {} --key {}",
-            short(&self.binary),
+            "export PATH=\"$PWD/{}:$PATH\"\nexport LOAM_CONFIG=\"{}\" LOAM_KEY=\"{}\"",
+            short(folder),
             short(&self.config),
             short(&self.key)
         )
@@ -125,6 +126,20 @@ mod tests {
             config: "config".into(),
             key: "key".into(),
         }
+    }
+
+    #[test]
+    fn a_shell_in_the_workspace_finds_it() {
+        let loam = Loam {
+            binary: "/a clone/target/release/loam".into(),
+            config: "/a clone/target/up/config.toml".into(),
+            key: "/a clone/target/up/tenant.key".into(),
+        };
+        assert_eq!(
+            loam.exports(Path::new("/a clone")),
+            "export PATH=\"$PWD/target/release:$PATH\"\n\
+             export LOAM_CONFIG=\"target/up/config.toml\" LOAM_KEY=\"target/up/tenant.key\""
+        );
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! Debian's chrony, unpacked into the cache. Installed, it would take the place of the machine's own time
+//! service, and AppArmor would keep it from the tests' files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::apt;
+use crate::{cache, phase};
+
+pub const WHY: &str = "is the time server that clockd is tried against";
+
+/// Whether it is there and runs.
+pub fn is_here() -> Result<bool> {
+    Ok(version(&program()?).is_ok())
+}
+
+pub fn program() -> Result<PathBuf> {
+    Ok(folder()?.join("usr/sbin/chronyd"))
+}
+
+fn folder() -> Result<PathBuf> {
+    Ok(cache::tools()?.join("chrony"))
+}
+
+pub fn install() -> Result<()> {
+    phase::run("chrony", |_| {
+        let parent = cache::tools()?;
+        fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
+        // Made beside its place and moved there whole, so that half a tool is never found.
+        let half = tempfile::tempdir_in(&parent).context("making a temporary folder")?;
+        if download(half.path()).is_err() {
+            // This machine may have no index yet.
+            apt::update(apt::privilege().unwrap_or_default())?;
+            download(half.path())?;
+        }
+        let deb = fs::read_dir(half.path())?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.extension().is_some_and(|end| end == "deb"))
+            .context("apt-get has downloaded chrony, but left no .deb")?;
+        let unpacked = half.path().join("chrony");
+        run(Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&deb)
+            .arg(&unpacked))?;
+        let version = version(&unpacked.join("usr/sbin/chronyd"))
+            .context("Debian's chronyd does not run here; `apt-get install chrony` brings what it needs, and takes the place of this machine's time service")?;
+        let folder = folder()?;
+        if folder.exists() {
+            fs::remove_dir_all(&folder)
+                .with_context(|| format!("removing {}", folder.display()))?;
+        }
+        fs::rename(&unpacked, &folder).with_context(|| format!("keeping {}", folder.display()))?;
+        Ok(((), version))
+    })
+}
+
+fn download(into: &Path) -> Result<()> {
+    run(Command::new("apt-get")
+        .args(["download", "-q", "chrony"])
+        .current_dir(into))
+    .map(drop)
+}
+
+fn version(program: &Path) -> Result<String> {
+    let told = run(Command::new(program).arg("--version"))?;
+    Ok(told.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Gives what it prints.
+fn run(command: &mut Command) -> Result<String> {
+    let program = command.get_program().display().to_string();
+    let output = command
+        .output()
+        .with_context(|| format!("running {program}"))?;
+    ensure!(
+        output.status.success(),
+        "{program} ended with {}:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
