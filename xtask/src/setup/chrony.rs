@@ -66,7 +66,9 @@ fn download(into: &Path) -> Result<()> {
 
 fn version(program: &Path) -> Result<String> {
     let told = run(Command::new(program).arg("--version"))?;
-    Ok(told.lines().next().unwrap_or_default().to_owned())
+    // `chronyd (chrony) version 4.3 (+NTS ...)`
+    let (version, _) = told.split_once(" (+").unwrap_or((&told, ""));
+    Ok(version.to_owned())
 }
 
 /// Gives what it prints.

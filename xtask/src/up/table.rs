@@ -28,6 +28,8 @@ pub fn print(deployed: &Deployed, url: &str, tenant: &Loam, image: &str) {
     println!("  loam status");
     println!("  loam logs {contract} web");
     println!("  loam update {contract} examples/hello.toml");
-    println!("\nThe node is reached by that URL alone: no other port that a machine publishes is forwarded.");
+    println!(
+        "\nThe node is reached by that URL alone: no other port that a machine publishes is forwarded."
+    );
     println!("More of `loam` is in docs/tenant.md.");
 }
