@@ -58,6 +58,10 @@ fn a_disk_of_another_node_is_whole_when_it_is_moved_back() -> anyhow::Result<()>
         found.contains("left alone") && found.contains(&format!("a pool of node {key}")),
         "the disk of node {key} was not left alone: {found}"
     );
+    let key = key.to_string();
+    wait_for("the screen to name the disk's node", || {
+        Ok(his.console()?.contains(&key).then_some(()))
+    })?;
     ensure!(his.list("/pools")?.len() == 1, "{:?}", his.list("/pools")?);
     let other = bob.deploy(&his, &Hello::default().toml(&grid))?;
     other.wait_running(Version(1))?;
