@@ -79,8 +79,8 @@ impl Transit {
     fn end(self, last: u32) -> End {
         let host = u32::from(self.0) * 2 + last;
         End {
-            v4: Ipv4Addr::from_bits(RANGE_V4.network().to_bits() | host),
-            v6: Ipv6Addr::from_bits(RANGE_V6.network().to_bits() | u128::from(host)),
+            v4: Ipv4Addr::from_bits(RANGE_V4.network().to_bits() + host),
+            v6: Ipv6Addr::from_bits(RANGE_V6.network().to_bits() + u128::from(host)),
         }
     }
 }
@@ -111,6 +111,22 @@ mod tests {
         assert_eq!(Transit::free(&all_but_last), Some(Transit(u16::MAX)));
         let all: BTreeSet<_> = (1..=u16::MAX).map(Transit).collect();
         assert_eq!(Transit::free(&all), None);
+    }
+
+    #[test]
+    fn the_ends_of_a_link_are_on_a_network_of_their_own() {
+        let [near, far] = [Transit(300).near(), Transit(300).far()];
+        let nets = |nets: [&str; 2]| nets.map(|net| net.parse().unwrap());
+        assert_eq!(
+            near.addresses(),
+            nets(["198.18.2.88/31", "fd6c:6f61:6d00::258/127"])
+        );
+        assert_eq!(
+            far.addresses(),
+            nets(["198.18.2.89/31", "fd6c:6f61:6d00::259/127"])
+        );
+        assert!(near.addresses()[0].contains(&far.addresses()[0].addr()));
+        assert!(near.addresses()[1].contains(&far.addresses()[1].addr()));
     }
 
     #[test]

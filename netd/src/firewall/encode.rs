@@ -16,14 +16,15 @@ const NLM_F_APPEND: u16 = 0x800;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 
-const SUBSYSTEM_NFTABLES: u16 = 10;
+/// The upper byte of a message's type.
+const SUBSYSTEM_NFTABLES: u8 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 
-const NEW_TABLE: u16 = 0;
-const DELETE_TABLE: u16 = 2;
-const NEW_CHAIN: u16 = 3;
-const NEW_RULE: u16 = 6;
+const NEW_TABLE: u8 = 0;
+const DELETE_TABLE: u8 = 2;
+const NEW_CHAIN: u8 = 3;
+const NEW_RULE: u8 = 6;
 
 /// `NFT_CHAIN_BASE` needs no flag: a hook makes a base chain.
 const VERDICT_REGISTER: u32 = 0;
@@ -91,13 +92,13 @@ impl Batch {
     }
 
     fn control(&mut self, kind: u16) {
-        self.raw(kind, NLM_F_REQUEST, 0, SUBSYSTEM_NFTABLES, |_| {});
+        self.raw(kind, NLM_F_REQUEST, 0, SUBSYSTEM_NFTABLES.into(), |_| {});
     }
 
-    fn message(&mut self, kind: u16, flags: u16, family: u8, fill: impl FnOnce(&mut Attributes)) {
+    fn message(&mut self, kind: u8, flags: u16, family: u8, fill: impl FnOnce(&mut Attributes)) {
         self.last = self.bytes.len();
         self.raw(
-            (SUBSYSTEM_NFTABLES << 8) | kind,
+            u16::from_be_bytes([SUBSYSTEM_NFTABLES, kind]),
             NLM_F_REQUEST | flags,
             family,
             0,

@@ -81,9 +81,9 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// `enum ip_conntrack_info` as bits of `ct state`.
+/// `enum ip_conntrack_info` as bits of `ct state`: 2 is established, 4 related.
 const STATE_INVALID: u32 = 1;
-const STATE_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+const STATE_ESTABLISHED_OR_RELATED: u32 = 6;
 /// `IPS_DST_NAT`: the connection's destination was translated.
 const STATUS_DESTINATION_NAT: u32 = 1 << 5;
 const RTN_LOCAL: u32 = 2;

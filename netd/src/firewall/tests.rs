@@ -128,6 +128,29 @@ fn the_nodes_rules_are_these_and_no_others() {
     assert_eq!(text, include_str!("tests/node.txt"), "now:\n{text}");
 }
 
+/// And those of a network with two machines, one of which has no IPv6, by all that it is reached by.
+#[test]
+fn a_networks_rules_are_these_and_no_others() {
+    let spec = NetworkSpec {
+        ipv4: "10.20.0.0/24".parse().unwrap(),
+        ipv6: Some("fd00:20::/64".parse().unwrap()),
+        nat: true,
+    };
+    let udp = Publish {
+        protocol: Protocol::Udp,
+        node_port: 5300,
+        machine_port: 53,
+    };
+    let machines = [
+        interface(&["10.20.0.2", "fd00:20::2"], &[WEB]),
+        interface(&["10.20.0.3"], &[udp]),
+    ];
+    let inside = text(&network::table("lb0", &spec, transit(), &machines));
+    assert_eq!(inside, include_str!("tests/network.txt"), "now:\n{inside}");
+    let bridge = text(&machine::table(&machines[..1]));
+    assert_eq!(bridge, include_str!("tests/machine.txt"), "now:\n{bridge}");
+}
+
 #[test]
 fn connections_are_led_where_the_rules_lead_them() {
     let leads = node::leads(&[Published {
@@ -295,6 +318,79 @@ fn a_batch_is_one_transaction_of_whole_messages() {
     let sequences: Vec<u32> = messages.iter().map(|message| message.sequence).collect();
     assert_eq!(sequences, (1..=messages.len() as u32).collect::<Vec<_>>());
     assert_eq!(batch.acknowledged_sequence(), messages.len() as u32 - 1);
+}
+
+/// What the kernel gets, to be read beside `nfnetlink.h` and `nf_tables.h`: of each message its type,
+/// flags, family and resource, then its attributes, numbers as they stand there.
+#[test]
+fn a_batch_is_encoded_so() {
+    let rule = Rule::new()
+        .input("eth0")
+        .established()
+        .destination_is_local()
+        .masquerade();
+    let translated = Rule::new()
+        .source_port(53)
+        .translate_destination(Ipv4Addr::new(10, 0, 0, 2), Some(80));
+    let other = Rule::new().output_not("lv").jump("other");
+    let tables = [
+        Table {
+            family: Family::Inet,
+            chains: vec![
+                Chain::input().rules([other]),
+                Chain::named("other").rules([rule]),
+                Chain::destination_nat().rules([translated]),
+            ],
+        },
+        Table {
+            family: Family::Bridge,
+            chains: vec![Chain::bridge_prerouting()],
+        },
+    ];
+    let batch = dump(Batch::replacing(&tables).bytes());
+    assert_eq!(batch, include_str!("tests/batch.txt"), "now:\n{batch}");
+}
+
+/// Messages and their attributes as text.
+fn dump(mut bytes: &[u8]) -> String {
+    let mut text = String::new();
+    while !bytes.is_empty() {
+        let length = u32::from_ne_bytes(bytes[..4].try_into().unwrap()) as usize;
+        let (message, rest) = bytes.split_at(length);
+        let kind = u16::from_ne_bytes([message[4], message[5]]);
+        let flags = u16::from_ne_bytes([message[6], message[7]]);
+        let sequence = u32::from_ne_bytes(message[8..12].try_into().unwrap());
+        text += &format!(
+            "{sequence}: type {kind:#06x} flags {flags:#06x} family {} resource {:?}\n",
+            message[16],
+            &message[18..20]
+        );
+        attributes(&message[20..], 1, &mut text);
+        bytes = rest;
+    }
+    text
+}
+
+fn attributes(mut bytes: &[u8], depth: usize, text: &mut String) {
+    while !bytes.is_empty() {
+        let length = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
+        let kind = u16::from_ne_bytes([bytes[2], bytes[3]]);
+        let value = &bytes[4..length];
+        *text += &format!("{:1$}{2}", "", 4 * depth, kind & 0x7fff);
+        if kind & 0x8000 != 0 {
+            text.push('\n');
+            attributes(value, depth + 1, text);
+        } else if let [name @ .., 0] = value
+            && !name.is_empty()
+            && name.iter().all(u8::is_ascii_graphic)
+        {
+            *text += &format!(" {}\n", String::from_utf8_lossy(name));
+        } else {
+            let digits: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+            *text += &format!(" {digits}\n");
+        }
+        bytes = &bytes[length.next_multiple_of(4)..];
+    }
 }
 
 #[test]
