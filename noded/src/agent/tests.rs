@@ -654,6 +654,45 @@ async fn a_list_that_does_not_come_holds_up_no_round() {
     .await;
 }
 
+/// As when it is killed while a thread of it waits for a disk in the kernel: no connection ends. What
+/// init does then, the test does.
+#[tokio::test]
+async fn what_a_daemon_that_lingers_was_asked_is_asked_of_its_successor_soon() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        let node = &bench.node;
+        node.change(|state| {
+            state.disk = true;
+            state.hung.insert(data(1));
+        });
+        let [_init, _lingering, _netd] = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        let unanswered = |state: &State| {
+            let made = state.log.iter().filter(|c| c.starts_with("volume_ensure"));
+            // Each that is made counts twice.
+            calls(state, "volume_ensure") > 2 * made.count()
+        };
+        node.wait("a volume is asked for", unanswered).await;
+        node.change(|state| state.hung_list = true);
+        let lists = |state: &State| calls(state, "volumes");
+        let before = node.look(lists);
+        node.wait("a list is asked for", |state| lists(state) > before)
+            .await;
+
+        std::fs::remove_file(&node.sockets.storaged).unwrap();
+        {
+            let mut state = node.state.lock().unwrap();
+            state.hung.clear();
+            state.hung_list = false;
+        }
+        let _successor = node.with_new_storaged().start(Part::Storaged);
+        let runs = node.wait("the machine runs", |state| runs(state, 1));
+        let soon = Duration::from_secs(20);
+        timeout(soon, runs).await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start() {
     local(async {
