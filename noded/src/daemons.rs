@@ -1,7 +1,9 @@
 //! The node's other daemons, as noded calls them.
 //!
 //! Connections are made anew each time they are needed: a daemon that was restarted is found again
-//! at once, and one that is away is nobody's loss but of those who need it.
+//! at once, and one that is away is nobody's loss but of those who need it. None but
+//! init's outlives its daemon's socket (see [`crate::connection`]), whoever has asked: the lookout, a
+//! step or a list.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +19,8 @@ use loam_node_api::{
 use tarpc::{client, context};
 use thiserror::Error;
 use tokio::time::timeout;
+
+use crate::connection::SocketFile;
 
 /// For what a daemon answers from its memory.
 const SHORT: Duration = Duration::from_secs(5);
@@ -69,24 +73,34 @@ impl Sockets {
     }
 
     pub async fn storage(&self) -> Result<StorageClient, DaemonError> {
+        let socket = SocketFile::at(&self.storaged);
         let wire = transport::connect(&self.storaged);
         let transport = reach(Daemon::Storaged, wire).await?;
-        Ok(StorageClient::new(client::Config::default(), transport).spawn())
+        Ok(socket.carry(StorageClient::new(client::Config::default(), transport)))
     }
 
     pub async fn network(&self) -> Result<NetworkServiceClient, DaemonError> {
+        let socket = SocketFile::at(&self.netd);
         let transport = reach(Daemon::Netd, transport::connect(&self.netd)).await?;
-        Ok(NetworkServiceClient::new(client::Config::default(), transport).spawn())
+        Ok(socket.carry(NetworkServiceClient::new(
+            client::Config::default(),
+            transport,
+        )))
     }
 
+    /// init is PID 1 and has no successor: what it was asked is answered, or ends at its deadline.
     pub async fn machines(&self) -> Result<MachinesClient, DaemonError> {
         let transport = reach(Daemon::Init, transport::connect(&self.init)).await?;
         Ok(MachinesClient::new(client::Config::default(), transport).spawn())
     }
 
     pub async fn clock(&self) -> Result<ClockServiceClient, DaemonError> {
+        let socket = SocketFile::at(&self.clockd);
         let transport = reach(Daemon::Clockd, transport::connect(&self.clockd)).await?;
-        Ok(ClockServiceClient::new(client::Config::default(), transport).spawn())
+        Ok(socket.carry(ClockServiceClient::new(
+            client::Config::default(),
+            transport,
+        )))
     }
 }
 

@@ -384,6 +384,13 @@ fn frees(step: &Step) -> bool {
 }
 
 /// The call itself, which owns all that it needs.
+///
+/// It may break off with its daemon, and nobody knows how far it came: the step has failed, and is
+/// planned again from the lists of the daemon's successor, soon. Each one of storaged and netd can be
+/// repeated. A volume is made or grown to what is asked for, or is so already; a fetch that was begun
+/// goes on; a network or an interface is what its record says, written again; what is deleted twice is
+/// gone; a check and a configuration change nothing. Of init's, a start and a stop are no such calls
+/// (see [`crate::plan::Memory`]), but init has no successor, and its connections stay.
 async fn perform(sockets: Sockets, step: Step, spec: Option<MachineSpec>) -> Ending {
     let done = |()| Effect::Done;
     match owner(&step.resource()) {

@@ -143,6 +143,14 @@ impl FakeNode {
         }))
     }
 
+    /// The same node as a new storaged finds it, with revisions of its own.
+    pub fn with_new_storaged(&self) -> Self {
+        Self {
+            storaged: Changes::new(),
+            ..self.clone()
+        }
+    }
+
     /// Until these listen.
     pub async fn wait_for_sockets(&self, parts: &[Part]) {
         let listening = async {

@@ -8,6 +8,7 @@
 //! | [`plan`], [`step`], [`course`] | the way from one to the other (pure) |
 //! | [`address`], [`fingerprint`] | what machines get, and what they were started with (pure) |
 //! | [`daemons`], [`apply`] | the calls that do a plan |
+//! | [`connection`] | how long a call waits for a daemon that may be gone |
 //! | [`backoff`] | how long a machine waits that ends again and again |
 //! | [`report`], [`announce`], [`screen`] | what is said about it, and to whom |
 //! | [`agent`] | the loop around all of it |
@@ -26,6 +27,7 @@ pub mod bucket;
 pub mod budget;
 pub mod clock;
 pub mod complaint;
+pub mod connection;
 pub mod course;
 pub mod daemons;
 pub mod desired;

@@ -1,4 +1,5 @@
-//! Learning that a daemon has changed: one long poll each, for ever.
+//! Learning that a daemon has changed: one long poll each, for ever. Its connection ends with the
+//! daemon's socket, so that a restart is seen within seconds even if the old one's end is not.
 
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use crate::daemons::{Daemon, DaemonError, Sockets, call, shortly, within};
 
 /// Between two answers: a daemon that changes all the time is looked at so often and no more.
 const GAP: Duration = Duration::from_millis(100);
-/// Between two tries to reach a daemon that is away, doubled by each.
+/// Between two tries to reach a daemon that is away, doubled by each. A try costs little where no
+/// socket is, and init lets no daemon wait longer for its next start.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A daemon answers a long poll this long after its own limit, or is taken for hung.
 const GRACE: Duration = Duration::from_secs(10);
 

@@ -69,7 +69,15 @@ impl Services {
         let due = self.deadline().is_some_and(|deadline| deadline <= now);
         if due || self.looked.is_none_or(|last| now >= last + LOOK) {
             self.looked = Some(now);
-            for (name, delay) in self.supervision.give_up(now, lingering::is_at_its_end) {
+            for service in self.supervision.look(now, lingering::is_at_its_end) {
+                // Its connections may stay open, and its listener take others, for as long as a thread of it
+                // waits for a disk. Without a socket nobody new comes, and noded leaves.
+                if let Err(error) = remove_socket(service) {
+                    let daemon = service.name;
+                    tracing::warn!(daemon, %error, "the socket of a daemon that ends stays");
+                }
+            }
+            for (name, delay) in self.supervision.give_up(now) {
                 let again_in_ms = delay.map(|delay| delay.as_millis() as u64);
                 tracing::error!(
                     daemon = name,
@@ -158,14 +166,16 @@ fn signal(pids: Vec<Pid>, signal: Signal) {
     }
 }
 
+fn remove_socket(service: &Service) -> io::Result<()> {
+    match service.socket.map(fs::remove_file) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
     // Its socket means that it serves: the one of its predecessor does not.
-    if let Some(socket) = service.socket {
-        match fs::remove_file(socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
+    remove_socket(service)?;
     let limits = GroupLimits {
         memory_max: Some(service.memory),
         tasks: Some(TASKS),
@@ -205,4 +215,50 @@ fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
         }
     });
     Ok(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, process::Command, thread};
+
+    use loam_deployment::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn the_socket_of_a_daemon_is_gone_when_it_is_seen_at_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let service: &'static Service = Box::leak(Box::new(Service {
+            name: "one",
+            program: "/never/started",
+            needs: &[],
+            socket: Some(socket.to_str().unwrap().to_owned().leak()),
+            capabilities: 0,
+            memory: Bytes::mib(1),
+            optional: false,
+        }));
+        let mut services = Services {
+            supervision: Supervision::new([service]),
+            looked: None,
+            log: Log::default(),
+        };
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let start = Instant::now();
+        services.supervision.started("one", pid, start);
+        services.tick(start);
+        assert!(socket.exists(), "it serves");
+
+        child.kill().unwrap();
+        while !lingering::is_at_its_end(pid) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // It is not reaped, and long before its successor.
+        services.tick(start + LOOK);
+        assert!(!socket.exists());
+        assert_eq!(services.supervision.running(), [pid]);
+        child.wait().unwrap();
+    }
 }

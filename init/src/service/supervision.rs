@@ -148,20 +148,38 @@ impl Supervision {
         Some((name, Some(delay)))
     }
 
-    /// Those that were at their ends for a while and are not reaped: they have ended as far as all others
-    /// are concerned.
-    pub fn give_up(&mut self, now: Instant, is_at_its_end: impl Fn(Pid) -> bool) -> Vec<Ended> {
-        let mut given_up = Vec::new();
+    /// Looks which are at their ends, and returns those that were not before: they serve nobody any more.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        is_at_its_end: impl Fn(Pid) -> bool,
+    ) -> Vec<&'static Service> {
+        let mut new = Vec::new();
         for supervised in &mut self.services {
             let State::Running { pid, .. } = supervised.state else {
                 continue;
             };
             if !is_at_its_end(pid) {
                 supervised.at_its_end = None;
-                continue;
+            } else if supervised.at_its_end.is_none() {
+                supervised.at_its_end = Some(now);
+                new.push(supervised.service);
             }
-            let since = *supervised.at_its_end.get_or_insert(now);
-            let late = now.saturating_duration_since(since) >= LINGERING;
+        }
+        new
+    }
+
+    /// Those that were at their ends for a while and are not reaped: they have ended as far as all others
+    /// are concerned.
+    pub fn give_up(&mut self, now: Instant) -> Vec<Ended> {
+        let mut given_up = Vec::new();
+        for supervised in &mut self.services {
+            let State::Running { pid, .. } = supervised.state else {
+                continue;
+            };
+            let late = supervised
+                .at_its_end
+                .is_some_and(|since| now.saturating_duration_since(since) >= LINGERING);
             if late && supervised.lingering.len() < MOST_LINGER {
                 supervised.lingering.push(pid);
                 given_up.push(pid);
@@ -351,12 +369,12 @@ mod tests {
         let now = Instant::now();
         let mut supervision = all_running(now);
         let stuck = |stuck: i32| move |its: Pid| its == pid(stuck);
-        assert_eq!(supervision.give_up(now, stuck(10)), []);
+        assert_eq!(look_and_give_up(&mut supervision, now, stuck(10)), []);
         let later = now + LINGERING;
         assert_eq!(supervision.deadline(), Some(later));
         let almost = later - Duration::from_millis(1);
-        assert_eq!(supervision.give_up(almost, stuck(10)), []);
-        let given_up = supervision.give_up(later, stuck(10));
+        assert_eq!(look_and_give_up(&mut supervision, almost, stuck(10)), []);
+        let given_up = look_and_give_up(&mut supervision, later, stuck(10));
         let [("storaged", Some(delay))] = given_up[..] else {
             panic!("{given_up:?}");
         };
@@ -365,7 +383,10 @@ mod tests {
             ["storaged"]
         );
         supervision.started("storaged", pid(20), later);
-        assert_eq!(supervision.give_up(later + LINGERING, stuck(10)), []);
+        assert_eq!(
+            look_and_give_up(&mut supervision, later + LINGERING, stuck(10)),
+            []
+        );
 
         // When it is reaped at last, its successor goes on.
         assert_eq!(supervision.ended(pid(10), later), None);
@@ -375,15 +396,37 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_is_seen_at_its_end_once() {
+        let now = Instant::now();
+        let mut supervision = all_running(now);
+        assert_eq!(names(supervision.look(now, |_| false)), [""; 0]);
+        let is_storaged = |its| its == pid(10);
+        assert_eq!(names(supervision.look(now, is_storaged)), ["storaged"]);
+        let later = now + LINGERING;
+        assert_eq!(names(supervision.look(later, is_storaged)), [""; 0]);
+        supervision.ended(pid(10), later).unwrap();
+        supervision.started("storaged", pid(20), later);
+        // Its successor is another.
+        let is_successor = |its| its == pid(20);
+        assert_eq!(names(supervision.look(later, is_successor)), ["storaged"]);
+    }
+
+    #[test]
     fn an_end_that_comes_soon_is_an_end_like_others() {
         let now = Instant::now();
         let mut supervision = all_running(now);
-        assert_eq!(supervision.give_up(now, |its| its == pid(10)), []);
+        assert_eq!(
+            look_and_give_up(&mut supervision, now, |its| its == pid(10)),
+            []
+        );
         supervision.ended(pid(10), now).unwrap();
         supervision.started("storaged", pid(20), now);
         // The time of its predecessor is not counted as its own.
         let later = now + LINGERING;
-        assert_eq!(supervision.give_up(later, |its| its == pid(20)), []);
+        assert_eq!(
+            look_and_give_up(&mut supervision, later, |its| its == pid(20)),
+            []
+        );
         assert_eq!(supervision.gone(pid(10)), None);
     }
 
@@ -393,9 +436,9 @@ mod tests {
         let mut supervision = all_running(now);
         let mut last = 10;
         let mut give_up = |supervision: &mut Supervision| {
-            let mut given_up = supervision.give_up(now, |its| its == pid(last));
+            let mut given_up = look_and_give_up(supervision, now, |its| its == pid(last));
             now += LINGERING;
-            given_up.extend(supervision.give_up(now, |its| its == pid(last)));
+            given_up.extend(look_and_give_up(supervision, now, |its| its == pid(last)));
             if !given_up.is_empty() {
                 last += 100;
                 supervision.started("storaged", pid(last), now);
@@ -419,10 +462,19 @@ mod tests {
         for number in [11, 12, 13] {
             supervision.ended(pid(number), now);
         }
-        supervision.give_up(now, |_| true);
-        let given_up = supervision.give_up(now + LINGERING, |_| true);
+        look_and_give_up(&mut supervision, now, |_| true);
+        let given_up = look_and_give_up(&mut supervision, now + LINGERING, |_| true);
         assert_eq!(given_up, [("storaged", None)]);
         assert!(supervision.running().is_empty());
+    }
+
+    fn look_and_give_up(
+        supervision: &mut Supervision,
+        now: Instant,
+        is_at_its_end: impl Fn(Pid) -> bool,
+    ) -> Vec<Ended> {
+        supervision.look(now, is_at_its_end);
+        supervision.give_up(now)
     }
 
     fn all_running(now: Instant) -> Supervision {

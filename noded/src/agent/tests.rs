@@ -654,6 +654,45 @@ async fn a_list_that_does_not_come_holds_up_no_round() {
     .await;
 }
 
+/// As when it is killed while a thread of it waits for a disk in the kernel: no connection ends. What
+/// init does then, the test does.
+#[tokio::test]
+async fn what_a_daemon_that_lingers_was_asked_is_asked_of_its_successor_soon() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        let node = &bench.node;
+        node.change(|state| {
+            state.disk = true;
+            state.hung.insert(data(1));
+        });
+        let [_init, _lingering, _netd] = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1)], &[]);
+        let unanswered = |state: &State| {
+            let made = state.log.iter().filter(|c| c.starts_with("volume_ensure"));
+            // Each that is made counts twice.
+            calls(state, "volume_ensure") > 2 * made.count()
+        };
+        node.wait("a volume is asked for", unanswered).await;
+        node.change(|state| state.hung_list = true);
+        let lists = |state: &State| calls(state, "volumes");
+        let before = node.look(lists);
+        node.wait("a list is asked for", |state| lists(state) > before)
+            .await;
+
+        std::fs::remove_file(&node.sockets.storaged).unwrap();
+        {
+            let mut state = node.state.lock().unwrap();
+            state.hung.clear();
+            state.hung_list = false;
+        }
+        let _successor = node.with_new_storaged().start(Part::Storaged);
+        let runs = node.wait("the machine runs", |state| runs(state, 1));
+        let soon = Duration::from_secs(20);
+        timeout(soon, runs).await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start() {
     local(async {
@@ -953,11 +992,23 @@ async fn what_waits_for_a_fetch_is_not_checked_all_the_time() {
     .await;
 }
 
-/// A node with a thousand contracts and nothing to do.
-async fn idle(contracts: u64, blocks: u64) -> (BTreeMap<&'static str, usize>, Duration) {
+/// What is read again only where a revision has moved.
+const LISTS: [&str; 8] = [
+    "disks",
+    "pools",
+    "volumes",
+    "images",
+    "uplink",
+    "networks",
+    "interfaces",
+    "machines",
+];
+
+/// A node with so many contracts whose machines run.
+async fn at_work(contracts: u64) -> (Bench, [Running; 3]) {
     let bench = Bench::start(FakeNode::new());
     bench.node.change(|state| state.disk = true);
-    let _daemons = bench.all_daemons().await;
+    let daemons = bench.all_daemons().await;
     let published: Vec<_> = (1..=contracts)
         .map(|contract| always(&bench, contract))
         .collect();
@@ -968,6 +1019,12 @@ async fn idle(contracts: u64, blocks: u64) -> (BTreeMap<&'static str, usize>, Du
             (1..=contracts).all(|contract| runs(state, contract))
         })
         .await;
+    (bench, daemons)
+}
+
+/// Calls and processor time of a node with nothing to do, while blocks come that do not concern it.
+async fn idle(contracts: u64, blocks: u64) -> (BTreeMap<&'static str, usize>, Duration) {
+    let (bench, _daemons) = at_work(contracts).await;
     // Settled: a whole long poll of each daemon without a change.
     let polls = ["storaged.changes", "netd.changes", "init.changes"];
     let before = bench.node.look(|state| state.calls.clone());
@@ -994,6 +1051,36 @@ async fn idle(contracts: u64, blocks: u64) -> (BTreeMap<&'static str, usize>, Du
     (calls, used)
 }
 
+#[tokio::test]
+async fn a_node_with_nothing_to_do_asks_for_no_list() {
+    local(async {
+        let (bench, _daemons) = at_work(5).await;
+        let asked = || {
+            bench
+                .node
+                .look(|state| LISTS.map(|list| calls(state, list)))
+        };
+        let second = Duration::from_secs(1);
+        let mut settled = asked();
+        for quiet in 0.. {
+            assert!(quiet < 6, "it does not come to rest: {LISTS:?} {settled:?}");
+            tokio::time::sleep(second).await;
+            let before = std::mem::replace(&mut settled, asked());
+            if before == settled {
+                break;
+            }
+        }
+        for number in 1..=3 {
+            bench.next_block(number);
+            tokio::time::sleep(second / 2).await;
+        }
+        // Longer than any pause that blocks may begin anew.
+        tokio::time::sleep(5 * second).await;
+        assert_eq!(asked(), settled, "{LISTS:?}");
+    })
+    .await;
+}
+
 /// Of this thread, which is all of noded.
 fn cpu_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -1007,18 +1094,8 @@ async fn idle_costs_no_lists() {
     local(async {
         let (calls, used) = idle(1000, 10).await;
         println!("1,000 contracts, {LONGEST_WAIT:?}: calls {calls:?}, processor {used:?}");
-        let lists = [
-            "disks",
-            "pools",
-            "volumes",
-            "images",
-            "uplink",
-            "networks",
-            "interfaces",
-            "machines",
-        ];
         assert!(
-            lists.iter().all(|list| !calls.contains_key(list)),
+            LISTS.iter().all(|list| !calls.contains_key(list)),
             "{calls:?}"
         );
     })
