@@ -1,11 +1,24 @@
 //! [`Watch`]: whether a builder still gets on. One that a stranger's bytes have sent astray may sleep,
 //! stop reading or work for ever, and holds the one place where images are built.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use loam_deployment::Bytes;
 
 use super::{pace::Patience, stop::Stop};
+
+/// How often it is looked what is left of the disk.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a builder's disk has left.
+pub trait Room: fmt::Debug + Send + Sync {
+    /// Whether so little is free that others may not get what they are promised. Blocks.
+    fn is_short(&self) -> bool;
+}
 
 /// Why a builder is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +31,10 @@ pub enum Ended {
     TooLong(Duration),
     #[error("the builder made more than {0} of an image that cannot take so much, and was ended")]
     TooMuch(Bytes),
+    #[error(
+        "the builder took its disk up until others might not get what they are promised, and was ended"
+    )]
+    Short,
 }
 
 #[derive(Debug)]
@@ -28,6 +45,10 @@ pub struct Watch {
     idle: Duration,
     /// What it makes may take so much at most.
     space: Bytes,
+    /// A file says little about what it takes of a btrfs: of an extent, one block that is left of it keeps
+    /// the whole.
+    room: Option<Arc<dyn Room>>,
+    looked: Option<Instant>,
     seen: u64,
     seen_at: Instant,
 }
@@ -41,8 +62,18 @@ impl Watch {
             most: patience.pack,
             idle: patience.idle,
             space,
+            room: None,
+            looked: None,
             seen: 0,
             seen_at: now,
+        }
+    }
+
+    /// With an eye on the disk that the builder writes to.
+    pub fn on(self, room: Arc<dyn Room>) -> Self {
+        Self {
+            room: Some(room),
+            ..self
         }
     }
 
@@ -62,9 +93,20 @@ impl Watch {
             Err(Ended::TooLong(self.most))
         } else if now - self.seen_at > self.idle {
             Err(Ended::Idle(self.idle))
+        } else if self.is_short(now) {
+            Err(Ended::Short)
         } else {
             Ok(())
         }
+    }
+
+    fn is_short(&mut self, now: Instant) -> bool {
+        let Some(room) = &self.room else { return false };
+        if self.looked.is_some_and(|looked| now - looked < LOOK) {
+            return false;
+        }
+        self.looked = Some(now);
+        room.is_short()
     }
 }
 
