@@ -91,6 +91,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct Disk {
     header: HeaderInUse,
+    /// When it was taken into use, by its header.
+    used: u64,
     pulse: Pulse,
 }
 
@@ -165,6 +167,7 @@ impl Pool {
     /// With the disk that it is on, whose header is `header`; `owed` as in [`HeaderInUse::new`].
     pub fn on(self, device: PathBuf, header: Header, owed: Option<Use>) -> Self {
         let disk = Disk {
+            used: header.used,
             pulse: Pulse::new(device.clone(), header.filesystem_size),
             header: HeaderInUse::new(device, header, owed),
         };
@@ -176,6 +179,11 @@ impl Pool {
 
     pub fn uuid(&self) -> Uuid {
         self.uuid
+    }
+
+    /// When it was taken into use, by the header of its disk.
+    pub fn used(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |disk| disk.used)
     }
 
     pub fn media(&self) -> Media {
