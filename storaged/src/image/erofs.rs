@@ -38,8 +38,11 @@ pub enum PackError {
     Merged(#[from] MergedError),
     #[error(transparent)]
     Program(#[from] ProgramError),
-    #[error(transparent)]
+    #[error("the image's builder {0}")]
     Ended(#[from] Ended),
+    /// Which is no fault of the image's: it was built.
+    #[error("the copy of the image {0}")]
+    Uncopied(Ended),
     #[error("the image's builder cannot be given limits, and does not run without: {0}")]
     Unconfined(String),
     #[error("the image's file cannot be {what}: {source}")]

@@ -20,20 +20,18 @@ pub trait Room: fmt::Debug + Send + Sync {
     fn is_short(&self) -> bool;
 }
 
-/// Why a builder is ended.
+/// Why a builder is ended, or a copy of what it made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
-    #[error("it is no longer wanted")]
+    #[error("is no longer wanted")]
     Stopped,
-    #[error("the builder got no further for {0:?} and was ended")]
+    #[error("got no further for {0:?} and was ended")]
     Idle(Duration),
-    #[error("the builder was not done after {0:?} and was ended")]
+    #[error("was not done after {0:?} and was ended")]
     TooLong(Duration),
-    #[error("the builder made more than {0} of an image that cannot take so much, and was ended")]
+    #[error("made more than {0} of an image that cannot take so much, and was ended")]
     TooMuch(Bytes),
-    #[error(
-        "the builder took its disk up until others might not get what they are promised, and was ended"
-    )]
+    #[error("took its disk up until others might not get what they are promised, and was ended")]
     Short,
 }
 
@@ -75,6 +73,28 @@ impl Watch {
             room: Some(room),
             ..self
         }
+    }
+
+    /// For the copy of what the builder made. How long that takes is the disk's doing, and what it may take is
+    /// known: its end is in its bytes.
+    pub fn of_copy(&self) -> Self {
+        let now = Instant::now();
+        Self {
+            stop: self.stop.clone(),
+            began: now,
+            most: Duration::MAX,
+            idle: self.idle,
+            space: self.space,
+            room: None,
+            looked: None,
+            seen: 0,
+            seen_at: now,
+        }
+    }
+
+    /// What it makes may take so much at most.
+    pub fn space(&self) -> Bytes {
+        self.space
     }
 
     /// Whether it may go on. `progress` is another number whenever it got further, `made` the bytes that
@@ -137,5 +157,12 @@ mod tests {
         watch.check(1, 0).unwrap();
         watch.began -= short;
         assert_eq!(watch.check(2, 0), Err(Ended::TooLong(short)));
+        let mut copy = watch.of_copy();
+        copy.began -= 2 * short;
+        copy.check(1, 0).unwrap();
+        copy.seen_at -= short;
+        assert_eq!(copy.check(1, 0), Err(Ended::Idle(short)));
+        let much = Bytes::mib(1).get() + 1;
+        assert_eq!(copy.check(2, much), Err(Ended::TooMuch(Bytes::mib(1))));
     }
 }

@@ -163,8 +163,8 @@ fn an_image_holds_no_more_than_its_file_is_long() {
     let held = before - free(&root);
     assert!(held > 60 * MIB, "nothing is shared here: {held}");
 
-    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
-    copy(&file, &images.join("image"), &mut watch).unwrap();
+    let watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
+    copy(&file, &images.join("image"), &watch).unwrap();
     drop(file);
     std::fs::remove_file(packed).unwrap();
     let held = before - free(&root);
