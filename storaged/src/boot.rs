@@ -2,7 +2,7 @@
 //! set of pools is ours, and on which disk each pool runs. Kept under `/run`, which a reboot empties.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -20,13 +20,22 @@ pub struct Decided {
     pub begun: bool,
     /// The id of the disk that each pool runs on, also when the disk is gone.
     pub runs_on: BTreeMap<Uuid, String>,
-    /// Pools of this node that could not be used, on no disk so far.
+    /// Pools of this node that could not be used, on no disk so far or not on the one that was used last,
+    /// and when they had been used last by the header of that disk.
     #[serde(default)]
-    pub unopened: BTreeSet<Uuid>,
+    pub unopened: BTreeMap<Uuid, u64>,
     /// Of which disk the mount of each pool is, by the kernel's count of the disks: one that was pulled
     /// and put back is another, and what was mounted of it before is dead.
     #[serde(default)]
     pub mounted: BTreeMap<Uuid, u64>,
+}
+
+impl Decided {
+    /// A disk of this pool, which was used last at that time, cannot be used.
+    pub fn could_not_use(&mut self, pool: Uuid, used: u64) {
+        let noted = self.unopened.entry(pool).or_default();
+        *noted = used.max(*noted);
+    }
 }
 
 /// The kernel's name for this boot (random(4)).
@@ -101,12 +110,15 @@ mod tests {
             decided.begun = true;
             decided.runs_on.insert(pool, "WD-1".to_owned());
             decided.mounted.insert(pool, 7);
+            decided.could_not_use(pool, 9);
+            decided.could_not_use(pool, 8);
         });
         let again = Boot::open(&path);
         assert_eq!(again.decided().set, Some(set));
         assert!(again.decided().begun);
         assert_eq!(again.decided().runs_on[&pool], "WD-1");
         assert_eq!(again.decided().mounted[&pool], 7);
+        assert_eq!(again.decided().unopened[&pool], 9);
 
         fs::write(&path, b"{").unwrap();
         assert_eq!(*Boot::open(&path).decided(), Decided::default());

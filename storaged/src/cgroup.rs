@@ -54,6 +54,21 @@ impl Group {
         }
     }
 
+    /// Ends whatever is there, when nobody has come in yet: the builder of a storaged that was killed dies with
+    /// it, but not what that builder started.
+    pub fn clear(&self) {
+        let inside = self.lock();
+        if *inside == 0 && self.folder().exists() {
+            self.kill();
+        }
+    }
+
+    fn kill(&self) {
+        if let Err(error) = fs::write(self.folder().join("cgroup.kill"), "1") {
+            tracing::warn!(%error, "cannot end what an image's builder may have left");
+        }
+    }
+
     /// Limits a process that has just been started and waits for its input. After an error it must
     /// not have any.
     pub fn confine(&self, pid: u32, memory: u64) -> io::Result<Confined<'_>> {
@@ -101,10 +116,8 @@ impl Drop for Confined<'_> {
         // Held, so that the next one does not come in meanwhile.
         let mut inside = group.lock();
         *inside -= 1;
-        if *inside == 0
-            && let Err(error) = fs::write(group.folder().join("cgroup.kill"), "1")
-        {
-            tracing::warn!(%error, "cannot end what an image's builder may have left");
+        if *inside == 0 {
+            group.kill();
         }
     }
 }
@@ -166,7 +179,15 @@ mod tests {
         let kill = daemons.path().join(NAME).join("cgroup.kill");
         drop(one);
         assert!(!kill.exists());
+        group.clear();
+        assert!(!kill.exists());
         drop(two);
+        assert_eq!(fs::read_to_string(&kill).unwrap(), "1");
+        fs::remove_file(&kill).unwrap();
+        // What a predecessor's left, whose count nobody has any more.
+        Group::below(daemons.path()).clear();
         assert_eq!(fs::read_to_string(kill).unwrap(), "1");
+        // Where none has been, there is nothing to end.
+        Group::below(&daemons.path().join("absent")).clear();
     }
 }

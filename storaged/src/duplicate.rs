@@ -6,7 +6,8 @@
 //!
 //! 1. The disk on which the pool **runs, or ran since this node booted**. When that disk vanishes,
 //!    nobody steps in: the copy has another history, and machines would see their data jump. Of several
-//!    of its id, the one by which it is mounted: storaged was restarted, and machines go on using it.
+//!    of its id, the one by which it is mounted: storaged was restarted, and machines go on using it. That one
+//!    is it also if it calls itself otherwise now.
 //! 2. The one that was **in use last**, by its header, which notes when it was taken into use and then
 //!    each day of a proved clock. A copy shows the same moment as its original until one of them is used;
 //!    from then on, that one's history is the pool's. The winner of one start therefore wins the next,
@@ -48,9 +49,11 @@ pub enum Choice {
 /// node booted, `mounted` the kernel's count of the disk by which it is or was mounted last.
 pub fn choose(candidates: &[Candidate], runs_on: Option<&str>, mounted: Option<u64>) -> Choice {
     let allowed = |candidate: &Candidate| runs_on.is_none_or(|id| candidate.id == id);
-    // By two cables the file system is written to between the looks at both, and they differ.
+    // The kernel counts no two disks alike in one boot, whatever they are called: by two cables the file
+    // system is written to between the looks at both, and they differ; and one that was asked for its name in
+    // vain was called by its place when it was mounted. (0 is of one that is not counted.)
     let is_mounted = |candidate: &Candidate| {
-        runs_on.is_some() && allowed(candidate) && mounted == Some(candidate.seq)
+        runs_on.is_some() && candidate.seq != 0 && mounted == Some(candidate.seq)
     };
     let mut there = (0..candidates.len()).filter(|index| is_mounted(&candidates[*index]));
     if let (Some(index), None) = (there.next(), there.next()) {
@@ -225,16 +228,29 @@ mod tests {
             let ways = [way(3, 7), way(4, 8)];
             for (index, seq) in [(0, 3), (1, 4)] {
                 assert_eq!(choose(&ways, Some(id), Some(seq)), Choice::Use(index));
-                // Not from before it was found that no disk of it can be used, nor of another disk.
-                for runs_on in [None, Some("z")] {
-                    let choice = choose(&ways, runs_on, Some(seq));
-                    assert!(matches!(choice, Choice::None(_)), "{choice:?}");
-                }
+                // Not from before it was found that no disk of it can be used.
+                let choice = choose(&ways, None, Some(seq));
+                assert!(matches!(choice, Choice::None(_)), "{choice:?}");
             }
             // That one was pulled.
             let choice = choose(&ways, Some(id), Some(2));
             assert!(matches!(choice, Choice::None(_)), "{choice:?}");
         }
+    }
+
+    #[test]
+    fn what_is_mounted_is_used_again_after_a_restart_though_it_has_another_name() {
+        let named = |seq| {
+            [Candidate {
+                seq,
+                ..disk("virtio-S", 7, "path-x")
+            }]
+        };
+        let choose = |seq, mounted| choose(&named(seq), Some("path-x"), Some(mounted));
+        assert_eq!(choose(5, 5), Choice::Use(0));
+        assert!(matches!(choose(5, 4), Choice::None(_)));
+        // Of disks that the kernel does not count, none is known by that.
+        assert!(matches!(choose(0, 0), Choice::None(_)));
     }
 
     #[test]

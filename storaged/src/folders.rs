@@ -9,12 +9,10 @@ use std::{
 
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
-use crate::image::erofs::BUILDER_ID;
-
 /// Puts them right, as far as that can be done on a disk that is full or failing: the first error, when all
 /// has been tried. Nothing is written where all is right.
 pub fn make(root: &Path) -> io::Result<()> {
-    // The builder of images, which has no rights, must be able to walk to its own folder.
+    // The builder of images, which has no rights, must be able to walk to its own file.
     let mut first = set_mode(root, 0o711);
     for (folder, mode) in [
         ("volumes", 0o700),
@@ -23,17 +21,14 @@ pub fn make(root: &Path) -> io::Result<()> {
         ("images", 0o711),
         ("images/attempts", 0o700),
         ("images/fetch", 0o700),
-        ("images/build", 0o700),
+        ("images/build", 0o711),
         ("secrets", 0o700),
     ] {
         let path = root.join(folder);
         let made = DirBuilder::new().mode(mode).recursive(true).create(path);
         first = first.and(made);
     }
-    // Only root may give a folder away; in tests run by others nobody needs it.
-    if rustix::process::geteuid().is_root() {
-        first = first.and(give_away(&root.join("images/build"), BUILDER_ID));
-    }
+    first = first.and(keep(&root.join("images/build")));
     first.and(overwrite_in_place(&root.join("volumes")))
 }
 
@@ -44,12 +39,15 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-fn give_away(path: &Path, id: u32) -> io::Result<()> {
+/// The builder writes to the file that it is given there, and makes none: what it made beside it would be
+/// neither bounded nor counted. (In older pools the folder was its own.)
+fn keep(path: &Path) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
-    match (metadata.uid(), metadata.gid()) == (id, id) {
-        true => Ok(()),
-        false => chown(path, Some(id), Some(id)),
+    // In tests run by others than root the folder is theirs.
+    if rustix::process::geteuid().is_root() && (metadata.uid(), metadata.gid()) != (0, 0) {
+        chown(path, Some(0), Some(0))?;
     }
+    set_mode(path, 0o711)
 }
 
 /// Turns copy-on-write off for the files that will be made in `folder`.

@@ -267,8 +267,8 @@ impl Inventory {
                 (Verdict::Copy(what), _) => {
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), Doubt::Copy));
                 }
-                (Verdict::Twin { what, uuid, set }, _) => {
-                    let doubt = Doubt::Twin { uuid, set };
+                (Verdict::Twin { what, shown }, _) => {
+                    let doubt = Doubt::Twin(shown);
                     self.conclude(&disk, Stage::Left(DiskState::Foreign(what), doubt));
                 }
                 (Verdict::Open, Finding::Pool { header, .. }) => {

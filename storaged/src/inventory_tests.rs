@@ -211,6 +211,35 @@ fn a_disk_in_doubt_that_drops_off_the_bus_may_come_back() {
 }
 
 #[test]
+fn an_original_waits_for_its_later_copy_whose_link_is_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let original = show(&inventory, "z");
+    let header = Header {
+        used: 7,
+        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+    };
+    let later = Header { used: 9, ..header };
+    insert(&inventory, original.clone(), seen(header));
+    let failed = DiskState::Failed("cannot be mounted".to_owned());
+    let copy = Stage::Left(failed, known::doubt(&later));
+    insert(&inventory, sys("sdb", "copy"), copy);
+    inventory.decide();
+    let waits = || matches!(inventory.read()[&original.name].stage, Stage::Seen(..));
+    assert!(waits());
+    inventory.secret("seed").unwrap_err();
+    // It is gone, and does not come back.
+    let at = Duration::from_secs;
+    let mut search = Search::new(at(6));
+    let phase = inventory.pass(Phase::Settled, &mut search, at(500));
+    assert!(waits());
+    let phase = inventory.pass(phase, &mut search, at(509));
+    assert!(waits());
+    inventory.pass(phase, &mut search, at(510));
+    assert!(!waits());
+}
+
+#[test]
 fn what_could_not_be_stamped_is_owed() {
     let folder = tempfile::tempdir().unwrap();
     let inventory = inventory(folder.path());

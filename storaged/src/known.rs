@@ -1,7 +1,7 @@
 //! What is known of one disk, and what follows from it for the others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use crate::{
     disk::{SysDisk, Unfit},
     header::{self, Found, Header, State},
     machine::Machine,
-    original::{InDoubt, MayHold},
+    original::{InDoubt, MayHold, Shown},
     pool::{Health, Pool},
     probe::{self, Finding},
     takeover::{Seen, Surroundings, Waiting, What},
@@ -43,6 +43,8 @@ pub struct Known {
     pub found: Option<DiskState>,
     /// Since when it has not been read, though it was tried.
     unread_since: Option<Instant>,
+    /// What its header showed when it was read last, as long as it has not been read to the end since.
+    showed: Option<Shown>,
 }
 
 #[derive(Debug)]
@@ -64,13 +66,13 @@ pub enum Doubt {
     /// It could not be read to the end.
     Unread,
     /// It holds this pool, of this set, that cannot be used.
-    Pool { uuid: Uuid, set: Uuid },
+    Pool(Shown),
     /// It holds a pool of another Loam, which does not say whose it is.
     OtherFormat,
     /// It shows what another disk shows, and may be that disk under another name.
     Copy,
     /// It shows the pool that other disks of its id show, and the pool is used on none of them.
-    Twin { uuid: Uuid, set: Uuid },
+    Twin(Shown),
 }
 
 impl Stage {
@@ -91,6 +93,13 @@ impl Known {
         let now = Instant::now();
         let unread_before = before.and_then(|known| known.unread_since);
         Self {
+            showed: match &stage {
+                Stage::Left(_, Doubt::Pool(shown) | Doubt::Twin(shown)) => Some(*shown),
+                Stage::Looking | Stage::Left(_, Doubt::Unread) => {
+                    before.and_then(|known| known.showed)
+                }
+                _ => None,
+            },
             unread_since: match &stage {
                 Stage::Left(_, Doubt::Unread) => Some(unread_before.unwrap_or(now)),
                 Stage::Looking => unread_before,
@@ -126,7 +135,7 @@ impl Known {
     }
 
     pub fn is_copy(&self) -> bool {
-        matches!(self.stage, Stage::Left(_, Doubt::Copy | Doubt::Twin { .. }))
+        matches!(self.stage, Stage::Left(_, Doubt::Copy | Doubt::Twin(_)))
     }
 
     /// Whether something is under way that is still waited for.
@@ -137,12 +146,14 @@ impl Known {
 
     /// What it may hold that is not known of; nothing if that is known.
     fn may_hold(&self, now: Instant) -> Option<MayHold> {
+        // Also while it is tried again, and when nothing of it can be read any more.
+        if let Some(shown) = self.showed {
+            return Some(MayHold::Pool(shown));
+        }
         match self.stage {
             Stage::Looking if self.sys.can_be_no_pool() => None,
             Stage::Looking | Stage::Left(_, Doubt::OtherFormat) => Some(MayHold::Anything),
-            Stage::Left(_, Doubt::Pool { uuid, set } | Doubt::Twin { uuid, set }) => {
-                Some(MayHold::Pool { uuid, set })
-            }
+            Stage::Left(_, Doubt::Pool(shown) | Doubt::Twin(shown)) => Some(MayHold::Pool(shown)),
             Stage::Left(_, Doubt::Unread) => {
                 let is_given_up = |since| now.saturating_duration_since(since) >= GIVEN_UP;
                 match self.unread_since.is_some_and(is_given_up) {
@@ -240,14 +251,16 @@ pub fn survey(
 
 /// Why pools of this node may be missing among those that are in use, if so.
 pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant) -> Option<String> {
-    let pools: BTreeSet<Uuid> = disks
+    let pools: BTreeMap<Uuid, u64> = disks
         .values()
-        .filter_map(|known| known.pool().map(|pool| pool.uuid()))
+        .filter_map(|known| known.pool().map(|pool| (pool.uuid(), pool.used())))
         .collect();
     let is_in_doubt = |known: &&Known| match known.may_hold(now) {
-        // A copy of one that is in use is no loss.
-        Some(MayHold::Pool { uuid, set }) => {
-            !pools.contains(&uuid) && decided.set.is_none_or(|ours| ours == set)
+        // A copy of one that is in use is no loss, unless it was used after that was taken into use.
+        Some(MayHold::Pool(shown)) => {
+            let in_use = pools.get(&shown.uuid);
+            in_use.is_none_or(|used| shown.used > *used)
+                && decided.set.is_none_or(|ours| ours == shown.set)
         }
         Some(MayHold::Anything) => true,
         Some(MayHold::GivenUp) | None => false,
@@ -265,11 +278,12 @@ pub fn missing(disks: &BTreeMap<String, Known>, decided: &Decided, now: Instant)
     }
     // The disks of all that were in use since the node booted.
     let runs_on = &decided.runs_on;
-    let away = runs_on.iter().find(|(uuid, _)| !pools.contains(uuid));
+    let away = runs_on.iter().find(|(uuid, _)| !pools.contains_key(uuid));
     if let Some((uuid, disk)) = away {
         return Some(format!("pool {uuid} on disk {disk} is not in use"));
     }
-    let unopened = decided.unopened.iter().find(|uuid| !pools.contains(uuid));
+    let mut unopened = decided.unopened.keys();
+    let unopened = unopened.find(|uuid| !pools.contains_key(uuid));
     unopened.map(|uuid| format!("pool {uuid} could not be used"))
 }
 
@@ -317,10 +331,7 @@ pub fn judge(disk: &SysDisk) -> Stage {
 }
 
 pub fn doubt(header: &Header) -> Doubt {
-    Doubt::Pool {
-        uuid: header.uuid,
-        set: header.set,
-    }
+    Doubt::Pool(Shown::by(header))
 }
 
 fn name(header: &Header) -> String {

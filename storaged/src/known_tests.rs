@@ -117,7 +117,7 @@ fn what_is_in_doubt_is_told_by_what_was_read() {
     let Ok(Finding::Pool { header, .. }) = probe::glance(pool.as_file(), SIZE) else {
         panic!("no pool")
     };
-    let (uuid, set) = (header.uuid, header.set);
+    let shown = Shown::by(&header);
     let locked = judge(&disk(pool.path(), Some(Unfit::ReadOnly)));
     let silent = || judge(&disk(Path::new("/nowhere"), None));
     let now = Instant::now();
@@ -126,7 +126,7 @@ fn what_is_in_doubt_is_told_by_what_was_read() {
         (Stage::Looking, true, Some(MayHold::Anything)),
         (silent(), false, Some(MayHold::Anything)),
         (silent(), true, Some(MayHold::GivenUp)),
-        (locked, true, Some(MayHold::Pool { uuid, set })),
+        (locked, true, Some(MayHold::Pool(shown))),
         (foreign("ext4".to_owned()), false, None),
     ] {
         let at = if later { now + 2 * GIVEN_UP } else { now };
@@ -168,10 +168,11 @@ fn something_may_be_missing_until_all_of_this_nodes_disks_are_in_use() {
     assert_eq!(missing(&there(foreign("ext4".into())), &none, now), None);
     // And a pool of this node's that cannot be used, but no other's.
     let locked = |set| {
-        let doubt = Doubt::Pool {
+        let doubt = Doubt::Pool(Shown {
             uuid: Uuid::from_u128(7),
             set: Uuid::from_u128(set),
-        };
+            used: 7,
+        });
         there(Stage::Left(DiskState::Unfit("read-only".into()), doubt))
     };
     let none_yet = Decided {
@@ -180,18 +181,47 @@ fn something_may_be_missing_until_all_of_this_nodes_disks_are_in_use() {
     };
     assert!(missing(&locked(1), &none_yet, now).is_some());
     assert_eq!(missing(&locked(2), &none_yet, now), None);
-    // A copy of one that is in use has nothing that this one has not.
-    let doubt = Doubt::Pool {
+    // A copy of one that is in use has nothing that this one has not, if it was not used after it.
+    let header = Header {
         uuid: used.uuid(),
-        set: Uuid::from_u128(1),
+        used: 7,
+        ..Header::for_disk(SIZE, Uuid::from_u128(1), DiskTag::of("a"))
     };
-    let copy = Stage::Left(DiskState::Foreign("a copy".into()), doubt);
-    let mut both = there(Stage::InUse(used));
-    both.insert("sdb".to_owned(), Known::new(disk.clone(), copy, None));
-    assert_eq!(missing(&both, &ours, now), None);
+    drop(used);
+    let pool = crate::pool::testing::hasty_again(folder.path(), header.uuid);
+    let used = Arc::new(pool.on("/nowhere".into(), header, None));
+    for (at, is_missing) in [(6, false), (7, false), (8, true)] {
+        let doubt = Doubt::Pool(Shown {
+            used: at,
+            ..Shown::by(&header)
+        });
+        let copy = Stage::Left(DiskState::Foreign("a copy".into()), doubt);
+        let mut both = there(Stage::InUse(used.clone()));
+        both.insert("sdb".to_owned(), Known::new(disk.clone(), copy, None));
+        assert_eq!(missing(&both, &ours, now).is_some(), is_missing, "{at}");
+    }
     let dead = there(unread("cannot be read".into()));
     assert!(missing(&dead, &none, now).is_some());
     assert_eq!(missing(&dead, &none, Instant::now() + GIVEN_UP), None);
+}
+
+#[test]
+fn what_a_header_showed_once_is_known_until_the_disk_is_read_or_pulled() {
+    let pool = pool();
+    let locked = disk(pool.path(), Some(Unfit::ReadOnly));
+    let first = Known::new(locked.clone(), judge(&locked), None);
+    let now = Instant::now();
+    let shown = first.may_hold(now);
+    assert!(matches!(shown, Some(MayHold::Pool(_))), "{shown:?}");
+    let looking = Known::new(locked.clone(), Stage::Looking, Some(&first));
+    assert_eq!(looking.may_hold(now), shown);
+    // From then on it answers with errors alone.
+    let dead = Known::new(locked.clone(), unread("dead".to_owned()), Some(&looking));
+    assert_eq!(dead.may_hold(now + 2 * GIVEN_UP), shown);
+    let again = Known::new(locked.clone(), Stage::Looking, Some(&dead));
+    assert_eq!(again.may_hold(now), shown);
+    let read = Known::new(locked, foreign("ext4".to_owned()), Some(&again));
+    assert_eq!(read.may_hold(now), None);
 }
 
 #[test]

@@ -10,6 +10,8 @@ const IMAGE_SHARE_MOST: u64 = 32 << 30;
 
 #[derive(Debug)]
 pub struct Ledger {
+    /// What is promised to nobody: btrfs itself takes of it.
+    reserve: u64,
     /// What may be promised in all.
     usable: u64,
     /// What volumes may never take from images.
@@ -29,8 +31,10 @@ impl Ledger {
     /// `total` is the size of the file system.
     pub fn new(total: Bytes) -> Self {
         let total = total.get();
+        let reserve = overhead(total);
         Self {
-            usable: total - overhead(total),
+            reserve,
+            usable: total - reserve,
             image_share: (total / 5).min(IMAGE_SHARE_MOST),
             volumes: 0,
             images: 0,
@@ -70,6 +74,10 @@ impl Ledger {
 
     pub fn release_image(&mut self, size: Bytes) {
         self.images = self.images.saturating_sub(size.get());
+    }
+
+    pub fn reserve(&self) -> Bytes {
+        Bytes(self.reserve)
     }
 
     pub fn promised_to_volumes(&self) -> Bytes {
@@ -125,6 +133,10 @@ mod tests {
     fn the_file_system_keeps_some_and_images_a_share_with_an_end() {
         let free = |total| {
             let ledger = Ledger::new(total);
+            assert_eq!(
+                ledger.reserve().get() + ledger.free_for_images().get(),
+                total.get()
+            );
             (ledger.free_for_images(), ledger.free_for_volumes())
         };
         let hundredth = |total: Bytes| Bytes(total.get() / 100);

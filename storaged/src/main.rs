@@ -30,6 +30,8 @@ fn main() -> anyhow::Result<()> {
             "nothing tells this machine from others of its kind; disks of two nodes in it are told apart by which was used last"
         );
     }
+    // Before any pool is swept, so that nobody holds what is removed there.
+    let packer = Arc::new(MkfsErofs::after_another());
     let inventory = Arc::new(Inventory::new(Places::default(), machine, Changes::new()));
     let watched = inventory.clone();
     thread::Builder::new()
@@ -48,7 +50,7 @@ fn main() -> anyhow::Result<()> {
     let seen = inventory.clone();
     let images = Images::new(
         Arc::new(move || seen.pools()),
-        Arc::new(MkfsErofs::default()),
+        packer,
         outside,
         inventory.changes().clone(),
     );

@@ -17,11 +17,17 @@
 //! | one holds a pool of another Loam's format | until it is pulled |
 //! | one cannot be used, and its own header shows another pool | not for that one |
 //! | the disk that the header names was read, and holds this pool | not at all: [`crate::duplicate`] has chosen |
+//! | one cannot be used, and its own header shows this pool, used later | until it is used or pulled |
+//! | that one is gone | ten seconds, in which the kernel may be resetting its link |
 //! | all others were read, or there is none | not at all: the farmer replaced the disk by this one |
 //!
+//! What was used later is waited for by every disk of a pool that has not run since the node booted, also by
+//! the one that its header names: an original that was left in when a copy took over names itself for ever.
+//! To have the older one used, the farmer takes the later one out.
+//!
 //! Two things nobody can tell. An original that shows itself only when the search is over comes too late;
-//! it is left alone then, and named. And once a copy has taken over, its original names itself in its
-//! header for ever: if the farmer leaves it in, and the copy is late at a later start, it is used.
+//! it is left alone then, and named. And such an original is used at a later start if the copy is late then,
+//! or nothing of it can be read.
 
 use std::fmt;
 
@@ -43,10 +49,31 @@ pub enum MayHold {
     /// Nothing has been read of it for so long that nobody else waits for it.
     GivenUp,
     /// Its header was read.
-    Pool {
-        uuid: Uuid,
-        set: Uuid,
-    },
+    Pool(Shown),
+}
+
+/// What the header of a disk says that is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub uuid: Uuid,
+    pub set: Uuid,
+    /// When it was used last, as in [`Header::used`].
+    pub used: u64,
+}
+
+impl Shown {
+    pub fn by(header: &Header) -> Self {
+        Self {
+            uuid: header.uuid,
+            set: header.set,
+            used: header.used,
+        }
+    }
+
+    /// Whether it is this pool, used after that.
+    fn is_later(&self, pool: &Header) -> bool {
+        self.uuid == pool.uuid && self.used > pool.used
+    }
 }
 
 /// What a pool waits for.
@@ -56,19 +83,47 @@ pub enum Awaited {
     Late,
     /// The disk of this id.
     Disk(String),
+    /// The disk of this id, which was used later, at this time.
+    Later { id: String, used: u64 },
+    /// A disk that was used later, and is not there.
+    Gone,
 }
 
-/// What a pool whose header names another disk than it is on waits for, if for anything. `searching`
-/// says whether disks may yet come that were there when the node started.
-pub fn awaited(pool: &Header, searching: bool, in_doubt: &[InDoubt]) -> Option<Awaited> {
+/// What a pool that has not run since the node booted may wait for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others<'a> {
+    /// Whether disks may yet come that were there when the node started, or went a moment ago.
+    pub searching: bool,
+    pub in_doubt: &'a [InDoubt],
+    /// When the pool was used last on a disk on which it could not be used in this boot.
+    pub unopened: Option<u64>,
+}
+
+/// What it waits for, if for anything. `may_be_copy` says that its header names another disk than it is on,
+/// and that nothing was heard of that one.
+pub fn awaited(pool: &Header, may_be_copy: bool, others: &Others<'_>) -> Option<Awaited> {
+    for disk in others.in_doubt {
+        if let MayHold::Pool(shown) = disk.may_hold
+            && shown.is_later(pool)
+        {
+            return Some(Awaited::Later {
+                id: disk.id.clone(),
+                used: shown.used,
+            });
+        }
+    }
+    if others.searching && others.unopened.is_some_and(|used| used > pool.used) {
+        return Some(Awaited::Gone);
+    }
     let may_be_it = |disk: &&InDoubt| match disk.may_hold {
         MayHold::Anything => true,
         MayHold::GivenUp => DiskTag::of(&disk.id) == pool.disk,
-        MayHold::Pool { uuid, .. } => uuid == pool.uuid,
+        MayHold::Pool(shown) => shown.uuid == pool.uuid,
     };
-    match in_doubt.iter().find(may_be_it) {
+    match others.in_doubt.iter().find(may_be_it) {
+        _ if !may_be_copy => None,
         Some(disk) => Some(Awaited::Disk(disk.id.clone())),
-        None => searching.then_some(Awaited::Late),
+        None => others.searching.then_some(Awaited::Late),
     }
 }
 
@@ -80,6 +135,16 @@ impl fmt::Display for Awaited {
             Self::Disk(id) => write!(
                 f,
                 "{WHY} disk {id}, which does not say what it holds; to use this one, take that one out"
+            ),
+            Self::Later { id, .. } => write!(
+                f,
+                "was used later on disk {id}, which cannot be used now, and what is here is older; to go on \
+                 with this one all the same, take that one out"
+            ),
+            Self::Gone => write!(
+                f,
+                "was used later on another disk, which went, and what is here is older; waits a while for \
+                 that one to come back"
             ),
         }
     }
@@ -98,9 +163,11 @@ mod tests {
 
     /// Every state that one other disk can be in, and whether the pool waits for it.
     fn states(pool: &Header) -> Vec<(Option<InDoubt>, bool)> {
-        let show = |uuid| MayHold::Pool {
-            uuid,
-            set: pool.set,
+        let show = |uuid| {
+            MayHold::Pool(Shown {
+                uuid,
+                ..Shown::by(pool)
+            })
         };
         let states = [
             // The disk that the header names, and any other.
@@ -134,10 +201,65 @@ mod tests {
                     .find(|(_, waits)| *waits)
                     .and_then(|(disk, _)| disk.clone());
                 let disk = waits_for.map(|disk| Awaited::Disk(disk.id));
-                assert_eq!(awaited(&pool, false, &in_doubt), disk, "{in_doubt:?}");
+                let waits = |may_be_copy, searching| {
+                    let others = Others {
+                        searching,
+                        in_doubt: &in_doubt,
+                        // A copy with holes, which was never taken into use.
+                        unopened: Some(pool.used),
+                    };
+                    awaited(&pool, may_be_copy, &others)
+                };
+                assert_eq!(waits(true, false), disk, "{in_doubt:?}");
                 let late = disk.or(Some(Awaited::Late));
-                assert_eq!(awaited(&pool, true, &in_doubt), late, "{in_doubt:?}");
+                assert_eq!(waits(true, true), late, "{in_doubt:?}");
+                for searching in [false, true] {
+                    assert_eq!(waits(false, searching), None, "{in_doubt:?}");
+                }
             }
+        }
+    }
+
+    #[test]
+    fn every_disk_of_a_pool_waits_for_one_that_shows_it_and_was_used_later() {
+        let pool = Header { used: 7, ..pool() };
+        let later = |uuid, used| InDoubt {
+            id: OTHER.to_owned(),
+            may_hold: MayHold::Pool(Shown {
+                uuid,
+                used,
+                ..Shown::by(&pool)
+            }),
+        };
+        for may_be_copy in [false, true] {
+            let waits = |others: Others<'_>| awaited(&pool, may_be_copy, &others);
+            let it = Some(Awaited::Later {
+                id: OTHER.to_owned(),
+                used: 8,
+            });
+            for searching in [false, true] {
+                let in_doubt = [
+                    later(Uuid::from_u128(99), 9),
+                    later(pool.uuid, 7),
+                    later(pool.uuid, 8),
+                ];
+                let others = Others {
+                    searching,
+                    in_doubt: &in_doubt,
+                    unopened: Some(8),
+                };
+                assert_eq!(waits(others), it);
+            }
+            // It is gone: for good once it has not come back.
+            let gone = |searching, used| Others {
+                searching,
+                in_doubt: &[],
+                unopened: Some(used),
+            };
+            assert_eq!(waits(gone(true, 8)), Some(Awaited::Gone));
+            let late = may_be_copy.then_some(Awaited::Late);
+            assert_eq!(waits(gone(true, 7)), late);
+            assert_eq!(waits(gone(false, 8)), None);
         }
     }
 
@@ -146,5 +268,12 @@ mod tests {
         let why = Awaited::Disk(NAMED.to_owned()).to_string();
         assert!(why.contains("disk named") && why.contains("take that one out"));
         assert!(Awaited::Late.to_string().contains("come late"));
+        let later = Awaited::Later {
+            id: NAMED.to_owned(),
+            used: 8,
+        };
+        let why = later.to_string();
+        assert!(why.contains("later on disk named") && why.contains("take that one out"));
+        assert!(Awaited::Gone.to_string().contains("come back"));
     }
 }

@@ -9,7 +9,7 @@
 //! | `images/<digest>.erofs` | an image's read-only root |
 //! | `images/<digest>.json` | what the image says about how to run it; as for volumes |
 //! | `images/attempts/<name>.json`, `images/fetch/<name>/` | an image that is not here yet ([`Staging`]) |
-//! | `images/build/` | where `mkfs.erofs` works, without rights |
+//! | `images/build/` | files that `mkfs.erofs` works on, without rights to make any |
 //! | `secrets/<name>` | the node's own small secrets, the same on every pool |
 //!
 //! Whose pool it is stands outside the file system (see [`crate::header`]).
@@ -41,7 +41,7 @@ use crate::{
     given_up::GivenUp,
     header::{Header, Use},
     header_in_use::HeaderInUse,
-    image::found::Found,
+    image::{found::Found, watch::Room},
     ledger::Ledger,
     pulse::{Beat, Pulse},
     sweep, time,
@@ -55,6 +55,10 @@ const FORMAT: u32 = 1;
 /// After so many times the patience without an answer (30 s) a disk is said to hang. Longer than what
 /// a slow disk needs to make the largest file system in a volume.
 const PATIENCES: u32 = 6;
+
+/// One part of so many of the ledger's reserve must be free while an image is built: as much as a fast disk
+/// writes between two looks. Of a small disk's, btrfs takes three quarters when it is made.
+const RESERVE_PARTS: u64 = 8;
 
 #[derive(Serialize, Deserialize)]
 struct Mark {
@@ -87,6 +91,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct Disk {
     header: HeaderInUse,
+    /// When it was taken into use, by its header.
+    used: u64,
     pulse: Pulse,
 }
 
@@ -161,6 +167,7 @@ impl Pool {
     /// With the disk that it is on, whose header is `header`; `owed` as in [`HeaderInUse::new`].
     pub fn on(self, device: PathBuf, header: Header, owed: Option<Use>) -> Self {
         let disk = Disk {
+            used: header.used,
             pulse: Pulse::new(device.clone(), header.filesystem_size),
             header: HeaderInUse::new(device, header, owed),
         };
@@ -172,6 +179,11 @@ impl Pool {
 
     pub fn uuid(&self) -> Uuid {
         self.uuid
+    }
+
+    /// When it was taken into use, by the header of its disk.
+    pub fn used(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |disk| disk.used)
     }
 
     pub fn media(&self) -> Media {
@@ -344,8 +356,26 @@ impl Pool {
         }
     }
 
+    /// What is free beside what volumes are promised and have not taken, and a part of the ledger's reserve:
+    /// what an image may take while it is built, whatever the ledger says. Blocks.
+    pub fn spare(&self) -> io::Result<Bytes> {
+        let free = look(&self.root)?.free;
+        // After that: what is written in between makes the result larger and never less.
+        self.volumes.measure();
+        let reserve = self.with_ledger(|ledger| ledger.reserve());
+        let kept = self.volumes.unused().get() + reserve.get() / RESERVE_PARTS;
+        Ok(Bytes(free.get().saturating_sub(kept)))
+    }
+
     fn space(&self) -> Space {
         *self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Room for Pool {
+    fn is_short(&self) -> bool {
+        // A disk that cannot be asked is no fault of a builder's.
+        self.spare().is_ok_and(|spare| spare == Bytes(0))
     }
 }
 

@@ -22,8 +22,13 @@ const MOST: usize = 10_000;
 
 /// Removes what is unfinished in `folder`.
 pub fn unfinished(folder: &Path) {
+    all_of(folder, UNFINISHED);
+}
+
+/// Removes what is in `folder` and whose name begins with `prefix`.
+pub fn all_of(folder: &Path, prefix: &str) {
     sweep(folder, |name| {
-        name.to_bytes().starts_with(UNFINISHED.as_bytes())
+        name.to_bytes().starts_with(prefix.as_bytes())
     });
 }
 
@@ -171,6 +176,8 @@ mod tests {
         super::unfinished(root.path());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
         assert!(!unfinished.exists());
+        all_of(root.path(), "b");
+        assert!(root.path().join("a").exists() && !root.path().join("b").exists());
     }
 
     #[test]

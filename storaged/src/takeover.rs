@@ -15,7 +15,7 @@ use crate::{
     duplicate::{self, Candidate, Choice},
     header::{DiskTag, Header},
     machine::Machine,
-    original::{self, Awaited, InDoubt, MayHold},
+    original::{self, Awaited, InDoubt, MayHold, Others, Shown},
     set,
 };
 
@@ -59,7 +59,7 @@ pub enum Verdict {
     /// when a disk goes.
     Copy(String),
     /// The same, of a pool of which it is not known which disk to use: it may be this node's only one.
-    Twin { what: String, uuid: Uuid, set: Uuid },
+    Twin { what: String, shown: Shown },
     /// Nothing yet.
     Wait(Waiting),
 }
@@ -71,7 +71,7 @@ pub enum Waiting {
     Unknown,
     /// The pools of this node.
     Opening,
-    /// What may be the original of this pool.
+    /// What may be the original of this pool, or was used after it.
     Original(Awaited),
 }
 
@@ -117,6 +117,8 @@ struct Winner {
     disk: Candidate,
     /// Whether the disk that its header names may be another, of which nothing was heard.
     may_be_copy: bool,
+    /// Whether the pool runs, or ran since the node booted.
+    is_bound: bool,
 }
 
 /// By the kernel's names. Each set and each pool that is taken into use is written into `decided`.
@@ -139,13 +141,25 @@ pub fn decide(
     }
     let mut ids = around.ids_in_use.clone();
     ids.extend(winners.iter().map(|winner| winner.disk.id.clone()));
-    for Winner { disk, may_be_copy } in winners {
-        let awaited = || original::awaited(&disk.header, around.searching, &around.in_doubt);
+    for winner in winners {
+        let Winner {
+            disk, may_be_copy, ..
+        } = winner;
+        let others = Others {
+            searching: around.searching,
+            in_doubt: &around.in_doubt,
+            unopened: decided.unopened.get(&disk.header.uuid).copied(),
+        };
+        let awaited = || original::awaited(&disk.header, may_be_copy, &others);
         let verdict = if decided.set.is_none() {
             Verdict::Wait(Waiting::Unknown)
         } else if decided.set != Some(disk.header.set) {
             Verdict::Leave(set::describe(&disk.header))
-        } else if let Some(awaited) = may_be_copy.then(awaited).flatten() {
+        } else if let Some(awaited) = (!winner.is_bound).then(awaited).flatten() {
+            // For when that disk goes, and may come back.
+            if let Awaited::Later { used, .. } = awaited {
+                decided.could_not_use(disk.header.uuid, used);
+            }
             let waits = Verdict::Wait(Waiting::Original(awaited));
             // Which of several copies is the one to use is not known either before.
             let alike = seen.iter().filter(|seen| seen.holds(disk.header.uuid));
@@ -212,11 +226,15 @@ fn choose_among_copies(
                 Choice::Use(index) => {
                     let named = candidates[index].header.disk;
                     let is_named = |disk: &Candidate| DiskTag::of(&disk.id) == named;
-                    let may_be_copy = runs_on.is_none() && !candidates.iter().any(is_named);
+                    let may_be_copy = !candidates.iter().any(is_named);
                     let disk = candidates.swap_remove(index);
                     let reason = format!("is on disk {}", disk.id);
                     used = Some(disk.id.clone());
-                    winners.push(Winner { disk, may_be_copy });
+                    winners.push(Winner {
+                        disk,
+                        may_be_copy,
+                        is_bound: runs_on.is_some(),
+                    });
                     reason
                 }
                 Choice::None(why) => why,
@@ -227,8 +245,7 @@ fn choose_among_copies(
             let verdict = match used {
                 None if !in_use.contains(&uuid) => Verdict::Twin {
                     what,
-                    uuid,
-                    set: left.header.set,
+                    shown: Shown::by(&left.header),
                 },
                 _ => Verdict::Copy(what),
             };

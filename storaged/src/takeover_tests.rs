@@ -370,3 +370,94 @@ fn after_a_restart_the_way_that_is_mounted_is_opened() {
     assert_eq!(verdicts["sda"], Verdict::Open);
     assert!(matches!(verdicts["sdb"], Verdict::Copy(_)), "{verdicts:?}");
 }
+
+fn used(at: u64, disk: Seen) -> Seen {
+    let What::Pool { header, generation } = disk.what else {
+        panic!("no pool")
+    };
+    let header = Header { used: at, ..header };
+    Seen {
+        what: What::Pool { header, generation },
+        ..disk
+    }
+}
+
+fn shows(of: &Seen, used: u64) -> MayHold {
+    let What::Pool { header, .. } = of.what else {
+        panic!("no pool")
+    };
+    MayHold::Pool(Shown {
+        used,
+        ..Shown::by(&header)
+    })
+}
+
+#[test]
+fn an_original_that_was_left_in_is_not_used_while_its_later_copy_is_in_doubt() {
+    let original = used(7, pool("z", 10, 1));
+    let disks = [original.clone(), blank("b")];
+    let later = in_doubt("copy", shows(&original, 9));
+    let mut decided = Decided::default();
+    let verdicts = decide(&disks, &mut decided, &later);
+    let Verdict::Wait(waiting @ Waiting::Original(Awaited::Later { .. })) = &verdicts["z"] else {
+        panic!("{verdicts:?}")
+    };
+    assert!(waiting.to_string().contains("disk copy"), "{waiting}");
+    assert_eq!(verdicts["b"], Verdict::Wait(Waiting::Opening));
+    assert!(decided.runs_on.is_empty());
+    // It comes back after all.
+    let copy = used(9, copy("copy", &original));
+    let verdicts = decide(&[original.clone(), copy], &mut decided.clone(), &here());
+    assert_eq!(verdicts["copy"], Verdict::Open);
+    assert!(left(&verdicts["z"], "was on before"), "{verdicts:?}");
+    // Its link is reset.
+    let away = Surroundings {
+        searching: true,
+        ..here()
+    };
+    let verdicts = decide(&disks, &mut decided, &away);
+    assert_eq!(
+        verdicts["z"],
+        Verdict::Wait(Waiting::Original(Awaited::Gone))
+    );
+    // The farmer takes it out.
+    let verdicts = decide(&disks, &mut decided, &here());
+    assert_eq!(verdicts["z"], Verdict::Open);
+    // While the node runs, the one that it runs on is used, whatever shows itself.
+    let verdicts = decide(&disks[..1], &mut decided, &later);
+    assert_eq!(verdicts["z"], Verdict::Open);
+}
+
+#[test]
+fn a_copy_that_was_not_used_later_holds_its_original_not_up() {
+    let original = used(7, pool("z", 10, 1));
+    for at in [6, 7] {
+        let around = Surroundings {
+            searching: true,
+            ..in_doubt("copy", shows(&original, at))
+        };
+        let mut decided = Decided::default();
+        decided.could_not_use(Uuid::from_u128(10), at);
+        let disks = std::slice::from_ref(&original);
+        let verdicts = decide(disks, &mut decided, &around);
+        assert_eq!(verdicts["z"], Verdict::Open);
+    }
+}
+
+#[test]
+fn an_original_waits_a_while_for_the_later_copy_that_could_not_be_used_and_went() {
+    let disks = [used(7, pool("z", 10, 1))];
+    let mut decided = Decided::default();
+    decided.could_not_use(Uuid::from_u128(10), 9);
+    let away = Surroundings {
+        searching: true,
+        ..here()
+    };
+    let verdicts = decide(&disks, &mut decided, &away);
+    assert_eq!(
+        verdicts["z"],
+        Verdict::Wait(Waiting::Original(Awaited::Gone))
+    );
+    let verdicts = decide(&disks, &mut decided, &here());
+    assert_eq!(verdicts["z"], Verdict::Open);
+}

@@ -181,6 +181,21 @@ impl Volumes {
         Bytes(sum.fold(0, u64::saturating_add))
     }
 
+    /// How much of that they did not take when they were measured last. Of one whose record cannot be read
+    /// that is not known: nothing.
+    pub fn unused(&self) -> Bytes {
+        let found = self.found();
+        let left = |known: &Known| {
+            known
+                .record
+                .spec
+                .size
+                .get()
+                .saturating_sub(known.used.get())
+        };
+        Bytes(found.known.values().map(left).fold(0, u64::saturating_add))
+    }
+
     pub fn list(&self) -> Vec<Volume> {
         self.found()
             .known

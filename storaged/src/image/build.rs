@@ -26,7 +26,7 @@ use super::{
     tree::{LayerIndex, Tree},
     watch::Watch,
 };
-use crate::durable;
+use crate::{ledger::Full, sweep};
 
 /// What a name takes in the file system at most: its inode, its place in its folder, and what its
 /// data lacks to whole blocks.
@@ -61,9 +61,17 @@ impl Build {
         let pool = self.staging.pool();
         let space = size.saturating_mul(2);
         let _building = SpaceClaim::new(pool, space)?;
+        // What would end the builder on its way is no fault of its own then.
+        let free = pool.spare().map_err(io("look at the disk's space"))?;
+        let wanted = Bytes(space);
+        if wanted > free {
+            return Err(Full { wanted, free }.into());
+        }
 
         let hex = Digest::of_manifest(&self.image).hex();
-        let unfinished = pool.images().join(format!("build/{hex}-{}", self.number));
+        let name = format!("{hex}-{}.", self.number);
+        let folder = pool.images().join("build");
+        let unfinished = folder.join(format!("{name}erofs"));
         let most = Bytes(space.saturating_add(OVERHEAD));
         let packed = self.pack(&merged, manifest, &unfinished, most);
         let packed = packed.and_then(|()| {
@@ -73,11 +81,8 @@ impl Build {
             Kept::create(pool, &self.image, &unfinished, config.run)
                 .map_err(io("keep the finished image"))
         });
-        if packed.is_err()
-            && let Err(error) = durable::remove(&unfinished)
-        {
-            tracing::warn!(image = %self.image, %error, "could not remove an unfinished image");
-        }
+        // Its builder has ended. What cannot be removed is tried again when the pool comes next.
+        sweep::all_of(&folder, &name);
         packed
     }
 
@@ -129,7 +134,8 @@ impl Build {
         let mut stream = |out: &mut dyn Write| -> Result<(), MergedError> {
             merged.write(&mut BufWriter::new(out), open)
         };
-        let mut watch = Watch::new(&self.stop, &self.patience, most);
+        let room = self.staging.pool().clone();
+        let mut watch = Watch::new(&self.stop, &self.patience, most).on(room);
         self.packer
             .pack(target, &mut stream, &mut watch)
             .map_err(|error| self.unless_stopped(error.into()))

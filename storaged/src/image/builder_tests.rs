@@ -1,7 +1,14 @@
 //! Builders that strangers' bytes have sent astray: none holds the place where images are built.
 
 use super::*;
-use crate::{image::feed::feed, program};
+use crate::{
+    image::{
+        failure::FetchError,
+        feed::feed,
+        watch::{Ended, Room},
+    },
+    program,
+};
 
 /// Runs a script for the first image, and builds all others.
 #[derive(Debug)]
@@ -57,6 +64,8 @@ fn fails_alone(script: &'static str, patience: Patience) -> Record {
         };
         tokio::time::timeout(Duration::from_secs(20), built).await?;
         node.delete(&other).await;
+        let build = fs::read_dir(node.pool.images().join("build")).unwrap();
+        assert_eq!(build.count(), 0);
         let Some(Attempt::Failed(failure)) = node.images.lock().attempts.remove(&image) else {
             panic!("it did not fail");
         };
@@ -128,6 +137,48 @@ fn a_builder_that_writes_more_than_its_image_can_take_is_ended() {
     let why = record.why.unwrap();
     assert!(why.contains("cannot take so much"), "{why}");
     assert_eq!(record.deaths, 1);
+}
+
+/// As by a flaw in how its folder is closed to it.
+#[test]
+fn what_a_builder_left_beside_its_file_goes_with_it() {
+    let script =
+        "echo x >\"$0.beside\"; mkdir -p \"${0}folder/a\"; echo x >\"${0}folder/a/b\"; exit 3";
+    let record = fails_alone(script, Patience::USUAL);
+    assert!(record.why.unwrap().contains("exit status: 3"));
+}
+
+/// A disk that is full in a while.
+#[derive(Debug)]
+struct Filling(AtomicU32);
+
+impl Room for Filling {
+    fn is_short(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) > 1
+    }
+}
+
+#[test]
+fn a_builder_whose_disk_gets_short_is_ended_whether_it_reads_or_not() {
+    for script in [
+        "cat >/dev/null; exec sleep 1000",
+        "exec sleep 1000",
+        "while dd bs=1000 count=1 of=/dev/null 2>/dev/null; do sleep 0.05; done",
+    ] {
+        let mut builder = program::command("sh", None).unwrap();
+        builder.args(["-c", script]);
+        let output = tempfile::tempfile().unwrap();
+        let data = noise(300_000);
+        let mut stream = |out: &mut dyn Write| {
+            out.write_all(&data)
+                .map_err(crate::image::merged::MergedError::Write)
+        };
+        let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1))
+            .on(Arc::new(Filling(AtomicU32::new(0))));
+        let error = feed(builder, &output, &mut stream, &mut watch, |_| Ok(())).unwrap_err();
+        assert!(matches!(error, PackError::Ended(Ended::Short)), "{error:?}");
+        assert!(FetchError::from(error).is_death());
+    }
 }
 
 #[test]

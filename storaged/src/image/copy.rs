@@ -12,14 +12,26 @@ use std::{
     path::Path,
 };
 
-use super::{erofs::PackError, watch::Watch};
+use loam_deployment::Bytes;
+
+use super::{
+    erofs::PackError,
+    watch::{Ended, Watch},
+};
 
 const PIECE: usize = 1 << 20;
 
 /// Makes `target` of what `from` holds, with space of its own. Durable when it returns.
 ///
-/// By reading and writing: `io::copy` would share blocks again.
-pub fn copy(from: &File, target: &Path, watch: &mut Watch) -> Result<(), PackError> {
+/// By reading and writing: `io::copy` would share blocks again. `builder` is the watch of who made `from`:
+/// the copy has as much space, and time of its own.
+pub fn copy(from: &File, target: &Path, builder: &Watch) -> Result<(), PackError> {
+    let most = builder.space();
+    // A builder that went astray may leave a file that is long and has nothing in it.
+    if Bytes(from.metadata().map_err(io("looked at"))?.len()) > most {
+        return Err(Ended::TooMuch(most).into());
+    }
+    let mut watch = builder.of_copy();
     let mut copy = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -29,8 +41,7 @@ pub fn copy(from: &File, target: &Path, watch: &mut Watch) -> Result<(), PackErr
     let mut piece = vec![0; PIECE];
     let mut done = 0;
     loop {
-        // A builder that went astray may leave a file that is long and has nothing in it.
-        watch.check(done, done)?;
+        watch.check(done, done).map_err(PackError::Uncopied)?;
         let len = match from.read_at(&mut piece, done) {
             Ok(0) => break,
             Ok(len) => len,
@@ -49,16 +60,10 @@ fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
-
-    use loam_deployment::Bytes;
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
     use super::*;
-    use crate::image::{
-        pace::Patience,
-        stop::Stop,
-        watch::{Ended, Watch},
-    };
+    use crate::image::{failure::FetchError, pace::Patience, stop::Stop};
 
     #[test]
     fn a_copy_is_whole_and_nobody_s_to_change() {
@@ -66,41 +71,69 @@ mod tests {
         let bytes: Vec<u8> = (0..2 * PIECE as u32 + 5000).map(|n| n as u8).collect();
         let (from, target) = (folder.path().join("from"), folder.path().join("target"));
         fs::write(&from, &bytes).unwrap();
-        let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
+        let watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
         let from = File::open(from).unwrap();
-        copy(&from, &target, &mut watch).unwrap();
+        copy(&from, &target, &watch).unwrap();
         assert!(fs::read(&target).unwrap() == bytes);
         let mode = fs::metadata(&target).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o400);
-        copy(&from, &target, &mut watch).unwrap_err();
+        copy(&from, &target, &watch).unwrap_err();
     }
 
     #[test]
     fn a_copy_that_nobody_wants_any_more_ends() {
         let folder = tempfile::tempdir().unwrap();
         let stop = Stop::default();
-        let mut watch = Watch::new(&stop, &Patience::USUAL, Bytes(u64::MAX));
+        let watch = Watch::new(&stop, &Patience::USUAL, Bytes::gib(1));
         stop.set();
         // A file that goes on for longer than anybody waits.
         let endless = File::open("/dev/zero").unwrap();
-        let error = copy(&endless, &folder.path().join("target"), &mut watch).unwrap_err();
+        let error = copy(&endless, &folder.path().join("target"), &watch).unwrap_err();
         assert!(
-            matches!(error, PackError::Ended(Ended::Stopped)),
+            matches!(error, PackError::Uncopied(Ended::Stopped)),
             "{error:?}"
         );
     }
+
+    /// As on a slow disk: the builder has used its time up.
+    #[test]
+    fn a_copy_has_time_of_its_own_and_its_end_is_no_death_of_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let patience = Patience {
+            pack: Duration::ZERO,
+            ..Patience::USUAL
+        };
+        let mut watch = Watch::new(&Stop::default(), &patience, Bytes::mib(3));
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(matches!(watch.check(1, 0), Err(Ended::TooLong(_))));
+        let from = folder.path().join("from");
+        fs::write(&from, vec![7; 3 << 20]).unwrap();
+        let from = File::open(from).unwrap();
+        copy(&from, &folder.path().join("target"), &watch).unwrap();
+        // One that goes on though its length says nothing of it.
+        let endless = File::open("/dev/zero").unwrap();
+        let target = folder.path().join("endless");
+        let error = copy(&endless, &target, &watch).unwrap_err();
+        assert!(
+            matches!(error, PackError::Uncopied(Ended::TooMuch(_))),
+            "{error:?}"
+        );
+        assert!(fs::metadata(target).unwrap().len() <= 4 << 20);
+        assert!(!FetchError::from(error).is_death());
+    }
+
     #[test]
     fn a_file_that_is_longer_than_its_image_can_be_is_not_copied() {
         let folder = tempfile::tempdir().unwrap();
-        let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::mib(3));
+        let watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::mib(3));
         let long = tempfile::tempfile().unwrap();
         long.set_len(1 << 40).unwrap();
         let target = folder.path().join("target");
-        let error = copy(&long, &target, &mut watch).unwrap_err();
+        let error = copy(&long, &target, &watch).unwrap_err();
         assert!(
             matches!(error, PackError::Ended(Ended::TooMuch(_))),
             "{error:?}"
         );
-        assert!(fs::metadata(target).unwrap().len() <= 4 << 20);
+        assert!(FetchError::from(error).is_death() && !target.exists());
     }
 }

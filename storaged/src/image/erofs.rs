@@ -38,8 +38,11 @@ pub enum PackError {
     Merged(#[from] MergedError),
     #[error(transparent)]
     Program(#[from] ProgramError),
-    #[error(transparent)]
+    #[error("the image's builder {0}")]
     Ended(#[from] Ended),
+    /// Which is no fault of the image's: it was built.
+    #[error("the copy of the image {0}")]
+    Uncopied(Ended),
     #[error("the image's builder cannot be given limits, and does not run without: {0}")]
     Unconfined(String),
     #[error("the image's file cannot be {what}: {source}")]
@@ -65,6 +68,15 @@ pub struct MkfsErofs {
     group: Group,
 }
 
+impl MkfsErofs {
+    /// After another storaged may have been killed: what its builders started and left is ended.
+    pub fn after_another() -> Self {
+        let group = Group::default();
+        group.clear();
+        Self { group }
+    }
+}
+
 impl Pack for MkfsErofs {
     fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
         let packed = target.with_extension("packed");
@@ -78,7 +90,7 @@ impl Pack for MkfsErofs {
         let made = chown(&packed, Some(BUILDER_ID), Some(BUILDER_ID))
             .map_err(io("given away"))
             .and_then(|()| self.run(&packed, &file, stream, watch));
-        // From here on it is for us alone, and goes with us.
+        // From here on it is for us alone, and goes with us: whatever the builder started is ended.
         let removed = fs::remove_file(&packed).map_err(io("removed"));
         made.and(removed)?;
         copy(&file, target, watch)

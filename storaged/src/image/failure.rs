@@ -72,8 +72,9 @@ impl FetchError {
         matches!(
             self,
             Self::Pack(
-                PackError::Ended(Ended::Idle(_) | Ended::TooLong(_) | Ended::TooMuch(_))
-                    | PackError::Program(ProgramError::Killed { .. })
+                PackError::Ended(
+                    Ended::Idle(_) | Ended::TooLong(_) | Ended::TooMuch(_) | Ended::Short
+                ) | PackError::Program(ProgramError::Killed { .. })
             )
         )
     }

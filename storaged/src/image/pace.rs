@@ -16,7 +16,7 @@ pub struct Patience {
     pub document: Duration,
     /// For reading all layers, to merge them and to hand them to the builder.
     pub build: Duration,
-    /// For the builder, what it does when it has all included.
+    /// For the builder, what it does when it has all included, but not for the copy of what it made.
     pub pack: Duration,
     /// How long a builder may take no byte and write none.
     pub idle: Duration,

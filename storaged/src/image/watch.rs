@@ -1,23 +1,38 @@
 //! [`Watch`]: whether a builder still gets on. One that a stranger's bytes have sent astray may sleep,
 //! stop reading or work for ever, and holds the one place where images are built.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use loam_deployment::Bytes;
 
 use super::{pace::Patience, stop::Stop};
 
-/// Why a builder is ended.
+/// How often it is looked what is left of the disk.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a builder's disk has left.
+pub trait Room: fmt::Debug + Send + Sync {
+    /// Whether so little is free that others may not get what they are promised. Blocks.
+    fn is_short(&self) -> bool;
+}
+
+/// Why a builder is ended, or a copy of what it made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
-    #[error("it is no longer wanted")]
+    #[error("is no longer wanted")]
     Stopped,
-    #[error("the builder got no further for {0:?} and was ended")]
+    #[error("got no further for {0:?} and was ended")]
     Idle(Duration),
-    #[error("the builder was not done after {0:?} and was ended")]
+    #[error("was not done after {0:?} and was ended")]
     TooLong(Duration),
-    #[error("the builder made more than {0} of an image that cannot take so much, and was ended")]
+    #[error("made more than {0} of an image that cannot take so much, and was ended")]
     TooMuch(Bytes),
+    #[error("took its disk up until others might not get what they are promised, and was ended")]
+    Short,
 }
 
 #[derive(Debug)]
@@ -28,6 +43,10 @@ pub struct Watch {
     idle: Duration,
     /// What it makes may take so much at most.
     space: Bytes,
+    /// A file says little about what it takes of a btrfs: of an extent, one block that is left of it keeps
+    /// the whole.
+    room: Option<Arc<dyn Room>>,
+    looked: Option<Instant>,
     seen: u64,
     seen_at: Instant,
 }
@@ -41,9 +60,41 @@ impl Watch {
             most: patience.pack,
             idle: patience.idle,
             space,
+            room: None,
+            looked: None,
             seen: 0,
             seen_at: now,
         }
+    }
+
+    /// With an eye on the disk that the builder writes to.
+    pub fn on(self, room: Arc<dyn Room>) -> Self {
+        Self {
+            room: Some(room),
+            ..self
+        }
+    }
+
+    /// For the copy of what the builder made. How long that takes is the disk's doing, and what it may take is
+    /// known: its end is in its bytes.
+    pub fn of_copy(&self) -> Self {
+        let now = Instant::now();
+        Self {
+            stop: self.stop.clone(),
+            began: now,
+            most: Duration::MAX,
+            idle: self.idle,
+            space: self.space,
+            room: None,
+            looked: None,
+            seen: 0,
+            seen_at: now,
+        }
+    }
+
+    /// What it makes may take so much at most.
+    pub fn space(&self) -> Bytes {
+        self.space
     }
 
     /// Whether it may go on. `progress` is another number whenever it got further, `made` the bytes that
@@ -62,9 +113,20 @@ impl Watch {
             Err(Ended::TooLong(self.most))
         } else if now - self.seen_at > self.idle {
             Err(Ended::Idle(self.idle))
+        } else if self.is_short(now) {
+            Err(Ended::Short)
         } else {
             Ok(())
         }
+    }
+
+    fn is_short(&mut self, now: Instant) -> bool {
+        let Some(room) = &self.room else { return false };
+        if self.looked.is_some_and(|looked| now - looked < LOOK) {
+            return false;
+        }
+        self.looked = Some(now);
+        room.is_short()
     }
 }
 
@@ -95,5 +157,12 @@ mod tests {
         watch.check(1, 0).unwrap();
         watch.began -= short;
         assert_eq!(watch.check(2, 0), Err(Ended::TooLong(short)));
+        let mut copy = watch.of_copy();
+        copy.began -= 2 * short;
+        copy.check(1, 0).unwrap();
+        copy.seen_at -= short;
+        assert_eq!(copy.check(1, 0), Err(Ended::Idle(short)));
+        let much = Bytes::mib(1).get() + 1;
+        assert_eq!(copy.check(2, much), Err(Ended::TooMuch(Bytes::mib(1))));
     }
 }

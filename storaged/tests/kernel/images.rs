@@ -1,16 +1,134 @@
-//! What an image takes of its pool.
+//! What an image takes of its pool, and its builder.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{
+    fs::{self, File, Permissions},
+    io::Write,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use loam_deployment::Bytes;
-use loam_storaged::image::{copy::copy, pace::Patience, stop::Stop, watch::Watch};
+use loam_deployment::{Bytes, Version, payload::Media};
+use loam_storaged::{
+    image::{
+        copy::copy,
+        erofs::{BUILDER_ID, PackError},
+        feed::feed,
+        pace::Patience,
+        stop::Stop,
+        watch::{Ended, Watch},
+    },
+    placement::Placement,
+    pool::Pool,
+    program::{self, Confinement},
+};
 use rustix::fs::copy_file_range;
 
 use crate::{
     loops::{Loop, Mounts, sparse},
     node::SIZE,
-    pools::{free, open},
+    pools::{free, key, open, wish},
 };
+
+/// Runs a script as an image's builder, which an image has taken over. Its file, and how it ended.
+fn build(pool: &Arc<Pool>, script: &str, most: Bytes) -> (PathBuf, Result<(), PackError>) {
+    let packed = pool.images().join("build/x.packed");
+    let output = File::create_new(&packed).unwrap();
+    chown(&packed, Some(BUILDER_ID), Some(BUILDER_ID)).unwrap();
+    let confinement = Confinement {
+        id: BUILDER_ID,
+        cpu_seconds: 3600,
+        address_space: 4 << 30,
+    };
+    let mut builder = program::command("sh", Some(confinement)).unwrap();
+    builder.args(["-c", script]).arg(&packed);
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, most).on(pool.clone());
+    let mut nothing = |_: &mut dyn Write| Ok(());
+    let ended = feed(builder, &output, &mut nothing, &mut watch, |_| Ok(()));
+    (packed, ended)
+}
+
+/// Lets a builder walk into it.
+fn open_up(folder: &Path) {
+    fs::set_permissions(folder, Permissions::from_mode(0o711)).unwrap();
+}
+
+#[test]
+fn a_builder_makes_nothing_but_what_is_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    open_up(folder.path());
+    let _mounts = Mounts(folder.path().to_owned());
+    let disk = Loop::attach(&sparse(folder.path(), "disk", SIZE), "builder");
+    let (pool, _) = open(&disk, folder.path());
+    // As older pools have it.
+    let place = pool.images().join("build");
+    chown(&place, Some(BUILDER_ID), Some(BUILDER_ID)).unwrap();
+    fs::set_permissions(&place, Permissions::from_mode(0o700)).unwrap();
+    let (root, uuid) = (pool.root().to_owned(), pool.uuid());
+    drop(pool);
+    let pool = Arc::new(Pool::open(root, uuid, Media::Ssd).unwrap());
+    assert_eq!(fs::metadata(&place).unwrap().uid(), 0);
+
+    let script = r#"
+        exec 2>/dev/null
+        (: >"$0.beside") && exit 11
+        mkdir "$0.folder" && exit 12
+        ln "$0" "$0.link" && exit 13
+        mv "$0" "$0.moved" && exit 14
+        rm "$0" && exit 15
+        ln -s /tmp "$0.symlink" && exit 16
+        btrfs subvolume create "$0.subvolume" && exit 17
+        (: >"${0%/build/*}/beside") && exit 18
+        echo built >"$0""#;
+    let (packed, ended) = build(&pool, script, Bytes::mib(1));
+    ended.unwrap();
+    assert_eq!(fs::read(&packed).unwrap(), b"built\n");
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+}
+
+/// Of each extent that it writes it keeps a block, and so the whole, whatever its file is said to take.
+#[test]
+fn a_builder_that_holds_more_than_its_file_shows_costs_no_volume_its_space() {
+    let folder = tempfile::tempdir().unwrap();
+    open_up(folder.path());
+    let _mounts = Mounts(folder.path().to_owned());
+    let disk = Loop::attach(&sparse(folder.path(), "disk", SIZE), "extents");
+    let (pool, _) = open(&disk, folder.path());
+    let before = pool.spare().unwrap();
+    let pools = [pool.clone()];
+    let volume = Placement::default()
+        .ensure(&pools, &key("a"), &wish(300), Version(1))
+        .unwrap();
+    let promised = before.get() - pool.spare().unwrap().get();
+    assert!(promised > 299 << 20, "{promised}");
+
+    let script = r#"
+        n=0
+        while :; do
+            dd if=/dev/zero of="$0" bs=1M count=32 seek=$((n * 32)) conv=notrunc,fsync || exit
+            fallocate --punch-hole --offset $((n * 32 * 1048576 + 4096)) \
+                --length $((32 * 1048576 - 4096)) "$0" || exit
+            n=$((n + 1))
+        done"#;
+    let (packed, ended) = build(&pool, script, Bytes::mib(100));
+    assert!(
+        matches!(ended, Err(PackError::Ended(Ended::Short))),
+        "{ended:?}"
+    );
+    let shown = fs::metadata(&packed).unwrap().blocks() * 512;
+    assert!(shown < 100 << 20, "{shown}");
+    // It was ended in time, and what it took goes with its file.
+    let left = free(&File::open(pool.root()).unwrap());
+    assert!(left > 200 << 20, "{left}");
+    fs::remove_file(packed).unwrap();
+    let data = File::options()
+        .write(true)
+        .open(volume.path.unwrap())
+        .unwrap();
+    let piece = vec![7; 1 << 20];
+    (0..300).for_each(|n| data.write_all_at(&piece, n << 20).unwrap());
+    data.sync_all().unwrap();
+}
 
 /// As `mkfs.erofs` makes one of many short files and a few of a block.
 #[test]
@@ -45,8 +163,8 @@ fn an_image_holds_no_more_than_its_file_is_long() {
     let held = before - free(&root);
     assert!(held > 60 * MIB, "nothing is shared here: {held}");
 
-    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
-    copy(&file, &images.join("image"), &mut watch).unwrap();
+    let watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
+    copy(&file, &images.join("image"), &watch).unwrap();
     drop(file);
     std::fs::remove_file(packed).unwrap();
     let held = before - free(&root);

@@ -31,11 +31,11 @@ use crate::{
     node::{Node, SIZE},
 };
 
-fn key(name: &str) -> VolumeKey {
+pub fn key(name: &str) -> VolumeKey {
     VolumeKey::Data(format!("7.{name}").parse().unwrap())
 }
 
-fn wish(mib: u64) -> VolumeSpec {
+pub fn wish(mib: u64) -> VolumeSpec {
     VolumeSpec {
         size: Bytes::mib(mib),
         media: Media::Any,
