@@ -106,7 +106,7 @@ fn v6_messages(own: &[Ipv6Addr], sources: &str) -> Vec<Rule> {
 /// The link-local address that a MAC leads to (RFC 4291, modified EUI-64).
 fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
-    let (a, d) = (a ^ 0b10, u16::from(d));
+    let a = a ^ 0b10;
     let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(
         0xfe80,
@@ -115,7 +115,7 @@ fn link_local(mac: Mac) -> Ipv6Addr {
         0,
         pair(a, b),
         pair(c, 0xff),
-        0xfe00 | d,
+        pair(0xfe, d),
         pair(e, f),
     )
 }
