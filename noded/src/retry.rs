@@ -134,6 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_now_to_be_done_instead_does_not_wait_for_what_failed() {
+        let mut retries = Retries::default();
+        let now = Instant::now();
+        let other = Step::NetworkEnsure("1.a".parse().unwrap(), crate::fixture::network());
+        for _ in 0..5 {
+            retries.failed(&step("a"), "busy", now);
+        }
+        assert!(retries.held(&other, now).is_none());
+        retries.failed(&other, "busy", now);
+        assert_eq!(retries.next_due(now), Some(now + FIRST));
+        // Then it is due, and nothing is waited for.
+        assert!(retries.held(&other, now + FIRST).is_none());
+        assert_eq!(retries.next_due(now + FIRST), None);
+    }
+
+    #[test]
     fn a_failure_is_tried_again_when_something_was_freed_or_asked_for_anew() {
         let mut retries = Retries::default();
         let now = Instant::now();

@@ -158,7 +158,13 @@ fn what_is_not_there_yet_says_what_it_waits_for() {
     assert_eq!(round.says("web"), said(State::Fetching, "fetching 40 %"));
     round.image(ImageState::Failed("no route".into()));
     assert_eq!(round.says("web"), said(State::Failed, "no route"));
-    round.image(ImageState::Ready { path: "/i".into() });
+    // Another's registry has brought it.
+    let image = fixture::image(1).to_string();
+    let (_, digest) = image.split_once('@').unwrap();
+    let image = format!("other.example/web@{digest}").parse().unwrap();
+    let state = ImageState::Ready { path: "/i".into() };
+    round.actual.images.note(ImageStatus { image, state });
+    assert_eq!(round.says("web"), said(State::Pending, ""));
     let machine = Resource::Machine(id("web"));
     round
         .outcome
