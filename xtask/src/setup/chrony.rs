@@ -12,12 +12,16 @@ use crate::{cache, phase};
 
 pub const WHY: &str = "is the time server that clockd is tried against";
 
-/// Whether it is there and runs.
-pub fn is_here() -> Result<bool> {
-    Ok(version(&program()?).is_ok())
+/// Where a machine has it that serves the time by it.
+const INSTALLED: &str = "/usr/sbin/chronyd";
+
+/// The one in the cache, else the machine's own; none if neither is there and runs.
+pub fn find() -> Result<Option<PathBuf>> {
+    let places = [unpacked()?, INSTALLED.into()];
+    Ok(places.into_iter().find(|program| version(program).is_ok()))
 }
 
-pub fn program() -> Result<PathBuf> {
+fn unpacked() -> Result<PathBuf> {
     Ok(folder()?.join("usr/sbin/chronyd"))
 }
 
@@ -31,9 +35,14 @@ pub fn install() -> Result<()> {
         fs::create_dir_all(&parent).with_context(|| format!("making {}", parent.display()))?;
         // Made beside its place and moved there whole, so that half a tool is never found.
         let half = tempfile::tempdir_in(&parent).context("making a temporary folder")?;
-        if download(half.path()).is_err() {
+        if let Err(refused) = download(half.path()) {
             // This machine may have no index yet.
-            apt::update(apt::privilege().unwrap_or_default())?;
+            let Some(prefix) = apt::privilege() else {
+                return Err(refused.context(
+                    "Debian's chrony cannot be downloaded; `sudo apt-get update` may help",
+                ));
+            };
+            apt::update(prefix)?;
             download(half.path())?;
         }
         let deb = fs::read_dir(half.path())?

@@ -24,7 +24,7 @@ pub fn run(need: Need) -> Result<()> {
     );
     let packages = apt::missing(need);
     let tools = npm::missing(need)?;
-    let wants_chrony = need == Need::Tests && !chrony::is_here()?;
+    let wants_chrony = need == Need::Tests && chrony::find()?.is_none();
     if packages.is_empty() && tools.is_empty() && !wants_chrony {
         println!("setup: everything is here");
         return Ok(());
@@ -59,7 +59,7 @@ pub fn nextest() -> Result<PathBuf> {
     nextest::find()?.context("cargo-nextest is missing: run `cargo xtask setup`")
 }
 
-/// Where `chronyd` is, if [`for_tests`] has brought it.
+/// Where `chronyd` is.
 pub fn chronyd() -> Result<PathBuf> {
-    chrony::program()
+    chrony::find()?.context("chronyd is missing: run `cargo xtask setup`")
 }

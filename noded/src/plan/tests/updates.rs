@@ -530,6 +530,76 @@ fn a_port_that_another_contract_keeps_is_a_problem_and_stops_nothing() {
 }
 
 #[test]
+fn a_port_of_a_contract_that_nothing_is_known_of_is_a_problem() {
+    let mut world = world();
+    let desired = Desired {
+        contracts: [(
+            ContractId(2),
+            Contract::Run(run(fixture::workloads(&["api"], &["net"], &[]))),
+        )]
+        .into(),
+        ..Desired::default()
+    };
+    let plan = world.settle(&desired);
+    let problem = "port 8080 of the node leads to 1.web".to_owned();
+    assert_eq!(plan.problems, [(id("2.api"), problem)].into());
+    assert!(world.runs(&id("1.web")));
+}
+
+/// Its successor may not start, and then it goes on with all that it had.
+#[test]
+fn a_port_is_taken_from_a_machine_that_is_replaced_when_it_has_ended_and_not_before() {
+    let mut world = world();
+    let mut both = want(web(1));
+    let mut next = with_image(2, 2);
+    for machine in next.machines.values_mut() {
+        machine.publish[0].node_port = 9000;
+    }
+    both.contracts.insert(ONE, Contract::Run(run(next)));
+    let other = fixture::workloads(&["api"], &["net"], &[]);
+    both.contracts
+        .insert(ContractId(2), Contract::Run(run(other)));
+    let plan = world.plan(&both);
+    let names = steps(&plan);
+    let at = |step: &str| names.iter().position(|name| name == step).unwrap();
+    let waits = |step: &str, other: &str| plan.tasks[at(step)].after.contains(&at(other));
+    // Not by another set of ports for the tap that it still uses.
+    let (stop, free) = ("stop machine 1.web", "remove 1.web from 1.net");
+    assert!(waits(free, stop), "{names:?}");
+    assert!(waits("attach 2.api to 2.net", free), "{names:?}");
+    world.settle(&both);
+    assert!(world.runs(&id("1.web")) && world.runs(&id("2.api")));
+}
+
+#[test]
+fn a_machine_s_disks_are_its_layer_and_its_volumes() {
+    let plan = World::default().plan(&want(web(1)));
+    let start = plan.tasks.iter().find_map(|task| match &task.step {
+        Step::MachineStart(start) => Some(start),
+        _ => None,
+    });
+    let disks = start.unwrap().content.volumes();
+    let disks: Vec<_> = disks.map(|disk| disk.volume.clone()).collect();
+    assert_eq!(disks, [root("1.web", 1), data("1.data")]);
+}
+
+#[test]
+fn a_contract_is_at_rest_while_all_is_in_force() {
+    let mut world = world();
+    let desired = want(web(1));
+    let rests = |world: &World| {
+        let nobody = BTreeSet::new();
+        let survey = survey::Survey::new(&desired, &world.actual, &nobody);
+        survey.at_rest.has(ONE)
+    };
+    assert!(rests(&world));
+    for interface in world.actual.interfaces.values_mut() {
+        interface.in_force = false;
+    }
+    assert!(!rests(&world));
+}
+
+#[test]
 fn a_circle_of_addresses_waits_for_the_last_of_its_machines() {
     let state = |version, hosts: [&str; 2], images: [u8; 2]| {
         let mut workloads = fixture::workloads(&["a", "b"], &["net"], &[]);
