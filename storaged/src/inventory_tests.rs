@@ -220,6 +220,7 @@ fn an_original_waits_for_its_later_copy_whose_link_is_reset() {
         ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
     };
     let later = Header { used: 9, ..header };
+    lock(&inventory.boot).change(|decided| decided.set = Some(header.set));
     insert(&inventory, original.clone(), seen(header));
     let failed = DiskState::Failed("cannot be mounted".to_owned());
     let copy = Stage::Left(failed, known::doubt(&later));
@@ -237,6 +238,60 @@ fn an_original_waits_for_its_later_copy_whose_link_is_reset() {
     assert!(waits());
     inventory.pass(phase, &mut search, at(510));
     assert!(!waits());
+}
+
+#[test]
+fn an_original_waits_for_its_later_copy_also_when_that_changes_or_cannot_be_read_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let (original, copy) = (show(&inventory, "z"), show(&inventory, "copy"));
+    let header = Header {
+        used: 7,
+        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+    };
+    let later = Header { used: 9, ..header };
+    lock(&inventory.boot).change(|decided| decided.set = Some(header.set));
+    insert(&inventory, original.clone(), seen(header));
+    let failed = DiskState::Failed("cannot be mounted".to_owned());
+    let left = Stage::Left(failed, known::doubt(&later));
+    insert(&inventory, copy.clone(), left);
+    inventory.decide();
+    let waits = |inventory: &Inventory| {
+        matches!(&inventory.read()[&original.name].stage,
+            Stage::Seen(_, Some(waiting)) if waiting.to_string().contains("disk copy"))
+    };
+    assert!(waits(&inventory));
+    // It is worn out: the kernel lets nobody write to it any more, and it is looked at anew.
+    let its = inventory.places.sys_block.join(&copy.name);
+    std::fs::write(its.join("ro"), "1").unwrap();
+    let at = Duration::from_secs;
+    let mut search = Search::new(at(6));
+    search.found(inventory.fit_disks(), at(6));
+    let phase = inventory.pass(Phase::Settled, &mut search, at(500));
+    assert!(waits(&inventory));
+    assert!(!inventory.searching.load(Ordering::Acquire));
+    wait_for(|| matches!(inventory.read()[&copy.name].stage, Stage::Left(..)));
+    inventory.pass(phase, &mut search, at(600));
+    assert!(waits(&inventory));
+
+    // Storaged is started again.
+    let inventory = self::inventory(folder.path());
+    insert(&inventory, original.clone(), seen(header));
+    let silent = known::unread("cannot be read".to_owned());
+    let worn = disk::scan(&inventory.places.sys_block).unwrap();
+    let worn = worn.into_iter().find(|disk| disk.id == "copy").unwrap();
+    insert(&inventory, worn, silent);
+    let mut search = Search::new(at(700));
+    search.found(inventory.fit_disks(), at(700));
+    let phase = inventory.pass(Phase::Settled, &mut search, at(800));
+    assert!(waits(&inventory));
+    // The farmer takes it out.
+    std::fs::remove_dir_all(&its).unwrap();
+    let is_seen = || matches!(inventory.read()[&original.name].stage, Stage::Seen(..));
+    let phase = inventory.pass(phase, &mut search, at(900));
+    assert!(is_seen());
+    inventory.pass(phase, &mut search, at(910));
+    assert!(!is_seen());
 }
 
 #[test]

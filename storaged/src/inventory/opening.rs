@@ -57,7 +57,7 @@ impl Inventory {
                 // Known to be in doubt before it is bound to no disk any more: in between, too, it is missing.
                 if first && self.set(disk, left()) {
                     lock(&self.boot).change(|decided| {
-                        decided.could_not_use(uuid, header.used);
+                        decided.could_not_use(uuid, &disk.id, header.used);
                         decided.runs_on.remove(&uuid);
                     });
                 }
