@@ -37,6 +37,12 @@ impl Decided {
         let noted = disks.entry(disk.to_owned()).or_default();
         *noted = used.max(*noted);
     }
+
+    /// When this pool was used last on any disk on which it could not be used; 0 if on none.
+    pub fn unopened_at(&self, pool: Uuid) -> u64 {
+        let disks = self.unopened.get(&pool).into_iter().flatten();
+        disks.map(|(_, used)| *used).max().unwrap_or_default()
+    }
 }
 
 /// The kernel's name for this boot (random(4)).
@@ -122,6 +128,8 @@ mod tests {
         assert_eq!(again.decided().mounted[&pool], 7);
         let unopened = [("WD-2", 9), ("WD-3", 7)].map(|(disk, used)| (disk.to_owned(), used));
         assert_eq!(again.decided().unopened[&pool], BTreeMap::from(unopened));
+        assert_eq!(again.decided().unopened_at(pool), 9);
+        assert_eq!(again.decided().unopened_at(set), 0);
 
         let without_disk = format!(r#"{{"set":null,"runs_on":{{}},"unopened":{{"{pool}":9}}}}"#);
         for unreadable in ["{", &without_disk] {

@@ -5,7 +5,10 @@ use loam_node_api::storage::StorageError;
 use uuid::Uuid;
 
 use super::*;
-use crate::header::{DiskTag, Found, Header, State};
+use crate::{
+    header::{DiskTag, Found, Header, State},
+    time,
+};
 
 #[test]
 fn a_marked_pool_without_its_secret_makes_no_new_node() {
@@ -319,6 +322,32 @@ fn what_could_not_be_stamped_is_owed() {
     let found = Header::read(&file, header.filesystem_size).unwrap();
     assert_eq!(found, Found::Header(stamped));
     assert_eq!(stamped.disk, DiskTag::of("a"));
+}
+
+#[test]
+fn what_is_used_in_place_of_a_later_one_is_the_later_one_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let header = Header {
+        state: State::Pool,
+        used: 7,
+        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+    };
+    let disk = SysDisk {
+        device: folder.path().join("disk"),
+        ..sys("sda", "z")
+    };
+    let file = File::create_new(&disk.device).unwrap();
+    file.set_len(SIZE).unwrap();
+    header.write(&file).unwrap();
+    // By a clock that was far ahead.
+    let ahead = time::now().0 * 2;
+    lock(&inventory.boot).change(|decided| decided.could_not_use(header.uuid, "copy", ahead));
+    let (stamped, _) = inventory.stamp(&disk, header);
+    assert_eq!(stamped.used, ahead + 1);
+    let file = File::open(&disk.device).unwrap();
+    let found = Header::read(&file, header.filesystem_size).unwrap();
+    assert_eq!(found, Found::Header(stamped));
 }
 
 /// A virtio disk that the kernel shows, of which there is no device.
