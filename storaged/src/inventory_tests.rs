@@ -149,6 +149,7 @@ fn a_pool_that_cannot_be_mounted_is_neither_stamped_nor_bound_to_its_disk() {
     while !lock(&inventory.boot).decided().runs_on.is_empty() {
         thread::yield_now();
     }
+    assert!(lock(&inventory.boot).decided().mounted.is_empty());
     // It may be all that there is of a pool of this node's.
     let pools = folder.path().join("other");
     std::fs::create_dir(&pools).unwrap();

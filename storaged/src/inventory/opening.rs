@@ -59,6 +59,9 @@ impl Inventory {
                     lock(&self.boot).change(|decided| {
                         decided.could_not_use(uuid, &disk.id, header.used);
                         decided.runs_on.remove(&uuid);
+                        // Else a restart would take this disk for the one that machines use, once the
+                        // pool is bound to another and not yet mounted of it.
+                        decided.mounted.remove(&uuid);
                     });
                 }
                 left()
