@@ -36,7 +36,7 @@ use crate::{
     follow::View,
     identity::Identity,
     ledger::{Changes, Ledger},
-    picture::{Picture, Revisions},
+    picture::{self, Picture, Revisions},
     plan::{self, Memory, Task},
     report::Findings,
     screen::Screen,
@@ -111,8 +111,8 @@ pub struct Agent {
     /// Of the view that the last round saw, and what it knew of the daemons.
     generation: Option<u64>,
     seen: Revisions,
-    /// storaged was told whose node this is.
-    named: bool,
+    /// The revision at which storaged was seen last, and had been told whose node this is.
+    named: Option<Revision>,
     /// When the next round is due although nothing changes.
     wakes: Wakes,
     /// What waits is judged by this moment for a whole round. A wait that ends meanwhile makes the next
@@ -153,7 +153,7 @@ impl Agent {
             picture: Picture::default(),
             generation: None,
             seen: Revisions::default(),
-            named: false,
+            named: None,
             wakes: Wakes::default(),
             judged: Instant::now(),
             reported: None,
@@ -312,11 +312,14 @@ impl Agent {
         }
     }
 
-    /// Each life of storaged is told anew whose node it serves; a disk that hangs may let it take its
-    /// time.
+    /// Each life of storaged is told anew whose node it serves, also one that began while a round saw the
+    /// life before; a disk that hangs may let it take its time.
     fn tell_name(&mut self, now: Revisions) {
-        let named = std::mem::replace(&mut self.named, now.storaged.is_some());
-        if named || now.storaged.is_none() {
+        let named = std::mem::replace(&mut self.named, now.storaged);
+        let Some(at) = now.storaged else {
+            return;
+        };
+        if named.is_some_and(|named| picture::is_one_life(named, at)) {
             return;
         }
         let (identity, sockets) = (self.identity.clone(), self.sockets.clone());

@@ -25,6 +25,9 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(2);
 /// For all lists of a daemon together: storaged answers when every disk has been looked at.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Each life of a daemon counts its changes from the nanosecond in which it starts. None changes so often
+/// between two looks, and no two start so close to each other.
+const CHANGES: u64 = 1_000_000;
 
 #[derive(Debug, Default)]
 pub struct Picture {
@@ -73,6 +76,11 @@ impl Revisions {
             || self.netd.is_some() != other.netd.is_some()
             || self.init.is_some() != other.init.is_some()
     }
+}
+
+/// Whether two revisions of a daemon, seen one after the other, are of one life of it.
+pub fn is_one_life(before: Revision, now: Revision) -> bool {
+    before.0.abs_diff(now.0) < CHANGES
 }
 
 impl Known {

@@ -20,10 +20,10 @@ pub struct Decided {
     pub begun: bool,
     /// The id of the disk that each pool runs on, also when the disk is gone.
     pub runs_on: BTreeMap<Uuid, String>,
-    /// Pools of this node that could not be used, on no disk so far or not on the one that was used last,
-    /// and when they had been used last by the header of that disk.
+    /// Pools of this node that could not be used on some disk: when they had been used last by the header
+    /// of each, by the disk's id.
     #[serde(default)]
-    pub unopened: BTreeMap<Uuid, u64>,
+    pub unopened: BTreeMap<Uuid, BTreeMap<String, u64>>,
     /// Of which disk the mount of each pool is, by the kernel's count of the disks: one that was pulled
     /// and put back is another, and what was mounted of it before is dead.
     #[serde(default)]
@@ -31,10 +31,17 @@ pub struct Decided {
 }
 
 impl Decided {
-    /// A disk of this pool, which was used last at that time, cannot be used.
-    pub fn could_not_use(&mut self, pool: Uuid, used: u64) {
-        let noted = self.unopened.entry(pool).or_default();
+    /// The disk of this id, which shows that this pool was used last at that time, cannot be used.
+    pub fn could_not_use(&mut self, pool: Uuid, disk: &str, used: u64) {
+        let disks = self.unopened.entry(pool).or_default();
+        let noted = disks.entry(disk.to_owned()).or_default();
         *noted = used.max(*noted);
+    }
+
+    /// When this pool was used last on any disk on which it could not be used; 0 if on none.
+    pub fn unopened_at(&self, pool: Uuid) -> u64 {
+        let disks = self.unopened.get(&pool).into_iter().flatten();
+        disks.map(|(_, used)| *used).max().unwrap_or_default()
     }
 }
 
@@ -110,17 +117,24 @@ mod tests {
             decided.begun = true;
             decided.runs_on.insert(pool, "WD-1".to_owned());
             decided.mounted.insert(pool, 7);
-            decided.could_not_use(pool, 9);
-            decided.could_not_use(pool, 8);
+            decided.could_not_use(pool, "WD-2", 9);
+            decided.could_not_use(pool, "WD-2", 8);
+            decided.could_not_use(pool, "WD-3", 7);
         });
         let again = Boot::open(&path);
         assert_eq!(again.decided().set, Some(set));
         assert!(again.decided().begun);
         assert_eq!(again.decided().runs_on[&pool], "WD-1");
         assert_eq!(again.decided().mounted[&pool], 7);
-        assert_eq!(again.decided().unopened[&pool], 9);
+        let unopened = [("WD-2", 9), ("WD-3", 7)].map(|(disk, used)| (disk.to_owned(), used));
+        assert_eq!(again.decided().unopened[&pool], BTreeMap::from(unopened));
+        assert_eq!(again.decided().unopened_at(pool), 9);
+        assert_eq!(again.decided().unopened_at(set), 0);
 
-        fs::write(&path, b"{").unwrap();
-        assert_eq!(*Boot::open(&path).decided(), Decided::default());
+        let without_disk = format!(r#"{{"set":null,"runs_on":{{}},"unopened":{{"{pool}":9}}}}"#);
+        for unreadable in ["{", &without_disk] {
+            fs::write(&path, unreadable).unwrap();
+            assert_eq!(*Boot::open(&path).decided(), Decided::default());
+        }
     }
 }

@@ -72,7 +72,7 @@ pub struct Header {
     pub node: Option<NodeKey>,
     pub machine: Option<Machine>,
     /// When it was taken into use last, or a later moment at which it was still in use, in seconds since
-    /// 1970: later than each time before, also by a clock that stands still.
+    /// 1970: later than each time before, also by a clock that stands still or was ahead then.
     pub used: u64,
     pub disk: DiskTag,
     /// The boot in which its set was begun, if it is of that boot.
@@ -88,6 +88,9 @@ pub struct Use {
     pub disk: DiskTag,
     /// Seconds since 1970.
     pub now: u64,
+    /// When it was used last on the disk in whose place this one is used, in seconds since 1970; 0 if there
+    /// is none. That one must not win later, and leave behind what is written here.
+    pub instead_of: u64,
     pub boot: Option<Uuid>,
     /// Whether this node's set was begun in this boot.
     pub set_is_new: bool,
@@ -131,7 +134,9 @@ impl Header {
         Self {
             machine: using.machine,
             disk: using.disk,
-            used: using.now.max(self.used.saturating_add(1)),
+            used: using
+                .now
+                .max(self.used.max(using.instead_of).saturating_add(1)),
             first_boot: match self.used {
                 0 => using.boot.filter(|_| using.set_is_new),
                 _ => self.first_boot,
@@ -398,15 +403,17 @@ mod tests {
 
     #[test]
     fn each_use_is_later_than_the_one_before_by_whatever_clock() {
-        let use_at = |header: Header, now| {
+        let use_instead = |header: Header, now, instead_of| {
             header.taken_into_use(&Use {
                 machine: None,
                 disk: header.disk,
                 now,
+                instead_of,
                 boot: None,
                 set_is_new: false,
             })
         };
+        let use_at = |header, now| use_instead(header, now, 0);
         let first = use_at(header(), 500);
         assert_eq!(first.used, 500);
         let mut before = first;
@@ -416,6 +423,11 @@ mod tests {
             before = again;
         }
         assert_eq!(use_at(before, 900).used, 900);
+        // Nor is one that it takes the place of the later one, by a clock that was ahead.
+        let seven = Header { used: 7, ..before };
+        assert_eq!(use_instead(seven, 3, 9).used, 10);
+        assert_eq!(use_instead(seven, 3, 6).used, 8);
+        assert_eq!(use_instead(seven, 900, 9).used, 900);
     }
 
     #[test]

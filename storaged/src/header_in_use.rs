@@ -193,6 +193,7 @@ mod tests {
             machine: Some(Machine([3; 16])),
             disk: DiskTag::of("b"),
             now: 50,
+            instead_of: 110 * DAY,
             boot: Some(Uuid::from_u128(5)),
             set_is_new: false,
         };
@@ -202,10 +203,12 @@ mod tests {
         assert_eq!(header_of(&disk), header);
         note(PAUSE);
         assert_eq!(header_of(&disk), header.taken_into_use(&using));
-        // From then on it is dated as any other.
+        // From then on it is dated as any other, and never before what it was used in place of.
         note(PAUSE);
+        assert_eq!(header_of(&disk).used, 110 * DAY + 1);
+        used.note_use(Some(UnixTime(112 * DAY)), Instant::now() + PAUSE);
         let dated = header_of(&disk);
-        assert_eq!((dated.used, dated.disk), (100 * DAY, DiskTag::of("b")));
+        assert_eq!((dated.used, dated.disk), (112 * DAY, DiskTag::of("b")));
     }
 
     #[test]

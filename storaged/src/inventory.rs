@@ -302,9 +302,6 @@ impl Inventory {
         let disks = self.read();
         let (waiting, mut around) = known::survey(&disks, self.machine, Instant::now());
         around.searching = self.searching.load(Ordering::Acquire);
-        if waiting.is_empty() {
-            return Vec::new();
-        }
         let mut verdicts = BTreeMap::new();
         lock(&self.boot).change(|decided| {
             verdicts = takeover::decide(&waiting, decided, &around);

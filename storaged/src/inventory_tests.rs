@@ -5,7 +5,10 @@ use loam_node_api::storage::StorageError;
 use uuid::Uuid;
 
 use super::*;
-use crate::header::{DiskTag, Found, Header, State};
+use crate::{
+    header::{DiskTag, Found, Header, State},
+    time,
+};
 
 #[test]
 fn a_marked_pool_without_its_secret_makes_no_new_node() {
@@ -146,6 +149,7 @@ fn a_pool_that_cannot_be_mounted_is_neither_stamped_nor_bound_to_its_disk() {
     while !lock(&inventory.boot).decided().runs_on.is_empty() {
         thread::yield_now();
     }
+    assert!(lock(&inventory.boot).decided().mounted.is_empty());
     // It may be all that there is of a pool of this node's.
     let pools = folder.path().join("other");
     std::fs::create_dir(&pools).unwrap();
@@ -220,6 +224,7 @@ fn an_original_waits_for_its_later_copy_whose_link_is_reset() {
         ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
     };
     let later = Header { used: 9, ..header };
+    lock(&inventory.boot).change(|decided| decided.set = Some(header.set));
     insert(&inventory, original.clone(), seen(header));
     let failed = DiskState::Failed("cannot be mounted".to_owned());
     let copy = Stage::Left(failed, known::doubt(&later));
@@ -237,6 +242,60 @@ fn an_original_waits_for_its_later_copy_whose_link_is_reset() {
     assert!(waits());
     inventory.pass(phase, &mut search, at(510));
     assert!(!waits());
+}
+
+#[test]
+fn an_original_waits_for_its_later_copy_also_when_that_changes_or_cannot_be_read_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let (original, copy) = (show(&inventory, "z"), show(&inventory, "copy"));
+    let header = Header {
+        used: 7,
+        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+    };
+    let later = Header { used: 9, ..header };
+    lock(&inventory.boot).change(|decided| decided.set = Some(header.set));
+    insert(&inventory, original.clone(), seen(header));
+    let failed = DiskState::Failed("cannot be mounted".to_owned());
+    let left = Stage::Left(failed, known::doubt(&later));
+    insert(&inventory, copy.clone(), left);
+    inventory.decide();
+    let waits = |inventory: &Inventory| {
+        matches!(&inventory.read()[&original.name].stage,
+            Stage::Seen(_, Some(waiting)) if waiting.to_string().contains("disk copy"))
+    };
+    assert!(waits(&inventory));
+    // It is worn out: the kernel lets nobody write to it any more, and it is looked at anew.
+    let its = inventory.places.sys_block.join(&copy.name);
+    std::fs::write(its.join("ro"), "1").unwrap();
+    let at = Duration::from_secs;
+    let mut search = Search::new(at(6));
+    search.found(inventory.fit_disks(), at(6));
+    let phase = inventory.pass(Phase::Settled, &mut search, at(500));
+    assert!(waits(&inventory));
+    assert!(!inventory.searching.load(Ordering::Acquire));
+    wait_for(|| matches!(inventory.read()[&copy.name].stage, Stage::Left(..)));
+    inventory.pass(phase, &mut search, at(600));
+    assert!(waits(&inventory));
+
+    // Storaged is started again.
+    let inventory = self::inventory(folder.path());
+    insert(&inventory, original.clone(), seen(header));
+    let silent = known::unread("cannot be read".to_owned());
+    let worn = disk::scan(&inventory.places.sys_block).unwrap();
+    let worn = worn.into_iter().find(|disk| disk.id == "copy").unwrap();
+    insert(&inventory, worn, silent);
+    let mut search = Search::new(at(700));
+    search.found(inventory.fit_disks(), at(700));
+    let phase = inventory.pass(Phase::Settled, &mut search, at(800));
+    assert!(waits(&inventory));
+    // The farmer takes it out.
+    std::fs::remove_dir_all(&its).unwrap();
+    let is_seen = || matches!(inventory.read()[&original.name].stage, Stage::Seen(..));
+    let phase = inventory.pass(phase, &mut search, at(900));
+    assert!(is_seen());
+    inventory.pass(phase, &mut search, at(910));
+    assert!(!is_seen());
 }
 
 #[test]
@@ -264,6 +323,32 @@ fn what_could_not_be_stamped_is_owed() {
     let found = Header::read(&file, header.filesystem_size).unwrap();
     assert_eq!(found, Found::Header(stamped));
     assert_eq!(stamped.disk, DiskTag::of("a"));
+}
+
+#[test]
+fn what_is_used_in_place_of_a_later_one_is_the_later_one_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let header = Header {
+        state: State::Pool,
+        used: 7,
+        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
+    };
+    let disk = SysDisk {
+        device: folder.path().join("disk"),
+        ..sys("sda", "z")
+    };
+    let file = File::create_new(&disk.device).unwrap();
+    file.set_len(SIZE).unwrap();
+    header.write(&file).unwrap();
+    // By a clock that was far ahead.
+    let ahead = time::now().0 * 2;
+    lock(&inventory.boot).change(|decided| decided.could_not_use(header.uuid, "copy", ahead));
+    let (stamped, _) = inventory.stamp(&disk, header);
+    assert_eq!(stamped.used, ahead + 1);
+    let file = File::open(&disk.device).unwrap();
+    let found = Header::read(&file, header.filesystem_size).unwrap();
+    assert_eq!(found, Found::Header(stamped));
 }
 
 /// A virtio disk that the kernel shows, of which there is no device.

@@ -17,7 +17,7 @@
 //! | one holds a pool of another Loam's format | until it is pulled |
 //! | one cannot be used, and its own header shows another pool | not for that one |
 //! | the disk that the header names was read, and holds this pool | not at all: [`crate::duplicate`] has chosen |
-//! | one cannot be used, and its own header shows this pool, used later | until it is used or pulled |
+//! | one cannot be used, and its own header shows this pool, used later, or did so in this boot | until it is used, read or pulled |
 //! | that one is gone | ten seconds, in which the kernel may be resetting its link |
 //! | all others were read, or there is none | not at all: the farmer replaced the disk by this one |
 //!
@@ -27,9 +27,9 @@
 //!
 //! Two things nobody can tell. An original that shows itself only when the search is over comes too late;
 //! it is left alone then, and named. And such an original is used at a later start if the copy is late then,
-//! or nothing of it can be read.
+//! or nothing of it could be read since the node booted.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use uuid::Uuid;
 
@@ -69,11 +69,6 @@ impl Shown {
             used: header.used,
         }
     }
-
-    /// Whether it is this pool, used after that.
-    fn is_later(&self, pool: &Header) -> bool {
-        self.uuid == pool.uuid && self.used > pool.used
-    }
 }
 
 /// What a pool waits for.
@@ -83,8 +78,8 @@ pub enum Awaited {
     Late,
     /// The disk of this id.
     Disk(String),
-    /// The disk of this id, which was used later, at this time.
-    Later { id: String, used: u64 },
+    /// The disk of this id, which was used later.
+    Later(String),
     /// A disk that was used later, and is not there.
     Gone,
 }
@@ -95,24 +90,33 @@ pub struct Others<'a> {
     /// Whether disks may yet come that were there when the node started, or went a moment ago.
     pub searching: bool,
     pub in_doubt: &'a [InDoubt],
-    /// When the pool was used last on a disk on which it could not be used in this boot.
-    pub unopened: Option<u64>,
+    /// When the pool was used last on each disk on which it could not be used in this boot, by ids.
+    pub unopened: Option<&'a BTreeMap<String, u64>>,
+}
+
+impl Others<'_> {
+    /// When the pool was used last on a disk, as far as that was read in this boot. What was read once
+    /// counts for as long as the disk is in doubt, whatever it says now, or nothing.
+    fn used_on(&self, disk: &InDoubt, pool: &Header) -> Option<u64> {
+        let noted = self.unopened.and_then(|disks| disks.get(&disk.id).copied());
+        let shown = match disk.may_hold {
+            MayHold::Pool(shown) if shown.uuid == pool.uuid => Some(shown.used),
+            _ => None,
+        };
+        noted.max(shown)
+    }
 }
 
 /// What it waits for, if for anything. `may_be_copy` says that its header names another disk than it is on,
 /// and that nothing was heard of that one.
 pub fn awaited(pool: &Header, may_be_copy: bool, others: &Others<'_>) -> Option<Awaited> {
     for disk in others.in_doubt {
-        if let MayHold::Pool(shown) = disk.may_hold
-            && shown.is_later(pool)
-        {
-            return Some(Awaited::Later {
-                id: disk.id.clone(),
-                used: shown.used,
-            });
+        if others.used_on(disk, pool) > Some(pool.used) {
+            return Some(Awaited::Later(disk.id.clone()));
         }
     }
-    if others.searching && others.unopened.is_some_and(|used| used > pool.used) {
+    let mut unopened = others.unopened.into_iter().flatten();
+    if others.searching && unopened.any(|(_, used)| *used > pool.used) {
         return Some(Awaited::Gone);
     }
     let may_be_it = |disk: &&InDoubt| match disk.may_hold {
@@ -136,7 +140,7 @@ impl fmt::Display for Awaited {
                 f,
                 "{WHY} disk {id}, which does not say what it holds; to use this one, take that one out"
             ),
-            Self::Later { id, .. } => write!(
+            Self::Later(id) => write!(
                 f,
                 "was used later on disk {id}, which cannot be used now, and what is here is older; to go on \
                  with this one all the same, take that one out"
@@ -201,12 +205,13 @@ mod tests {
                     .find(|(_, waits)| *waits)
                     .and_then(|(disk, _)| disk.clone());
                 let disk = waits_for.map(|disk| Awaited::Disk(disk.id));
+                // A copy with holes, which was never taken into use.
+                let unopened = BTreeMap::from([(OTHER.to_owned(), pool.used)]);
                 let waits = |may_be_copy, searching| {
                     let others = Others {
                         searching,
                         in_doubt: &in_doubt,
-                        // A copy with holes, which was never taken into use.
-                        unopened: Some(pool.used),
+                        unopened: Some(&unopened),
                     };
                     awaited(&pool, may_be_copy, &others)
                 };
@@ -233,10 +238,9 @@ mod tests {
         };
         for may_be_copy in [false, true] {
             let waits = |others: Others<'_>| awaited(&pool, may_be_copy, &others);
-            let it = Some(Awaited::Later {
-                id: OTHER.to_owned(),
-                used: 8,
-            });
+            let it = Some(Awaited::Later(OTHER.to_owned()));
+            let used_at = |used| BTreeMap::from([(OTHER.to_owned(), used)]);
+            let (seven, eight) = (used_at(7), used_at(8));
             for searching in [false, true] {
                 let in_doubt = [
                     later(Uuid::from_u128(99), 9),
@@ -246,20 +250,44 @@ mod tests {
                 let others = Others {
                     searching,
                     in_doubt: &in_doubt,
-                    unopened: Some(8),
+                    unopened: None,
                 };
                 assert_eq!(waits(others), it);
+                // It was seen to be so, and says nothing now, or less.
+                for may_hold in [
+                    MayHold::Anything,
+                    MayHold::GivenUp,
+                    MayHold::Pool(Shown::by(&pool)),
+                ] {
+                    let in_doubt = [InDoubt {
+                        id: OTHER.to_owned(),
+                        may_hold,
+                    }];
+                    let others = Others {
+                        searching,
+                        in_doubt: &in_doubt,
+                        unopened: Some(&eight),
+                    };
+                    assert_eq!(waits(others), it);
+                    let others = Others {
+                        unopened: Some(&seven),
+                        ..others
+                    };
+                    assert_ne!(waits(others), it);
+                }
             }
             // It is gone: for good once it has not come back.
-            let gone = |searching, used| Others {
-                searching,
-                in_doubt: &[],
-                unopened: Some(used),
+            let gone = |searching, unopened| {
+                waits(Others {
+                    searching,
+                    in_doubt: &[],
+                    unopened: Some(unopened),
+                })
             };
-            assert_eq!(waits(gone(true, 8)), Some(Awaited::Gone));
+            assert_eq!(gone(true, &eight), Some(Awaited::Gone));
             let late = may_be_copy.then_some(Awaited::Late);
-            assert_eq!(waits(gone(true, 7)), late);
-            assert_eq!(waits(gone(false, 8)), None);
+            assert_eq!(gone(true, &seven), late);
+            assert_eq!(gone(false, &eight), None);
         }
     }
 
@@ -268,11 +296,7 @@ mod tests {
         let why = Awaited::Disk(NAMED.to_owned()).to_string();
         assert!(why.contains("disk named") && why.contains("take that one out"));
         assert!(Awaited::Late.to_string().contains("come late"));
-        let later = Awaited::Later {
-            id: NAMED.to_owned(),
-            used: 8,
-        };
-        let why = later.to_string();
+        let why = Awaited::Later(NAMED.to_owned()).to_string();
         assert!(why.contains("later on disk named") && why.contains("take that one out"));
         assert!(Awaited::Gone.to_string().contains("come back"));
     }

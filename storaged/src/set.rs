@@ -190,6 +190,7 @@ mod tests {
                 machine: HERE,
                 disk: DiskTag::of("a"),
                 now,
+                instead_of: 0,
                 boot: Some(Uuid::from_u128(boot)),
                 set_is_new,
             })

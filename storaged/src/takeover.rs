@@ -139,6 +139,7 @@ pub fn decide(
         decided.set = set::choose(&headers, around.machine)
             .filter(|set| !unknown || set::is_at_home(*set, &headers, around.machine));
     }
+    note_shown(decided, &around.in_doubt);
     let mut ids = around.ids_in_use.clone();
     ids.extend(winners.iter().map(|winner| winner.disk.id.clone()));
     for winner in winners {
@@ -148,7 +149,7 @@ pub fn decide(
         let others = Others {
             searching: around.searching,
             in_doubt: &around.in_doubt,
-            unopened: decided.unopened.get(&disk.header.uuid).copied(),
+            unopened: decided.unopened.get(&disk.header.uuid),
         };
         let awaited = || original::awaited(&disk.header, may_be_copy, &others);
         let verdict = if decided.set.is_none() {
@@ -156,10 +157,6 @@ pub fn decide(
         } else if decided.set != Some(disk.header.set) {
             Verdict::Leave(set::describe(&disk.header))
         } else if let Some(awaited) = (!winner.is_bound).then(awaited).flatten() {
-            // For when that disk goes, and may come back.
-            if let Awaited::Later { used, .. } = awaited {
-                decided.could_not_use(disk.header.uuid, used);
-            }
             let waits = Verdict::Wait(Waiting::Original(awaited));
             // Which of several copies is the one to use is not known either before.
             let alike = seen.iter().filter(|seen| seen.holds(disk.header.uuid));
@@ -194,6 +191,18 @@ pub fn decide(
         verdicts.insert(disk.name.clone(), verdict);
     }
     verdicts
+}
+
+/// Keeps what disks in doubt show of this node's pools, for when they go and may come back, and for when
+/// nothing of them can be read any more.
+fn note_shown(decided: &mut Decided, in_doubt: &[InDoubt]) {
+    for disk in in_doubt {
+        if let MayHold::Pool(shown) = disk.may_hold
+            && decided.set == Some(shown.set)
+        {
+            decided.could_not_use(shown.uuid, &disk.id, shown.used);
+        }
+    }
 }
 
 /// One disk of each pool; the others get their verdicts.

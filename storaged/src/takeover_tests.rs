@@ -399,7 +399,7 @@ fn an_original_that_was_left_in_is_not_used_while_its_later_copy_is_in_doubt() {
     let later = in_doubt("copy", shows(&original, 9));
     let mut decided = Decided::default();
     let verdicts = decide(&disks, &mut decided, &later);
-    let Verdict::Wait(waiting @ Waiting::Original(Awaited::Later { .. })) = &verdicts["z"] else {
+    let Verdict::Wait(waiting @ Waiting::Original(Awaited::Later(_))) = &verdicts["z"] else {
         panic!("{verdicts:?}")
     };
     assert!(waiting.to_string().contains("disk copy"), "{waiting}");
@@ -437,7 +437,7 @@ fn a_copy_that_was_not_used_later_holds_its_original_not_up() {
             ..in_doubt("copy", shows(&original, at))
         };
         let mut decided = Decided::default();
-        decided.could_not_use(Uuid::from_u128(10), at);
+        decided.could_not_use(Uuid::from_u128(10), "copy", at);
         let disks = std::slice::from_ref(&original);
         let verdicts = decide(disks, &mut decided, &around);
         assert_eq!(verdicts["z"], Verdict::Open);
@@ -448,7 +448,7 @@ fn a_copy_that_was_not_used_later_holds_its_original_not_up() {
 fn an_original_waits_a_while_for_the_later_copy_that_could_not_be_used_and_went() {
     let disks = [used(7, pool("z", 10, 1))];
     let mut decided = Decided::default();
-    decided.could_not_use(Uuid::from_u128(10), 9);
+    decided.could_not_use(Uuid::from_u128(10), "copy", 9);
     let away = Surroundings {
         searching: true,
         ..here()
@@ -460,4 +460,30 @@ fn an_original_waits_a_while_for_the_later_copy_that_could_not_be_used_and_went(
     );
     let verdicts = decide(&disks, &mut decided, &here());
     assert_eq!(verdicts["z"], Verdict::Open);
+}
+
+#[test]
+fn an_original_waits_for_its_later_copy_of_which_nothing_can_be_read_any_more() {
+    let original = used(7, pool("z", 10, 1));
+    let disks = std::slice::from_ref(&original);
+    // Known from when no other disk of the pool was there.
+    let mut decided = Decided {
+        set: Some(Uuid::from_u128(1)),
+        ..Decided::default()
+    };
+    decide(&[], &mut decided, &in_doubt("copy", shows(&original, 9)));
+    for may_hold in [MayHold::Anything, MayHold::GivenUp] {
+        let around = in_doubt("copy", may_hold);
+        let mut decided = decided.clone();
+        let verdicts = decide(disks, &mut decided, &around);
+        let waits = Waiting::Original(Awaited::Later("copy".to_owned()));
+        assert_eq!(verdicts["z"], Verdict::Wait(waits));
+        // Another disk is no reason to wait, as before.
+        let verdicts = decide(disks, &mut decided, &in_doubt("other", may_hold));
+        assert_eq!(verdicts["z"], Verdict::Open);
+    }
+    // Of another node's pools, nothing is missing here.
+    let theirs = used(7, pool("y", 20, 2));
+    decide(&[], &mut decided, &in_doubt("copy", shows(&theirs, 9)));
+    assert_eq!(decided.unopened.len(), 1);
 }

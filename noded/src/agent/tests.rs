@@ -52,6 +52,15 @@ impl Drop for Bench {
 impl Bench {
     /// noded alone: daemons and chain are the test's to bring.
     fn start(node: FakeNode) -> Self {
+        let (mut bench, [storaged, netd, init]) = Self::without_lookout(node);
+        let sockets = bench.node.sockets.clone();
+        let lookout = async move { lookout::all(&sockets, storaged, netd, init).await };
+        bench.tasks.push(spawn_local(lookout));
+        bench
+    }
+
+    /// The revisions of storaged, netd and init are the test's to tell, too.
+    fn without_lookout(node: FakeNode) -> (Self, [watch::Sender<Option<Revision>>; 3]) {
         let identity = Rc::new(Identity::from_seed(&[1; 32]).unwrap());
         let (views, seen) = watch::channel(None);
         let (chain, chain_state) = watch::channel(ChainState::Connecting);
@@ -80,20 +89,16 @@ impl Bench {
             present: present_in,
             offer: watch::channel(None).0,
         };
-        let sockets = node.sockets.clone();
-        let tasks = vec![
-            spawn_local(async move { lookout::all(&sockets, storaged_at, netd_at, init_at).await }),
-            spawn_local(agent.run(inlets, outlets)),
-        ];
-        Self {
+        let bench = Self {
             node,
             identity,
             views,
             chain,
             present,
             reports,
-            tasks,
-        }
+            tasks: vec![spawn_local(agent.run(inlets, outlets))],
+        };
+        (bench, [storaged_at, netd_at, init_at])
     }
 
     /// What the chain says from now on.
@@ -308,6 +313,46 @@ async fn what_the_chain_says_is_done_at_once_and_told() {
                 state.named == Some(bench.identity.node)
             })
             .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn storaged_is_told_whose_node_it_serves_also_when_no_round_saw_it_away() {
+    local(async {
+        let (bench, [storaged, ..]) = Bench::without_lookout(FakeNode::new());
+        let node = &bench.node;
+        let revision = async || {
+            let client = node.sockets.storage().await.ok()?;
+            client.changes(shortly(), Revision::default()).await.ok()
+        };
+        let told = |times| {
+            node.wait("storaged knows the node", move |state| {
+                calls(state, "node_is") == times
+            })
+        };
+        let life = node.start(Part::Storaged);
+        node.wait_for_sockets(&[Part::Storaged]).await;
+        let first = revision().await.unwrap();
+        storaged.send_replace(Some(first));
+        told(1).await;
+        // What changes in one life does not make it another.
+        node.change(|_| ());
+        let changed = revision().await.unwrap();
+        assert!(changed != first && picture::is_one_life(first, changed));
+        // Away and back, before anybody looks.
+        drop(life);
+        let _next = node.with_new_storaged().start(Part::Storaged);
+        let next = timeout(LONGEST_WAIT, async {
+            loop {
+                match revision().await {
+                    Some(next) if next != changed => break next,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        });
+        storaged.send_replace(Some(next.await.unwrap()));
+        told(2).await;
     })
     .await;
 }

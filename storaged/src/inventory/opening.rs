@@ -57,8 +57,11 @@ impl Inventory {
                 // Known to be in doubt before it is bound to no disk any more: in between, too, it is missing.
                 if first && self.set(disk, left()) {
                     lock(&self.boot).change(|decided| {
-                        decided.could_not_use(uuid, header.used);
+                        decided.could_not_use(uuid, &disk.id, header.used);
                         decided.runs_on.remove(&uuid);
+                        // Else a restart would take this disk for the one that machines use, once the
+                        // pool is bound to another and not yet mounted of it.
+                        decided.mounted.remove(&uuid);
                     });
                 }
                 left()
@@ -97,12 +100,18 @@ impl Inventory {
         if header.used != 0 && header.disk != DiskTag::of(&disk.id) {
             tracing::warn!(disk = %disk.id, pool = %header.uuid, "was used last on another disk, of which this may be a copy; no other disk is left that may be that one");
         }
+        let (instead_of, set_is_new) = {
+            let boot = lock(&self.boot);
+            let decided = boot.decided();
+            (decided.unopened_at(header.uuid), decided.begun)
+        };
         let using = Use {
             machine: self.machine,
             disk: DiskTag::of(&disk.id),
             now: time::now().0,
+            instead_of,
             boot: boot::id(),
-            set_is_new: lock(&self.boot).decided().begun,
+            set_is_new,
         };
         let stamped = header.taken_into_use(&using);
         match header.replace(&disk.device, &stamped) {
