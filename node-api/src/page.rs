@@ -51,8 +51,8 @@ impl<T> Page<T> {
 pub struct Changes(tokio::sync::watch::Sender<u64>);
 
 impl Changes {
-    /// Starts at a number that an earlier life of the daemon has not used: the time since boot in
-    /// nanoseconds.
+    /// Starts at a number that an earlier life of the daemon has not used: the nanoseconds of the clock. A
+    /// life has far fewer changes than that, so that another is told by how far its number is away.
     pub fn new() -> Self {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)

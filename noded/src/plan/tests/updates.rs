@@ -546,6 +546,34 @@ fn a_port_of_a_contract_that_nothing_is_known_of_is_a_problem() {
     assert!(world.runs(&id("1.web")));
 }
 
+#[test]
+fn a_machine_whose_new_version_cannot_be_keeps_its_port() {
+    let with_ports = |machines: &[&str], first: u16| {
+        let mut workloads = fixture::workloads(machines, &["net"], &[]);
+        for (machine, port) in workloads.machines.values_mut().zip(first..) {
+            machine.publish[0].node_port = port;
+        }
+        workloads
+    };
+    let mut world = World::default();
+    world.settle(&want(with_ports(&["web"], 9000)));
+    // The only address is the other's.
+    let mut next = with_ports(&["api", "web"], 9001);
+    next.version = Version(2);
+    for network in next.networks.values_mut() {
+        network.ipv4 = "10.99.0.0/30".parse().unwrap();
+    }
+    let mut both = want(next);
+    let other = Contract::Run(run(with_ports(&["other"], 9000)));
+    both.contracts.insert(ContractId(2), other);
+    let plan = world.settle(&both);
+    assert!(world.runs(&id("1.web")) && !world.runs(&id("2.other")));
+    assert_eq!(
+        plan.problems.get(&id("2.other")),
+        Some(&"port 9000 of the node leads to 1.web".to_owned())
+    );
+}
+
 /// Its successor may not start, and then it goes on with all that it had.
 #[test]
 fn a_port_is_taken_from_a_machine_that_is_replaced_when_it_has_ended_and_not_before() {
