@@ -16,8 +16,8 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal,
-        setrlimit,
+        Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal,
+        set_parent_process_death_signal, setrlimit,
     },
 };
 
@@ -197,6 +197,11 @@ impl Running {
         Ok(pidfd_open(pid, PidfdFlags::empty())?)
     }
 
+    /// By which another thread can end it.
+    pub fn killer(&self) -> io::Result<Killer> {
+        self.pidfd().map(Killer)
+    }
+
     pub fn kill(&mut self) {
         // It may have ended by itself, which is as good.
         let _ = self.child.kill();
@@ -231,6 +236,17 @@ impl Running {
                 complaint,
             }
         })
+    }
+}
+
+/// Ends one program, and never another that has come to its number.
+#[derive(Debug)]
+pub struct Killer(OwnedFd);
+
+impl Killer {
+    pub fn kill(&self) {
+        // It may have ended by itself, which is as good.
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
 }
 

@@ -97,6 +97,11 @@ impl Watch {
         self.space
     }
 
+    /// It has nothing to do, and so gets no further.
+    pub fn rest(&mut self) {
+        self.seen_at = Instant::now();
+    }
+
     /// Whether it may go on. `progress` is another number whenever it got further, `made` the bytes that
     /// what it has made takes.
     pub fn check(&mut self, progress: u64, made: u64) -> Result<(), Ended> {

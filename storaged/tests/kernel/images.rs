@@ -10,6 +10,7 @@ use std::{
 
 use loam_deployment::{Bytes, Version, payload::Media};
 use loam_storaged::{
+    cgroup::Confined,
     image::{
         copy::copy,
         erofs::{BUILDER_ID, PackError},
@@ -44,7 +45,9 @@ fn build(pool: &Arc<Pool>, script: &str, most: Bytes) -> (PathBuf, Result<(), Pa
     builder.args(["-c", script]).arg(&packed);
     let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, most).on(pool.clone());
     let mut nothing = |_: &mut dyn Write| Ok(());
-    let ended = feed(builder, &output, &mut nothing, &mut watch, |_| Ok(()));
+    let ended = feed(builder, &output, &mut nothing, &mut watch, |_| {
+        Ok(Confined::default())
+    });
     (packed, ended)
 }
 
