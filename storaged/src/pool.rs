@@ -373,9 +373,8 @@ impl Pool {
 }
 
 impl Room for Pool {
-    fn is_short(&self) -> bool {
-        // A disk that cannot be asked is no fault of a builder's.
-        self.spare().is_ok_and(|spare| spare == Bytes(0))
+    fn left(&self) -> Option<Bytes> {
+        self.spare().ok()
     }
 }
 
