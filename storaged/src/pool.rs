@@ -376,6 +376,12 @@ impl Room for Pool {
     fn left(&self) -> Option<Bytes> {
         self.spare().ok()
     }
+
+    fn left_after_removals(&self) -> Option<Bytes> {
+        // btrfs counts it with the transaction that is committed next.
+        rustix::fs::syncfs(File::open(&self.root).ok()?).ok()?;
+        self.left()
+    }
 }
 
 /// Whether one of them could take what a disk that hangs cannot.

@@ -2,6 +2,9 @@
 
 use std::cell::Cell;
 
+use loam_deployment::{Version, payload::Filesystem};
+use loam_node_api::storage::{VolumeKey, VolumeSpec};
+
 use super::*;
 use crate::{
     cgroup::{Confined, Group},
@@ -243,6 +246,80 @@ fn a_builder_that_waits_for_input_is_not_idle() {
     let mut watch = Watch::new(&Stop::default(), &IDLE, Bytes::gib(1));
     let confine = |_| Ok(Confined::default());
     feed(builder, &output, &mut stream, &mut watch, confine).unwrap();
+}
+
+/// Has what an image's builder is ended for, of its own doing or of another's.
+#[derive(Debug)]
+struct Shortened {
+    pool: Arc<Pool>,
+    by_another: bool,
+}
+
+impl Pack for Shortened {
+    fn pack(&self, _: &Path, _: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
+        if self.by_another {
+            // More than any disk has, of which nothing is written.
+            let spec = VolumeSpec {
+                size: Bytes::gib(8 << 10),
+                media: Media::Any,
+                filesystem: Filesystem::Raw,
+            };
+            let key = VolumeKey::Data("1.large".parse().unwrap());
+            let volumes = self.pool.volumes();
+            volumes.create(&key, &spec, Version(1)).unwrap();
+        }
+        assert_eq!(watch.has_room_for(watch.space()), !self.by_another);
+        Err(Ended::Short.into())
+    }
+}
+
+#[tokio::test]
+async fn a_build_whose_disk_another_has_filled_has_no_death() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&[Layer::default().file("a", b"x").tar()]);
+    for (by_another, expected) in [(true, (0, 1)), (false, (1, 0))] {
+        let mut node = Node::new();
+        let pool = node.pool.clone();
+        let packer = Arc::new(Shortened {
+            pool: pool.clone(),
+            by_another,
+        });
+        node.images = Images::with(
+            Arc::new(move || vec![pool.clone()]),
+            means(packer, anywhere()),
+            node.changes.clone(),
+        );
+        let why = node.failed(&image).await;
+        assert_eq!(why.contains("no disk has room"), by_another, "{why}");
+        let Some(Attempt::Failed(failure)) = node.images.lock().attempts.remove(&image) else {
+            panic!("it did not fail");
+        };
+        let Record {
+            deaths, failures, ..
+        } = failure.record;
+        assert_eq!((deaths, failures), expected);
+    }
+}
+
+/// As btrfs, which counts what was removed a while later.
+#[derive(Debug)]
+struct Freed(AtomicU32);
+
+impl Room for Freed {
+    fn left(&self) -> Option<Bytes> {
+        Some(Bytes::mib(self.0.fetch_add(1, Ordering::Relaxed).into()))
+    }
+}
+
+#[test]
+fn a_builder_whose_space_is_free_again_had_filled_its_disk() {
+    let short = || FetchError::from(PackError::Ended(Ended::Short));
+    let judged = |error: FetchError, most| error.judged(&Freed(AtomicU32::new(0)), most);
+    assert!(judged(short(), Bytes::mib(1)).is_death());
+    let full = judged(short(), Bytes::mib(100));
+    assert!(matches!(full, FetchError::NoSpace(_)), "{full:?}");
+    let other = FetchError::from(PackError::Ended(Ended::TooMuch(Bytes(1))));
+    assert!(judged(other, Bytes::mib(100)).is_death());
 }
 
 #[test]

@@ -19,6 +19,11 @@ pub trait Room: fmt::Debug + Send + Sync {
     /// What may be taken of it until others may not get what they are promised. Blocks. `None` if it cannot be
     /// asked, which is no fault of a builder's.
     fn left(&self) -> Option<Bytes>;
+
+    /// The same, once what was removed is free.
+    fn left_after_removals(&self) -> Option<Bytes> {
+        self.left()
+    }
 }
 
 /// Why a builder is ended, or a copy of what it made.

@@ -14,6 +14,7 @@ use loam_storaged::{
     image::{
         copy::copy,
         erofs::{BUILDER_ID, PackError},
+        failure::FetchError,
         feed::feed,
         pace::Patience,
         stop::Stop,
@@ -119,10 +120,13 @@ fn a_builder_that_holds_more_than_its_file_shows_costs_no_volume_its_space() {
     );
     let shown = fs::metadata(&packed).unwrap().blocks() * 512;
     assert!(shown < 100 << 20, "{shown}");
-    // It was ended in time, and what it took goes with its file.
+    // It was ended in time, and what it took goes with its file: nobody else had taken it.
     let left = free(&File::open(pool.root()).unwrap());
     assert!(left > 200 << 20, "{left}");
     fs::remove_file(packed).unwrap();
+    let error = FetchError::from(ended.unwrap_err());
+    let judged = error.judged(&*pool, Bytes::mib(100));
+    assert!(judged.is_death(), "{judged:?}");
     let data = File::options()
         .write(true)
         .open(volume.path.unwrap())
