@@ -37,7 +37,7 @@ pub struct Group {
 
 /// A builder in its group. When the last one's is dropped, whatever builders have started and left
 /// behind is ended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Confined<'a>(Option<&'a Group>);
 
 impl Default for Group {
@@ -47,7 +47,7 @@ impl Default for Group {
 }
 
 impl Group {
-    fn below(daemons: &Path) -> Self {
+    pub(crate) fn below(daemons: &Path) -> Self {
         Self {
             daemons: daemons.to_owned(),
             inside: Mutex::default(),
@@ -76,7 +76,7 @@ impl Group {
         self.take_in(pid, memory)
     }
 
-    fn take_in(&self, pid: u32, memory: u64) -> io::Result<Confined<'_>> {
+    pub(crate) fn take_in(&self, pid: u32, memory: u64) -> io::Result<Confined<'_>> {
         if !self.daemons.try_exists()? {
             tracing::warn!("this is no node: an image's builder has no memory limit of its own");
             return Ok(Confined(None));
@@ -107,6 +107,16 @@ impl Group {
 
     fn lock(&self) -> MutexGuard<'_, usize> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Confined<'_> {
+    /// Ends the builder and all that it started, if no other is there.
+    pub fn end(&self) {
+        let Some(group) = self.0 else { return };
+        if *group.lock() == 1 {
+            group.kill();
+        }
     }
 }
 
@@ -177,10 +187,14 @@ mod tests {
         let group = Group::below(daemons.path());
         let (one, two) = (group.take_in(17, 1).unwrap(), group.take_in(18, 1).unwrap());
         let kill = daemons.path().join(NAME).join("cgroup.kill");
+        one.end();
         drop(one);
         assert!(!kill.exists());
         group.clear();
         assert!(!kill.exists());
+        two.end();
+        assert_eq!(fs::read_to_string(&kill).unwrap(), "1");
+        fs::remove_file(&kill).unwrap();
         drop(two);
         assert_eq!(fs::read_to_string(&kill).unwrap(), "1");
         fs::remove_file(&kill).unwrap();

@@ -103,10 +103,20 @@ impl Ledger {
     }
 }
 
+/// Of a file system larger than this btrfs makes chunks of metadata of 1 GiB each, of others 256 MiB at most
+/// (`calc_chunk_size` in Linux's `fs/btrfs/space-info.c`).
+const LARGE_CHUNKS_ABOVE: u64 = 50 << 30;
+
 /// What btrfs itself may take: metadata, twice (5 % of a small disk at once, a little of a large
-/// one as it fills), and the last chunks, which it needs to move things about.
+/// one as it fills), and the last chunks, which it needs to move things about. At least one chunk of
+/// metadata, twice, for that much of what is free goes at once.
 fn overhead(total: u64) -> u64 {
-    (total / 8).min(1 << 30) + total / 100
+    let chunks = if total > LARGE_CHUNKS_ABOVE {
+        2 << 30
+    } else {
+        (total / 8).min(1 << 30)
+    };
+    chunks + total / 100
 }
 
 #[cfg(test)]
@@ -143,13 +153,35 @@ mod tests {
         let less = |total: Bytes, parts: &[Bytes]| {
             Bytes(total.get() - parts.iter().map(|part| part.get()).sum::<u64>())
         };
-        // Small: an eighth for metadata. Large: a gibibyte, and 32 for images.
+        // Small: an eighth for metadata. Large: two gibibytes, and 32 for images.
         let (small, large) = (Bytes::gib(4), Bytes::gib(1000));
         let usable = less(small, &[Bytes::mib(512), hundredth(small)]);
         let share = Bytes(small.get() / 5);
         assert_eq!(free(small), (usable, less(usable, &[share])));
-        let usable = less(large, &[Bytes::gib(1), hundredth(large)]);
+        let usable = less(large, &[Bytes::gib(2), hundredth(large)]);
         assert_eq!(free(large), (usable, less(usable, &[Bytes::gib(32)])));
+    }
+
+    #[test]
+    fn a_large_file_system_keeps_a_chunk_of_metadata_twice() {
+        let reserve = |total| Ledger::new(total).reserve();
+        assert!(reserve(Bytes::gib(60)) > Bytes::gib(2));
+        assert!(reserve(Bytes(Bytes::gib(50).get() + 1)) > Bytes::gib(2));
+        assert!(reserve(Bytes::gib(50)) < Bytes::gib(2));
+    }
+
+    /// As before the reserve of large disks was raised.
+    #[test]
+    fn what_is_promised_stays_when_less_may_be() {
+        let mut ledger = Ledger::new(Bytes::gib(60));
+        ledger.record_volume(Bytes::gib(47));
+        ledger.record_image(Bytes(Bytes::gib(11).get() + (300 << 20)));
+        assert_eq!(ledger.free_for_volumes(), Bytes(0));
+        assert_eq!(ledger.free_for_images(), Bytes(0));
+        assert_eq!(ledger.promised_to_volumes(), Bytes::gib(47));
+        ledger.promise_volume(Bytes(0)).unwrap();
+        ledger.release_volume(Bytes::gib(2));
+        ledger.promise_volume(Bytes::mib(256)).unwrap();
     }
 
     #[test]
@@ -184,6 +216,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_larger_file_system_keeps_no_less(one in 1u64 << 30..1 << 45, more in 0u64..1 << 40) {
+            let reserve = |total| Ledger::new(Bytes(total)).reserve();
+            prop_assert!(reserve(one) <= reserve(one + more));
+            // And by the border of large chunks.
+            let near = LARGE_CHUNKS_ABOVE - (one % (1 << 30));
+            prop_assert!(reserve(near) <= reserve(near + more));
+        }
+
         #[test]
         fn never_promises_more_than_there_is(
             total in 1u64 << 30..1 << 45,

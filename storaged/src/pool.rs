@@ -373,9 +373,14 @@ impl Pool {
 }
 
 impl Room for Pool {
-    fn is_short(&self) -> bool {
-        // A disk that cannot be asked is no fault of a builder's.
-        self.spare().is_ok_and(|spare| spare == Bytes(0))
+    fn left(&self) -> Option<Bytes> {
+        self.spare().ok()
+    }
+
+    fn left_after_removals(&self) -> Option<Bytes> {
+        // btrfs counts it with the transaction that is committed next.
+        rustix::fs::syncfs(File::open(&self.root).ok()?).ok()?;
+        self.left()
     }
 }
 

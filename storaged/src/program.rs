@@ -16,10 +16,12 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set_parent_process_death_signal,
-        setrlimit,
+        Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal,
+        set_parent_process_death_signal, setrlimit,
     },
 };
+
+use crate::seccomp;
 
 /// The most of a program's complaint that is kept. What it says last says most.
 const MAX_COMPLAINT: usize = 2 << 10;
@@ -50,7 +52,7 @@ pub enum ProgramError {
     TooLong { name: String, patience: Duration },
 }
 
-/// What a program that reads strangers' bytes may use.
+/// What a program that reads strangers' bytes may use, beside the limits of [`seccomp`].
 #[derive(Clone, Copy, Debug)]
 pub struct Confinement {
     /// User and group, with no rights of their own.
@@ -72,6 +74,11 @@ pub fn command(name: &str, confinement: Option<Confinement>) -> Result<Command, 
     if let Some(confinement) = confinement {
         command.uid(confinement.id).gid(confinement.id);
     }
+    let filter = confinement.map(|_| seccomp::filter()).transpose();
+    let filter = filter.map_err(|source| ProgramError::Run {
+        name: name.to_owned(),
+        source,
+    })?;
     let before_exec = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         if let Some(confinement) = confinement {
@@ -84,10 +91,13 @@ pub fn command(name: &str, confinement: Option<Confinement>) -> Result<Command, 
             setrlimit(Resource::Core, limit(0))?;
             setrlimit(Resource::Nofile, limit(64))?;
         }
+        if let Some(filter) = &filter {
+            seccomp::apply(filter)?;
+        }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes only system calls, through rustix, which
-    // neither allocates nor takes locks in them.
+    // SAFETY: between fork and exec the closure makes only system calls, through rustix and
+    // seccompiler, which neither allocate nor take locks in them.
     unsafe { command.pre_exec(before_exec) };
     Ok(command)
 }
@@ -197,6 +207,11 @@ impl Running {
         Ok(pidfd_open(pid, PidfdFlags::empty())?)
     }
 
+    /// By which another thread can end it.
+    pub fn killer(&self) -> io::Result<Killer> {
+        self.pidfd().map(Killer)
+    }
+
     pub fn kill(&mut self) {
         // It may have ended by itself, which is as good.
         let _ = self.child.kill();
@@ -231,6 +246,17 @@ impl Running {
                 complaint,
             }
         })
+    }
+}
+
+/// Ends one program, and never another that has come to its number.
+#[derive(Debug)]
+pub struct Killer(OwnedFd);
+
+impl Killer {
+    pub fn kill(&self) {
+        // It may have ended by itself, which is as good.
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
 }
 

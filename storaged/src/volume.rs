@@ -41,7 +41,7 @@ struct Known {
     record: Record,
     /// Space that its data took when it was measured last.
     used: Bytes,
-    /// Its record is removed, but its data could not be.
+    /// Its record is removed, but its data could not be, or is being.
     half_deleted: bool,
 }
 
@@ -182,18 +182,16 @@ impl Volumes {
     }
 
     /// How much of that they did not take when they were measured last. Of one whose record cannot be read
-    /// that is not known: nothing.
+    /// that is not known: nothing. One that is on its way out takes no more, and seems to have taken nothing
+    /// before its space is free.
     pub fn unused(&self) -> Bytes {
         let found = self.found();
-        let left = |known: &Known| {
-            known
-                .record
-                .spec
-                .size
-                .get()
-                .saturating_sub(known.used.get())
-        };
-        Bytes(found.known.values().map(left).fold(0, u64::saturating_add))
+        let kept = found.known.values().filter(|known| !known.half_deleted);
+        let left = kept.map(|known| {
+            let promised = known.record.spec.size.get();
+            promised.saturating_sub(known.used.get())
+        });
+        Bytes(left.fold(0, u64::saturating_add))
     }
 
     pub fn list(&self) -> Vec<Volume> {

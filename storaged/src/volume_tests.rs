@@ -187,3 +187,28 @@ fn a_volume_whose_data_cannot_be_removed_is_not_given_out_again() {
     volumes.delete(&key("1.a")).unwrap();
     assert!(volumes.list().is_empty());
 }
+
+/// While its data is removed, which takes long for a large one, its name is gone and its space not free yet.
+#[test]
+fn no_space_is_kept_for_a_volume_that_is_on_its_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let volumes = open(&folder);
+    for name in ["1.a", "1.b"] {
+        volumes
+            .create(&key(name), &raw(1 << 20), Version(1))
+            .unwrap();
+    }
+    let data = folder.path().join("data-1.a.raw");
+    fs::write(&data, vec![1; 1 << 20]).unwrap();
+    volumes.measure();
+    assert_eq!(volumes.unused(), Bytes(1 << 20));
+
+    fs::remove_file(&data).unwrap();
+    fs::create_dir(&data).unwrap();
+    volumes.delete(&key("1.a")).unwrap_err();
+    fs::remove_dir(&data).unwrap();
+    volumes.measure();
+    assert_eq!(volumes.unused(), Bytes(1 << 20));
+    volumes.delete(&key("1.a")).unwrap();
+    assert_eq!(volumes.unused(), Bytes(1 << 20));
+}

@@ -83,7 +83,7 @@ impl Build {
         });
         // Its builder has ended. What cannot be removed is tried again when the pool comes next.
         sweep::all_of(&folder, &name);
-        packed
+        packed.map_err(|error| error.judged(&**pool, most))
     }
 
     /// Reads every layer once: checks it whole, and learns what of it shows.

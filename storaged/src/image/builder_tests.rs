@@ -1,7 +1,13 @@
 //! Builders that strangers' bytes have sent astray: none holds the place where images are built.
 
+use std::cell::Cell;
+
+use loam_deployment::{Version, payload::Filesystem};
+use loam_node_api::storage::{VolumeKey, VolumeSpec};
+
 use super::*;
 use crate::{
+    cgroup::{Confined, Group},
     image::{
         failure::FetchError,
         feed::feed,
@@ -26,7 +32,7 @@ impl Pack for Astray {
         let mut builder = program::command("sh", None)?;
         builder.args(["-c", self.script]).arg(target);
         let output = fs::File::create_new(target).unwrap();
-        feed(builder, &output, stream, watch, |_| Ok(()))
+        feed(builder, &output, stream, watch, |_| Ok(Confined::default()))
     }
 }
 
@@ -153,8 +159,9 @@ fn what_a_builder_left_beside_its_file_goes_with_it() {
 struct Filling(AtomicU32);
 
 impl Room for Filling {
-    fn is_short(&self) -> bool {
-        self.0.fetch_add(1, Ordering::Relaxed) > 1
+    fn left(&self) -> Option<Bytes> {
+        let looks = self.0.fetch_add(1, Ordering::Relaxed);
+        Some(Bytes(u64::from(looks <= 1)))
     }
 }
 
@@ -175,10 +182,144 @@ fn a_builder_whose_disk_gets_short_is_ended_whether_it_reads_or_not() {
         };
         let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1))
             .on(Arc::new(Filling(AtomicU32::new(0))));
-        let error = feed(builder, &output, &mut stream, &mut watch, |_| Ok(())).unwrap_err();
+        let error = feed(builder, &output, &mut stream, &mut watch, |_| {
+            Ok(Confined::default())
+        })
+        .unwrap_err();
         assert!(matches!(error, PackError::Ended(Ended::Short)), "{error:?}");
         assert!(FetchError::from(error).is_death());
     }
+}
+
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !matches!(stat.rsplit_once(") "), Some((_, state)) if !state.starts_with('Z'))
+}
+
+/// As while gigabytes are unpacked that a later layer hides.
+#[test]
+fn a_builder_is_watched_while_it_is_given_nothing() {
+    let daemons = tempfile::tempdir().unwrap();
+    let group = Group::below(daemons.path());
+    let kill = daemons.path().join("image-builder/cgroup.kill");
+    let mut builder = program::command("sh", None).unwrap();
+    builder.args(["-c", "cat >/dev/null; exec sleep 1000"]);
+    let output = tempfile::tempfile().unwrap();
+    let pid = Cell::new(0);
+    let (mut seen, mut ended) = (false, false);
+    let mut stream = |out: &mut dyn Write| {
+        let written = out.write_all(&noise(300_000));
+        seen = !has_ended(pid.get());
+        let mut waits = 0..200;
+        // What it started ends with it: whoever it is fed by may take minutes.
+        ended = waits.any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            has_ended(pid.get()) && kill.exists()
+        });
+        written.map_err(crate::image::merged::MergedError::Write)
+    };
+    let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1))
+        .on(Arc::new(Filling(AtomicU32::new(0))));
+    let confine = |id| {
+        pid.set(id);
+        group.take_in(id, 1 << 30)
+    };
+    let error = feed(builder, &output, &mut stream, &mut watch, confine).unwrap_err();
+    assert!(matches!(error, PackError::Ended(Ended::Short)), "{error:?}");
+    assert!(seen && ended);
+}
+
+#[test]
+fn a_builder_that_waits_for_input_is_not_idle() {
+    let mut builder = program::command("sh", None).unwrap();
+    builder.args(["-c", "exec cat >/dev/null"]);
+    let output = tempfile::tempfile().unwrap();
+    let mut stream = |out: &mut dyn Write| {
+        for _ in 0..2 {
+            out.write_all(&noise(300_000))
+                .and_then(|()| out.flush())
+                .map_err(crate::image::merged::MergedError::Write)?;
+            std::thread::sleep(4 * SHORT);
+        }
+        Ok(())
+    };
+    let mut watch = Watch::new(&Stop::default(), &IDLE, Bytes::gib(1));
+    let confine = |_| Ok(Confined::default());
+    feed(builder, &output, &mut stream, &mut watch, confine).unwrap();
+}
+
+/// Has what an image's builder is ended for, of its own doing or of another's.
+#[derive(Debug)]
+struct Shortened {
+    pool: Arc<Pool>,
+    by_another: bool,
+}
+
+impl Pack for Shortened {
+    fn pack(&self, _: &Path, _: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
+        if self.by_another {
+            // More than any disk has, of which nothing is written.
+            let spec = VolumeSpec {
+                size: Bytes::gib(8 << 10),
+                media: Media::Any,
+                filesystem: Filesystem::Raw,
+            };
+            let key = VolumeKey::Data("1.large".parse().unwrap());
+            let volumes = self.pool.volumes();
+            volumes.create(&key, &spec, Version(1)).unwrap();
+        }
+        assert_eq!(watch.has_room_for(watch.space()), !self.by_another);
+        Err(Ended::Short.into())
+    }
+}
+
+#[tokio::test]
+async fn a_build_whose_disk_another_has_filled_has_no_death() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&[Layer::default().file("a", b"x").tar()]);
+    for (by_another, expected) in [(true, (0, 1)), (false, (1, 0))] {
+        let mut node = Node::new();
+        let pool = node.pool.clone();
+        let packer = Arc::new(Shortened {
+            pool: pool.clone(),
+            by_another,
+        });
+        node.images = Images::with(
+            Arc::new(move || vec![pool.clone()]),
+            means(packer, anywhere()),
+            node.changes.clone(),
+        );
+        let why = node.failed(&image).await;
+        assert_eq!(why.contains("no disk has room"), by_another, "{why}");
+        let Some(Attempt::Failed(failure)) = node.images.lock().attempts.remove(&image) else {
+            panic!("it did not fail");
+        };
+        let Record {
+            deaths, failures, ..
+        } = failure.record;
+        assert_eq!((deaths, failures), expected);
+    }
+}
+
+/// As btrfs, which counts what was removed a while later.
+#[derive(Debug)]
+struct Freed(AtomicU32);
+
+impl Room for Freed {
+    fn left(&self) -> Option<Bytes> {
+        Some(Bytes::mib(self.0.fetch_add(1, Ordering::Relaxed).into()))
+    }
+}
+
+#[test]
+fn a_builder_whose_space_is_free_again_had_filled_its_disk() {
+    let short = || FetchError::from(PackError::Ended(Ended::Short));
+    let judged = |error: FetchError, most| error.judged(&Freed(AtomicU32::new(0)), most);
+    assert!(judged(short(), Bytes::mib(1)).is_death());
+    let full = judged(short(), Bytes::mib(100));
+    assert!(matches!(full, FetchError::NoSpace(_)), "{full:?}");
+    let other = FetchError::from(PackError::Ended(Ended::TooMuch(Bytes(1))));
+    assert!(judged(other, Bytes::mib(100)).is_death());
 }
 
 #[test]
@@ -201,7 +342,7 @@ fn a_builder_without_limits_does_not_run() {
         Ok(())
     };
     let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
-    let refused = |_| Err::<(), _>(std::io::Error::other("memory.max of its cgroup"));
+    let refused = |_| Err::<Confined<'_>, _>(std::io::Error::other("memory.max of its cgroup"));
     let error = feed(builder, &output, &mut stream, &mut watch, refused).unwrap_err();
     assert!(
         error.to_string().contains("does not run without"),
@@ -227,7 +368,10 @@ fn a_builder_that_reads_to_the_end_has_all_and_is_waited_for() {
             .map_err(crate::image::merged::MergedError::Write)
     };
     let mut watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::gib(1));
-    feed(builder, &output, &mut stream, &mut watch, |_| Ok(())).unwrap();
+    feed(builder, &output, &mut stream, &mut watch, |_| {
+        Ok(Confined::default())
+    })
+    .unwrap();
     let mut expected = data;
     expected.extend(b"end\n");
     assert!(fs::read(&target).unwrap() == expected);

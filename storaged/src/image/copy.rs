@@ -24,12 +24,17 @@ const PIECE: usize = 1 << 20;
 /// Makes `target` of what `from` holds, with space of its own. Durable when it returns.
 ///
 /// By reading and writing: `io::copy` would share blocks again. `builder` is the watch of who made `from`:
-/// the copy has as much space, and time of its own.
+/// the copy has as much space, and time of its own. What the builder holds of the disk, which may be more than
+/// its file shows, must leave as much as the copy takes.
 pub fn copy(from: &File, target: &Path, builder: &Watch) -> Result<(), PackError> {
     let most = builder.space();
     // A builder that went astray may leave a file that is long and has nothing in it.
-    if Bytes(from.metadata().map_err(io("looked at"))?.len()) > most {
+    let len = Bytes(from.metadata().map_err(io("looked at"))?.len());
+    if len > most {
         return Err(Ended::TooMuch(most).into());
+    }
+    if !builder.has_room_for(len) {
+        return Err(Ended::Short.into());
     }
     let mut watch = builder.of_copy();
     let mut copy = OpenOptions::new()
@@ -60,10 +65,18 @@ fn io(what: &'static str) -> impl Fn(io::Error) -> PackError {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+    use std::{
+        fs,
+        os::unix::fs::PermissionsExt,
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::Duration,
+    };
 
     use super::*;
-    use crate::image::{failure::FetchError, pace::Patience, stop::Stop};
+    use crate::image::{failure::FetchError, pace::Patience, stop::Stop, watch::Room};
 
     #[test]
     fn a_copy_is_whole_and_nobody_s_to_change() {
@@ -135,5 +148,41 @@ mod tests {
             "{error:?}"
         );
         assert!(FetchError::from(error).is_death() && !target.exists());
+    }
+
+    /// What a disk has left, which only the test changes.
+    #[derive(Debug)]
+    struct Left(AtomicU64);
+
+    impl Room for Left {
+        fn left(&self) -> Option<Bytes> {
+            Some(Bytes(self.0.load(Ordering::Relaxed)))
+        }
+    }
+
+    /// Its builder pins extents that its file does not show until the copy is done.
+    #[test]
+    fn a_copy_takes_nothing_that_others_are_promised() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target");
+        let left = Arc::new(Left(AtomicU64::new((2 << 20) - 1)));
+        let watch = Watch::new(&Stop::default(), &Patience::USUAL, Bytes::mib(3)).on(left.clone());
+        let holes = tempfile::tempfile().unwrap();
+        holes.set_len(2 << 20).unwrap();
+        let error = copy(&holes, &target, &watch).unwrap_err();
+        assert!(matches!(error, PackError::Ended(Ended::Short)), "{error:?}");
+        assert!(FetchError::from(error).is_death() && !target.exists());
+
+        left.0.store(2 << 20, Ordering::Relaxed);
+        copy(&holes, &target, &watch).unwrap();
+        // What others take meanwhile is no fault of the image's.
+        left.0.store(0, Ordering::Relaxed);
+        let endless = File::open("/dev/zero").unwrap();
+        let error = copy(&endless, &folder.path().join("endless"), &watch).unwrap_err();
+        assert!(
+            matches!(error, PackError::Uncopied(Ended::Short)),
+            "{error:?}"
+        );
+        assert!(!FetchError::from(error).is_death());
     }
 }

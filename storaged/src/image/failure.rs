@@ -1,14 +1,25 @@
 //! [`FetchError`]: why an image is not here, and what that means for the next try.
 
-use std::io;
+use std::{io, thread, time::Duration};
 
 use loam_deployment::Bytes;
 
 use super::{
-    answering::Hangs, blob::BlobError, digest::Digest, erofs::PackError, manifest::ManifestError,
-    registry::RegistryError, tarball::TarError, tree::TreeError, watch::Ended,
+    answering::Hangs,
+    blob::BlobError,
+    digest::Digest,
+    erofs::PackError,
+    manifest::ManifestError,
+    registry::RegistryError,
+    tarball::TarError,
+    tree::TreeError,
+    watch::{Ended, Room},
 };
 use crate::{ledger::Full, program::ProgramError};
+
+/// A file that is removed is free only when the last writes to it are done: with a later transaction, perhaps.
+const FREED_WITHIN: u32 = 4;
+const FREED: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -64,6 +75,25 @@ impl FetchError {
             Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
             _ => false,
         }
+    }
+
+    /// Of a builder that was ended for its disk's sake: whether it was at fault. Its file is gone. If the disk has
+    /// still less than the `most` that the builder might take, others have taken it. Blocks.
+    pub fn judged(self, room: &dyn Room, most: Bytes) -> Self {
+        if !matches!(self, Self::Pack(PackError::Ended(Ended::Short))) {
+            return self;
+        }
+        let mut full = None;
+        for look in 0..FREED_WITHIN {
+            if look > 0 {
+                thread::sleep(FREED);
+            }
+            match room.left_after_removals() {
+                Some(free) if free < most => full = Some(Full { wanted: most, free }),
+                _ => return self,
+            }
+        }
+        full.map_or(self, Self::from)
     }
 
     /// Whether its builder had to be ended, or was by its limits: that costs all others their turn and

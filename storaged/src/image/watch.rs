@@ -16,8 +16,14 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// What a builder's disk has left.
 pub trait Room: fmt::Debug + Send + Sync {
-    /// Whether so little is free that others may not get what they are promised. Blocks.
-    fn is_short(&self) -> bool;
+    /// What may be taken of it until others may not get what they are promised. Blocks. `None` if it cannot be
+    /// asked, which is no fault of a builder's.
+    fn left(&self) -> Option<Bytes>;
+
+    /// The same, once what was removed is free.
+    fn left_after_removals(&self) -> Option<Bytes> {
+        self.left()
+    }
 }
 
 /// Why a builder is ended, or a copy of what it made.
@@ -76,7 +82,8 @@ impl Watch {
     }
 
     /// For the copy of what the builder made. How long that takes is the disk's doing, and what it may take is
-    /// known: its end is in its bytes.
+    /// known: its end is in its bytes. But others fill the disk meanwhile, and what the builder held of it is
+    /// held until the copy is done.
     pub fn of_copy(&self) -> Self {
         let now = Instant::now();
         Self {
@@ -85,16 +92,27 @@ impl Watch {
             most: Duration::MAX,
             idle: self.idle,
             space: self.space,
-            room: None,
+            room: self.room.clone(),
             looked: None,
             seen: 0,
             seen_at: now,
         }
     }
 
+    /// Whether the disk has so much left, as far as that can be told. Blocks.
+    pub fn has_room_for(&self, bytes: Bytes) -> bool {
+        let left = self.room.as_ref().and_then(|room| room.left());
+        left.is_none_or(|left| left >= bytes)
+    }
+
     /// What it makes may take so much at most.
     pub fn space(&self) -> Bytes {
         self.space
+    }
+
+    /// It has nothing to do, and so gets no further.
+    pub fn rest(&mut self) {
+        self.seen_at = Instant::now();
     }
 
     /// Whether it may go on. `progress` is another number whenever it got further, `made` the bytes that
@@ -126,7 +144,7 @@ impl Watch {
             return false;
         }
         self.looked = Some(now);
-        room.is_short()
+        room.left() == Some(Bytes(0))
     }
 }
 
