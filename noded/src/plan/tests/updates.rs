@@ -1,10 +1,13 @@
 //! Updates of one deployment, each told as its owner would.
 
-use loam_deployment::{Bytes, payload::Restart};
+use loam_deployment::{
+    Bytes,
+    payload::{self, Restart},
+};
 use loam_node_api::{
     clock::UnixTime,
     machine::{Exit, MachineState},
-    storage::MountId,
+    storage::{MountId, VolumeSpec},
 };
 
 use super::{
@@ -625,6 +628,35 @@ fn a_contract_is_at_rest_while_all_is_in_force() {
         interface.in_force = false;
     }
     assert!(!rests(&world));
+}
+
+#[test]
+fn a_contract_is_at_rest_however_many_interfaces_it_has() {
+    for networks in [&[][..], &["one", "two"]] {
+        let desired = want(fixture::workloads(&["web"], networks, &[]));
+        let mut world = World::default();
+        world.settle(&desired);
+        let survey = survey::Survey::new(&desired, &world.actual, &BTreeSet::new());
+        assert!(survey.at_rest.has(ONE), "{networks:?}");
+    }
+}
+
+#[test]
+fn a_volume_lacks_what_storaged_can_give_it() {
+    let spec = |size| VolumeSpec {
+        size,
+        media: payload::Media::Any,
+        filesystem: payload::Filesystem::Ext4,
+    };
+    let (small, large) = (spec(Bytes::gib(1)), spec(Bytes::gib(2)));
+    let there = fixture::volume_there(&data("1.data"), large.clone(), Version(2));
+    assert!(!survey::lacks(&there, &large, Version(2)));
+    assert!(!survey::lacks(&there, &large, Version(1)));
+    assert!(survey::lacks(&there, &large, Version(3)));
+    // None shrinks, and to ask for it would be no use.
+    assert!(!survey::lacks(&there, &small, Version(2)));
+    let there = fixture::volume_there(&data("1.data"), small, Version(2));
+    assert!(survey::lacks(&there, &large, Version(2)));
 }
 
 #[test]
