@@ -19,6 +19,7 @@ use std::{
 
 use loam_deployment::Version;
 use loam_node_api::storage::{VolumeKey, VolumeSpec};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -239,12 +240,19 @@ pub fn note(pools: &[Arc<Pool>], key: &VolumeKey, home: &Arc<Pool>) -> Noting {
         notes.owe(key, others(pools, at));
         if at.is_writable() {
             let (at, key, answer) = (at.clone(), key.clone(), answer.clone());
-            at.clone().post(move || {
-                let _ = answer.send(pay_one(&at, &key));
+            at.clone().post(move || match pay_one(&at, &key) {
+                Err(error) if is_of_the_disk(&error) => {}
+                result => drop(answer.send(result)),
             });
         }
     }
     Noting { answers }
+}
+
+/// A disk that fails is told of otherwise, and holds up nobody else's volume, as one that does not answer:
+/// btrfs makes its pool read-only at the latest with the next commit.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::ROFS))
 }
 
 /// Removes the notes of a volume that is on none of `pools` any more.
@@ -266,8 +274,8 @@ pub struct Noting {
 }
 
 impl Noting {
-    /// Returns once one has it; an error if none has, and one said why. One that does not answer
-    /// holds up nobody: it is owed the note.
+    /// Returns once one has it; an error if none has, and one said why. One that does not answer, or whose
+    /// disk fails, holds up nobody: it is owed the note.
     pub fn wait(self) -> io::Result<()> {
         let until = Instant::now() + worker::PATIENCE;
         let mut failure = None;

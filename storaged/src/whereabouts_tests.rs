@@ -160,3 +160,11 @@ fn a_note_that_cannot_be_read_is_not_taken_for_none() {
     settle(&again);
     assert_eq!(missing(&again, &key).unwrap(), None);
 }
+
+/// The case `failing_disk` shows the rest.
+#[test]
+fn an_error_of_another_s_disk_is_told_from_one_of_its_file_system() {
+    let is_of_the_disk = |errno: Errno| super::is_of_the_disk(&errno.into());
+    assert!(is_of_the_disk(Errno::IO) && is_of_the_disk(Errno::ROFS));
+    assert!(!is_of_the_disk(Errno::NOSPC) && !is_of_the_disk(Errno::ISDIR));
+}
