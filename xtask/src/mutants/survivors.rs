@@ -256,8 +256,10 @@ fn by_package(root: &Path, chosen: &[&str]) -> Result<BTreeMap<String, Part>> {
         part.files.push(pattern);
         // Of a crate that only computes, all tests do. Else, where there is a library, what only computes
         // is in it, and a program is not worth linking.
+        let all = folder.join("src");
+        let only_computes = PURE.iter().any(|pure| root.join(pure) == all);
         part.tests = match folder.join("src/lib.rs").exists() {
-            _ if whole == folder.join("src") => "--tests",
+            _ if only_computes => "--tests",
             true => "--lib",
             false => "--bins",
         };
@@ -395,6 +397,9 @@ mod tests {
         );
         let book = fs::read_to_string(workspace::root().join("docs/contributor.md")).unwrap();
         accepted(&book).unwrap();
+        // Also of a part of it.
+        let part = by_package(&workspace::root(), &["deployment/src/validate"]).unwrap();
+        assert_eq!(part["loam-deployment"].tests, "--tests");
         let error = by_package(&workspace::root(), &["nowhere.rs"]).unwrap_err();
         assert!(error.to_string().contains("no nowhere.rs"), "{error}");
     }
