@@ -411,21 +411,25 @@ fn an_original_that_was_left_in_is_not_used_while_its_later_copy_is_in_doubt() {
     assert_eq!(verdicts["copy"], Verdict::Open);
     assert!(left(&verdicts["z"], "was on before"), "{verdicts:?}");
     // Its link is reset.
-    let away = Surroundings {
-        searching: true,
-        ..here()
-    };
-    let verdicts = decide(&disks, &mut decided, &away);
-    assert_eq!(
-        verdicts["z"],
-        Verdict::Wait(Waiting::Original(Awaited::Gone))
-    );
+    assert_waits_for_what_went(&disks, &mut decided);
     // The farmer takes it out.
     let verdicts = decide(&disks, &mut decided, &here());
     assert_eq!(verdicts["z"], Verdict::Open);
     // While the node runs, the one that it runs on is used, whatever shows itself.
     let verdicts = decide(&disks[..1], &mut decided, &later);
     assert_eq!(verdicts["z"], Verdict::Open);
+}
+
+/// Disk `z`, while a link is reset.
+fn assert_waits_for_what_went(disks: &[Seen], decided: &mut Decided) {
+    let away = Surroundings {
+        searching: true,
+        ..here()
+    };
+    assert_eq!(
+        decide(disks, decided, &away)["z"],
+        Verdict::Wait(Waiting::Original(Awaited::Gone))
+    );
 }
 
 #[test]
@@ -449,15 +453,7 @@ fn an_original_waits_a_while_for_the_later_copy_that_could_not_be_used_and_went(
     let disks = [used(7, pool("z", 10, 1))];
     let mut decided = Decided::default();
     decided.could_not_use(Uuid::from_u128(10), "copy", 9);
-    let away = Surroundings {
-        searching: true,
-        ..here()
-    };
-    let verdicts = decide(&disks, &mut decided, &away);
-    assert_eq!(
-        verdicts["z"],
-        Verdict::Wait(Waiting::Original(Awaited::Gone))
-    );
+    assert_waits_for_what_went(&disks, &mut decided);
     let verdicts = decide(&disks, &mut decided, &here());
     assert_eq!(verdicts["z"], Verdict::Open);
 }
