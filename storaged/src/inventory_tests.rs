@@ -214,22 +214,29 @@ fn a_disk_in_doubt_that_drops_off_the_bus_may_come_back() {
     }
 }
 
-#[test]
-fn an_original_waits_for_its_later_copy_whose_link_is_reset() {
-    let folder = tempfile::tempdir().unwrap();
-    let inventory = inventory(folder.path());
-    let original = show(&inventory, "z");
+/// Shows that disk `z` holds this node's pool, and that a copy of it was used later and cannot be mounted.
+/// Gives the original's header.
+fn later_copy_in_doubt(inventory: &Arc<Inventory>, original: &SysDisk, copy: SysDisk) -> Header {
     let header = Header {
         used: 7,
         ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
     };
     let later = Header { used: 9, ..header };
     lock(&inventory.boot).change(|decided| decided.set = Some(header.set));
-    insert(&inventory, original.clone(), seen(header));
+    insert(inventory, original.clone(), seen(header));
     let failed = DiskState::Failed("cannot be mounted".to_owned());
-    let copy = Stage::Left(failed, known::doubt(&later));
-    insert(&inventory, sys("sdb", "copy"), copy);
+    let left = Stage::Left(failed, known::doubt(&later));
+    insert(inventory, copy, left);
     inventory.decide();
+    header
+}
+
+#[test]
+fn an_original_waits_for_its_later_copy_whose_link_is_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let inventory = inventory(folder.path());
+    let original = show(&inventory, "z");
+    later_copy_in_doubt(&inventory, &original, sys("sdb", "copy"));
     let waits = || matches!(inventory.read()[&original.name].stage, Stage::Seen(..));
     assert!(waits());
     inventory.secret("seed").unwrap_err();
@@ -249,17 +256,7 @@ fn an_original_waits_for_its_later_copy_also_when_that_changes_or_cannot_be_read
     let folder = tempfile::tempdir().unwrap();
     let inventory = inventory(folder.path());
     let (original, copy) = (show(&inventory, "z"), show(&inventory, "copy"));
-    let header = Header {
-        used: 7,
-        ..Header::for_disk(SIZE, Uuid::new_v4(), DiskTag::of("z"))
-    };
-    let later = Header { used: 9, ..header };
-    lock(&inventory.boot).change(|decided| decided.set = Some(header.set));
-    insert(&inventory, original.clone(), seen(header));
-    let failed = DiskState::Failed("cannot be mounted".to_owned());
-    let left = Stage::Left(failed, known::doubt(&later));
-    insert(&inventory, copy.clone(), left);
-    inventory.decide();
+    let header = later_copy_in_doubt(&inventory, &original, copy.clone());
     let waits = |inventory: &Inventory| {
         matches!(&inventory.read()[&original.name].stage,
             Stage::Seen(_, Some(waiting)) if waiting.to_string().contains("disk copy"))
