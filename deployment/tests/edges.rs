@@ -286,6 +286,14 @@ fn a_farmers_policy_at_its_edges() {
             "update_window.start",
         ),
         (
+            "update_window = { start = \"+2:00\", minutes = 1 }",
+            "update_window.start",
+        ),
+        (
+            "update_window = { start = \"002:00\", minutes = 1 }",
+            "update_window.start",
+        ),
+        (
             "update_window = { start = \"02:00\", minutes = 0 }",
             "update_window.minutes",
         ),
@@ -311,6 +319,24 @@ fn a_farmers_policy_at_its_edges() {
         ("wipe_disks = [\"a\\tb\"]", "wipe_disks[0]"),
     ] {
         assert_eq!(with(refused), Err(field.to_owned()), "{refused}");
+    }
+}
+
+#[test]
+fn an_object_store_has_a_size_in_whole_units() {
+    let with = |size: &str| {
+        judged(&format!(
+            "kind = \"workload\"\n[object-store.s]\nsize = \"{size}\"\nmode = \"user\"\n\
+             sealed_password = \"secret\"\n"
+        ))
+    };
+    assert_eq!(with("1GiB"), Ok(()));
+    for refused in ["1", "1000000001", "1KiB"] {
+        assert_eq!(
+            with(refused),
+            Err("object-store.s.size".into()),
+            "{refused}"
+        );
     }
 }
 
