@@ -341,6 +341,14 @@ fn an_object_store_has_a_size_in_whole_units() {
 }
 
 #[test]
+fn a_size_may_be_a_number_of_bytes() {
+    let with = |memory: &str| judged(&MACHINE.replace("\"256MiB\"", memory));
+    assert_eq!(with("268435456"), Ok(()));
+    assert_eq!(with("268435457"), Err("machine.web.memory".into()));
+    assert_eq!(with("true"), Err("machine.web.memory".into()));
+}
+
+#[test]
 fn a_file_of_256_kib_is_read() {
     let filled = |bytes: usize| format!("{MACHINE}#{}", "x".repeat(bytes - MACHINE.len() - 1));
     assert!(read(&filled(256 * 1024)).is_ok());
