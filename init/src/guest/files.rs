@@ -114,28 +114,8 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use loam_node_api::{guest::GuestInterface, network::Mac};
+    use crate::fixture::config;
     use std::os::unix::fs::{PermissionsExt, symlink};
-
-    fn config() -> GuestConfig {
-        GuestConfig {
-            hostname: "web".into(),
-            image_disk: String::new(),
-            root_disk: String::new(),
-            mounts: Vec::new(),
-            interfaces: vec![GuestInterface {
-                mac: Mac([2, 0, 0, 0, 0, 1]),
-                addresses: vec!["10.20.0.2/24".parse().unwrap()],
-                gateways: Vec::new(),
-            }],
-            dns: vec!["10.20.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-            command: vec!["/x".into()],
-            env: Vec::new(),
-            working_dir: String::new(),
-            user: String::new(),
-            ssh_keys: vec!["ssh-ed25519 AAAA a@b".into()],
-        }
-    }
 
     fn read(root: &Path, path: &str) -> String {
         fs::read_to_string(root.join(path)).unwrap()

@@ -10,6 +10,7 @@
 //! | [`files`] | `/etc/resolv.conf` and its like |
 //! | [`identity`], [`command`] | as whom, what and with which environment to run; pure |
 //! | [`process`] | starts the command, reaps, ends |
+//! | [`namespace`] | makes the command process 1 of a PID namespace |
 //! | [`agent`] | the line to the VMM |
 //! | [`console`] | the command's terminal, and our messages |
 
@@ -23,8 +24,11 @@ mod command;
 mod console;
 mod disk;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod identity;
 mod modules;
+mod namespace;
 mod netlink;
 mod network;
 mod patience;
@@ -168,9 +172,12 @@ fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
         });
         match happenings.recv_timeout(left) {
             Ok(Happening::CommandEnded(end)) => return Ok(end),
-            Ok(Happening::StopAsked) => {
-                process::signal(command, Signal::TERM);
+            Ok(Happening::StopAsked) if process::ask_to_end(command, Signal::TERM) => {
                 deadline.get_or_insert(Instant::now() + GRACE);
+            }
+            Ok(Happening::StopAsked) => {
+                say!("the command does not handle SIGTERM and is killed");
+                process::kill_all();
             }
             Ok(Happening::AllEnded) | Err(RecvTimeoutError::Disconnected) => {
                 bail!("the command vanished without an exit status")

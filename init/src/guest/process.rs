@@ -20,7 +20,7 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use crate::{Happening, command, console, files, identity::Identity};
+use crate::{Happening, command, console, files, identity::Identity, namespace};
 
 pub use rustix::process::Signal;
 
@@ -65,10 +65,12 @@ pub fn start(config: &GuestConfig, console: &Path) -> Result<Pid> {
     // SAFETY: between fork and exec only system calls are made: nothing is allocated (the list was
     // made before), no lock is taken.
     unsafe {
-        command.pre_exec(move || become_user(&identity, &groups));
+        command.pre_exec(move || {
+            namespace::mount_own_proc()?;
+            become_user(&identity, &groups)
+        });
     }
-    let child = command
-        .spawn()
+    let child = namespace::spawn_first(command)?
         .map_err(|error| anyhow!(command::explain(&file, &error)))?;
     Pid::from_raw(child.id().cast_signed()).context("the kernel gave the command no number")
 }
@@ -78,7 +80,8 @@ fn become_user(identity: &Identity, groups: &[Gid]) -> io::Result<()> {
     // A session of its own, so that the console can become its terminal; it does without one.
     rustix::process::setsid()?;
     let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
-    rustix::process::setrlimit(Resource::Nofile, OPEN_FILES)?;
+    // Only root with all its rights may raise the second one, and a machine's init has them.
+    let _ = rustix::process::setrlimit(Resource::Nofile, OPEN_FILES);
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     set_thread_groups(groups)?;
     set_thread_res_gid(gid, gid, gid)?;
@@ -121,9 +124,29 @@ pub fn reap_all(command: Pid, happenings: Sender<Happening>) -> io::Result<()> {
     Ok(())
 }
 
-/// A process that is gone already needs no signal.
-pub fn signal(pid: Pid, signal: Signal) {
-    let _ = kill_process(pid, signal);
+/// Asks the command to end. False: it would not hear of it, for the kernel throws away what process
+/// 1 of a PID namespace neither handles nor blocks (`pid_namespaces(7)`). Elsewhere such a program
+/// ends at once, so there is nothing to wait for here either.
+pub fn ask_to_end(command: Pid, signal: Signal) -> bool {
+    let status = format!("/proc/{}/status", command.as_raw_pid());
+    // What cannot be read is of a process that is gone, and needs no signal.
+    let heeds = fs::read_to_string(status).map_or(true, |status| heeds(&status, signal));
+    if heeds {
+        let _ = kill_process(command, signal);
+    }
+    heeds
+}
+
+/// Whether the process has a handler for the signal, waits for it blocked (sigwait, signalfd) or
+/// ignores it knowingly, by its `/proc/PID/status` (`proc_pid_status(5)`: masks in hexadecimal, the
+/// lowest bit is signal 1).
+fn heeds(status: &str, signal: Signal) -> bool {
+    status
+        .lines()
+        .filter_map(|line| line.split_once(":\t"))
+        .filter(|(name, _)| ["SigBlk", "SigIgn", "SigCgt"].contains(name))
+        .filter_map(|(_, mask)| u64::from_str_radix(mask, 16).ok())
+        .any(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
 }
 
 /// Kills every process but this one.
@@ -131,3 +154,6 @@ pub fn kill_all() {
     // SAFETY: a plain system call; -1 names every process but the caller's own and the kernel's.
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! Commands in real namespaces, with a pseudo-terminal as the machine's console. They need root.
+
+use std::{
+    io::Read,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+    sync::mpsc::{self, Receiver},
+};
+
+use loam_init::reap::End;
+use rustix::process::{WaitOptions, geteuid, waitpid};
+
+use super::*;
+use crate::fixture;
+
+/// A command that was started as a machine's.
+struct Started {
+    pid: Pid,
+    /// What it writes, until the last process that has the terminal is gone.
+    output: Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Started {
+    fn new(config: &GuestConfig) -> Self {
+        assert!(
+            geteuid().is_root(),
+            "these tests make namespaces: run them as root"
+        );
+        let (terminal, held) = terminal();
+        let path = fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).unwrap();
+        let pid = start(config, &path).unwrap();
+        drop(held);
+        let (tell, output) = mpsc::channel();
+        thread::spawn(move || {
+            let mut terminal = terminal;
+            let mut part = [0; 4096];
+            while let Ok(count @ 1..) = terminal.read(&mut part) {
+                let _ = tell.send(part[..count].to_vec());
+            }
+        });
+        Self {
+            pid,
+            output,
+            seen: String::new(),
+        }
+    }
+
+    fn script(text: &str) -> Self {
+        let command = ["/bin/sh", "-c", text].map(str::to_owned).to_vec();
+        Self::new(&GuestConfig {
+            command,
+            ..fixture::config()
+        })
+    }
+
+    /// Waits until it has written `text`.
+    fn until(&mut self, text: &str) {
+        while !self.seen.contains(text) {
+            let part = self.output.recv();
+            let part = part.unwrap_or_else(|_| panic!("it ended with {:?}", self.seen));
+            self.seen += &String::from_utf8_lossy(&part).replace('\r', "");
+        }
+    }
+
+    /// Waits for its end, and that of all that it started.
+    fn end(mut self) -> (End, String) {
+        let (_, status) = waitpid(Some(self.pid), WaitOptions::empty())
+            .unwrap()
+            .unwrap();
+        let signal = status.terminating_signal().map(End::Signalled);
+        let end = status.exit_status().map(End::Exited).or(signal).unwrap();
+        for part in &self.output {
+            self.seen += &String::from_utf8_lossy(&part).replace('\r', "");
+        }
+        (end, self.seen)
+    }
+}
+
+/// Both ends of a new pseudo-terminal: where it is read, and the one of the command.
+fn terminal() -> (File, OwnedFd) {
+    let (mut outer, mut inner) = (-1, -1);
+    // SAFETY: both numbers are live; name, attributes and size may be null.
+    let made = unsafe {
+        let (name, attributes, size) = (ptr::null_mut(), ptr::null(), ptr::null());
+        libc::openpty(&mut outer, &mut inner, name, attributes, size)
+    };
+    assert_eq!(made, 0, "{}", io::Error::last_os_error());
+    // SAFETY: these are open and nobody else's.
+    let ends = unsafe { (File::from_raw_fd(outer), OwnedFd::from_raw_fd(inner)) };
+    // Commands of other tests must not hold them.
+    for end in [ends.0.as_fd(), ends.1.as_fd()] {
+        rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).unwrap();
+    }
+    ends
+}
+
+#[test]
+fn the_command_is_process_1_among_its_own() {
+    let (end, seen) = Started::script(
+        "echo pid=$$; cd /proc; echo numbers [0-9]*; grep -c ' /proc ' mounts; exit 3",
+    )
+    .end();
+    assert_eq!(end, End::Exited(3));
+    assert_eq!(seen, "pid=1\nnumbers 1\n1\n");
+}
+
+#[test]
+fn the_console_is_its_controlling_terminal() {
+    let (end, seen) = Started::script("echo seen > /dev/tty; exec ps -o tpgid= -p 1").end();
+    assert_eq!(
+        (end, seen.split_whitespace().collect::<Vec<_>>()),
+        (End::Exited(0), vec!["seen", "1"])
+    );
+}
+
+#[test]
+fn it_inherits_orphans() {
+    let mut started = Started::script(
+        "(sh -c 'until grep -qx PPid:.1 /proc/$$/status; do sleep 0.05; done; echo mine' &)\n\
+         exec sleep 1000",
+    );
+    started.until("mine\n");
+    kill_process(started.pid, Signal::KILL).unwrap();
+    assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
+}
+
+#[test]
+fn its_end_is_the_end_of_all_that_it_started() {
+    let mut started = Started::script(
+        "setsid sh -c 'trap \"\" TERM HUP; echo up; while :; do sleep 1000; done' & exec sleep 1000",
+    );
+    started.until("up\n");
+    kill_process(started.pid, Signal::KILL).unwrap();
+    // `end` waits until nobody holds the terminal.
+    assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
+}
+
+#[test]
+fn what_it_mounts_is_not_seen_outside() {
+    let target = tempfile::tempdir().unwrap();
+    let path = target.path().display();
+    let (end, _) = Started::script(&format!(
+        "mount -t tmpfs none {path} && touch {path}/inside && test -f {path}/inside"
+    ))
+    .end();
+    assert_eq!(end, End::Exited(0));
+    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_signal_that_it_handles_is_delivered() {
+    let mut started =
+        Started::script("trap 'echo got; exit 7' TERM; echo up; while :; do sleep 0.05; done");
+    started.until("up\n");
+    assert!(ask_to_end(started.pid, Signal::TERM));
+    let (end, seen) = started.end();
+    assert_eq!((end, seen.ends_with("got\n")), (End::Exited(7), true));
+}
+
+/// The kernel would drop it, and a grace be waited for in vain.
+#[test]
+fn a_signal_that_it_does_not_handle_is_told_at_once() {
+    let mut started = Started::script("echo up; exec sleep 1000");
+    started.until("up\n");
+    let handled = loop {
+        // The shell has handlers of its own until it is replaced.
+        let name = fs::read_to_string(format!("/proc/{}/comm", started.pid.as_raw_pid())).unwrap();
+        if name == "sleep\n" {
+            break ask_to_end(started.pid, Signal::TERM);
+        }
+        thread::yield_now();
+    };
+    assert!(!handled);
+    kill_process(started.pid, Signal::KILL).unwrap();
+    assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
+}
+
+#[test]
+fn handled_blocked_and_ignored_signals_are_heeded() {
+    let status = "Name:\tx\nSigPnd:\t0000000000004000\nSigBlk:\t0000000000000001\n\
+                  SigIgn:\t0000000000000002\nSigCgt:\t8000000000004000\nSigOdd:\t0000000000000004\n";
+    let heeded: Vec<_> = (1..=64)
+        .filter(|number| {
+            // SAFETY: only asked about, never sent or handled.
+            heeds(status, unsafe { Signal::from_raw_unchecked(*number) })
+        })
+        .collect();
+    assert_eq!(heeded, [1, 2, 15, 64]);
+}
