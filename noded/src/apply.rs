@@ -155,6 +155,8 @@ pub fn spec(
             env: environment(&content.env, image_config),
             working_dir: image_config.working_dir.clone(),
             user: image_config.user.clone(),
+            stop_signal: image_config.stop_signal,
+            volumes: image_config.volumes.clone(),
             ssh_keys: content.ssh_keys.clone(),
         })),
         disks,

@@ -11,8 +11,20 @@ use std::{
     path::Path,
 };
 
+use anyhow::{Context, Result};
 use loam_node_api::guest::GuestConfig;
 use rustix::fs::OFlags;
+
+use crate::folder;
+
+/// Makes the folders that the image wants to be there. What lies in them stays.
+pub fn make_volumes(root: &Path, volumes: &[String]) -> Result<()> {
+    for volume in volumes {
+        folder::make(root, Path::new(volume), 0o755)
+            .with_context(|| format!("making the image's volume {volume}"))?;
+    }
+    Ok(())
+}
 
 /// Below the root folder `root`; `/` but in tests.
 pub fn write_all(root: &Path, config: &GuestConfig) {

@@ -21,6 +21,8 @@ pub fn config() -> GuestConfig {
         env: Vec::new(),
         working_dir: String::new(),
         user: String::new(),
+        stop_signal: None,
+        volumes: Vec::new(),
         ssh_keys: vec!["ssh-ed25519 AAAA a@b".into()],
     }
 }

@@ -6,6 +6,7 @@
 //! | [`modules`] | loads the kernel modules that the initramfs lists |
 //! | [`disk`] | finds disks by serial, mounts volumes |
 //! | [`root`] | image and writable layer become the root; the way out at the end |
+//! | [`folder`] | makes folders in the root, through whatever links |
 //! | [`network`], [`netlink`] | interfaces |
 //! | [`files`] | `/etc/resolv.conf` and its like |
 //! | [`identity`], [`command`] | as whom, what and with which environment to run; pure |
@@ -26,6 +27,7 @@ mod disk;
 mod files;
 #[cfg(test)]
 mod fixture;
+mod folder;
 mod identity;
 mod modules;
 mod namespace;
@@ -49,14 +51,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use loam_init::reap::End;
 use loam_node_api::guest::{CONFIG_PATH, GuestConfig, GuestEvent, GuestRequest};
-use rustix::{process::Pid, system::RebootCommand};
+use rustix::system::RebootCommand;
 
 use agent::Agent;
 use disk::Disk;
-use process::Signal;
+use process::Running;
 use root::Hidden;
 
-/// How long the command may take to end after SIGTERM, as container engines have it. A node that
+/// How long the command may take to end after its stop signal, as container engines have it. A node that
 /// waits less long ends the machine by force.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -130,12 +132,13 @@ fn run(machine: &mut Machine) -> Result<End> {
         .with_context(|| format!("naming the machine {}", config.hostname))?;
     network::set_up(&config.interfaces).context("setting the network up")?;
     files::write_all(Path::new("/"), &config);
+    files::make_volumes(Path::new("/"), &config.volumes)?;
     disk::mount_volumes(&config.mounts)?;
 
     let command = process::start(&config, console)?;
-    process::reap_all(command, happened).context("watching the command")?;
+    process::reap_all(command.pid, happened).context("watching the command")?;
     agent.tell(&GuestEvent::Started);
-    attend(command, machine.happenings.insert(happenings))
+    attend(&command, machine.happenings.insert(happenings))
 }
 
 fn listen(agent: &Agent, happened: Sender<Happening>) -> Result<()> {
@@ -164,7 +167,7 @@ fn read_config() -> Result<GuestConfig> {
 }
 
 /// Waits for the command's end; ends it when asked.
-fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
+fn attend(command: &Running, happenings: &Receiver<Happening>) -> Result<End> {
     let mut deadline: Option<Instant> = None;
     loop {
         let left = deadline.map_or(Duration::MAX, |at| {
@@ -172,18 +175,24 @@ fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
         });
         match happenings.recv_timeout(left) {
             Ok(Happening::CommandEnded(end)) => return Ok(end),
-            Ok(Happening::StopAsked) if process::ask_to_end(command, Signal::TERM) => {
+            Ok(Happening::StopAsked) if command.ask_to_end() => {
                 deadline.get_or_insert(Instant::now() + GRACE);
             }
             Ok(Happening::StopAsked) => {
-                say!("the command does not handle SIGTERM and is killed");
+                say!(
+                    "the command does not handle {} and is killed",
+                    command.stop_signal
+                );
                 process::kill_all();
             }
             Ok(Happening::AllEnded) | Err(RecvTimeoutError::Disconnected) => {
                 bail!("the command vanished without an exit status")
             }
             Err(RecvTimeoutError::Timeout) => {
-                say!("the command ignores SIGTERM and is killed");
+                say!(
+                    "the command goes on after {} and is killed",
+                    command.stop_signal
+                );
                 process::kill_all();
                 deadline = None;
             }

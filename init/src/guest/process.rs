@@ -12,17 +12,15 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use loam_init::reap;
-use loam_node_api::guest::GuestConfig;
+use loam_node_api::{guest::GuestConfig, signal::StopSignal};
 use rustix::{
     fs::{Gid, Uid},
     io::Errno,
-    process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, kill_process},
+    process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use crate::{Happening, command, console, files, identity::Identity, namespace};
-
-pub use rustix::process::Signal;
+use crate::{Happening, command, console, files, folder, identity::Identity, namespace};
 
 /// Open files: what container engines give. Programs that close every possible descriptor look at
 /// the first number only.
@@ -31,14 +29,24 @@ const OPEN_FILES: Rlimit = Rlimit {
     maximum: Some(524_288),
 };
 
+/// The command, once it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    pub pid: Pid,
+    pub stop_signal: StopSignal,
+}
+
 /// Starts the command with the console as its terminal.
-pub fn start(config: &GuestConfig, console: &Path) -> Result<Pid> {
+pub fn start(config: &GuestConfig, console: &Path) -> Result<Running> {
     let passwd = files::read_text(Path::new("/etc/passwd")).context("the image's /etc/passwd")?;
     let group = files::read_text(Path::new("/etc/group")).context("the image's /etc/group")?;
     let identity = Identity::resolve(&config.user, &passwd, &group)?;
-    let environment = command::environment(&config.env, &config.hostname, &identity.home)?;
+    let (environment, odd) = command::environment(&config.env, &config.hostname, &identity.home);
+    for entry in odd {
+        say!("`{entry}` is no environment variable (NAME=value) and is passed over");
+    }
     let working_dir = Path::new("/").join(&config.working_dir);
-    fs::create_dir_all(&working_dir)
+    folder::make(Path::new("/"), &working_dir, 0o755)
         .with_context(|| format!("making the working directory {}", working_dir.display()))?;
 
     let (program, arguments) = config
@@ -72,7 +80,13 @@ pub fn start(config: &GuestConfig, console: &Path) -> Result<Pid> {
     }
     let child = namespace::spawn_first(command)?
         .map_err(|error| anyhow!(command::explain(&file, &error)))?;
-    Pid::from_raw(child.id().cast_signed()).context("the kernel gave the command no number")
+    let pid = Pid::from_raw(child.id().cast_signed());
+    Ok(Running {
+        pid: pid.context("the kernel gave the command no number")?,
+        stop_signal: config
+            .stop_signal
+            .unwrap_or_else(|| command::stop_signal(&file)),
+    })
 }
 
 /// Runs in the child.
@@ -124,29 +138,33 @@ pub fn reap_all(command: Pid, happenings: Sender<Happening>) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the command to end. False: it would not hear of it, for the kernel throws away what process
-/// 1 of a PID namespace neither handles nor blocks (`pid_namespaces(7)`). Elsewhere such a program
-/// ends at once, so there is nothing to wait for here either.
-pub fn ask_to_end(command: Pid, signal: Signal) -> bool {
-    let status = format!("/proc/{}/status", command.as_raw_pid());
-    // What cannot be read is of a process that is gone, and needs no signal.
-    let heeds = fs::read_to_string(status).map_or(true, |status| heeds(&status, signal));
-    if heeds {
-        let _ = kill_process(command, signal);
+impl Running {
+    /// Asks it to end. False: it would not hear of it, for the kernel throws away what process 1 of
+    /// a PID namespace neither handles nor blocks (`pid_namespaces(7)`). Elsewhere such a program
+    /// ends at once, so there is nothing to wait for here either.
+    pub fn ask_to_end(&self) -> bool {
+        let status = format!("/proc/{}/status", self.pid.as_raw_pid());
+        // What cannot be read is of a process that is gone, and needs no signal.
+        let heeds =
+            fs::read_to_string(status).map_or(true, |status| heeds(&status, self.stop_signal));
+        if heeds {
+            // SAFETY: a plain system call. The process is not reaped before its end is told.
+            unsafe { libc::kill(self.pid.as_raw_pid(), self.stop_signal.number()) };
+        }
+        heeds
     }
-    heeds
 }
 
 /// Whether the process has a handler for the signal, waits for it blocked (sigwait, signalfd) or
 /// ignores it knowingly, by its `/proc/PID/status` (`proc_pid_status(5)`: masks in hexadecimal, the
 /// lowest bit is signal 1).
-fn heeds(status: &str, signal: Signal) -> bool {
+fn heeds(status: &str, signal: StopSignal) -> bool {
     status
         .lines()
         .filter_map(|line| line.split_once(":\t"))
         .filter(|(name, _)| ["SigBlk", "SigIgn", "SigCgt"].contains(name))
         .filter_map(|(_, mask)| u64::from_str_radix(mask, 16).ok())
-        .any(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+        .any(|mask| mask >> (signal.number() - 1) & 1 == 1)
 }
 
 /// Kills every process but this one.

@@ -24,6 +24,8 @@ pub fn spec(id: &str) -> MachineSpec {
             env: vec![],
             working_dir: String::new(),
             user: String::new(),
+            stop_signal: None,
+            volumes: vec![],
             ssh_keys: vec![],
         })),
         disks: vec![MachineDisk {

@@ -8,14 +8,14 @@ use std::{
 };
 
 use loam_init::reap::End;
-use rustix::process::{WaitOptions, geteuid, waitpid};
+use rustix::process::{Signal, WaitOptions, geteuid, kill_process, waitpid};
 
 use super::*;
 use crate::fixture;
 
 /// A command that was started as a machine's.
 struct Started {
-    pid: Pid,
+    running: Running,
     /// What it writes, until the last process that has the terminal is gone.
     output: Receiver<Vec<u8>>,
     seen: String,
@@ -29,7 +29,7 @@ impl Started {
         );
         let (terminal, held) = terminal();
         let path = fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).unwrap();
-        let pid = start(config, &path).unwrap();
+        let running = start(config, &path).unwrap();
         drop(held);
         let (tell, output) = mpsc::channel();
         thread::spawn(move || {
@@ -40,7 +40,7 @@ impl Started {
             }
         });
         Self {
-            pid,
+            running,
             output,
             seen: String::new(),
         }
@@ -63,9 +63,13 @@ impl Started {
         }
     }
 
+    fn kill(&self) {
+        kill_process(self.running.pid, Signal::KILL).unwrap();
+    }
+
     /// Waits for its end, and that of all that it started.
     fn end(mut self) -> (End, String) {
-        let (_, status) = waitpid(Some(self.pid), WaitOptions::empty())
+        let (_, status) = waitpid(Some(self.running.pid), WaitOptions::empty())
             .unwrap()
             .unwrap();
         let signal = status.terminating_signal().map(End::Signalled);
@@ -121,7 +125,7 @@ fn it_inherits_orphans() {
          exec sleep 1000",
     );
     started.until("mine\n");
-    kill_process(started.pid, Signal::KILL).unwrap();
+    started.kill();
     assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
 }
 
@@ -131,7 +135,7 @@ fn its_end_is_the_end_of_all_that_it_started() {
         "setsid sh -c 'trap \"\" TERM HUP; echo up; while :; do sleep 1000; done' & exec sleep 1000",
     );
     started.until("up\n");
-    kill_process(started.pid, Signal::KILL).unwrap();
+    started.kill();
     // `end` waits until nobody holds the terminal.
     assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
 }
@@ -153,7 +157,7 @@ fn a_signal_that_it_handles_is_delivered() {
     let mut started =
         Started::script("trap 'echo got; exit 7' TERM; echo up; while :; do sleep 0.05; done");
     started.until("up\n");
-    assert!(ask_to_end(started.pid, Signal::TERM));
+    assert!(started.running.ask_to_end());
     let (end, seen) = started.end();
     assert_eq!((end, seen.ends_with("got\n")), (End::Exited(7), true));
 }
@@ -165,26 +169,71 @@ fn a_signal_that_it_does_not_handle_is_told_at_once() {
     started.until("up\n");
     let handled = loop {
         // The shell has handlers of its own until it is replaced.
-        let name = fs::read_to_string(format!("/proc/{}/comm", started.pid.as_raw_pid())).unwrap();
+        let name =
+            fs::read_to_string(format!("/proc/{}/comm", started.running.pid.as_raw_pid())).unwrap();
         if name == "sleep\n" {
-            break ask_to_end(started.pid, Signal::TERM);
+            break started.running.ask_to_end();
         }
         thread::yield_now();
     };
     assert!(!handled);
-    kill_process(started.pid, Signal::KILL).unwrap();
+    started.kill();
     assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
+}
+
+#[test]
+fn it_is_asked_by_the_signal_that_its_image_names() {
+    for name in ["SIGQUIT", "SIGRTMIN+3"] {
+        let signal: StopSignal = name.parse().unwrap();
+        let number = signal.number();
+        let text = format!(
+            "trap 'echo wrong' TERM; trap 'echo got; exit 0' {number}; echo up; \
+             while :; do sleep 0.05; done"
+        );
+        let mut started = Started::new(&GuestConfig {
+            command: ["/bin/bash", "-c", &text].map(str::to_owned).to_vec(),
+            stop_signal: Some(signal),
+            ..fixture::config()
+        });
+        started.until("up\n");
+        assert!(started.running.ask_to_end());
+        assert_eq!(started.end(), (End::Exited(0), "up\ngot\n".into()));
+    }
+}
+
+#[test]
+fn it_has_its_image_s_folder_variables_and_user() {
+    let folder = tempfile::tempdir().unwrap();
+    let working_dir = folder.path().join("link");
+    std::os::unix::fs::symlink("far/away", &working_dir).unwrap();
+    let command = [
+        "sh",
+        "-c",
+        "pwd -P; echo $A.$HOME.$HOSTNAME.$PATH; id -u; id -g; id -G",
+    ];
+    let started = Started::new(&GuestConfig {
+        command: command.map(str::to_owned).to_vec(),
+        env: ["A=1", "NOVALUE", "=", "A=2"].map(str::to_owned).to_vec(),
+        working_dir: working_dir.to_str().unwrap().into(),
+        user: "12345:54321".into(),
+        ..fixture::config()
+    });
+    let (end, seen) = started.end();
+    assert_eq!(end, End::Exited(0), "{seen}");
+    let expected = format!(
+        "{}/far/away\n2./.web.{}\n12345\n54321\n54321\n",
+        folder.path().display(),
+        command::DEFAULT_PATH
+    );
+    assert_eq!(seen, expected);
 }
 
 #[test]
 fn handled_blocked_and_ignored_signals_are_heeded() {
     let status = "Name:\tx\nSigPnd:\t0000000000004000\nSigBlk:\t0000000000000001\n\
                   SigIgn:\t0000000000000002\nSigCgt:\t8000000000004000\nSigOdd:\t0000000000000004\n";
-    let heeded: Vec<_> = (1..=64)
-        .filter(|number| {
-            // SAFETY: only asked about, never sent or handled.
-            heeds(status, unsafe { Signal::from_raw_unchecked(*number) })
-        })
+    let heeded: Vec<u8> = (1..=64)
+        .filter(|number| heeds(status, StopSignal::try_from(*number).unwrap()))
         .collect();
     assert_eq!(heeded, [1, 2, 15, 64]);
 }
