@@ -159,6 +159,7 @@ pub fn spec(
             volumes: image_config.volumes.clone(),
             ssh_keys: content.ssh_keys.clone(),
         })),
+        on_reset: plan.on_reset,
         disks,
         interfaces,
     })

@@ -55,6 +55,7 @@ use rustix::system::RebootCommand;
 
 use agent::Agent;
 use disk::Disk;
+use namespace::PowerRequest;
 use process::Running;
 use root::Hidden;
 
@@ -84,26 +85,41 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(|panic| say!("{panic}")));
     let mut machine = Machine::default();
     let run = panic::AssertUnwindSafe(|| run(&mut machine));
-    let event = match panic::catch_unwind(run) {
-        Ok(Ok(end)) => GuestEvent::Exited {
-            status: end.status(),
-        },
-        Ok(Err(error)) => GuestEvent::Failed {
-            reason: format!("{error:#}"),
-        },
-        Err(_) => GuestEvent::Failed {
-            reason: "guest init has a bug; its log says where".into(),
-        },
+    let end_of_run = panic::catch_unwind(run);
+    let (event, last) = match end_of_run {
+        Ok(Ok(end)) => last_words(end),
+        Ok(Err(error)) => failed(format!("{error:#}")),
+        Err(_) => failed("guest init has a bug; its log says where".into()),
     };
-    match &event {
-        GuestEvent::Failed { reason } => say!("{reason}"),
-        GuestEvent::Exited { status } => say!("the command ended with status {status}"),
-        GuestEvent::Started => {}
-    }
-    if let Some(agent) = &machine.agent {
+    if let (Some(agent), Some(event)) = (&machine.agent, event) {
         agent.tell(&event);
     }
-    end(&machine)
+    end(&machine, last)
+}
+
+/// What is said of the command's end, and how the machine ends.
+fn last_words(end: End) -> (Option<GuestEvent>, RebootCommand) {
+    let exited = |status| Some(GuestEvent::Exited { status });
+    match namespace::power_request(end) {
+        Some(PowerRequest::Off) => {
+            say!("the machine was powered off from inside");
+            (exited(0), RebootCommand::PowerOff)
+        }
+        // The VMM tells of it, and the node knows what follows.
+        Some(PowerRequest::Reset) => {
+            say!("the machine was reset from inside");
+            (None, RebootCommand::Restart)
+        }
+        None => {
+            say!("the command ended with status {}", end.status());
+            (exited(end.status()), RebootCommand::PowerOff)
+        }
+    }
+}
+
+fn failed(reason: String) -> (Option<GuestEvent>, RebootCommand) {
+    say!("{reason}");
+    (Some(GuestEvent::Failed { reason }), RebootCommand::PowerOff)
 }
 
 /// What is there to be used even when a later step fails.
@@ -200,8 +216,8 @@ fn attend(command: &Running, happenings: &Receiver<Happening>) -> Result<End> {
     }
 }
 
-/// Ends all that still runs, saves everything and powers off.
-fn end(machine: &Machine) -> ! {
+/// Ends all that still runs, saves everything and powers off, or what else `last` says.
+fn end(machine: &Machine, last: RebootCommand) -> ! {
     process::kill_all();
     if let Some(happenings) = &machine.happenings {
         let deadline = Instant::now() + KILL_LIMIT;
@@ -213,8 +229,8 @@ fn end(machine: &Machine) -> ! {
         }
     }
     root::leave(machine.hidden.as_ref());
-    if let Err(error) = rustix::system::reboot(RebootCommand::PowerOff) {
-        say!("powering off: {error}");
+    if let Err(error) = rustix::system::reboot(last) {
+        say!("ending the machine: {error}");
     }
     // Nothing is left to do but to wait for the VMM to end the machine.
     loop {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use loam_init::reap::End;
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
     thread::{UnshareFlags, unshare_unsafe},
@@ -43,4 +44,22 @@ pub fn mount_own_proc() -> io::Result<()> {
     let hardened = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount(c"proc", c"/proc", c"proc", hardened, None)?;
     Ok(())
+}
+
+/// What a process in the namespace has asked the kernel for by `reboot(2)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerRequest {
+    /// Power off or halt.
+    Off,
+    Reset,
+}
+
+/// The kernel does nothing of it in here but to end process 1 by one of two signals, and nothing else
+/// ends it by these: sent to it they count for nothing, unless it handles them.
+pub fn power_request(end: End) -> Option<PowerRequest> {
+    match end {
+        End::Signalled(libc::SIGINT) => Some(PowerRequest::Off),
+        End::Signalled(libc::SIGHUP) => Some(PowerRequest::Reset),
+        End::Signalled(_) | End::Exited(_) => None,
+    }
 }

@@ -3,7 +3,7 @@
 use loam_deployment::Bytes;
 use loam_node_api::{
     guest::GuestConfig,
-    machine::{Boot, MachineDisk, MachineInterface, MachineSpec},
+    machine::{Boot, MachineDisk, MachineInterface, MachineSpec, OnReset},
     network::Mac,
 };
 
@@ -28,6 +28,7 @@ pub fn spec(id: &str) -> MachineSpec {
             volumes: vec![],
             ssh_keys: vec![],
         })),
+        on_reset: OnReset::Restart,
         disks: vec![MachineDisk {
             path: "/pools/a/image".into(),
             read_only: true,

@@ -11,7 +11,7 @@ use loam_init::reap::End;
 use rustix::process::{Signal, WaitOptions, geteuid, kill_process, waitpid};
 
 use super::*;
-use crate::fixture;
+use crate::{fixture, namespace::PowerRequest};
 
 /// A command that was started as a machine's.
 struct Started {
@@ -52,6 +52,17 @@ impl Started {
             command,
             ..fixture::config()
         })
+    }
+
+    /// A program that handles no signal.
+    fn sleep() -> Self {
+        let started = Self::script("exec sleep 1000");
+        let name = format!("/proc/{}/comm", started.running.pid.as_raw_pid());
+        // The shell before it has handlers.
+        while fs::read_to_string(&name).unwrap() != "sleep\n" {
+            thread::yield_now();
+        }
+        started
     }
 
     /// Waits until it has written `text`.
@@ -152,6 +163,49 @@ fn what_it_mounts_is_not_seen_outside() {
     assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0);
 }
 
+/// As `halt -f`, `poweroff -f` and `reboot -f` do, in any process.
+#[test]
+fn what_is_asked_of_the_machine_is_told_by_its_end() {
+    // Numbers of reboot(2). In a machine's namespace alone: here they would be heeded.
+    for (number, request) in [
+        (0xcdef_0123_u32, PowerRequest::Off),
+        (0x4321_fedc, PowerRequest::Off),
+        (0x0123_4567, PowerRequest::Reset),
+    ] {
+        let ask = format!(
+            "syscall {}, 0xfee1dead, 672274793, {number}, 0",
+            libc::SYS_reboot
+        );
+        let (end, seen) = Started::script(&format!(
+            "set /proc/[0-9]*; [ $$ = 1 ] && [ \"$*\" = /proc/1 ] || exit 100; \
+             perl -e '{ask}'; sleep 1000"
+        ))
+        .end();
+        assert_eq!(
+            namespace::power_request(end),
+            Some(request),
+            "{end:?} {seen}"
+        );
+    }
+}
+
+#[test]
+fn no_other_end_is_taken_for_such_a_request() {
+    for (text, ended) in [
+        ("kill -HUP 1; exit 5", End::Exited(5)),
+        ("exit 130", End::Exited(130)),
+        ("sh -c 'kill -INT $$'; exit 6", End::Exited(6)),
+    ] {
+        let (end, _) = Started::script(text).end();
+        assert_eq!((end, namespace::power_request(end)), (ended, None));
+    }
+    let started = Started::sleep();
+    for signal in [Signal::INT, Signal::HUP, Signal::KILL] {
+        kill_process(started.running.pid, signal).unwrap();
+    }
+    assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
+}
+
 #[test]
 fn a_signal_that_it_handles_is_delivered() {
     let mut started =
@@ -165,18 +219,8 @@ fn a_signal_that_it_handles_is_delivered() {
 /// The kernel would drop it, and a grace be waited for in vain.
 #[test]
 fn a_signal_that_it_does_not_handle_is_told_at_once() {
-    let mut started = Started::script("echo up; exec sleep 1000");
-    started.until("up\n");
-    let handled = loop {
-        // The shell has handlers of its own until it is replaced.
-        let name =
-            fs::read_to_string(format!("/proc/{}/comm", started.running.pid.as_raw_pid())).unwrap();
-        if name == "sleep\n" {
-            break started.running.ask_to_end();
-        }
-        thread::yield_now();
-    };
-    assert!(!handled);
+    let started = Started::sleep();
+    assert!(!started.running.ask_to_end());
     started.kill();
     assert_eq!(started.end().0, End::Signalled(libc::SIGKILL));
 }
