@@ -8,6 +8,7 @@
 //! | [`root`] | image and writable layer become the root; the way out at the end |
 //! | [`folder`] | makes folders in the root, through whatever links |
 //! | [`network`], [`netlink`] | interfaces |
+//! | [`settings`] | the kernel's, as ordinary systems have them |
 //! | [`files`] | `/etc/resolv.conf` and its like |
 //! | [`identity`], [`command`] | as whom, what and with which environment to run; pure |
 //! | [`process`] | starts the command, reaps, ends |
@@ -36,6 +37,7 @@ mod network;
 mod patience;
 mod process;
 mod root;
+mod settings;
 
 use std::{
     fs::File,
@@ -146,6 +148,7 @@ fn run(machine: &mut Machine) -> Result<End> {
     root::mount_kernel_filesystems().context("mounting the kernel's filesystems over the image")?;
     rustix::system::sethostname(config.hostname.as_bytes())
         .with_context(|| format!("naming the machine {}", config.hostname))?;
+    settings::apply(Path::new("/proc/sys"));
     network::set_up(&config.interfaces).context("setting the network up")?;
     files::write_all(Path::new("/"), &config);
     files::make_volumes(Path::new("/"), &config.volumes)?;

@@ -22,12 +22,12 @@ use rustix::{
 
 use crate::{Happening, command, console, files, folder, identity::Identity, namespace};
 
-/// Open files: what container engines give. Programs that close every possible descriptor look at
-/// the first number only.
-const OPEN_FILES: Rlimit = Rlimit {
-    current: Some(1024),
-    maximum: Some(524_288),
-};
+/// As container engines have them. Programs that close every possible descriptor look at the first
+/// number of the open files only. Processes are limited by the machine's memory, which is its own.
+const LIMITS: [(Resource, Option<u64>, Option<u64>); 2] = [
+    (Resource::Nofile, Some(1024), Some(524_288)),
+    (Resource::Nproc, None, None),
+];
 
 /// The command, once it was started.
 #[derive(Clone, Copy, Debug)]
@@ -94,13 +94,29 @@ fn become_user(identity: &Identity, groups: &[Gid]) -> io::Result<()> {
     // A session of its own, so that the console can become its terminal; it does without one.
     rustix::process::setsid()?;
     let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
-    // Only root with all its rights may raise the second one, and a machine's init has them.
-    let _ = rustix::process::setrlimit(Resource::Nofile, OPEN_FILES);
+    for (resource, current, maximum) in LIMITS {
+        set_limit(resource, current, maximum)?;
+    }
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     set_thread_groups(groups)?;
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)?;
     Ok(())
+}
+
+/// None: without limit. Who may not raise the maximum, as whoever tests this, goes as far as it goes.
+fn set_limit(resource: Resource, current: Option<u64>, maximum: Option<u64>) -> io::Result<()> {
+    let limit = Rlimit { current, maximum };
+    match rustix::process::setrlimit(resource, limit) {
+        Err(Errno::PERM) => {
+            let maximum = rustix::process::getrlimit(resource).maximum;
+            let least = |a: u64| maximum.map_or(a, |b| a.min(b));
+            let current = current.map(least).or(maximum);
+            rustix::process::setrlimit(resource, Rlimit { current, maximum })?;
+            Ok(())
+        }
+        done => Ok(done?),
+    }
 }
 
 /// The console belongs to the command's user, who may open it again as /dev/stdout.
@@ -148,7 +164,7 @@ impl Running {
         let heeds =
             fs::read_to_string(status).map_or(true, |status| heeds(&status, self.stop_signal));
         if heeds {
-            // SAFETY: a plain system call. The process is not reaped before its end is told.
+            // SAFETY: a plain system call; one that is gone already needs no signal.
             unsafe { libc::kill(self.pid.as_raw_pid(), self.stop_signal.number()) };
         }
         heeds

@@ -19,6 +19,16 @@ struct Started {
     /// What it writes, until the last process that has the terminal is gone.
     output: Receiver<Vec<u8>>,
     seen: String,
+    ended: bool,
+}
+
+/// What a test that fails started goes, too.
+impl Drop for Started {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.kill();
+        }
+    }
 }
 
 impl Started {
@@ -43,6 +53,7 @@ impl Started {
             running,
             output,
             seen: String::new(),
+            ended: false,
         }
     }
 
@@ -83,12 +94,13 @@ impl Started {
         let (_, status) = waitpid(Some(self.running.pid), WaitOptions::empty())
             .unwrap()
             .unwrap();
+        self.ended = true;
         let signal = status.terminating_signal().map(End::Signalled);
         let end = status.exit_status().map(End::Exited).or(signal).unwrap();
         for part in &self.output {
             self.seen += &String::from_utf8_lossy(&part).replace('\r', "");
         }
-        (end, self.seen)
+        (end, std::mem::take(&mut self.seen))
     }
 }
 
@@ -192,7 +204,7 @@ fn what_is_asked_of_the_machine_is_told_by_its_end() {
 #[test]
 fn no_other_end_is_taken_for_such_a_request() {
     for (text, ended) in [
-        ("kill -HUP 1; exit 5", End::Exited(5)),
+        ("kill -HUP $$; exit 5", End::Exited(5)),
         ("exit 130", End::Exited(130)),
         ("sh -c 'kill -INT $$'; exit 6", End::Exited(6)),
     ] {
@@ -270,6 +282,23 @@ fn it_has_its_image_s_folder_variables_and_user() {
         command::DEFAULT_PATH
     );
     assert_eq!(seen, expected);
+}
+
+#[test]
+fn it_has_the_limits_of_containers() {
+    let (_, seen) = Started::script(
+        "ulimit -Sn; while read -r max what soft _; do \
+         [ \"$max $what\" = 'Max processes' ] && echo $soft; done < /proc/self/limits",
+    )
+    .end();
+    let (files, processes) = seen.trim_end().split_once('\n').unwrap();
+    assert_eq!(files, "1024");
+    // As much as the test itself may have.
+    let most = rustix::process::getrlimit(Resource::Nproc).maximum;
+    assert_eq!(
+        processes,
+        most.map_or("unlimited".to_owned(), |n| n.to_string())
+    );
 }
 
 #[test]
