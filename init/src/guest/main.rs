@@ -150,9 +150,9 @@ fn run(machine: &mut Machine) -> Result<End> {
         .with_context(|| format!("naming the machine {}", config.hostname))?;
     settings::apply(Path::new("/proc/sys"));
     network::set_up(&config.interfaces).context("setting the network up")?;
-    files::write_all(Path::new("/"), &config);
     files::make_volumes(Path::new("/"), &config.volumes)?;
     disk::mount_volumes(&config.mounts)?;
+    files::write_all(Path::new("/"), &config);
 
     let command = process::start(&config, console)?;
     process::reap_all(command.pid, happened).context("watching the command")?;
