@@ -36,7 +36,7 @@ pub struct GuestConfig {
     pub stop_signal: Option<StopSignal>,
     /// Folders that are made if absent.
     pub volumes: Vec<String>,
-    /// Written to `/root/.ssh/authorized_keys` when not empty.
+    /// Written to `.ssh/authorized_keys` in root's home. Without any, those of an earlier start go.
     pub ssh_keys: Vec<String>,
 }
 
