@@ -2,8 +2,17 @@
 //!
 //! Only what is used is read; everything read is checked against the [`limits`].
 
-use loam_node_api::storage::{ImageConfig, MAX_IMAGE_CONFIG};
-use serde::Deserialize;
+use std::collections::BTreeMap;
+
+use loam_node_api::{
+    signal::NoSignal,
+    storage::{ImageConfig, MAX_IMAGE_CONFIG},
+};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::Value;
 
 use super::{digest::Digest, limits};
 
@@ -46,6 +55,8 @@ pub enum ManifestError {
         limit = MAX_IMAGE_CONFIG
     )]
     RunConfig { field: &'static str, size: usize },
+    #[error("the image's `{field}` cannot be used: {what}")]
+    RunField { field: &'static str, what: String },
     #[error("the image has {layers} layers but names the contents of {diff_ids}")]
     Mismatch { layers: usize, diff_ids: usize },
 }
@@ -95,7 +106,7 @@ impl Document {
             media_type: Option<String>,
             manifests: Option<Vec<Descriptor>>,
             // A document that could be read both ways is read neither way.
-            config: Option<serde::de::IgnoredAny>,
+            config: Option<IgnoredAny>,
         }
         let json = |source| ManifestError::Json {
             what: "manifest",
@@ -179,7 +190,9 @@ impl Config {
             what: "configuration",
             source,
         };
-        let file: ConfigFile = serde_json::from_slice(bytes).map_err(json)?;
+        // As builders read them: what is not UTF-8 is replaced, and fails nothing that does not need it.
+        let text = String::from_utf8_lossy(bytes);
+        let file: ConfigFile = serde_json::from_str(&text).map_err(json)?;
         if file.os != OS || file.architecture != ARCHITECTURE {
             return Err(ManifestError::WrongPlatform(format!(
                 "{}/{}",
@@ -193,14 +206,7 @@ impl Config {
                 diff_ids: diff_ids.len(),
             });
         }
-        let run = file.config.unwrap_or_default();
-        let run = ImageConfig {
-            entrypoint: run.entrypoint.unwrap_or_default(),
-            cmd: run.cmd.unwrap_or_default(),
-            env: run.env.unwrap_or_default(),
-            working_dir: run.working_dir.unwrap_or_default(),
-            user: run.user.unwrap_or_default(),
-        };
+        let run = file.config.unwrap_or_default().read()?;
         check_run(&run)?;
         Ok(Self { run, diff_ids })
     }
@@ -225,6 +231,7 @@ fn check_run(run: &ImageConfig) -> Result<(), ManifestError> {
         ("Entrypoint", json(&run.entrypoint)?),
         ("User", json(&run.user)?),
         ("WorkingDir", json(&run.working_dir)?),
+        ("Volumes", json(&run.volumes)?),
     ];
     let largest = fields.into_iter().max_by_key(|(_, size)| *size);
     let field = largest.map_or("Env", |(field, _)| field);
@@ -239,15 +246,59 @@ struct ConfigFile {
     rootfs: RootFs,
 }
 
-/// Builders write `null` for what is empty.
+/// Builders write `null` for what is empty. What is read of each field, what is refused and what is
+/// ignored stands in `docs/oci.md`.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RunConfig {
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    env: Option<Vec<String>>,
-    working_dir: Option<String>,
-    user: Option<String>,
+    entrypoint: Option<Value>,
+    cmd: Option<Value>,
+    env: Option<Value>,
+    working_dir: Option<Value>,
+    user: Option<Value>,
+    stop_signal: Option<Value>,
+    volumes: Option<Value>,
+}
+
+impl RunConfig {
+    fn read(self) -> Result<ImageConfig, ManifestError> {
+        let mut entrypoint: Vec<String> = field("Entrypoint", self.entrypoint)?;
+        // How a builder writes that the entry point of the image below is not wanted.
+        if entrypoint == [""] {
+            entrypoint.clear();
+        }
+        let volumes: BTreeMap<String, IgnoredAny> = field("Volumes", self.volumes)?;
+        let stop_signal: String = field("StopSignal", self.stop_signal)?;
+        Ok(ImageConfig {
+            entrypoint,
+            cmd: field("Cmd", self.cmd)?,
+            env: field("Env", self.env)?,
+            working_dir: field("WorkingDir", self.working_dir)?,
+            user: field("User", self.user)?,
+            stop_signal: match stop_signal.as_str() {
+                "" => None,
+                name => Some(name.parse().map_err(|error| ManifestError::RunField {
+                    field: "StopSignal",
+                    what: NoSignal::to_string(&error),
+                })?),
+            },
+            volumes: volumes.into_keys().collect(),
+        })
+    }
+}
+
+/// A field that is not of its type is named.
+fn field<T: Default + DeserializeOwned>(
+    field: &'static str,
+    value: Option<Value>,
+) -> Result<T, ManifestError> {
+    let value = value.map(serde_json::from_value).transpose();
+    let value = value.map_err(|error| ManifestError::RunField {
+        field,
+        // It repeats what is there.
+        what: error.to_string().chars().take(200).collect(),
+    })?;
+    Ok(value.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
