@@ -100,6 +100,10 @@ fn input(tenants: &str) -> Vec<Rule> {
 fn forward(tenants: &str) -> Vec<Rule> {
     let outward = || Rule::new().input(tenants).output_not(tenants);
     let mut rules = vec![
+        // Before what is established: the answer to who opens a connection names a size as well.
+        // Machines' links carry 1500 bytes, whatever the uplink does, and many networks lose the
+        // messages by which a sender would learn of that.
+        Rule::new().clamp_segments(),
         Rule::new().invalid().drop(),
         Rule::new().established().accept(),
         // By a published port only, from wherever: the world or another network.
