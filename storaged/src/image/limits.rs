@@ -15,7 +15,8 @@ pub const LAYERS: usize = 128;
 pub const COMPRESSED: u64 = 32 << 30;
 
 /// All layers unpacked, whether their files survive the merge or not: bounds the time that a
-/// decompression bomb costs. The largest images in use come to 30 to 40 GiB.
+/// decompression bomb costs. The largest images in use come to 30 to 40 GiB. The files of all layers
+/// may be as long together, holes included: a hole is unpacked too, and its zeroes are written.
 pub const UNPACKED: u64 = 64 << 30;
 
 /// Names in all layers together: bounds memory, some 300 bytes each here and 1 KiB each in
