@@ -36,6 +36,10 @@ pub const DEPTH: usize = 256;
 /// One tar extension header: a path, a link target and attributes.
 pub const EXTENSION: u64 = 1 << 20;
 
+/// Pieces of data in one file with holes: 4 MiB of memory for the one that is being read. Of a file of
+/// 4 GiB, that is a hole every 16 KiB.
+pub const PIECES: usize = 1 << 18;
+
 /// Linux's limit on one extended attribute (`XATTR_SIZE_MAX`), and what `mkfs.erofs` takes of all
 /// of one file.
 pub const XATTRS: usize = 32 << 10;
