@@ -489,7 +489,8 @@ const FORMS: &[Form] = &[
         true,
         true,
     ),
-    bsdtar(&["--format=pax"], true, true),
+    // It cuts the names of files with holes at 100 bytes (3.6.2), and then does not find them itself.
+    bsdtar(&["--format=pax", "--no-read-sparse"], true, true),
     bsdtar(&["--format=ustar"], false, true),
     bsdtar(&["--format=gnutar"], false, true),
 ];
