@@ -101,10 +101,11 @@ impl Build {
             let mut tarball = Tarball::new(&mut unpacked);
             let index = LayerIndex::try_from(layer)
                 .map_err(|_| FetchError::Manifest(ManifestError::Layers(manifest.layers.len())))?;
+            let tree_error = |source| FetchError::Tree { layer, source };
             while let Some(entry) = tarball.next_entry().map_err(tar)? {
-                tree.apply(index, entry)
-                    .map_err(|source| FetchError::Tree { layer, source })?;
+                tree.apply(index, entry).map_err(tree_error)?;
             }
+            tree.finish_layer(index).map_err(tree_error)?;
             tarball.finish().map_err(tar)?;
             let found = unpacked.digest();
             if found != *expected {

@@ -15,7 +15,8 @@ pub const LAYERS: usize = 128;
 pub const COMPRESSED: u64 = 32 << 30;
 
 /// All layers unpacked, whether their files survive the merge or not: bounds the time that a
-/// decompression bomb costs. The largest images in use come to 30 to 40 GiB.
+/// decompression bomb costs. The largest images in use come to 30 to 40 GiB. The files of all layers
+/// may be as long together, holes included: a hole is unpacked too, and its zeroes are written.
 pub const UNPACKED: u64 = 64 << 30;
 
 /// Names in all layers together: bounds memory, some 300 bytes each here and 1 KiB each in
@@ -34,6 +35,10 @@ pub const DEPTH: usize = 256;
 
 /// One tar extension header: a path, a link target and attributes.
 pub const EXTENSION: u64 = 1 << 20;
+
+/// Pieces of data in one file with holes: 4 MiB of memory for the one that is being read. Of a file of
+/// 4 GiB, that is a hole every 16 KiB.
+pub const PIECES: usize = 1 << 18;
 
 /// Linux's limit on one extended attribute (`XATTR_SIZE_MAX`), and what `mkfs.erofs` takes of all
 /// of one file.

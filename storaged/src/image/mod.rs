@@ -10,7 +10,8 @@
 //! | [`late`] | what an attempt still does on a disk that hangs, when it has gone to another |
 //! | [`blob`] | a layer to a file, resumed where it was cut, its digest checked |
 //! | [`digest`], [`manifest`] | what an image consists of |
-//! | [`layer`], [`tarball`], [`pax`] | a layer's bytes, unpacked and checked, then its entries |
+//! | [`layer`], [`tarball`] | a layer's bytes, unpacked and checked, then its entries |
+//! | [`ustar`], [`pax`], [`sparse`] | what an entry's header says, its extensions, and the map of its holes |
 //! | [`tree`] | layers one over another, as a tree of names |
 //! | [`merged`] | that tree as one tar stream |
 //! | [`erofs`], [`copy`] | that stream as a file system, by `mkfs.erofs`; its file, written once more |
@@ -46,11 +47,13 @@ pub mod pace;
 pub mod pax;
 pub mod queue;
 pub mod registry;
+pub mod sparse;
 pub mod staging;
 pub mod stop;
 pub mod store;
 pub mod tarball;
 pub mod tree;
+pub mod ustar;
 pub mod watch;
 
 #[cfg(test)]

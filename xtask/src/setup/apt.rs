@@ -24,7 +24,10 @@ pub struct Package {
 /// Disks of others, which storaged must know and leave alone.
 const MAKES_DISKS: &str = "makes disks of its kind for storaged's tests";
 
-const PACKAGES: [Package; 20] = [
+/// What storaged makes of layers, beside what others do.
+const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
+
+const PACKAGES: [Package; 22] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -132,6 +135,18 @@ const PACKAGES: [Package; 20] = [
         why: MAKES_DISKS,
         need: Need::Tests,
         present: || in_path("make-bcache"),
+    },
+    Package {
+        name: "libarchive-tools",
+        why: UNPACKS_LAYERS,
+        need: Need::Tests,
+        present: || in_path("bsdtar"),
+    },
+    Package {
+        name: "umoci",
+        why: UNPACKS_LAYERS,
+        need: Need::Tests,
+        present: || in_path("umoci"),
     },
     Package {
         name: "nodejs",
