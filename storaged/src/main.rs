@@ -4,12 +4,9 @@ use std::{path::Path, sync::Arc, thread};
 
 use anyhow::Context as _;
 use loam_node_api::{clock::Clock, page::Changes, path, tls, transport};
+use loam_oci::address::{Outside, Reach};
 use loam_storaged::{
-    image::{
-        address::{Outside, Reach},
-        erofs::MkfsErofs,
-        store::Images,
-    },
+    image::{erofs::MkfsErofs, store::Images},
     inventory::{Inventory, Places},
     machine,
     service::Storaged,

@@ -10,17 +10,14 @@ use loam_node_api::{
     page::{Changes, MAX_ITEMS},
     tls,
 };
+use loam_oci::address::{Outside, Reach};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tarpc::context;
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    image::{
-        address::{Outside, Reach},
-        erofs::MkfsErofs,
-        kept::Kept,
-    },
+    image::{erofs::MkfsErofs, kept::Kept},
     inventory::Places,
     pool::{Pool, testing::pool},
 };

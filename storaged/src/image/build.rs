@@ -8,16 +8,19 @@ use std::{
 };
 
 use loam_deployment::{Bytes, payload::OciReference};
+use loam_oci::{
+    digest::Digest,
+    manifest::{DocumentError, Manifest},
+};
 
 use super::{
     blob,
     claim::SpaceClaim,
-    digest::Digest,
     erofs::Pack,
     failure::{FetchError, io},
     kept::Kept,
     layer::{Allowance, Unpacked},
-    manifest::{Config, Manifest, ManifestError},
+    manifest::Config,
     merged::{Merged, MergedError},
     pace::Patience,
     staging::Staging,
@@ -100,7 +103,7 @@ impl Build {
                 Unpacked::open(&path, allowance.clone()).map_err(|e| tar(e.into()))?;
             let mut tarball = Tarball::new(&mut unpacked);
             let index = LayerIndex::try_from(layer)
-                .map_err(|_| FetchError::Manifest(ManifestError::Layers(manifest.layers.len())))?;
+                .map_err(|_| FetchError::Document(DocumentError::Layers(manifest.layers.len())))?;
             while let Some(entry) = tarball.next_entry().map_err(tar)? {
                 tree.apply(index, entry)
                     .map_err(|source| FetchError::Tree { layer, source })?;

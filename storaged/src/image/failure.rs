@@ -3,14 +3,15 @@
 use std::{io, thread, time::Duration};
 
 use loam_deployment::Bytes;
+use loam_oci::{
+    digest::Digest, manifest::DocumentError, registry::RegistryError, transfer::TransferError,
+};
 
 use super::{
     answering::Hangs,
     blob::BlobError,
-    digest::Digest,
     erofs::PackError,
     manifest::ManifestError,
-    registry::RegistryError,
     tarball::TarError,
     tree::TreeError,
     watch::{Ended, Room},
@@ -27,6 +28,8 @@ pub enum FetchError {
     Registry(#[from] RegistryError),
     #[error("the registry takes too long to send the image's manifest or configuration")]
     SlowDocument,
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error("the index leads to another index")]
@@ -69,7 +72,8 @@ impl FetchError {
     /// answer better. All others would find the same, or have filled the disk.
     pub fn keeps_layers(&self) -> bool {
         match self {
-            Self::Registry(error) | Self::Blob(BlobError::Registry(error)) => {
+            Self::Registry(error)
+            | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => {
                 matches!(error, RegistryError::Http(_) | RegistryError::Status(_))
             }
             Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
@@ -113,7 +117,8 @@ impl FetchError {
     pub fn is_flaw(&self) -> bool {
         matches!(
             self,
-            Self::Manifest(_)
+            Self::Document(_)
+                | Self::Manifest(_)
                 | Self::NestedIndex
                 | Self::Tar { .. }
                 | Self::Tree { .. }

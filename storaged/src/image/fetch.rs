@@ -12,26 +12,29 @@ use std::{
 
 use futures::{StreamExt, stream};
 use loam_deployment::{Bytes, payload::OciReference};
+use loam_oci::{
+    address::Outside,
+    digest::Digest,
+    gate::Gate,
+    manifest::{Descriptor, Document, Manifest},
+    registry::{Registry, RegistryError},
+};
 use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant as Moment, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
 use super::{
-    address::Outside,
     answering::{self, Answering, Hangs},
-    blob::{self, BlobError, Transfer},
+    blob::{self, BlobError, Layers},
     build::Build,
-    digest::Digest,
     erofs::Pack,
     failure::{FetchError, io},
-    gate::Gate,
     kept::Kept,
     late::Late,
-    manifest::{Config, Descriptor, Document, Manifest},
+    manifest::Config,
     pace::{Pace, Patience},
     queue::{Origin, Queue, Turn},
-    registry::{Registry, RegistryError},
     staging::{self, Record, Staging},
     stop::Stop,
 };
@@ -370,7 +373,7 @@ impl Fetch {
             window, transfer, ..
         } = self.means.patience;
         let gate = Gate::default();
-        let shared = Transfer {
+        let shared = Layers {
             registry,
             staging,
             gate: &gate,
@@ -444,7 +447,7 @@ impl Fetch {
 }
 
 /// Ends when nothing is written any more: the first failure halts the others.
-async fn all_layers(shared: &Transfer<'_>, layers: Vec<Descriptor>) -> Result<(), BlobError> {
+async fn all_layers(shared: &Layers<'_>, layers: Vec<Descriptor>) -> Result<(), BlobError> {
     let mut transfers = stream::iter(layers)
         .map(|layer| async move { blob::fetch(shared, &layer).await })
         .buffer_unordered(CONNECTIONS);

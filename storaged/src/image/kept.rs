@@ -9,9 +9,9 @@ use std::{
 
 use loam_deployment::{Bytes, payload::OciReference};
 use loam_node_api::storage::ImageConfig;
+use loam_oci::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::digest::Digest;
 use crate::{durable, pool::Pool};
 
 /// An image on a pool, its space counted in the pool's ledger.

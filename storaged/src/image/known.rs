@@ -8,9 +8,9 @@ use std::{
 
 use loam_deployment::payload::OciReference;
 use loam_node_api::storage::{ImageState, ImageStatus};
+use loam_oci::digest::Digest;
 
 use super::{
-    digest::Digest,
     fetch::{self, Progress},
     kept::Kept,
     staging::{Record, Staging},

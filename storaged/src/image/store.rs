@@ -17,13 +17,12 @@ use loam_node_api::{
     page::Changes,
     storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
+use loam_oci::{address::Outside, digest::Digest};
 use tokio::{runtime::Handle, sync::watch, time::sleep};
 
 use super::{
-    address::Outside,
     answering::Answering,
     backoff::pause,
-    digest::Digest,
     erofs::Pack,
     fetch::{Fetch, Means, Outcome, Progress},
     kept::Kept,

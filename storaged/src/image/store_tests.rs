@@ -9,14 +9,17 @@ use std::{
 use loam_deployment::{Bytes, payload::Media};
 use loam_node_api::{clock::Clock, tls};
 
+use loam_oci::{
+    address::Reach,
+    test_registry::{TestRegistry, gzip},
+};
+
 use super::*;
 use crate::{
     image::{
-        address::Reach,
         claim::SpaceClaim,
         erofs::{PackError, Stream},
         testing::{Layer, contents},
-        testing_registry::{TestRegistry, gzip},
         watch::Watch,
     },
     pool::testing::{hasty_again, pool},

@@ -1,4 +1,6 @@
-//! A registry beside the test, which can be as bad as one likes.
+//! A registry of one's own on loopback, which can be as bad as one likes. For tests.
+
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::HashMap,
@@ -11,7 +13,7 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use loam_deployment::payload::OciReference;
 
-use super::digest::Digest;
+use crate::digest::Digest;
 
 #[derive(Debug, Default)]
 pub struct Behaviour {

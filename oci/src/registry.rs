@@ -16,7 +16,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{
+use crate::{
     address::{self, Outside, Reach, Resolver},
     digest::Digest,
     limits, manifest,

@@ -1,0 +1,24 @@
+//! Asking registries for images, as the OCI distribution and image specifications (1.1) have it. The one
+//! registry client of the workspace.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`address`] | where a registry is, and where it must not be |
+//! | [`registry`] | asking one repository for manifests and blobs |
+//! | [`transfer`], [`gate`] | a blob to where it is kept, resumed where it was cut; what holds transfers up |
+//! | [`manifest`], [`digest`] | what an image consists of, and by what each part is checked |
+//! | [`limits`] | how much of each a registry may make us do |
+//! | `test_registry` | a registry of one's own, for tests |
+//!
+//! Whoever asks says what may be reached and by whose word a registry is the one that has its name
+//! ([`address::Outside`]), where bytes go ([`transfer::Target`]), and how long it may take.
+
+pub mod address;
+pub mod digest;
+pub mod gate;
+pub mod limits;
+pub mod manifest;
+pub mod registry;
+#[cfg(feature = "test-registry")]
+pub mod test_registry;
+pub mod transfer;
