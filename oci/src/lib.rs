@@ -6,6 +6,7 @@
 //! | [`address`] | where a registry is, and where it must not be |
 //! | [`registry`] | asking one repository for manifests and blobs |
 //! | [`transfer`], [`gate`] | a blob to where it is kept, resumed where it was cut; what holds transfers up |
+//! | [`resolve`], [`platform`] | from an index to the one image that a node runs |
 //! | [`manifest`], [`digest`] | what an image consists of, and by what each part is checked |
 //! | [`limits`] | how much of each a registry may make us do |
 //! | `test_registry` | a registry of one's own, for tests |
@@ -18,7 +19,9 @@ pub mod digest;
 pub mod gate;
 pub mod limits;
 pub mod manifest;
+pub mod platform;
 pub mod registry;
+pub mod resolve;
 #[cfg(feature = "test-registry")]
 pub mod test_registry;
 pub mod transfer;

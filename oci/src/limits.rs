@@ -5,6 +5,10 @@ use std::time::Duration;
 /// The OCI distribution specification has registries take at least this much; none serves more.
 pub const MANIFEST: u64 = 4 << 20;
 
+/// Indexes on the way to one image, each of which is a question more. Builders in use make one, and those
+/// who join what several of them made another over it.
+pub const INDEXES: usize = 8;
+
 /// The largest configurations seen in the field have some hundred kilobytes (long histories).
 pub const CONFIG: u64 = 1 << 20;
 

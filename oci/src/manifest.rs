@@ -4,7 +4,11 @@
 
 use serde::Deserialize;
 
-use crate::{digest::Digest, limits};
+use crate::{
+    digest::Digest,
+    limits,
+    platform::{ARCHITECTURE, Level, OS, Platform},
+};
 
 /// For the `Accept` header.
 pub const MEDIA_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
@@ -12,18 +16,16 @@ pub const MEDIA_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// What nodes run.
-pub const OS: &str = "linux";
-pub const ARCHITECTURE: &str = "amd64";
-
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     #[error("the manifest cannot be read: {0}")]
     Json(#[from] serde_json::Error),
     #[error("`{0}` is not an image's manifest or index")]
     Kind(String),
-    #[error("the index has no image for {OS}/{ARCHITECTURE}; it has {0}")]
+    #[error("the index has no image for {OS}/{ARCHITECTURE} that this node runs; it has {0}")]
     Platform(String),
+    #[error("the index leads to more than {limit} others", limit = limits::INDEXES)]
+    Indexes,
     #[error("the {what} has {size} bytes; at most {limit} are accepted")]
     Size {
         what: &'static str,
@@ -44,20 +46,20 @@ pub struct Descriptor {
     pub media_type: String,
     pub digest: Digest,
     pub size: u64,
+    /// Only in an index, and not always there.
     platform: Option<Platform>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
 }
 
 #[derive(Debug)]
 pub enum Document {
-    /// Images for several platforms; the one for nodes.
-    Index(Descriptor),
+    Index(Index),
     Manifest(Manifest),
+}
+
+/// Images for several platforms, or indexes of them.
+#[derive(Debug)]
+pub struct Index {
+    manifests: Vec<Descriptor>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,17 +70,32 @@ pub struct Manifest {
 
 impl Document {
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        /// What is of no kind that we know, named by another digest, or simply broken, is one
+        /// entry less, and no reason to refuse the others.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Entry {
+            Readable(Descriptor),
+            Unreadable(serde::de::IgnoredAny),
+        }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Kind {
             media_type: Option<String>,
-            manifests: Option<Vec<Descriptor>>,
+            manifests: Option<Vec<Entry>>,
             // A document that could be read both ways is read neither way.
             config: Option<serde::de::IgnoredAny>,
         }
         let kind: Kind = serde_json::from_slice(bytes)?;
         match (kind.manifests, kind.config) {
-            (Some(manifests), None) => choose(manifests).map(Self::Index),
+            (Some(entries), None) => {
+                let readable = entries.into_iter().filter_map(|entry| match entry {
+                    Entry::Readable(descriptor) => Some(descriptor),
+                    Entry::Unreadable(_) => None,
+                });
+                let manifests = readable.collect();
+                Ok(Self::Index(Index { manifests }))
+            }
             (None, Some(_)) => {
                 let manifest: Manifest = serde_json::from_slice(bytes)?;
                 manifest.check()?;
@@ -91,26 +108,51 @@ impl Document {
     }
 }
 
-fn choose(manifests: Vec<Descriptor>) -> Result<Descriptor, DocumentError> {
-    let fits = |d: &Descriptor| {
-        d.platform
-            .as_ref()
-            .is_some_and(|p| p.os == OS && p.architecture == ARCHITECTURE)
-    };
-    match manifests.iter().find(|d| fits(d)) {
-        Some(found) => {
-            check_size("manifest", found.size, limits::MANIFEST)?;
-            Ok(found.clone())
+impl Index {
+    /// What a node of this level may run, the best first, with the level that each needs: as much of the
+    /// processor as there is an image for. What says nothing of its platform (it is OPTIONAL) comes
+    /// last. Among equals the index's order decides.
+    pub fn candidates(&self, level: Level) -> Vec<(&Descriptor, Level)> {
+        let mut found: Vec<_> = self
+            .manifests
+            .iter()
+            .filter(|entry| entry.is_document())
+            .filter_map(|entry| {
+                let needs = match &entry.platform {
+                    Some(platform) => Some(platform.level()?),
+                    None => None,
+                };
+                (needs.unwrap_or_default() <= level).then_some((entry, needs))
+            })
+            .collect();
+        found.sort_by_key(|(_, needs)| std::cmp::Reverse(*needs));
+        let known = |(entry, needs): (_, Option<Level>)| (entry, needs.unwrap_or_default());
+        found.into_iter().map(known).collect()
+    }
+
+    /// What it has, for those who miss something.
+    pub fn platforms(&self) -> String {
+        let platforms = self.manifests.iter().filter_map(|d| d.platform.as_ref());
+        let shown = platforms.map(|platform| platform.to_string().chars().take(80).collect());
+        let shown: Vec<String> = shown.take(8).collect();
+        match shown.as_slice() {
+            [] => "none whose platform is known".to_owned(),
+            shown => shown.join(", "),
         }
-        None => {
-            let others: Vec<_> = manifests
-                .iter()
-                .filter_map(|d| d.platform.as_ref())
-                .map(|p| format!("{}/{}", p.os, p.architecture))
-                .take(8)
-                .collect();
-            Err(DocumentError::Platform(others.join(", ")))
-        }
+    }
+}
+
+impl Descriptor {
+    /// Whether an image may be behind it: the specification has readers pass over types that they do not
+    /// know. Some builders leave the type out.
+    fn is_document(&self) -> bool {
+        let mut known = MEDIA_TYPES.split(", ");
+        self.media_type.is_empty() || known.any(|known| known == self.media_type)
+    }
+
+    /// Of a manifest or index that is to be read.
+    pub fn check_document(&self) -> Result<(), DocumentError> {
+        check_size("manifest", self.size, limits::MANIFEST)
     }
 }
 

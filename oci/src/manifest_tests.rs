@@ -33,24 +33,6 @@ fn reads_manifests_of_oci_and_docker() {
 }
 
 #[test]
-fn chooses_what_a_node_runs() {
-    let entry = |n, os, arch| {
-        format!(
-            r#"{{"digest":"{}","size":500,"platform":{{"os":"{os}","architecture":"{arch}"}}}}"#,
-            digest(n)
-        )
-    };
-    let index = |entries: &[String]| format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
-    let both = [entry(1, "linux", "arm64"), entry(2, "linux", "amd64")];
-    let Document::Index(chosen) = parse(&index(&both)).unwrap() else {
-        panic!("not an index")
-    };
-    assert_eq!(chosen.digest, Digest::new([2; 32]));
-    let error = parse(&index(&both[..1])).unwrap_err();
-    assert!(error.contains("it has linux/arm64"), "{error}");
-}
-
-#[test]
 fn refuses_what_is_too_much_or_something_else() {
     for (text, reason) in [
         (manifest(GZIP, limits::LAYERS + 1, 1), "129 layers"),

@@ -11,6 +11,7 @@ use loam_deployment::{Bytes, payload::OciReference};
 use loam_oci::{
     digest::Digest,
     manifest::{DocumentError, Manifest},
+    platform::Level,
 };
 
 use super::{
@@ -41,6 +42,8 @@ const OVERHEAD: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Build {
     pub image: OciReference,
+    /// What its processor must have.
+    pub level: Level,
     pub packer: Arc<dyn Pack>,
     pub stop: Stop,
     /// Unique among the fetches of this process.
@@ -81,7 +84,7 @@ impl Build {
             if self.stop.is_set() {
                 return Err(FetchError::Stopped);
             }
-            Kept::create(pool, &self.image, &unfinished, config.run)
+            Kept::create(pool, &self.image, &unfinished, config.run, self.level)
                 .map_err(io("keep the finished image"))
         });
         // Its builder has ended. What cannot be removed is tried again when the pool comes next.

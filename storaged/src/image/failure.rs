@@ -32,8 +32,6 @@ pub enum FetchError {
     Document(#[from] DocumentError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("the index leads to another index")]
-    NestedIndex,
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error("the layers come too slowly; at least {0} a second are expected")]
@@ -119,7 +117,6 @@ impl FetchError {
             self,
             Self::Document(_)
                 | Self::Manifest(_)
-                | Self::NestedIndex
                 | Self::Tar { .. }
                 | Self::Tree { .. }
                 | Self::DiffId { .. }

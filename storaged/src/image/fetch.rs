@@ -16,8 +16,10 @@ use loam_oci::{
     address::Outside,
     digest::Digest,
     gate::Gate,
-    manifest::{Descriptor, Document, Manifest},
+    manifest::{Descriptor, Manifest},
+    platform::Level,
     registry::{Registry, RegistryError},
+    resolve::{Resolved, Search},
 };
 use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
@@ -67,6 +69,8 @@ pub struct Progress {
 pub struct Means {
     pub packer: Arc<dyn Pack>,
     pub outside: Outside,
+    /// What the processors can that machines run on.
+    pub level: Level,
     pub patience: Patience,
     pub fetching: Queue,
     pub building: Queue,
@@ -206,11 +210,11 @@ impl Fetch {
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
         let registry = Registry::new(&self.image, &self.means.outside)?;
-        let (manifest, config) = tokio::select! {
+        let (resolved, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),
         };
-        let layers = distinct(&manifest.layers);
+        let layers = distinct(&resolved.manifest.layers);
         let compressed = layers.iter().map(|layer| layer.size).sum();
         self.progress.total.store(compressed, Ordering::Relaxed);
         let at = match begun {
@@ -230,13 +234,13 @@ impl Fetch {
         if !self.means.answering.answers(at.pool()) {
             return Err(Hangs.into());
         }
-        self.build(at, manifest, config, held).await
+        self.build(at, resolved, config, held).await
     }
 
     async fn build(
         &self,
         staging: Arc<Staging>,
-        manifest: Manifest,
+        Resolved { manifest, level }: Resolved,
         config: Config,
         held: &mut Held,
     ) -> Result<Kept, FetchError> {
@@ -244,6 +248,7 @@ impl Fetch {
         let stop = Stop::default();
         let build = Build {
             image: self.image.clone(),
+            level,
             packer: self.means.packer.clone(),
             stop: stop.clone(),
             number: self.number,
@@ -298,27 +303,19 @@ impl Fetch {
         }
     }
 
-    async fn documents(&self, registry: &Registry) -> Result<(Manifest, Config), FetchError> {
-        let manifest = self.manifest(registry).await?;
-        let config = registry.small_blob(manifest.config.digest, manifest.config.size);
-        let config = self.soon(config).await?;
-        let config = Config::parse(&config, manifest.layers.len())?;
-        Ok((manifest, config))
-    }
-
-    async fn manifest(&self, registry: &Registry) -> Result<Manifest, FetchError> {
+    async fn documents(&self, registry: &Registry) -> Result<(Resolved, Config), FetchError> {
         let digest = Digest::of_manifest(&self.image);
-        let first = self.soon(registry.manifest(digest)).await?;
-        match Document::parse(&first)? {
-            Document::Manifest(manifest) => Ok(manifest),
-            Document::Index(descriptor) => {
-                let second = self.soon(registry.manifest(descriptor.digest)).await?;
-                match Document::parse(&second)? {
-                    Document::Manifest(manifest) => Ok(manifest),
-                    Document::Index(_) => Err(FetchError::NestedIndex),
-                }
+        let mut search = Search::new(digest, self.means.level);
+        let resolved = loop {
+            let document = self.soon(registry.manifest(search.wanted())).await?;
+            if let Some(resolved) = search.take_in(&document)? {
+                break resolved;
             }
-        }
+        };
+        let Manifest { config, layers } = &resolved.manifest;
+        let config = self.soon(registry.small_blob(config.digest, config.size));
+        let config = Config::parse(&config.await?, layers.len())?;
+        Ok((resolved, config))
     }
 
     async fn soon(

@@ -6,7 +6,7 @@
 use loam_node_api::storage::{ImageConfig, MAX_IMAGE_CONFIG};
 use loam_oci::{
     digest::Digest,
-    manifest::{ARCHITECTURE, OS},
+    platform::{ARCHITECTURE, OS},
 };
 use serde::Deserialize;
 

@@ -17,7 +17,7 @@ use loam_node_api::{
     page::Changes,
     storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
-use loam_oci::{address::Outside, digest::Digest};
+use loam_oci::{address::Outside, digest::Digest, platform::Level};
 use tokio::{runtime::Handle, sync::watch, time::sleep};
 
 use super::{
@@ -62,8 +62,18 @@ struct Shared {
 }
 
 impl Images {
-    pub fn new(pools: Pools, packer: Arc<dyn Pack>, outside: Outside, changes: Changes) -> Self {
-        Self::with(pools, means(packer, outside), changes)
+    pub fn new(
+        pools: Pools,
+        packer: Arc<dyn Pack>,
+        outside: Outside,
+        level: Level,
+        changes: Changes,
+    ) -> Self {
+        let means = Means {
+            level,
+            ..means(packer, outside)
+        };
+        Self::with(pools, means, changes)
     }
 
     fn with(pools: Pools, means: Means, changes: Changes) -> Self {
@@ -381,7 +391,13 @@ impl Images {
             }
             let found = pool.take_found_images();
             for image in found.ready {
-                known.add(Kept::found(pool, image));
+                let kept = Kept::found(pool, image);
+                if kept.level() <= self.0.means.level {
+                    known.add(kept);
+                    continue;
+                }
+                tracing::warn!(image = %kept.reference(), level = ?kept.level(), "removing an image that this machine's processors cannot run; its disk comes from another machine");
+                self.remove(known, kept);
             }
             for leftover in found.leftovers {
                 let record = leftover.record.clone();
@@ -412,6 +428,7 @@ fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
     Means {
         packer,
         outside,
+        level: Level::V1,
         patience: Patience::USUAL,
         fetching: Queue::new(Places {
             all: limits::FETCHES,

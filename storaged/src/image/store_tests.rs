@@ -11,6 +11,7 @@ use loam_node_api::{clock::Clock, tls};
 
 use loam_oci::{
     address::Reach,
+    platform::Level,
     test_registry::{TestRegistry, gzip},
 };
 
@@ -403,6 +404,48 @@ async fn a_registry_may_want_a_token_and_an_index_may_lead_to_the_image() {
         .filter(|r| r.starts_with("/token?service=test"))
         .count();
     assert_eq!(tokens, 1);
+}
+
+#[tokio::test]
+async fn an_image_for_a_better_processor_is_fetched_anew_on_another_machine() {
+    let registry = TestRegistry::start();
+    let names = |name: &str| Layer::default().file(name, b"").tar();
+    let [plain, v3] = ["plain", "v3"].map(|name| registry.image(&[names(name)]));
+    let entry = |image: &OciReference, more: &str| {
+        let digest = Digest::of_manifest(image);
+        format!(
+            r#"{{"digest":"{digest}","size":900,"platform":{{"os":"linux","architecture":"amd64"{more}}}}}"#
+        )
+    };
+    let entries = [entry(&v3, r#","variant":"v3""#), entry(&plain, "")];
+    let index = registry.manifest(format!(r#"{{"manifests":[{}]}}"#, entries.join(",")));
+    let mut node = Node::new();
+    let on = |node: &Node, level| {
+        let pools = vec![node.pool.clone()];
+        let means = Means {
+            level,
+            ..means(node.packer.clone(), anywhere())
+        };
+        Images::with(Arc::new(move || pools.clone()), means, node.changes.clone())
+    };
+    let holds = async |node: &Node| {
+        let found = contents(&fs::read(node.ready(&index).await).unwrap());
+        found.into_keys().collect::<Vec<_>>()
+    };
+    node.images = on(&node, Level::V4);
+    assert_eq!(holds(&node).await, ["v3"]);
+    // It stays on a machine that can run it.
+    node.restart();
+    node.images = on(&node, Level::V3);
+    assert_eq!(node.images.list().len(), 1);
+    node.restart();
+    node.images = on(&node, Level::V2);
+    assert_eq!(holds(&node).await, ["plain"]);
+    node.assert_true_claims();
+    // What any machine runs stays on any.
+    node.restart();
+    node.images = on(&node, Level::V4);
+    assert_eq!(holds(&node).await, ["plain"]);
 }
 
 #[tokio::test]
