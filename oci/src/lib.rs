@@ -3,7 +3,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`address`] | where a registry is, and where it must not be |
+//! | [`host`], [`address`] | which host is asked; where a registry is, and where it must not be |
 //! | [`registry`] | asking one repository for manifests and blobs |
 //! | [`transfer`], [`gate`] | a blob to where it is kept, resumed where it was cut; what holds transfers up |
 //! | [`resolve`], [`platform`] | from an index to the one image that a node runs |
@@ -17,6 +17,7 @@
 pub mod address;
 pub mod digest;
 pub mod gate;
+pub mod host;
 pub mod limits;
 pub mod manifest;
 pub mod platform;

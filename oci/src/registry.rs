@@ -19,7 +19,7 @@ use serde::Deserialize;
 use crate::{
     address::{self, Outside, Reach, Resolver},
     digest::Digest,
-    limits, manifest,
+    host, limits, manifest,
 };
 
 const CONNECT: Duration = Duration::from_secs(15);
@@ -60,9 +60,10 @@ impl Registry {
     pub fn new(image: &OciReference, outside: &Outside) -> Result<Self, RegistryError> {
         let reach = outside.reach;
         let refuse = || RegistryError::Address(image.registry().to_owned());
-        let base = address::base(image.registry())
+        let (host, repository) = host::asked(image);
+        let base = address::base(host)
             .filter(|url| reach.allows_url(url))
-            .and_then(|url| url.join(&format!("{}/", image.repository())).ok())
+            .and_then(|url| url.join(&format!("{repository}/")).ok())
             .ok_or_else(refuse)?;
         let client = client(outside).map_err(http)?;
         Ok(Self {

@@ -994,12 +994,12 @@ proptest::proptest! {
 
 #[tokio::test]
 async fn a_page_of_the_longest_statuses_fits_a_frame() {
-    let part = "a".repeat(255);
+    let (part, tag) = ("a".repeat(255), "t".repeat(128));
     let long = "\u{1}".repeat(500);
     let statuses: Vec<_> = (0..loam_node_api::page::MAX_ITEMS)
         .map(|n| ImageStatus {
             image: format!(
-                "{}.{}.org/{part}@sha256:{n:064x}",
+                "{}.{}.org/{part}:{tag}@sha256:{n:064x}",
                 "h".repeat(60),
                 "h".repeat(60)
             )
