@@ -6,6 +6,7 @@
 //! | [`host`], [`address`] | which host is asked; where a registry is, and where it must not be |
 //! | [`registry`] | asking one repository for manifests and blobs |
 //! | [`transfer`], [`gate`] | a blob to where it is kept, resumed where it was cut; what holds transfers up |
+//! | [`challenge`], [`login`] | how a server wants to be logged in to, and how that is done |
 //! | [`resolve`], [`platform`] | from an index to the one image that a node runs |
 //! | [`manifest`], [`digest`] | what an image consists of, and by what each part is checked |
 //! | [`limits`] | how much of each a registry may make us do |
@@ -15,10 +16,12 @@
 //! ([`address::Outside`]), where bytes go ([`transfer::Target`]), and how long it may take.
 
 pub mod address;
+pub mod challenge;
 pub mod digest;
 pub mod gate;
 pub mod host;
 pub mod limits;
+pub mod login;
 pub mod manifest;
 pub mod platform;
 pub mod registry;

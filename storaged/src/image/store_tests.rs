@@ -454,10 +454,10 @@ async fn a_failure_waits_before_the_next_try() {
     let image = registry.image(&layers());
     registry.behave(|b| b.down = true);
     let node = Node::new();
-    assert!(node.failed(&image).await.contains("503"));
+    assert!(node.failed(&image).await.contains("500"));
     let asked = registry.requests().len();
     registry.behave(|b| b.down = false);
-    assert!(node.failed(&image).await.contains("503"));
+    assert!(node.failed(&image).await.contains("500"));
     assert_eq!(registry.requests().len(), asked);
     node.forgive();
     node.ready(&image).await;
@@ -573,7 +573,7 @@ async fn a_failure_belongs_to_its_reference() {
     let ([bad, _good], [refused, served]) = two_registries();
     bad.behave(|b| b.down = true);
     let node = Node::new();
-    assert!(node.failed(&refused).await.contains("503"));
+    assert!(node.failed(&refused).await.contains("500"));
     bad.behave(|b| b.down = false);
     // The one still waits, the other never did.
     node.ready(&served).await;
