@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`host`], [`address`] | which host is asked; where a registry is, and where it must not be |
 //! | [`registry`] | asking one repository for manifests and blobs |
+//! | [`pause`] | how long a registry is left alone that cannot answer now |
 //! | [`transfer`], [`gate`] | a blob to where it is kept, resumed where it was cut; what holds transfers up |
 //! | [`challenge`], [`login`] | how a server wants to be logged in to, and how that is done |
 //! | [`resolve`], [`platform`] | from an index to the one image that a node runs |
@@ -23,6 +24,7 @@ pub mod host;
 pub mod limits;
 pub mod login;
 pub mod manifest;
+pub mod pause;
 pub mod platform;
 pub mod registry;
 pub mod resolve;

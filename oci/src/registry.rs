@@ -15,6 +15,7 @@ use reqwest::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderValue, RANGE, WWW_AUTHENTICATE},
     redirect,
 };
+use tokio::time::sleep;
 
 use crate::{
     address::{self, Outside, Reach, Resolver},
@@ -23,6 +24,7 @@ use crate::{
     host, limits,
     login::{self, Credentials, Login},
     manifest,
+    pause::{self, Pauses},
 };
 
 const CONNECT: Duration = Duration::from_secs(15);
@@ -42,6 +44,12 @@ pub enum RegistryError {
     Absent(String),
     #[error("the registry answers {0}")]
     Status(StatusCode),
+    #[error("the registry wants to be asked later (it answers {status})")]
+    Busy {
+        status: StatusCode,
+        /// As far as it says when.
+        wait: Option<Duration>,
+    },
     #[error("the registry asks for a login that this node does not know: {0}")]
     Challenge(String),
     #[error("the {what} has more than {limit} bytes")]
@@ -60,6 +68,17 @@ pub struct Registry {
     credentials: Option<Credentials>,
     /// What the registry wanted to be told last.
     authorization: Mutex<Option<HeaderValue>>,
+}
+
+impl RegistryError {
+    /// Whether the same question may be answered when it is asked again.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::Busy { .. } => true,
+            Self::Status(status) => status.is_server_error(),
+            _ => false,
+        }
+    }
 }
 
 impl Registry {
@@ -112,15 +131,18 @@ impl Registry {
     pub async fn blob(&self, digest: Digest, from: u64) -> Result<(Response, u64), RegistryError> {
         let what = format!("layer {digest}");
         let url = self.url(&format!("blobs/{digest}"))?;
-        let request = |client: &Client| {
-            let request = client.get(url.clone());
-            if from > 0 {
-                request.header(RANGE, format!("bytes={from}-"))
-            } else {
-                request
-            }
+        let whole = |client: &Client| client.get(url.clone());
+        let rest = |client: &Client| whole(client).header(RANGE, format!("bytes={from}-"));
+        let response = match from {
+            0 => self.send(whole, &what).await?,
+            _ => match self.send(rest, &what).await {
+                // It knows no ranges without an end, or has another idea of what is there.
+                Err(RegistryError::Status(StatusCode::RANGE_NOT_SATISFIABLE)) => {
+                    self.send(whole, &what).await?
+                }
+                answer => answer?,
+            },
         };
-        let response = self.send(request, &what).await?;
         let start = match response.status() {
             StatusCode::PARTIAL_CONTENT => range_start(&response).ok_or_else(|| {
                 RegistryError::Http("it sends a part without saying which".to_owned())
@@ -144,12 +166,14 @@ impl Registry {
         what: &str,
     ) -> Result<Response, RegistryError> {
         let known = self.authorization().clone();
-        let mut response = self.answer(&request, known).await?;
+        let mut pauses = Pauses::default();
+        let mut response = self.answer(&request, known, &mut pauses).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let authorization = self.log_in(&response).await?;
+            let authorization = self.log_in(&response, &mut pauses).await?;
             // For the next questions, too.
             *self.authorization() = Some(authorization.clone());
-            response = self.answer(&request, Some(authorization)).await?;
+            let known = Some(authorization);
+            response = self.answer(&request, known, &mut pauses).await?;
         }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
@@ -165,16 +189,21 @@ impl Registry {
         &self,
         request: &impl Fn(&Client) -> RequestBuilder,
         authorization: Option<HeaderValue>,
+        pauses: &mut Pauses,
     ) -> Result<Response, RegistryError> {
-        let mut request = request(&self.client);
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        request.send().await.map_err(http)
+        let request = || match &authorization {
+            Some(value) => request(&self.client).header(AUTHORIZATION, value),
+            None => request(&self.client),
+        };
+        patiently(request, pauses).await
     }
 
     /// What to tell a registry that refused, as it wants it.
-    async fn log_in(&self, refusal: &Response) -> Result<HeaderValue, RegistryError> {
+    async fn log_in(
+        &self,
+        refusal: &Response,
+        pauses: &mut Pauses,
+    ) -> Result<HeaderValue, RegistryError> {
         let fields = refusal.headers().get_all(WWW_AUTHENTICATE).iter();
         let fields: Vec<_> = fields
             .map(|field| String::from_utf8_lossy(field.as_bytes()))
@@ -186,7 +215,7 @@ impl Registry {
         let wants = |scheme| challenges.iter().any(|challenge| challenge.is(scheme));
         let unknown = || RegistryError::Challenge(fields.join(", ").chars().take(200).collect());
         match (login, credentials) {
-            (Some(Login::Bearer(url)), _) => self.token(url).await?.ok_or_else(unknown),
+            (Some(Login::Bearer(url)), _) => self.token(url, pauses).await?.ok_or_else(unknown),
             (Some(Login::Basic), Some(credentials)) => {
                 login::basic(credentials).ok_or_else(unknown)
             }
@@ -205,14 +234,23 @@ impl Registry {
     }
 
     /// `None` if the answer has none.
-    async fn token(&self, url: Url) -> Result<Option<HeaderValue>, RegistryError> {
-        let mut request = self.client.get(url);
-        if let Some(Credentials { user, password }) = &self.credentials {
-            request = request.basic_auth(user, Some(password));
-        }
-        let response = request.send().await.map_err(http)?;
-        if !response.status().is_success() {
-            return Err(RegistryError::Denied(response.status()));
+    async fn token(
+        &self,
+        url: Url,
+        pauses: &mut Pauses,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let request = || {
+            let request = self.client.get(url.clone());
+            match &self.credentials {
+                Some(Credentials { user, password }) => request.basic_auth(user, Some(password)),
+                None => request,
+            }
+        };
+        let response = patiently(request, pauses).await?;
+        match response.status() {
+            status if status.is_success() => {}
+            status if status.is_server_error() => return Err(RegistryError::Status(status)),
+            status => return Err(RegistryError::Denied(status)),
         }
         let body = limited(response, "token", limits::TOKEN).await?;
         Ok(login::bearer(&body))
@@ -221,6 +259,26 @@ impl Registry {
     fn authorization(&self) -> MutexGuard<'_, Option<HeaderValue>> {
         let authorization = self.authorization.lock();
         authorization.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends, and again where the answer is to ask another time and that is soon.
+async fn patiently(
+    request: impl Fn() -> RequestBuilder,
+    pauses: &mut Pauses,
+) -> Result<Response, RegistryError> {
+    loop {
+        let response = request().send().await.map_err(http)?;
+        let status = response.status();
+        if !pause::is_busy(status) {
+            return Ok(response);
+        }
+        let wait = pause::asked_for(response.headers());
+        let Some(pause) = pauses.next(wait) else {
+            return Err(RegistryError::Busy { status, wait });
+        };
+        tracing::info!(%status, ?pause, "a registry wants to be asked later");
+        sleep(pause).await;
     }
 }
 

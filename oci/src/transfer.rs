@@ -1,13 +1,19 @@
 //! A blob to where its bytes go: resumed where it was cut, and done only when its digest is right.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use crate::{
     digest::Digest,
     gate::{Gate, Halted},
     manifest::Descriptor,
+    pause::Pauses,
     registry::{self, Registry, RegistryError},
 };
 
-/// A connection that breaks is made anew at once for as long as each try brings something.
+/// A connection that breaks is made anew at once for as long as each try brings something; after one that
+/// brings nothing, with [`Pauses`].
 const TRIES: u32 = 32;
 
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +86,7 @@ enum Answered {
 impl<T: Target> Transfer<'_, T> {
     async fn complete(&mut self) -> Result<(), T::Error> {
         let Descriptor { digest, size, .. } = *self.blob;
-        let mut tries = 0;
+        let (mut tries, mut pauses) = (0, Pauses::default());
         while self.target.length() < size {
             self.gate.open().await.map_err(TransferError::from)?;
             let before = self.target.length();
@@ -88,11 +94,23 @@ impl<T: Target> Transfer<'_, T> {
                 Answered::Whole => {}
                 Answered::Cut(why) => {
                     let have = self.target.length();
-                    if !matches!(why, RegistryError::Http(_)) || have <= before || tries == TRIES {
+                    let pause = if have > before {
+                        pauses = Pauses::default();
+                        Some(Duration::ZERO)
+                    } else {
+                        pauses.next(None)
+                    };
+                    // One that is busy has been waited for.
+                    let is_over = matches!(why, RegistryError::Busy { .. }) || !why.is_passing();
+                    let Some(pause) = pause.filter(|_| !is_over && tries < TRIES) else {
                         return Err(TransferError::from(why).into());
-                    }
+                    };
                     tries += 1;
-                    tracing::info!(layer = %digest, have, of = size, %why, "a transfer was cut; resuming");
+                    tracing::info!(layer = %digest, have, of = size, %why, ?pause, "a transfer was cut; resuming");
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        () = self.gate.closed() => {}
+                    }
                 }
             }
         }
@@ -164,3 +182,7 @@ impl<T: Target> Transfer<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

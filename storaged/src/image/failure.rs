@@ -72,10 +72,22 @@ impl FetchError {
         match self {
             Self::Registry(error)
             | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => {
-                matches!(error, RegistryError::Http(_) | RegistryError::Status(_))
+                error.is_passing() || matches!(error, RegistryError::Status(_))
             }
             Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
             _ => false,
+        }
+    }
+
+    /// How long the registry wants to be left alone, if that is all that is wrong.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Registry(error)
+            | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => match error {
+                RegistryError::Busy { wait, .. } => Some(wait.unwrap_or_default()),
+                _ => None,
+            },
+            _ => None,
         }
     }
 

@@ -232,9 +232,14 @@ impl Images {
                 left.into_iter().for_each(|left| self.put_away(known, left));
             }
             Err(error) if is_wanted => {
-                let pause = pause(&record);
+                let wait = error.wait();
+                let pause = pause(&record).max(wait.unwrap_or_default());
                 tracing::warn!(image = %reference, %error, ?pause, "could not fetch an image; it may be asked for again after a pause");
+                if wait.is_some() {
+                    self.go_on_after(pause, reference.clone(), number);
+                }
                 let failure = Failure {
+                    waits: wait.map(|_| number),
                     record,
                     again: Instant::now() + pause,
                     left: left.filter(|left| known.has_pool(left.pool())),
@@ -259,6 +264,32 @@ impl Images {
         self.0.left.send_modify(|count| *count += 1);
         self.0.changes.note();
         drop(turn);
+    }
+
+    /// Goes on with an attempt whose registry wants to be asked later, unless it has ended or gone on
+    /// meanwhile.
+    fn go_on_after(&self, pause: Duration, reference: OciReference, number: u64) {
+        let images = self.clone();
+        Handle::current().spawn(async move {
+            sleep(pause).await;
+            let mut guard = images.current();
+            let known = &mut *guard;
+            let waits = matches!(
+                known.attempts.get(&reference),
+                Some(Attempt::Failed(failure)) if failure.waits == Some(number)
+            );
+            let attempt = known.attempts.remove(&reference);
+            match attempt {
+                Some(Attempt::Failed(failure)) if waits => {
+                    let Failure { record, left, .. } = *failure;
+                    let attempt = images.start(known, record, left);
+                    known.attempts.insert(reference, attempt);
+                    drop(guard);
+                    images.0.changes.note();
+                }
+                other => known.attempts.extend(other.map(|other| (reference, other))),
+            }
+        });
     }
 
     /// Removes what an attempt that has gone elsewhere leaves on a disk that hangs, when it has ended.
@@ -407,6 +438,7 @@ impl Images {
                     continue;
                 }
                 let failed = Attempt::Failed(Box::new(Failure {
+                    waits: None,
                     again: Instant::now() + pause(&record),
                     record: record.clone(),
                     left: Some(left),
