@@ -186,6 +186,8 @@ pub enum ImageState {
         done: Bytes,
         /// Known once the manifest is here.
         total: Option<Bytes>,
+        /// Why nothing comes for now: the registry wants to be asked later, and will be.
+        waits_for: Option<String>,
     },
     Ready {
         /// The read-only EROFS file to hand to a machine as its disk.

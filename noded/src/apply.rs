@@ -41,12 +41,17 @@ pub async fn apply(
     course.outcome()
 }
 
-/// `fetching 40 %`.
+/// `fetching 40 %`, or what it waits for.
 pub fn fetching(state: &ImageState) -> String {
     match state {
         ImageState::Fetching {
+            waits_for: Some(why),
+            ..
+        } => why.clone(),
+        ImageState::Fetching {
             done,
             total: Some(total),
+            ..
         } if total.get() > 0 => {
             let percent = u128::from(done.get()) * 100 / u128::from(total.get());
             format!("fetching {} %", percent.min(100))
