@@ -17,11 +17,11 @@ use loam_oci::{
 use super::{
     blob,
     claim::SpaceClaim,
+    config::Config,
     erofs::Pack,
     failure::{FetchError, io},
     kept::Kept,
     layer::{Allowance, Unpacked},
-    manifest::Config,
     merged::{Merged, MergedError},
     pace::Patience,
     staging::Staging,

@@ -10,8 +10,8 @@ use loam_oci::{
 use super::{
     answering::Hangs,
     blob::BlobError,
+    config::ConfigError,
     erofs::PackError,
-    manifest::ManifestError,
     tarball::TarError,
     tree::TreeError,
     watch::{Ended, Room},
@@ -31,7 +31,7 @@ pub enum FetchError {
     #[error(transparent)]
     Document(#[from] DocumentError),
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error("the layers come too slowly; at least {0} a second are expected")]
@@ -128,7 +128,7 @@ impl FetchError {
         matches!(
             self,
             Self::Document(_)
-                | Self::Manifest(_)
+                | Self::Config(_)
                 | Self::Tar { .. }
                 | Self::Tree { .. }
                 | Self::DiffId { .. }

@@ -8,7 +8,7 @@
 //! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
 //! | [`late`] | what an attempt still does on a disk that hangs, when it has gone to another |
 //! | [`blob`] | a layer to a file; the registry is asked by [`loam_oci`] |
-//! | [`manifest`] | what an image says about how to run it |
+//! | [`config`] | what an image says about how to run it |
 //! | [`layer`], [`tarball`] | a layer's bytes, unpacked and checked, then its entries |
 //! | [`ustar`], [`pax`], [`sparse`] | what an entry's header says, its extensions, and the map of its holes |
 //! | [`tree`] | layers one over another, as a tree of names |
@@ -29,6 +29,7 @@ pub mod backoff;
 pub mod blob;
 pub mod build;
 pub mod claim;
+pub mod config;
 pub mod copy;
 pub mod erofs;
 pub mod failure;
@@ -40,7 +41,6 @@ pub mod known;
 pub mod late;
 pub mod layer;
 pub mod limits;
-pub mod manifest;
 pub mod merged;
 pub mod pace;
 pub mod pax;

@@ -20,7 +20,7 @@ use serde::{
 use serde_json::Value;
 
 #[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
+pub enum ConfigError {
     #[error("the {what} cannot be read: {source}")]
     Json {
         what: &'static str,
@@ -49,8 +49,8 @@ pub struct Config {
 
 impl Config {
     /// `layers` is how many the manifest names.
-    pub fn parse(bytes: &[u8], layers: usize) -> Result<Self, ManifestError> {
-        let json = |source| ManifestError::Json {
+    pub fn parse(bytes: &[u8], layers: usize) -> Result<Self, ConfigError> {
+        let json = |source| ConfigError::Json {
             what: "configuration",
             source,
         };
@@ -58,14 +58,14 @@ impl Config {
         let text = String::from_utf8_lossy(bytes);
         let file: ConfigFile = serde_json::from_str(&text).map_err(json)?;
         if file.os != OS || file.architecture != ARCHITECTURE {
-            return Err(ManifestError::WrongPlatform(format!(
+            return Err(ConfigError::WrongPlatform(format!(
                 "{}/{}",
                 file.os, file.architecture
             )));
         }
         let diff_ids = file.rootfs.diff_ids;
         if diff_ids.len() != layers {
-            return Err(ManifestError::Mismatch {
+            return Err(ConfigError::Mismatch {
                 layers,
                 diff_ids: diff_ids.len(),
             });
@@ -77,9 +77,9 @@ impl Config {
 }
 
 /// As the guest will be told it: as JSON, in which some bytes take six.
-fn check_run(run: &ImageConfig) -> Result<(), ManifestError> {
-    fn json(value: &impl serde::Serialize) -> Result<usize, ManifestError> {
-        let json = serde_json::to_vec(value).map_err(|source| ManifestError::Json {
+fn check_run(run: &ImageConfig) -> Result<(), ConfigError> {
+    fn json(value: &impl serde::Serialize) -> Result<usize, ConfigError> {
+        let json = serde_json::to_vec(value).map_err(|source| ConfigError::Json {
             what: "configuration",
             source,
         })?;
@@ -99,7 +99,7 @@ fn check_run(run: &ImageConfig) -> Result<(), ManifestError> {
     ];
     let largest = fields.into_iter().max_by_key(|(_, size)| *size);
     let field = largest.map_or("Env", |(field, _)| field);
-    Err(ManifestError::RunConfig { field, size })
+    Err(ConfigError::RunConfig { field, size })
 }
 
 #[derive(Deserialize)]
@@ -125,7 +125,7 @@ struct RunConfig {
 }
 
 impl RunConfig {
-    fn read(self) -> Result<ImageConfig, ManifestError> {
+    fn read(self) -> Result<ImageConfig, ConfigError> {
         let mut entrypoint: Vec<String> = field("Entrypoint", self.entrypoint)?;
         // How a builder writes that the entry point of the image below is not wanted.
         if entrypoint == [""] {
@@ -141,7 +141,7 @@ impl RunConfig {
             user: field("User", self.user)?,
             stop_signal: match stop_signal.as_str() {
                 "" => None,
-                name => Some(name.parse().map_err(|error| ManifestError::RunField {
+                name => Some(name.parse().map_err(|error| ConfigError::RunField {
                     field: "StopSignal",
                     what: NoSignal::to_string(&error),
                 })?),
@@ -155,9 +155,9 @@ impl RunConfig {
 fn field<T: Default + DeserializeOwned>(
     field: &'static str,
     value: Option<Value>,
-) -> Result<T, ManifestError> {
+) -> Result<T, ConfigError> {
     let value = value.map(serde_json::from_value).transpose();
-    let value = value.map_err(|error| ManifestError::RunField {
+    let value = value.map_err(|error| ConfigError::RunField {
         field,
         // It repeats what is there.
         what: error.to_string().chars().take(200).collect(),
@@ -171,5 +171,5 @@ struct RootFs {
 }
 
 #[cfg(test)]
-#[path = "manifest_tests.rs"]
+#[path = "config_tests.rs"]
 mod tests;
