@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 47] = [
+const PURE: [&str; 60] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -48,13 +48,26 @@ const PURE: [&str; 47] = [
     "netd/src/name.rs",
     "netd/src/state.rs",
     "netd/src/transit.rs",
+    "netd/src/uplink/dhcp/machine.rs",
+    "netd/src/uplink/dhcp/message.rs",
+    "netd/src/uplink/dhcp/state.rs",
+    "netd/src/uplink/dhcp/terms.rs",
+    "netd/src/uplink/dhcp/timing.rs",
+    "oci/src/challenge.rs",
+    "oci/src/host.rs",
+    "oci/src/login.rs",
+    "oci/src/pause.rs",
+    "oci/src/platform.rs",
+    "oci/src/resolve.rs",
     "storaged/src/duplicate.rs",
     "storaged/src/given_up.rs",
     "storaged/src/header.rs",
     "storaged/src/image/merged.rs",
     "storaged/src/image/pax.rs",
+    "storaged/src/image/sparse.rs",
     "storaged/src/image/tarball.rs",
     "storaged/src/image/tree.rs",
+    "storaged/src/image/ustar.rs",
     "storaged/src/known.rs",
     "storaged/src/ledger.rs",
     "storaged/src/mounts.rs",
