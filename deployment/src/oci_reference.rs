@@ -7,7 +7,8 @@ use crate::{
     image_digest::ImageDigest,
 };
 
-/// An OCI reference pinned to a digest: `registry/repository@sha256:<64 hex digits>`.
+/// An OCI reference pinned to a digest: `registry/repository@sha256:<64 hex digits>`, or
+/// `registry/repository:tag@sha256:...`. The digest decides; the tag is what people call it by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OciReference {
@@ -16,6 +17,8 @@ pub struct OciReference {
     /// `library/debian`.
     repository: String,
     digest: ImageDigest,
+    /// Shown, and asked of nobody: by now it may name another image.
+    tag: Option<String>,
 }
 
 impl OciReference {
@@ -30,10 +33,16 @@ impl OciReference {
     pub fn digest(&self) -> ImageDigest {
         self.digest
     }
+
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an image; expected registry/repository@sha256:<64 hexadecimal digits>")]
+#[error(
+    "`{0}` is not an image; expected registry/repository@sha256:<64 hexadecimal digits>, with a tag before the @ or without"
+)]
 pub struct OciReferenceError(String);
 
 impl std::fmt::Display for OciReference {
@@ -42,8 +51,13 @@ impl std::fmt::Display for OciReference {
             registry,
             repository,
             digest,
+            tag,
         } = self;
-        write!(f, "{registry}/{repository}@sha256:{digest}")
+        write!(f, "{registry}/{repository}")?;
+        if let Some(tag) = tag {
+            write!(f, ":{tag}")?;
+        }
+        write!(f, "@sha256:{digest}")
     }
 }
 
@@ -57,7 +71,11 @@ impl std::str::FromStr for OciReference {
 
 fn parse_reference(text: &str) -> Option<OciReference> {
     let (name, digest_text) = text.split_once("@sha256:")?;
-    let (registry, repository) = name.split_once('/')?;
+    let (registry, path) = name.split_once('/')?;
+    let (repository, tag) = match path.split_once(':') {
+        Some((repository, tag)) => (repository, Some(tag)),
+        None => (path, None),
+    };
     let host_ok = is_host(registry) || is_address(registry);
     // OCI distribution specification, "Pulling manifests": components of lower case letters and
     // digits, with separators only inside: a dot, one or two underscores, or hyphens.
@@ -68,6 +86,16 @@ fn parse_reference(text: &str) -> Option<OciReference> {
             !part.is_empty() && !ends && part.bytes().all(plain)
         })
     };
+    // As above: at most 128 characters.
+    let tag_ok = |tag: &str| {
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let starts_well = tag.bytes().next().is_some_and(word);
+        let plain = |b: u8| word(b) || b == b'.' || b == b'-';
+        starts_well && tag.len() <= 128 && tag.bytes().all(plain)
+    };
+    if !tag.is_none_or(tag_ok) {
+        return None;
+    }
     if !host_ok || repository.len() > 255 || !repository.split('/').all(component_ok) {
         return None;
     }
@@ -75,6 +103,7 @@ fn parse_reference(text: &str) -> Option<OciReference> {
         registry: registry.to_owned(),
         repository: repository.to_owned(),
         digest: digest_text.parse().ok()?,
+        tag: tag.map(str::to_owned),
     })
 }
 
@@ -115,6 +144,40 @@ mod tests {
             assert_eq!(parts, name);
             assert!(!reference.registry().contains('/'), "{name}");
         }
+    }
+
+    #[test]
+    fn a_tag_stays_beside_the_digest() {
+        for (name, tag) in [
+            ("a.org/b:1", "1"),
+            ("a.org/b:latest", "latest"),
+            ("10.0.2.2:5000/a/b:1.29-Alpine_3", "1.29-Alpine_3"),
+            ("[fd00::1]:5000/a:_", "_"),
+            (&*format!("a/b:{}", "x".repeat(128)), &*"x".repeat(128)),
+        ] {
+            let reference = parse(name).expect(name);
+            assert_eq!(reference.tag(), Some(tag));
+            assert!(!reference.repository().contains(':'), "{name}");
+            let text = reference.to_string();
+            assert!(text.starts_with(&format!("{name}@sha256:abab")), "{text}");
+            assert_eq!(text.parse(), Ok(reference));
+        }
+        assert_eq!(parse("a:5000/b").unwrap().tag(), None);
+        for name in [
+            "a/b:",
+            "a/b:.x",
+            "a/b:-x",
+            "a/b:x:y",
+            "a/b:x/y",
+            "a/b:x@y",
+            "a/:x",
+            "a/b:ü",
+            &*format!("a/b:{}", "x".repeat(129)),
+        ] {
+            assert!(parse(name).is_err(), "{name}");
+        }
+        // Without a digest it may be anything tomorrow.
+        assert!("a.org/b:1".parse::<OciReference>().is_err());
     }
 
     #[test]

@@ -70,7 +70,11 @@ fn the_secret_of_the_example_opens_at_its_node_and_shows_nowhere() {
         (draft.kind(), draft.description()),
         ("workload", "hello from a farm")
     );
-    assert!(!format!("{draft:?}").contains("hunter2"));
+    let shown = format!("{draft:?}");
+    assert!(
+        shown.contains("hello from a farm") && !shown.contains("hunter2"),
+        "{shown}"
+    );
 
     let keys = seal::derive_keypair(&[5; 32]);
     let recipient = recipient(keys.public);

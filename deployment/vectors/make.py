@@ -472,6 +472,11 @@ def deployments():
     vectors = [
         vector("nothing", "the smallest: no workloads", payload({})),
         vector("everything", "every field of every workload", EVERYTHING, json=EVERYTHING_JSON),
+        vector(
+            "tag",
+            "an image whose tag is kept beside its digest",
+            payload({"web": machine(image="registry.example:5000/team/hello:1.29-Alpine_3.x@" + DIGEST)}),
+        ),
         vector("hello", "written in TOML", from_toml(HELLO_TOML), toml=HELLO_TOML),
         vector(
             "two signers",
@@ -635,6 +640,10 @@ def refused():
     field("image", "hello")
     field("image", "registry.example/hello:latest")
     field("image", "registry.example/Hello@" + DIGEST)
+    field("image", "registry.example/hello:@" + DIGEST)
+    field("image", "registry.example/hello:.hidden@" + DIGEST)
+    field("image", "registry.example/hello:" + "x" * 129 + "@" + DIGEST, "a tag of 129 characters")
+    field("image", "registry.example/hello:a:b@" + DIGEST)
     field("restart", "sometimes")
     both = payload({"web": machine(disk=IMAGE)})
     add("invalid-value", "image and disk", envelope(both), "workloads.web.disk")

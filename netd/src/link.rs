@@ -32,6 +32,8 @@ pub struct Link {
     /// Index of the bridge that it is a port of.
     pub controller: Option<u32>,
     pub alias: Option<String>,
+    /// What it carries in one packet, in bytes.
+    pub mtu: u32,
 }
 
 impl Drop for Links {
@@ -123,6 +125,15 @@ impl Links {
             return Ok(());
         }
         self.set(LinkUnspec::new_with_index(link.index).up().build())
+            .await
+    }
+
+    /// Some drivers reset the link for it, so the same again is not set.
+    pub async fn set_mtu(&self, link: &Link, mtu: u32) -> io::Result<()> {
+        if link.mtu == mtu {
+            return Ok(());
+        }
+        self.set(LinkUnspec::new_with_index(link.index).mtu(mtu).build())
             .await
     }
 
@@ -303,11 +314,13 @@ impl From<LinkMessage> for Link {
             mac: None,
             controller: None,
             alias: None,
+            mtu: 0,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 _ => {}

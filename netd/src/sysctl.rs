@@ -28,6 +28,8 @@ pub fn prepare_node() -> io::Result<()> {
     // Above 1, a forwarding link still listens to router advertisements.
     set_if_present("ipv6/conf/default/accept_ra", "2")?;
     set_if_present("ipv6/conf/all/forwarding", "1")?;
+    // Else an address that gives way takes another of the same subnet with it: a new lease's.
+    set("ipv4/conf/all/promote_secondaries", "1")?;
     common()
 }
 

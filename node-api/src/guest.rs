@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::network::Mac;
+use crate::{network::Mac, signal::StopSignal};
 
 /// Where guest init finds its [`GuestConfig`].
 pub const CONFIG_PATH: &str = "/loam/guest.json";
@@ -26,13 +26,17 @@ pub struct GuestConfig {
     pub dns: Vec<IpAddr>,
     /// Never empty.
     pub command: Vec<String>,
-    /// `NAME=value`, later ones win.
+    /// `NAME=value`, later ones win. What is no such thing is passed over.
     pub env: Vec<String>,
-    /// Empty: `/`.
+    /// Made if absent. Empty: `/`, from where a relative one is taken.
     pub working_dir: String,
     /// Name or number, optionally `:group`, resolved in the image's `/etc/passwd`. Empty: root.
     pub user: String,
-    /// Written to `/root/.ssh/authorized_keys` when not empty.
+    /// By which the command is asked to end. None: SIGTERM, or for systemd its own.
+    pub stop_signal: Option<StopSignal>,
+    /// Folders that are made if absent.
+    pub volumes: Vec<String>,
+    /// Written to `.ssh/authorized_keys` in root's home. Without any, those of an earlier start go.
     pub ssh_keys: Vec<String>,
 }
 
@@ -71,6 +75,6 @@ pub enum GuestEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum GuestRequest {
-    /// End the command (SIGTERM) and power off.
+    /// End the command (by its stop signal) and power off.
     Stop,
 }

@@ -12,6 +12,7 @@
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
+//! | [`signal`] | | how programs are asked to end |
 //! | [`page`] | | how long lists are told, and when to look again |
 //! | `tls` | | how certificates are judged while the time is not known |
 //! | [`tenant`] | `noded` | what a tenant may ask the node directly, over the network |
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod network;
 pub mod page;
 pub mod path;
+pub mod signal;
 pub mod status;
 pub mod storage;
 pub mod tenant;

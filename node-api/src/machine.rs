@@ -57,9 +57,20 @@ pub struct MachineSpec {
     pub cpus: u32,
     pub memory: Bytes,
     pub boot: Boot,
+    pub on_reset: OnReset,
     /// In the order in which the guest sees them.
     pub disks: Vec<MachineDisk>,
     pub interfaces: Vec<MachineInterface>,
+}
+
+/// What follows when the guest resets itself: by its own will, or since its kernel panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReset {
+    /// It gets another process, at once or after a while.
+    Restart,
+    /// The machine has failed.
+    End,
 }
 
 /// The largest [`GuestConfig`] as JSON. It comes from a deployment, which has 24 KiB, and from what

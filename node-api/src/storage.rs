@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     WorkloadId,
     page::{Page, Revision},
+    signal::StopSignal,
 };
 
 #[tarpc::service]
@@ -185,6 +186,8 @@ pub enum ImageState {
         done: Bytes,
         /// Known once the manifest is here.
         total: Option<Bytes>,
+        /// Why nothing comes for now: the registry wants to be asked later, and will be.
+        waits_for: Option<String>,
     },
     Ready {
         /// The read-only EROFS file to hand to a machine as its disk.
@@ -209,6 +212,13 @@ pub struct ImageConfig {
     pub working_dir: String,
     /// As in the image: name or number, optionally `:group`.
     pub user: String,
+    /// None: the image does not say. (So do the records of images that were kept before this was
+    /// read, as for the next one.)
+    #[serde(default)]
+    pub stop_signal: Option<StopSignal>,
+    /// Folders that the image wants to be there.
+    #[serde(default)]
+    pub volumes: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]

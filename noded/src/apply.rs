@@ -41,12 +41,17 @@ pub async fn apply(
     course.outcome()
 }
 
-/// `fetching 40 %`.
+/// `fetching 40 %`, or what it waits for.
 pub fn fetching(state: &ImageState) -> String {
     match state {
         ImageState::Fetching {
+            waits_for: Some(why),
+            ..
+        } => why.clone(),
+        ImageState::Fetching {
             done,
             total: Some(total),
+            ..
         } if total.get() > 0 => {
             let percent = u128::from(done.get()) * 100 / u128::from(total.get());
             format!("fetching {} %", percent.min(100))
@@ -155,8 +160,11 @@ pub fn spec(
             env: environment(&content.env, image_config),
             working_dir: image_config.working_dir.clone(),
             user: image_config.user.clone(),
+            stop_signal: image_config.stop_signal,
+            volumes: image_config.volumes.clone(),
             ssh_keys: content.ssh_keys.clone(),
         })),
+        on_reset: plan.on_reset,
         disks,
         interfaces,
     })
@@ -189,7 +197,19 @@ fn environment(asked: &BTreeMap<String, String>, image: &ImageConfig) -> Vec<Str
 
 #[cfg(test)]
 mod tests {
+    use loam_deployment::{Bytes, Version, payload::Media};
+    use loam_node_api::{
+        WorkloadId,
+        machine::OnReset,
+        storage::{MountId, VolumeSpec},
+    };
+
     use super::*;
+    use crate::{
+        actual::{Mounted, ReadyImage},
+        desired, fixture,
+        step::{MachineContent, PlannedDisk},
+    };
 
     #[test]
     fn the_deployment_s_command_replaces_the_image_s() {
@@ -205,6 +225,68 @@ mod tests {
                 .unwrap_err()
                 .contains("`command`")
         );
+    }
+
+    #[test]
+    fn what_the_image_says_reaches_the_guest_and_the_policy_reaches_init() {
+        let (id, image): (WorkloadId, _) = ("1.web".parse().unwrap(), fixture::image(1));
+        let root = desired::root_key(&id, &image);
+        let spec_of = VolumeSpec {
+            size: Bytes::mib(64),
+            media: Media::Any,
+            filesystem: Filesystem::Ext4,
+        };
+        let mut actual = Actual::default();
+        let mounted = Mounted {
+            pool: "a".into(),
+            mount: MountId(1),
+        };
+        actual.mounts.insert("/".into(), mounted);
+        let ready = ReadyImage {
+            reference: image.clone(),
+            path: "/image".into(),
+        };
+        actual.images.ready.insert(image.digest(), ready);
+        let there = fixture::volume_there(&root, spec_of, Version(1));
+        actual.volumes.insert(root.clone(), there);
+        let content = MachineContent {
+            cpus: 1,
+            memory: Bytes::mib(128),
+            image,
+            root: PlannedDisk {
+                volume: root,
+                size: Bytes::mib(64),
+            },
+            mounts: vec![],
+            interfaces: vec![],
+            command: vec![],
+            env: BTreeMap::new(),
+            ssh_keys: vec![],
+        };
+        let plan = MachinePlan {
+            id,
+            fingerprint: "f".into(),
+            on_reset: OnReset::End,
+            content,
+        };
+        let config = ImageConfig {
+            entrypoint: vec!["/x".into()],
+            cmd: vec!["y".into()],
+            env: vec!["A=1".into()],
+            working_dir: "/srv".into(),
+            user: "app".into(),
+            stop_signal: Some("SIGQUIT".parse().unwrap()),
+            volumes: vec!["/data".into()],
+        };
+        let uplink = Uplink::default();
+        let spec = spec(&plan, &config, &actual, &uplink, Missing::Error).unwrap();
+        assert_eq!(spec.on_reset, OnReset::End);
+        let Boot::Guest(guest) = spec.boot;
+        assert_eq!(guest.command, ["/x", "y"]);
+        assert_eq!(guest.env.last().unwrap(), "A=1");
+        assert_eq!((&*guest.working_dir, &*guest.user), ("/srv", "app"));
+        assert_eq!(guest.stop_signal, config.stop_signal);
+        assert_eq!(guest.volumes, config.volumes);
     }
 
     #[test]

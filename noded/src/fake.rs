@@ -306,6 +306,7 @@ impl Storage for FakeNode {
             let fetching = ImageState::Fetching {
                 done: Bytes(1),
                 total: Some(Bytes(2)),
+                waits_for: None,
             };
             state.attempts.insert(image.clone(), fetching.clone());
             fetching

@@ -250,8 +250,13 @@ impl Findings<'_> {
         match images.attempts.get(&asked.image) {
             _ if images.ready(&asked.image).is_some() => {}
             Some(ImageState::Failed(reason)) => return (State::Failed, reason.clone()),
-            Some(state @ ImageState::Fetching { .. }) => {
-                return (State::Fetching, fetching(state));
+            Some(state @ ImageState::Fetching { waits_for, .. }) => {
+                // How far a fetch is changes all the while and is no news; what it waits for is.
+                let word = match waits_for {
+                    Some(_) => State::Pending,
+                    None => State::Fetching,
+                };
+                return (word, fetching(state));
             }
             Some(ImageState::Ready { .. }) | None => {}
         }

@@ -9,6 +9,7 @@ use loam_deployment::{
 };
 use loam_node_api::{
     WorkloadId,
+    machine::OnReset,
     network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec},
     storage::{Deletion, VolumeKey, VolumeSpec},
 };
@@ -43,6 +44,9 @@ pub enum Step {
 pub struct MachinePlan {
     pub id: WorkloadId,
     pub fingerprint: String,
+    /// By its policy when it is started. No restart is worth another one: a job that runs shall not
+    /// begin anew since its policy has changed.
+    pub on_reset: OnReset,
     pub content: MachineContent,
 }
 

@@ -1,15 +1,15 @@
 //! storaged: finds disks, keeps volumes, images and the node's own secrets on them.
 
-use std::{path::Path, sync::Arc, thread};
+use std::{fs, path::Path, sync::Arc, thread};
 
 use anyhow::Context as _;
 use loam_node_api::{clock::Clock, page::Changes, path, tls, transport};
+use loam_oci::{
+    address::{Outside, Reach},
+    platform::Level,
+};
 use loam_storaged::{
-    image::{
-        address::{Outside, Reach},
-        erofs::MkfsErofs,
-        store::Images,
-    },
+    image::{erofs::MkfsErofs, store::Images},
     inventory::{Inventory, Places},
     machine,
     service::Storaged,
@@ -47,11 +47,18 @@ fn main() -> anyhow::Result<()> {
             Arc::new(|| Clock::read(path::CLOCK.as_ref())),
         )?,
     };
+    // Guests see what KVM supports (`vmm/src/vcpu/cpuid.rs`), which is what the kernel itself makes use of and
+    // shows here, and not all that the processor might offer.
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_else(|error| {
+        tracing::warn!(%error, "/proc/cpuinfo cannot be read; images run that any processor runs");
+        String::new()
+    });
     let seen = inventory.clone();
     let images = Images::new(
         Arc::new(move || seen.pools()),
         packer,
         outside,
+        Level::of_cpuinfo(&cpuinfo),
         inventory.changes().clone(),
     );
     let service = Storaged::new(inventory, images);

@@ -10,17 +10,17 @@ use loam_node_api::{
     page::{Changes, MAX_ITEMS},
     tls,
 };
+use loam_oci::{
+    address::{Outside, Reach},
+    platform::Level,
+};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tarpc::context;
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    image::{
-        address::{Outside, Reach},
-        erofs::MkfsErofs,
-        kept::Kept,
-    },
+    image::{erofs::MkfsErofs, kept::Kept},
     inventory::Places,
     pool::{Pool, testing::pool},
 };
@@ -42,6 +42,7 @@ fn service(folder: &Path, pools: Vec<Arc<Pool>>) -> (Arc<Inventory>, Storaged) {
         Arc::new(move || pools.clone()),
         Arc::new(MkfsErofs::default()),
         outside,
+        Level::V1,
         inventory.changes().clone(),
     );
     (inventory.clone(), Storaged::new(inventory, images))
@@ -89,7 +90,7 @@ fn questions_about_an_image_on_a_disk_that_hangs_leave_other_calls_their_threads
     let before = Arc::new(pool(&root, Media::Ssd));
     let built = before.images().join("build/x");
     std::fs::write(&built, b"an image").unwrap();
-    let kept = Kept::create(&before, &image, &built, ImageConfig::default()).unwrap();
+    let kept = Kept::create(&before, &image, &built, ImageConfig::default(), Level::V1).unwrap();
     let again = Arc::new(Pool::open(root, before.uuid(), Media::Ssd).unwrap());
     // Whoever opens it waits for ever.
     let record = kept.path().with_extension("json");

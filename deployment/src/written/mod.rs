@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `description` | text | empty |
 //! | `valid_until` | date and time with offset, or seconds since 1970 | for ever |
-//! | `[machine.NAME]` | `image` or `disk`: `registry/repository@sha256:...` | |
+//! | `[machine.NAME]` | `image` or `disk`: `registry/repository@sha256:...`, with `:tag` before the `@` or without | |
 //! | | `cpus`, `memory` | |
 //! | | `root`: size | `1GiB` |
 //! | | `command`, `ssh_keys`, `devices`: lists of text | empty |

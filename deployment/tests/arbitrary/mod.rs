@@ -240,7 +240,7 @@ impl UnattachedMachine {
 
 fn image() -> impl Strategy<Value = ImageSource> {
     let text = "[a-z][a-z0-9]{0,20}(\\.[a-z]{1,9})?(:[1-9][0-9]{0,3})?/[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}\
-        @sha256:[0-9a-f]{64}";
+        (:[A-Za-z0-9_][A-Za-z0-9_.-]{0,9})?@sha256:[0-9a-f]{64}";
     (text, any::<bool>()).prop_map(|(text, disk)| {
         let image = text.parse().expect("an image");
         if disk {

@@ -1,10 +1,12 @@
-//! What exactly is run: the program's file and its environment.
+//! What exactly is run: the program's file, its environment, the signal that ends it.
 
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
+
+use loam_node_api::signal::StopSignal;
 
 /// What container engines set when the image does not.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -13,19 +15,20 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub enum CommandError {
     #[error("the command is empty")]
     Empty,
-    #[error("`{0}` is not an environment variable; expected NAME=value")]
-    Variable(String),
     #[error("`{program}` is in none of the folders of PATH ({path})")]
     NotFound { program: String, path: String },
 }
 
 /// The command's whole environment: `entries` (`NAME=value`, later ones win) over what every
-/// machine has.
+/// machine has. Besides, a few of the entries that are no variables, shortened: container engines
+/// pass them over, and what is written so by mistake shall be seen.
 pub fn environment(
     entries: &[String],
     hostname: &str,
     home: &str,
-) -> Result<BTreeMap<String, String>, CommandError> {
+) -> (BTreeMap<String, String>, Vec<String>) {
+    /// Enough to find the mistake.
+    const MOST_TOLD: usize = 8;
     let mut environment: BTreeMap<_, _> = [
         ("PATH", DEFAULT_PATH),
         ("HOSTNAME", hostname),
@@ -35,14 +38,32 @@ pub fn environment(
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
+    let mut odd = Vec::new();
     for entry in entries {
-        let (name, value) = entry
-            .split_once('=')
-            .filter(|(name, _)| !name.is_empty() && !entry.contains('\0'))
-            .ok_or_else(|| CommandError::Variable(entry.chars().take(100).collect()))?;
-        environment.insert(name.to_owned(), value.to_owned());
+        match entry.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !entry.contains('\0') => {
+                environment.insert(name.to_owned(), value.to_owned());
+            }
+            _ if odd.len() < MOST_TOLD => {
+                // It goes to a terminal.
+                let plain = |c: char| if c.is_control() { ' ' } else { c };
+                odd.push(entry.chars().take(100).map(plain).collect());
+            }
+            _ => {}
+        }
     }
-    Ok(environment)
+    (environment, odd)
+}
+
+/// By which signal the program in this file is asked to end, where its image does not say: systemd
+/// as a machine's first process takes SIGTERM for "execute yourself anew" (systemd(1), "Signals").
+pub fn stop_signal(program: &Path) -> StopSignal {
+    // `/sbin/init` is a link to it.
+    let file = program.canonicalize().unwrap_or_default();
+    match file.file_name() {
+        Some(name) if name == "systemd" => StopSignal::SYSTEMD_HALT,
+        _ => StopSignal::default(),
+    }
 }
 
 /// The file that `program` stands for: itself if it has a slash, else the first in the folders of
@@ -106,7 +127,8 @@ mod tests {
     #[test]
     fn later_variables_win_over_earlier_ones_and_defaults() {
         let entries = list(&["A=1", "PATH=/own", "A=2=3", "EMPTY="]);
-        let environment = environment(&entries, "web", "/root").unwrap();
+        let (environment, odd) = environment(&entries, "web", "/root");
+        assert_eq!(odd, [""; 0]);
         let expected = [
             ("A", "2=3"),
             ("EMPTY", ""),
@@ -123,11 +145,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_variable_is_named() {
-        for entry in ["", "A", "=1", "A=\0"] {
-            let error = environment(&list(&[entry]), "", "").unwrap_err();
-            assert_eq!(error, CommandError::Variable(entry.into()));
-        }
+    fn what_is_no_variable_is_passed_over_and_told() {
+        let (bare, _) = environment(&[], "", "");
+        let entries = list(&["", "A", "=1", "B=\0", "C\u{1b}c"]);
+        let (found, odd) = environment(&entries, "", "");
+        assert_eq!(found, bare);
+        assert_eq!(odd, ["", "A", "=1", "B= ", "C c"]);
+        let (found, odd) = environment(&list(&["NOVALUE", "A=1"]), "", "");
+        assert_eq!((found["A"].as_str(), odd.len()), ("1", 1));
+        let (_, odd) = environment(&vec!["x".repeat(5000); 5000], "", "");
+        assert_eq!((odd.len(), odd[0].len()), (8, 100));
+    }
+
+    #[test]
+    fn systemd_is_asked_to_end_in_its_own_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let systemd = folder.path().join("systemd");
+        let init = folder.path().join("init");
+        std::os::unix::fs::symlink("systemd", &init).unwrap();
+        assert_eq!(stop_signal(&init), StopSignal::default());
+        std::fs::write(&systemd, "").unwrap();
+        assert_eq!(stop_signal(&init), StopSignal::SYSTEMD_HALT);
+        assert_eq!(stop_signal(&systemd), StopSignal::SYSTEMD_HALT);
+        assert_eq!(stop_signal(folder.path()), StopSignal::default());
     }
 
     #[test]

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail};
 use loam_init::mount::{MountFlags, mount};
 use loam_node_api::guest::GuestMount;
 
-use crate::patience;
+use rustix::fs::XattrFlags;
+
+use crate::{folder, patience};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -67,6 +69,13 @@ impl Disk {
             MountFlags::empty(),
             "",
         )?;
+        if let Some(errors) = errors(Path::new("/sys/fs"), filesystem, &self.name) {
+            say!(
+                "the file system at {} has had {errors} errors and may lose more: copy what matters \
+                 elsewhere",
+                target.display()
+            );
+        }
         // The disk may have grown since; a filesystem that cannot follow is still a filesystem.
         if let Err(error) = self.grow(target, filesystem) {
             say!("{} stays at its size: {error:#}", target.display());
@@ -87,6 +96,14 @@ impl Disk {
             _ => Ok(()),
         }
     }
+}
+
+/// What ext4 keeps on the disk of the errors that it has met, until it is checked
+/// (`Documentation/ABI/testing/sysfs-fs-ext4`). None: no errors, or nobody counts them.
+fn errors(sys: &Path, filesystem: &str, name: &str) -> Option<u64> {
+    let count = sys.join(filesystem).join(name).join("errors_count");
+    let count = fs::read_to_string(count).ok()?.trim_end().parse().ok()?;
+    (count > 0).then_some(count)
 }
 
 fn with_serial(block: &Path, serial: &str) -> Option<Disk> {
@@ -152,46 +169,63 @@ fn mount_volume(mount: &GuestMount) -> Result<()> {
         bail!("the path must be absolute and not the root");
     }
     let disk = Disk::find(&mount.disk)?;
+    let root = Path::new("/");
     match mount.filesystem.as_deref() {
         Some(filesystem @ ("ext4" | "btrfs")) => {
-            let before = fs::metadata(path).ok();
-            disk.mount_writable(path, filesystem)?;
-            adopt_fresh(path, before.as_ref()).context("preparing the new volume")
+            let path = folder::make(root, path, 0o755).context("making its folder")?;
+            let covered = fs::metadata(&path).context("looking at its folder")?;
+            disk.mount_writable(&path, filesystem)?;
+            adopt_fresh(&path, &covered).context("preparing the new volume")
         }
         Some(other) => bail!("the filesystem {other} is not known"),
-        None => link(&disk.device(), path),
+        None => link(root, &disk.device(), path),
     }
 }
 
-/// Gives a volume that holds nothing yet the owner and mode of the folder that it covers, as
-/// container engines do, so that an image whose user is not root can write to it. Also removes
-/// `lost+found`: databases refuse a folder that is not empty, and e2fsck makes it again.
-fn adopt_fresh(path: &Path, covered: Option<&fs::Metadata>) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+/// Set on a volume's root when it was first used. Only root sees it.
+const USED: &str = "trusted.loam.used";
 
+/// Gives a volume at its first use the owner and mode of the folder that it covers, as container
+/// engines do, so that an image whose user is not root can write to it. Also removes `lost+found`:
+/// databases refuse a folder that is not empty, and e2fsck makes it again. What the tenant changes
+/// later stays, also while nothing is in it.
+fn adopt_fresh(path: &Path, covered: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    if rustix::fs::getxattr(path, USED, &mut [0; 1]).is_ok() {
+        return Ok(());
+    }
     let mut names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
     let (first, second) = (names.next().transpose()?, names.next());
-    match (first, second) {
-        (None, _) => {}
-        (Some(name), None) if name == "lost+found" => fs::remove_dir(path.join(name))?,
-        _ => return Ok(()),
-    }
-    if let Some(covered) = covered.filter(|covered| covered.is_dir()) {
-        std::os::unix::fs::chown(path, Some(covered.uid()), Some(covered.gid()))?;
+    let fresh = match (first, second) {
+        (None, _) => true,
+        (Some(name), None) if name == "lost+found" => {
+            fs::remove_dir(path.join(name))?;
+            true
+        }
+        _ => false,
+    };
+    if fresh {
+        chown(path, Some(covered.uid()), Some(covered.gid()))?;
         fs::set_permissions(path, fs::Permissions::from_mode(covered.mode() & 0o7777))?;
     }
+    // A full volume may have no room for it. Then the next start looks again.
+    let _ = rustix::fs::setxattr(path, USED, b"1", XattrFlags::empty());
     Ok(())
 }
 
 /// Links `path` to the device, over an older link but over nothing else.
-fn link(device: &Path, path: &Path) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    }
+fn link(root: &Path, device: &Path, path: &Path) -> Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        bail!("the path has no last part");
+    };
+    let folder = folder::make(root, folder, 0o755)
+        .with_context(|| format!("making {}", folder.display()))?;
+    let path = folder.join(name);
     if path.is_symlink() {
-        fs::remove_file(path).context("removing the old link")?;
+        fs::remove_file(&path).context("removing the old link")?;
     }
-    std::os::unix::fs::symlink(device, path).context("linking the block device")
+    std::os::unix::fs::symlink(device, &path).context("linking the block device")
 }
 
 #[cfg(test)]
@@ -215,15 +249,34 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_a_file_system_are_found_where_the_kernel_counts_them() {
+        let sys = tempfile::tempdir().unwrap();
+        for (name, count) in [("vda", "0\n"), ("vdb", "3\n"), ("vdc", "?\n")] {
+            let folder = sys.path().join("ext4").join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("errors_count"), count).unwrap();
+        }
+        let found = |filesystem, name| errors(sys.path(), filesystem, name);
+        assert_eq!(found("ext4", "vdb"), Some(3));
+        for name in ["vda", "vdc", "vdd"] {
+            assert_eq!(found("ext4", name), None);
+        }
+        assert_eq!(found("btrfs", "vdb"), None);
+    }
+
+    #[test]
     fn a_raw_volume_replaces_a_link_but_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/disk");
-        link(Path::new("/dev/vdb"), &path).unwrap();
-        link(Path::new("/dev/vdc"), &path).unwrap();
+        let link =
+            |device: &str, path: &str| link(folder.path(), Path::new(device), Path::new(path));
+        std::os::unix::fs::symlink("/far/away", folder.path().join("a")).unwrap();
+        link("/dev/vdb", "/a/disk").unwrap();
+        link("/dev/vdc", "/a/disk").unwrap();
+        let path = folder.path().join("far/away/disk");
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/vdc"));
         let file = folder.path().join("file");
         fs::write(&file, "mine").unwrap();
-        link(Path::new("/dev/vdb"), &file).unwrap_err();
+        link("/dev/vdb", "/file").unwrap_err();
         assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
     }
 
@@ -236,17 +289,27 @@ mod tests {
 
         let fresh = tempfile::tempdir().unwrap();
         fs::create_dir(fresh.path().join("lost+found")).unwrap();
-        adopt_fresh(fresh.path(), Some(&covered)).unwrap();
+        adopt_fresh(fresh.path(), &covered).unwrap();
         assert_eq!(mode(fresh.path()), 0o1777);
         assert_eq!(fs::read_dir(fresh.path()).unwrap().count(), 0);
+
+        // What the tenant makes of it stays, though it is empty.
+        fs::set_permissions(fresh.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        adopt_fresh(fresh.path(), &covered).unwrap();
+        assert_eq!(mode(fresh.path()), 0o700);
 
         let used = tempfile::tempdir().unwrap();
         fs::create_dir(used.path().join("lost+found")).unwrap();
         fs::write(used.path().join("data"), "").unwrap();
         let before = mode(used.path());
-        adopt_fresh(used.path(), Some(&covered)).unwrap();
+        adopt_fresh(used.path(), &covered).unwrap();
         assert_eq!(mode(used.path()), before);
         assert_eq!(fs::read_dir(used.path()).unwrap().count(), 2);
+        // And one that was used before this was noted is not fresh once it is empty.
+        fs::remove_dir(used.path().join("lost+found")).unwrap();
+        fs::remove_file(used.path().join("data")).unwrap();
+        adopt_fresh(used.path(), &covered).unwrap();
+        assert_eq!(mode(used.path()), before);
     }
 
     #[test]

@@ -6,10 +6,13 @@
 //! | [`modules`] | loads the kernel modules that the initramfs lists |
 //! | [`disk`] | finds disks by serial, mounts volumes |
 //! | [`root`] | image and writable layer become the root; the way out at the end |
+//! | [`folder`] | makes folders in the root, through whatever links |
 //! | [`network`], [`netlink`] | interfaces |
+//! | [`settings`] | the kernel's, as ordinary systems have them |
 //! | [`files`] | `/etc/resolv.conf` and its like |
 //! | [`identity`], [`command`] | as whom, what and with which environment to run; pure |
 //! | [`process`] | starts the command, reaps, ends |
+//! | [`namespace`] | makes the command process 1 of a PID namespace |
 //! | [`agent`] | the line to the VMM |
 //! | [`console`] | the command's terminal, and our messages |
 
@@ -23,13 +26,18 @@ mod command;
 mod console;
 mod disk;
 mod files;
+#[cfg(test)]
+mod fixture;
+mod folder;
 mod identity;
 mod modules;
+mod namespace;
 mod netlink;
 mod network;
 mod patience;
 mod process;
 mod root;
+mod settings;
 
 use std::{
     fs::File,
@@ -45,14 +53,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use loam_init::reap::End;
 use loam_node_api::guest::{CONFIG_PATH, GuestConfig, GuestEvent, GuestRequest};
-use rustix::{process::Pid, system::RebootCommand};
+use rustix::system::RebootCommand;
 
 use agent::Agent;
 use disk::Disk;
-use process::Signal;
+use namespace::PowerRequest;
+use process::Running;
 use root::Hidden;
 
-/// How long the command may take to end after SIGTERM, as container engines have it. A node that
+/// How long the command may take to end after its stop signal, as container engines have it. A node that
 /// waits less long ends the machine by force.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -78,26 +87,41 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(|panic| say!("{panic}")));
     let mut machine = Machine::default();
     let run = panic::AssertUnwindSafe(|| run(&mut machine));
-    let event = match panic::catch_unwind(run) {
-        Ok(Ok(end)) => GuestEvent::Exited {
-            status: end.status(),
-        },
-        Ok(Err(error)) => GuestEvent::Failed {
-            reason: format!("{error:#}"),
-        },
-        Err(_) => GuestEvent::Failed {
-            reason: "guest init has a bug; its log says where".into(),
-        },
+    let end_of_run = panic::catch_unwind(run);
+    let (event, last) = match end_of_run {
+        Ok(Ok(end)) => last_words(end),
+        Ok(Err(error)) => failed(format!("{error:#}")),
+        Err(_) => failed("guest init has a bug; its log says where".into()),
     };
-    match &event {
-        GuestEvent::Failed { reason } => say!("{reason}"),
-        GuestEvent::Exited { status } => say!("the command ended with status {status}"),
-        GuestEvent::Started => {}
-    }
-    if let Some(agent) = &machine.agent {
+    if let (Some(agent), Some(event)) = (&machine.agent, event) {
         agent.tell(&event);
     }
-    end(&machine)
+    end(&machine, last)
+}
+
+/// What is said of the command's end, and how the machine ends.
+fn last_words(end: End) -> (Option<GuestEvent>, RebootCommand) {
+    let exited = |status| Some(GuestEvent::Exited { status });
+    match namespace::power_request(end) {
+        Some(PowerRequest::Off) => {
+            say!("the machine was powered off from inside");
+            (exited(0), RebootCommand::PowerOff)
+        }
+        // The VMM tells of it, and the node knows what follows.
+        Some(PowerRequest::Reset) => {
+            say!("the machine was reset from inside");
+            (None, RebootCommand::Restart)
+        }
+        None => {
+            say!("the command ended with status {}", end.status());
+            (exited(end.status()), RebootCommand::PowerOff)
+        }
+    }
+}
+
+fn failed(reason: String) -> (Option<GuestEvent>, RebootCommand) {
+    say!("{reason}");
+    (Some(GuestEvent::Failed { reason }), RebootCommand::PowerOff)
 }
 
 /// What is there to be used even when a later step fails.
@@ -124,14 +148,16 @@ fn run(machine: &mut Machine) -> Result<End> {
     root::mount_kernel_filesystems().context("mounting the kernel's filesystems over the image")?;
     rustix::system::sethostname(config.hostname.as_bytes())
         .with_context(|| format!("naming the machine {}", config.hostname))?;
+    settings::apply(Path::new("/proc/sys"));
     network::set_up(&config.interfaces).context("setting the network up")?;
-    files::write_all(Path::new("/"), &config);
+    files::make_volumes(Path::new("/"), &config.volumes)?;
     disk::mount_volumes(&config.mounts)?;
+    files::write_all(Path::new("/"), &config);
 
     let command = process::start(&config, console)?;
-    process::reap_all(command, happened).context("watching the command")?;
+    process::reap_all(command.pid, happened).context("watching the command")?;
     agent.tell(&GuestEvent::Started);
-    attend(command, machine.happenings.insert(happenings))
+    attend(&command, machine.happenings.insert(happenings))
 }
 
 fn listen(agent: &Agent, happened: Sender<Happening>) -> Result<()> {
@@ -160,7 +186,7 @@ fn read_config() -> Result<GuestConfig> {
 }
 
 /// Waits for the command's end; ends it when asked.
-fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
+fn attend(command: &Running, happenings: &Receiver<Happening>) -> Result<End> {
     let mut deadline: Option<Instant> = None;
     loop {
         let left = deadline.map_or(Duration::MAX, |at| {
@@ -168,15 +194,24 @@ fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
         });
         match happenings.recv_timeout(left) {
             Ok(Happening::CommandEnded(end)) => return Ok(end),
-            Ok(Happening::StopAsked) => {
-                process::signal(command, Signal::TERM);
+            Ok(Happening::StopAsked) if command.ask_to_end() => {
                 deadline.get_or_insert(Instant::now() + GRACE);
+            }
+            Ok(Happening::StopAsked) => {
+                say!(
+                    "the command does not handle {} and is killed",
+                    command.stop_signal
+                );
+                process::kill_all();
             }
             Ok(Happening::AllEnded) | Err(RecvTimeoutError::Disconnected) => {
                 bail!("the command vanished without an exit status")
             }
             Err(RecvTimeoutError::Timeout) => {
-                say!("the command ignores SIGTERM and is killed");
+                say!(
+                    "the command goes on after {} and is killed",
+                    command.stop_signal
+                );
                 process::kill_all();
                 deadline = None;
             }
@@ -184,8 +219,8 @@ fn attend(command: Pid, happenings: &Receiver<Happening>) -> Result<End> {
     }
 }
 
-/// Ends all that still runs, saves everything and powers off.
-fn end(machine: &Machine) -> ! {
+/// Ends all that still runs, saves everything and powers off, or what else `last` says.
+fn end(machine: &Machine, last: RebootCommand) -> ! {
     process::kill_all();
     if let Some(happenings) = &machine.happenings {
         let deadline = Instant::now() + KILL_LIMIT;
@@ -197,8 +232,8 @@ fn end(machine: &Machine) -> ! {
         }
     }
     root::leave(machine.hidden.as_ref());
-    if let Err(error) = rustix::system::reboot(RebootCommand::PowerOff) {
-        say!("powering off: {error}");
+    if let Err(error) = rustix::system::reboot(last) {
+        say!("ending the machine: {error}");
     }
     // Nothing is left to do but to wait for the VMM to end the machine.
     loop {

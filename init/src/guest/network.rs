@@ -22,19 +22,8 @@ pub fn set_up(interfaces: &[GuestInterface]) -> Result<()> {
         set_up_one(&mut netlink, interface, rank)
             .with_context(|| format!("the interface {}", interface.mac))?;
     }
-    for (name, value) in SETTINGS {
-        // Convenience only; a kernel without the setting is no reason to fail.
-        let _ = fs::write(Path::new("/proc/sys/net/ipv4").join(name), value);
-    }
     Ok(())
 }
-
-/// What container engines allow: low ports and ping without being root. The whole network belongs
-/// to the machine, so there is nobody to protect from it.
-const SETTINGS: [(&str, &str); 2] = [
-    ("ip_unprivileged_port_start", "0"),
-    ("ping_group_range", "0 2147483647"),
-];
 
 /// `rank`: the default routes of earlier interfaces go first.
 fn set_up_one(netlink: &mut Netlink, interface: &GuestInterface, rank: u32) -> Result<()> {

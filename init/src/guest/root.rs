@@ -110,6 +110,9 @@ fn empty(folder: &Path, own: u64) {
 /// The kernel's filesystems, as every container has them.
 pub fn mount_kernel_filesystems() -> Result<()> {
     let nothing_runs = hardened();
+    for target in ["/proc", "/sys", "/dev"] {
+        make_way(Path::new(target)).with_context(|| format!("making {target} a folder"))?;
+    }
     mount("proc", "/proc", "proc", nothing_runs, "")?;
     mount("sysfs", "/sys", "sysfs", nothing_runs, "")?;
     mount(
@@ -155,7 +158,22 @@ pub fn mount_kernel_filesystems() -> Result<()> {
             _ => {}
         }
     }
+    for device in ["/dev/fuse", "/dev/net/tun"] {
+        // As udev leaves them. Either is there only if the kernel has it.
+        let _ = fs::set_permissions(device, fs::Permissions::from_mode(0o666));
+    }
     Ok(())
+}
+
+/// Removes what is at `target` and no folder: a link would have the kernel's file system mounted
+/// elsewhere, where no program looks.
+fn make_way(target: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(target) {
+        Ok(data) if data.is_dir() => Ok(()),
+        Ok(_) => fs::remove_file(target),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn hardened() -> MountFlags {
@@ -230,6 +248,22 @@ mod tests {
                     broken\n\
                     23 22 0:5 / /a\\9b\\ rw - x y z\n";
         assert_eq!(mount_points(text), ["/", "/with blank\\", "/a\\9b\\"]);
+    }
+
+    #[test]
+    fn what_stands_in_a_mount_point_s_place_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir_all(at("folder/in")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        symlink("folder", at("link")).unwrap();
+        for name in ["folder", "file", "dangling", "link", "absent"] {
+            make_way(&at(name)).unwrap();
+            let gone = fs::symlink_metadata(at(name)).is_err();
+            assert_eq!(gone, name != "folder", "{name}");
+        }
+        assert!(at("folder/in").is_dir());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use loam_deployment::Bytes;
 use loam_node_api::{
     guest::GuestConfig,
-    machine::{Boot, MachineDisk, MachineInterface, MachineSpec},
+    machine::{Boot, MachineDisk, MachineInterface, MachineSpec, OnReset},
     network::Mac,
 };
 
@@ -24,8 +24,11 @@ pub fn spec(id: &str) -> MachineSpec {
             env: vec![],
             working_dir: String::new(),
             user: String::new(),
+            stop_signal: None,
+            volumes: vec![],
             ssh_keys: vec![],
         })),
+        on_reset: OnReset::Restart,
         disks: vec![MachineDisk {
             path: "/pools/a/image".into(),
             read_only: true,

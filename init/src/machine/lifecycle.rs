@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use loam_init::reap::End;
 use loam_node_api::{
-    machine::{Exit, MachineState},
+    machine::{Exit, MachineState, OnReset},
     vmm::VmmEvent,
 };
 
@@ -28,6 +28,7 @@ const MAX_REASON: usize = 2 << 10;
 
 #[derive(Debug)]
 pub struct Lifecycle {
+    on_reset: OnReset,
     phase: Phase,
     stop: Stop,
     resets: u32,
@@ -124,8 +125,9 @@ pub enum Action {
 
 impl Lifecycle {
     /// What the first process may use is about to be opened.
-    pub fn new() -> Self {
+    pub fn new(on_reset: OnReset) -> Self {
         Self {
+            on_reset,
             phase: Phase::Opening,
             stop: Stop::No,
             resets: 0,
@@ -303,10 +305,11 @@ impl Lifecycle {
 
     /// The process is over when it was reaped and all that it said is read, in whatever order.
     fn conclude(&mut self, now: Instant) -> Option<Action> {
-        let stop = self.stop;
+        let (stop, on_reset) = (self.stop, self.on_reset);
         let process = self.process()?;
         process.end.filter(|_| process.silent)?;
-        if stop == Stop::No && matches!(process.last_word, Some(LastWord::Reset)) {
+        let was_reset = stop == Stop::No && matches!(process.last_word, Some(LastWord::Reset));
+        if was_reset && on_reset == OnReset::Restart {
             let started = process.started;
             return self.reset(now, started);
         }

@@ -96,7 +96,7 @@ impl Record {
         let console = ConsoleRing::make(&spec.id, before).context("making its console")?;
         Ok(Self {
             id: spec.id.clone(),
-            life: Lifecycle::new(),
+            life: Lifecycle::new(spec.on_reset),
             console: Console::Ring(Arc::new(console)),
             launches: 0,
             fingerprint: spec.fingerprint.clone(),

@@ -31,6 +31,13 @@ const VERDICT_REGISTER: u32 = 0;
 const FIB_RESULT_ADDRESS_TYPE: u32 = 3;
 const FIB_DESTINATION: u32 = 1 << 1;
 const NAT_DESTINATION: u32 = 1;
+const ROUTE_TCP_MSS: u32 = 3;
+const BYTEORDER_HTON: u32 = 1;
+const EXTHDR_TCP_OPTION: u32 = 1;
+/// RFC 9293 3.2: kind, length, then the size in two bytes.
+const TCP_OPTION_MSS: u8 = 2;
+const MSS_OFFSET: u32 = 2;
+const MSS_LENGTH: u32 = 2;
 const VERDICT_DROP: i32 = 0;
 const VERDICT_ACCEPT: i32 = 1;
 const VERDICT_JUMP: i32 = -3;
@@ -260,6 +267,24 @@ fn encode_expression(element: &mut Attributes, expression: &Expression) {
             }
         }),
         Expression::Masquerade => named("masq", &|_| {}),
+        Expression::RouteSegmentSize => named("rt", &|a| {
+            a.number(1, FIRST);
+            a.number(2, ROUTE_TCP_MSS);
+        }),
+        Expression::ToNetworkOrder => named("byteorder", &|a| {
+            a.number(1, FIRST);
+            a.number(2, FIRST);
+            a.number(3, BYTEORDER_HTON);
+            a.number(4, MSS_LENGTH);
+            a.number(5, MSS_LENGTH);
+        }),
+        Expression::SetSegmentSize => named("exthdr", &|a| {
+            a.bytes(2, &[TCP_OPTION_MSS]);
+            a.number(3, MSS_OFFSET);
+            a.number(4, MSS_LENGTH);
+            a.number(6, EXTHDR_TCP_OPTION);
+            a.number(7, FIRST);
+        }),
         Expression::Verdict(verdict) => named("immediate", &|a| {
             a.number(1, VERDICT_REGISTER);
             a.nested(2, |data| data.nested(2, |v| encode_verdict(v, verdict)));

@@ -70,6 +70,13 @@ pub enum Expression {
         port: bool,
     },
     Masquerade,
+    /// The largest TCP segment that the packet's ways there and back carry, in the kernel's byte order.
+    RouteSegmentSize,
+    /// Two bytes of the first register, from the kernel's byte order to the network's.
+    ToNetworkOrder,
+    /// Two bytes of the first register become the maximum segment size of a TCP header that names
+    /// one; the kernel only ever lowers it (`nft_exthdr.c`).
+    SetSegmentSize,
     Verdict(Verdict),
 }
 
@@ -87,6 +94,9 @@ const STATE_ESTABLISHED_OR_RELATED: u32 = 6;
 /// `IPS_DST_NAT`: the connection's destination was translated.
 const STATUS_DESTINATION_NAT: u32 = 1 << 5;
 const RTN_LOCAL: u32 = 2;
+/// RFC 9293 3.1: where the flags are, and the one that opens a connection.
+const TCP_FLAGS: u32 = 13;
+const TCP_SYN: u8 = 2;
 
 impl Rule {
     pub fn new() -> Self {
@@ -283,6 +293,22 @@ impl Rule {
         rule.with([Expression::DestinationNat {
             port: port.is_some(),
         }])
+    }
+
+    /// Who opens a TCP connection is told of segments no larger than the links that they will pass.
+    pub fn clamp_segments(self) -> Self {
+        self.transport(libc::IPPROTO_TCP).with([
+            Expression::Payload {
+                base: Base::Transport,
+                offset: TCP_FLAGS,
+                length: 1,
+            },
+            Expression::Mask(vec![TCP_SYN]),
+            Expression::Compare(Comparison::NotEqual, vec![0]),
+            Expression::RouteSegmentSize,
+            Expression::ToNetworkOrder,
+            Expression::SetSegmentSize,
+        ])
     }
 
     pub fn masquerade(self) -> Self {

@@ -19,6 +19,8 @@ use crate::{
 
 /// TCP and UDP port of DNS.
 const NAME_SERVICE: u16 = 53;
+/// UDP port of DHCP clients.
+const DHCP_CLIENT: u16 = 68;
 
 /// Addresses that mean something in somebody's own network only (RFC 1918, RFC 6598, RFC 3927).
 const PRIVATE_V4: [Ipv4Net; 5] = [
@@ -76,6 +78,12 @@ fn input(tenants: &str) -> Vec<Rule> {
     };
     vec![
         Rule::new().input("lo").accept(),
+        // The DHCP client reads its frames before these rules. The kernel, which has no socket for
+        // them, would tell the server that nobody is there.
+        Rule::new()
+            .transport(libc::IPPROTO_UDP)
+            .destination_port(DHCP_CLIENT)
+            .drop(),
         Rule::new().established().accept(),
         Rule::new().invalid().drop(),
         // Tenants reach the world through the node, never the node itself; only the links
@@ -83,7 +91,7 @@ fn input(tenants: &str) -> Vec<Rule> {
         icmp::v6(Rule::new().input(tenants), icmp::NEIGHBOUR_SOLICITATION).accept(),
         icmp::v6(Rule::new().input(tenants), icmp::NEIGHBOUR_ADVERTISEMENT).accept(),
         Rule::new().input(tenants).drop(),
-        // From here on: from the uplink. The DHCP client reads its frames before these rules.
+        // From here on: from the uplink.
         icmp::v4(Rule::new(), icmp::ECHO_REQUEST).accept(),
         v6(icmp::ECHO_REQUEST_V6),
         v6(icmp::ROUTER_ADVERTISEMENT),
@@ -100,6 +108,10 @@ fn input(tenants: &str) -> Vec<Rule> {
 fn forward(tenants: &str) -> Vec<Rule> {
     let outward = || Rule::new().input(tenants).output_not(tenants);
     let mut rules = vec![
+        // Before what is established: the answer to who opens a connection names a size as well.
+        // Machines' links carry 1500 bytes, whatever the uplink does, and many networks lose the
+        // messages by which a sender would learn of that.
+        Rule::new().clamp_segments(),
         Rule::new().invalid().drop(),
         Rule::new().established().accept(),
         // By a published port only, from wherever: the world or another network.

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`election`] | which link has the lease and which look for one: pure |
 //! | [`dhcp`] | the DHCPv4 client of one link |
-//! | [`packet_socket`] | the frames it reads and writes |
-//! | [`lease`] | a lease as addresses, routes and a record |
+//! | [`packet_socket`] | where its frames come from and go |
+//! | [`lease`] | a lease as an address, routes, an MTU and a record |
 //! | [`physical`] | which links are physical |
 //!
 //! IPv6 is the kernel's own: it listens to router advertisements, makes addresses and routes, and
@@ -28,7 +28,7 @@ use anyhow::Context;
 use election::{Action, Election, Event};
 use futures::StreamExt;
 use ipnet::IpNet;
-use lease::{Lease, LeaseRecord};
+use lease::{Lease, LeaseRecord, Mtu};
 use loam_node_api::{network::Uplink, page::Changes};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{RouteNetlinkMessage, address::AddressScope, link::LinkAttribute};
@@ -37,7 +37,7 @@ use rtnetlink::MulticastGroup;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::AbortHandle,
-    time,
+    time::{self, Instant},
 };
 
 use crate::{
@@ -141,7 +141,7 @@ impl Kernel {
         let lease = lease.filter(|lease| addresses.contains(&IpNet::V4(lease.address)));
         Ok(Uplink {
             link: Some(link.name.clone()),
-            gateway: lease.and_then(|lease| lease.router),
+            gateway: lease.and_then(Lease::router),
             dns: lease.map_or_else(Vec::new, |l| {
                 l.dns.iter().copied().map(IpAddr::V4).collect()
             }),
@@ -164,6 +164,8 @@ pub struct UplinkTask {
     /// Names of the links that had a carrier when last looked at.
     plugged: BTreeSet<String>,
     clients: BTreeMap<u32, AbortHandle>,
+    /// When the link's client was last stopped.
+    stopped: BTreeMap<u32, Instant>,
     events: mpsc::Sender<(u32, dhcp::Outcome)>,
     outcomes: mpsc::Receiver<(u32, dhcp::Outcome)>,
 }
@@ -213,6 +215,7 @@ impl UplinkTask {
             physical: BTreeSet::new(),
             plugged: BTreeSet::new(),
             clients: BTreeMap::new(),
+            stopped: BTreeMap::new(),
             events,
             outcomes,
         })
@@ -253,9 +256,9 @@ impl UplinkTask {
                 }
                 () = time::sleep(AGAIN), if unsure => unsure = !self.look().await,
                 Some((link, outcome)) = self.outcomes.recv() => match outcome {
-                    dhcp::Outcome::Leased(lease) => {
+                    dhcp::Outcome::Leased { lease, seconds } => {
                         let actions = self.election.on(Event::Leased(link));
-                        self.act(actions, Some(lease)).await;
+                        self.act(actions, Some((lease, seconds))).await;
                     }
                     dhcp::Outcome::Lost => {
                         let actions = self.election.on(Event::Lost(link));
@@ -372,18 +375,17 @@ impl UplinkTask {
         }
     }
 
-    async fn act(&mut self, actions: Vec<Action>, lease: Option<Lease>) {
+    /// `lease` and for how many seconds from now on, if there is a new one.
+    async fn act(&mut self, actions: Vec<Action>, lease: Option<(Lease, u32)>) {
         for action in actions {
             let outcome = match action {
                 Action::Start(link) => self.start(link).await,
                 Action::Stop(link) => {
-                    if let Some(client) = self.clients.remove(&link) {
-                        client.abort();
-                    }
+                    self.stop(link);
                     Ok(())
                 }
                 Action::Apply(link) => match &lease {
-                    Some(lease) => self.apply(link, lease.clone()).await,
+                    Some((lease, seconds)) => self.apply(link, lease.clone(), *seconds).await,
                     None => Ok(()),
                 },
                 Action::Withdraw(link) => self.withdraw(link).await,
@@ -401,16 +403,28 @@ impl UplinkTask {
         };
         let Some(mac) = link.mac else { return Ok(()) };
         tracing::info!(link = link.name, "looking for a DHCP server");
-        let client = dhcp::Client::open(index, mac)
+        self.stop(index);
+        let silence = match self.stopped.get(&index) {
+            Some(stopped) => dhcp::PAUSE.saturating_sub(stopped.elapsed()),
+            None => Duration::ZERO,
+        };
+        let client = dhcp::Client::open(index, mac, silence)
             .with_context(|| format!("DHCP client on {}", link.name))?;
         let task = tokio::spawn(client.run(self.events.clone()));
-        if let Some(before) = self.clients.insert(index, task.abort_handle()) {
-            before.abort();
-        }
+        self.clients.insert(index, task.abort_handle());
         Ok(())
     }
 
-    async fn apply(&mut self, index: u32, lease: Lease) -> anyhow::Result<()> {
+    fn stop(&mut self, index: u32) {
+        if let Some(client) = self.clients.remove(&index) {
+            client.abort();
+            // It may just have sent something, after which the next one is silent for a while.
+            self.stopped.retain(|_, at| at.elapsed() < dhcp::PAUSE);
+            self.stopped.insert(index, Instant::now());
+        }
+    }
+
+    async fn apply(&mut self, index: u32, lease: Lease, seconds: u32) -> anyhow::Result<()> {
         let links = self.kernel.links.all().await?;
         let Some(link) = links.into_iter().find(|link| link.index == index) else {
             return Ok(());
@@ -424,19 +438,41 @@ impl UplinkTask {
         self.records.write(LEASE, &record)?;
         self.records
             .publish(RESOLV_CONF, &resolv_conf(&record.lease.dns))?;
-        lease::apply(&self.kernel.links, index, &record.lease).await?;
+        let carried = before.as_ref().filter(|before| before.link == link.name);
+        let carried = carried.and_then(|before| before.lease.mtu);
+        self.set_mtu(&link, carried, record.lease.mtu).await;
+        lease::apply(&self.kernel.links, index, &record.lease, seconds).await?;
         self.show().await?;
         if before.as_ref() != Some(&record) {
-            tracing::info!(link = record.link, address = %record.lease.address,
-                router = ?record.lease.router, dns = ?record.lease.dns, "leased");
+            let lease = &record.lease;
+            let routes: Vec<_> = lease.routes().iter().map(ToString::to_string).collect();
+            tracing::info!(link = record.link, address = %lease.address, ?routes,
+                routers = ?lease.routers, dns = ?lease.dns, mtu = lease.mtu.map(Mtu::get), "leased");
         }
         Ok(())
+    }
+
+    /// A link that some lease `before` gave an MTU, and none now, gets Ethernet's again.
+    async fn set_mtu(&self, link: &Link, before: Option<Mtu>, now: Option<Mtu>) {
+        let Some(mtu) = now.or(before.map(|_| Mtu::ETHERNET)) else {
+            return;
+        };
+        // A link that cannot carry so much goes on as it is.
+        let set = self.kernel.links.set_mtu(link, mtu.get().into());
+        if let Err(error) = set.await {
+            tracing::warn!(link = link.name, mtu = mtu.get(), "no such MTU: {error}");
+        }
     }
 
     async fn withdraw(&mut self, index: u32) -> anyhow::Result<()> {
         let held = self.lease.take();
         lease::withdraw(&self.kernel.links, index).await?;
         self.records.remove(LEASE)?;
+        if let Some(record) = &held
+            && let Some(link) = self.kernel.links.find(&record.link).await?
+        {
+            self.set_mtu(&link, record.lease.mtu, None).await;
+        }
         self.show().await?;
         if let Some(record) = held {
             tracing::warn!(link = record.link, address = %record.lease.address, "lease lost");

@@ -1,13 +1,13 @@
-//! Raw frames of one link: DHCP answers to us, and ARP replies for renewing by unicast.
+//! Raw frames of one link, and packets that the kernel leads to their receiver on it.
 
 use std::{
     io, mem,
+    net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use smoltcp::{
-    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
-    time::Instant,
+use rustix::net::{
+    AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -16,33 +16,41 @@ const FRAME: usize = 1514;
 
 /// `PACKET_IGNORE_OUTGOING` of `linux/if_packet.h`.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+/// `SO_BINDTOIFINDEX` of `asm-generic/socket.h`.
+const SO_BINDTOIFINDEX: libc::c_int = 62;
 
 /// What the kernel hands over, as a classic BPF program (`linux/filter.h`): nothing else of a busy
-/// link's traffic is worth waking up for.
+/// link's traffic is worth waking up for. Of ARP it is what says that somebody has, or probes for,
+/// the address that is watched.
 #[rustfmt::skip]
-const FILTER: [libc::sock_filter; 14] = {
+fn filter(watched: Option<Ipv4Addr>) -> [libc::sock_filter; 17] {
     use libc::{BPF_ABS, BPF_B, BPF_H, BPF_IND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_LD, BPF_LDX,
-        BPF_MSH, BPF_RET};
+        BPF_MSH, BPF_RET, BPF_W};
     const fn step(code: u32, then: u8, otherwise: u8, k: u32) -> libc::sock_filter {
         libc::sock_filter { code: code as u16, jt: then, jf: otherwise, k }
     }
+    // Nobody can have this one.
+    let address = watched.unwrap_or(Ipv4Addr::BROADCAST).to_bits();
     [
         step(BPF_LD | BPF_H | BPF_ABS, 0, 0, 12),     //  0 ethertype
-        step(BPF_JMP | BPF_JEQ, 0, 2, 0x0806),        //  1 ARP? else 4
-        step(BPF_LD | BPF_H | BPF_ABS, 0, 0, 20),     //  2 operation
-        step(BPF_JMP | BPF_JEQ, 8, 9, 2),             //  3 reply? take, else leave
-        step(BPF_JMP | BPF_JEQ, 0, 8, 0x0800),        //  4 IPv4? else leave
-        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 23),     //  5 protocol
-        step(BPF_JMP | BPF_JEQ, 0, 6, 17),            //  6 UDP? else leave
-        step(BPF_LD | BPF_H | BPF_ABS, 0, 0, 20),     //  7 fragment offset
-        step(BPF_JMP | BPF_JSET, 4, 0, 0x1fff),       //  8 later fragment? leave
-        step(BPF_LDX | BPF_B | BPF_MSH, 0, 0, 14),    //  9 length of the IPv4 header
-        step(BPF_LD | BPF_H | BPF_IND, 0, 0, 16),     // 10 destination port
-        step(BPF_JMP | BPF_JEQ, 0, 1, 68),            // 11 DHCP client? take, else leave
-        step(BPF_RET, 0, 0, FRAME as u32),            // 12 take
-        step(BPF_RET, 0, 0, 0),                       // 13 leave
+        step(BPF_JMP | BPF_JEQ, 0, 5, 0x0806),        //  1 ARP? else 7
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 28),     //  2 sender's IPv4 address
+        step(BPF_JMP | BPF_JEQ, 11, 0, address),      //  3 the watched one? take
+        step(BPF_JMP | BPF_JEQ, 0, 11, 0),            //  4 none, a probe? else leave
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 38),     //  5 target's IPv4 address
+        step(BPF_JMP | BPF_JEQ, 8, 9, address),       //  6 the watched one? take, else leave
+        step(BPF_JMP | BPF_JEQ, 0, 8, 0x0800),        //  7 IPv4? else leave
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 23),     //  8 protocol
+        step(BPF_JMP | BPF_JEQ, 0, 6, 17),            //  9 UDP? else leave
+        step(BPF_LD | BPF_H | BPF_ABS, 0, 0, 20),     // 10 fragment offset
+        step(BPF_JMP | BPF_JSET, 4, 0, 0x1fff),       // 11 later fragment? leave
+        step(BPF_LDX | BPF_B | BPF_MSH, 0, 0, 14),    // 12 length of the IPv4 header
+        step(BPF_LD | BPF_H | BPF_IND, 0, 0, 16),     // 13 destination port
+        step(BPF_JMP | BPF_JEQ, 0, 1, 68),            // 14 DHCP client? take, else leave
+        step(BPF_RET, 0, 0, FRAME as u32),            // 15 take
+        step(BPF_RET, 0, 0, 0),                       // 16 leave
     ]
-};
+}
 
 /// A packet socket bound to one link.
 #[derive(Debug)]
@@ -58,12 +66,7 @@ impl PacketSocket {
         let socket = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
         // SAFETY: the descriptor was just made and is owned by nothing else.
         let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-        let program = libc::sock_fprog {
-            len: FILTER.len() as u16,
-            // The kernel only reads it.
-            filter: FILTER.as_ptr().cast_mut(),
-        };
-        set_option(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+        attach(&socket, &filter(None))?;
         set_option(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1)?;
         bind(&socket, link)?;
         // SAFETY: `OwnedFd` gives the same descriptor for all of its life.
@@ -71,14 +74,71 @@ impl PacketSocket {
         Ok(Self { socket })
     }
 
-    /// Until a frame may be there.
-    pub async fn readable(&self) -> io::Result<()> {
-        // Readiness ends when reading finds nothing; see `receive`.
-        self.socket
-            .readable()
-            .await
-            .map(|mut guard| guard.retain_ready())
+    /// The next frame.
+    pub async fn receive(&self) -> io::Result<Vec<u8>> {
+        let mut frame = vec![0; FRAME];
+        let read = self.socket.async_io(Interest::READABLE, |socket| {
+            loop {
+                match rustix::io::read(socket, &mut frame) {
+                    // Said once; the link's state is told by other means.
+                    Err(rustix::io::Errno::NETDOWN) => {}
+                    other => return other.map_err(io::Error::from),
+                }
+            }
+        });
+        let length = read.await?;
+        frame.truncate(length);
+        Ok(frame)
     }
+
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        rustix::io::write(self.socket.get_ref(), frame)?;
+        Ok(())
+    }
+
+    /// Receives what ARP says about this address from now on, or nothing.
+    pub fn watch(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
+        attach(self.socket.get_ref(), &filter(address))
+    }
+}
+
+/// Sends whole IPv4 packets by one link to hosts and routers whose Ethernet address the kernel finds.
+#[derive(Debug)]
+pub struct RoutedSocket(OwnedFd);
+
+impl RoutedSocket {
+    pub fn open(link: u32) -> io::Result<Self> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        // Of this protocol nothing is ever received, and the header is the sender's (raw(7)).
+        let (family, kind) = (AddressFamily::INET, SocketType::RAW);
+        let socket = socket_with(family, kind, flags, Some(ipproto::RAW))?;
+        set_option(&socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &index(link)?)?;
+        Ok(Self(socket))
+    }
+
+    pub fn send(&self, to: Ipv4Addr, packet: &[u8]) -> io::Result<()> {
+        sendto(
+            &self.0,
+            packet,
+            SendFlags::empty(),
+            &SocketAddrV4::new(to, 0),
+        )?;
+        Ok(())
+    }
+}
+
+/// In place of the filter that was there.
+fn attach(socket: &OwnedFd, filter: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        // The kernel only reads it.
+        filter: filter.as_ptr().cast_mut(),
+    };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+fn index(link: u32) -> io::Result<i32> {
+    i32::try_from(link).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -103,11 +163,10 @@ fn set_option<T>(
 }
 
 fn bind(socket: &OwnedFd, link: u32) -> io::Result<()> {
-    let index = i32::try_from(link).map_err(|_| io::ErrorKind::InvalidInput)?;
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: index,
+        sll_ifindex: index(link)?,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
@@ -118,60 +177,4 @@ fn bind(socket: &OwnedFd, link: u32) -> io::Result<()> {
     // SAFETY: `address` points to a `sockaddr_ll` of `length` bytes for the time of the call.
     check(unsafe { libc::bind(socket.as_raw_fd(), address, length) })?;
     Ok(())
-}
-
-/// One received frame.
-#[derive(Debug)]
-pub struct Received(Vec<u8>);
-
-/// Leave to send one frame.
-#[derive(Debug)]
-pub struct Sending<'a>(&'a AsyncFd<OwnedFd>);
-
-impl RxToken for Received {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
-    }
-}
-
-impl TxToken for Sending<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let mut frame = vec![0; length];
-        let result = write(&mut frame);
-        // A frame that is lost here is like one lost on the cable: it is sent again in time.
-        if let Err(error) = rustix::io::write(self.0.get_ref(), &frame) {
-            tracing::debug!("a DHCP frame was not sent: {error}");
-        }
-        result
-    }
-}
-
-impl Device for PacketSocket {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Sending<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Received, Sending<'_>)> {
-        let mut frame = vec![0; FRAME];
-        let read = self.socket.try_io(Interest::READABLE, |socket| {
-            rustix::io::read(socket, &mut frame).map_err(io::Error::from)
-        });
-        // Also when the link went down: its state is told by other means.
-        frame.truncate(read.ok()?);
-        Some((Received(frame), Sending(&self.socket)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        Some(Sending(&self.socket))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut checksum = ChecksumCapabilities::default();
-        // A server behind a virtual link leaves the UDP checksum to hardware that is not there.
-        checksum.udp = Checksum::Tx;
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = FRAME;
-        capabilities.checksum = checksum;
-        capabilities
-    }
 }

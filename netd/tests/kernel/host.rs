@@ -102,6 +102,27 @@ impl Host {
         bytes.try_into().unwrap()
     }
 
+    /// Puts one frame onto the link, whatever it says.
+    pub fn send_frame(&self, link: &str, frame: &[u8]) {
+        let link = std::ffi::CString::new(link).unwrap();
+        self.run(|| {
+            // SAFETY: plain system calls; `address` and `frame` are readable for their time.
+            let sent = unsafe {
+                let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+                let mut address: libc::sockaddr_ll = std::mem::zeroed();
+                address.sll_family = libc::AF_PACKET as u16;
+                address.sll_ifindex = libc::if_nametoindex(link.as_ptr()).cast_signed();
+                let length = size_of_val(&address) as libc::socklen_t;
+                let address = std::ptr::from_ref(&address).cast();
+                let (bytes, count) = (frame.as_ptr().cast(), frame.len());
+                let sent = libc::sendto(socket, bytes, count, 0, address, length);
+                libc::close(socket);
+                sent
+            };
+            assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
+        });
+    }
+
     /// A socket that receives within [`LIMIT`] or fails.
     pub fn udp(&self, address: &str) -> UdpSocket {
         let socket = self.run(|| UdpSocket::bind(address)).unwrap();

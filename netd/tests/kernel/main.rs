@@ -6,6 +6,7 @@
 // What fails in a test shall end it; clippy does not take the parts beside `#[test]` for tests.
 #![allow(clippy::unwrap_used)]
 
+mod bad_dhcp;
 mod dhcp_server;
 mod frame;
 mod host;

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use dhcproto::v4::MessageType;
 use ipnet::IpNet;
-use smoltcp::wire::DhcpMessageType;
 
 use crate::{
     dhcp_server::{DNS, Mood},
@@ -57,13 +57,13 @@ fn a_lease_becomes_address_route_and_name_server() {
 #[test]
 fn a_lease_is_renewed_in_time_and_follows_the_server() {
     World::enter(|world| {
-        // The shortest that smoltcp renews within the test's patience: at half of it.
-        world.dhcp.set(|offer| offer.seconds = 4);
+        // The shortest that is: renewed after five seconds.
+        world.dhcp.set(|offer| offer.seconds = 10);
         let mut netd = world.netd();
         let client = netd.client(world);
         world.dhcp.forget();
         // Renewed: a request without a discovery before it.
-        world.dhcp.wait_for(DhcpMessageType::Request);
+        world.dhcp.wait_for(MessageType::Request);
         assert_eq!(client.uplink(world).addresses, [address(NODE)]);
         // The server wants it back: NAK, then a discovery, then the new address alone.
         world
@@ -80,7 +80,7 @@ fn a_lease_is_renewed_in_time_and_follows_the_server() {
 #[test]
 fn a_lease_that_nobody_renews_ends() {
     World::enter(|world| {
-        world.dhcp.set(|offer| offer.seconds = 4);
+        world.dhcp.set(|offer| offer.seconds = 10);
         let mut netd = world.netd();
         let client = netd.client(world);
         world.dhcp.set(|offer| offer.mood = Mood::Silent);
@@ -100,8 +100,8 @@ fn a_server_that_refuses_is_asked_again() {
     World::enter(|world| {
         world.dhcp.set(|offer| offer.mood = Mood::Refuses);
         let mut netd = world.netd_without_lease();
-        world.dhcp.wait_for(DhcpMessageType::Request);
-        world.dhcp.wait_for(DhcpMessageType::Discover);
+        world.dhcp.wait_for(MessageType::Request);
+        world.dhcp.wait_for(MessageType::Discover);
         world.dhcp.set(|offer| offer.mood = Mood::Gives);
         netd.wait_for_log("leased");
     });
@@ -119,10 +119,10 @@ fn a_restarted_netd_adopts_the_lease_of_a_silent_server() {
         let mut netd = world.netd_without_lease();
         let client = netd.client(world);
         // It asks behind the scenes, and what it asked changes nothing.
-        world.dhcp.wait_for(DhcpMessageType::Discover);
+        world.dhcp.wait_for(MessageType::Discover);
         assert_eq!(client.uplink(world), before);
         world.dhcp.set(|offer| offer.mood = Mood::Gives);
-        world.dhcp.wait_for(DhcpMessageType::Request);
+        world.dhcp.wait_for(MessageType::Request);
         assert_eq!(client.uplink(world), before);
         let _ = &mut netd;
     });
@@ -150,7 +150,7 @@ fn a_pulled_cable_keeps_the_address_and_a_replugged_one_renews_it() {
         world.dhcp.forget();
         world.outside.ip("link set out0 up");
         netd.wait_for_log("looking for a DHCP server");
-        world.dhcp.wait_for(DhcpMessageType::Request);
+        world.dhcp.wait_for(MessageType::Request);
         assert_eq!(client.uplink(world).addresses, [address(NODE)]);
     });
 }

@@ -13,7 +13,7 @@ use loam_deployment::{
 };
 use loam_node_api::{
     WorkloadId,
-    machine::{Exit, Machine as MachineThere, MachineState},
+    machine::{Exit, Machine as MachineThere, MachineState, OnReset},
     network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec},
     storage::{VolumeKey, VolumeSpec},
 };
@@ -223,6 +223,10 @@ impl MachineTarget<'_> {
         Box::new(MachinePlan {
             id: self.id.clone(),
             fingerprint: self.fingerprint.as_str().to_owned(),
+            on_reset: match asked.restart {
+                Restart::Always | Restart::OnFailure => OnReset::Restart,
+                Restart::Never => OnReset::End,
+            },
             content: MachineContent {
                 cpus: asked.cpus,
                 memory: asked.memory,

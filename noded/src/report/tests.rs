@@ -154,8 +154,15 @@ fn what_is_not_there_yet_says_what_it_waits_for() {
     round.image(ImageState::Fetching {
         done: Bytes(4),
         total: Some(Bytes(10)),
+        waits_for: None,
     });
     assert_eq!(round.says("web"), said(State::Fetching, "fetching 40 %"));
+    round.image(ImageState::Fetching {
+        done: Bytes(4),
+        total: None,
+        waits_for: Some("asked later (429)".into()),
+    });
+    assert_eq!(round.says("web"), said(State::Pending, "asked later (429)"));
     round.image(ImageState::Failed("no route".into()));
     assert_eq!(round.says("web"), said(State::Failed, "no route"));
     // Another's registry has brought it.
@@ -292,6 +299,7 @@ fn how_the_version_before_ended_is_not_told_of_the_next() {
         round.image(ImageState::Fetching {
             done: Bytes(1),
             total: None,
+            waits_for: None,
         });
         let web = round.of("web");
         assert_eq!((web.state, web.exit_status), (State::Fetching, None));

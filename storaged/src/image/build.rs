@@ -8,16 +8,20 @@ use std::{
 };
 
 use loam_deployment::{Bytes, payload::OciReference};
+use loam_oci::{
+    digest::Digest,
+    manifest::{DocumentError, Manifest},
+    platform::Level,
+};
 
 use super::{
     blob,
     claim::SpaceClaim,
-    digest::Digest,
+    config::Config,
     erofs::Pack,
     failure::{FetchError, io},
     kept::Kept,
     layer::{Allowance, Unpacked},
-    manifest::{Config, Manifest, ManifestError},
     merged::{Merged, MergedError},
     pace::Patience,
     staging::Staging,
@@ -38,6 +42,8 @@ const OVERHEAD: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Build {
     pub image: OciReference,
+    /// What its processor must have.
+    pub level: Level,
     pub packer: Arc<dyn Pack>,
     pub stop: Stop,
     /// Unique among the fetches of this process.
@@ -78,7 +84,7 @@ impl Build {
             if self.stop.is_set() {
                 return Err(FetchError::Stopped);
             }
-            Kept::create(pool, &self.image, &unfinished, config.run)
+            Kept::create(pool, &self.image, &unfinished, config.run, self.level)
                 .map_err(io("keep the finished image"))
         });
         // Its builder has ended. What cannot be removed is tried again when the pool comes next.
@@ -100,11 +106,12 @@ impl Build {
                 Unpacked::open(&path, allowance.clone()).map_err(|e| tar(e.into()))?;
             let mut tarball = Tarball::new(&mut unpacked);
             let index = LayerIndex::try_from(layer)
-                .map_err(|_| FetchError::Manifest(ManifestError::Layers(manifest.layers.len())))?;
+                .map_err(|_| FetchError::Document(DocumentError::Layers(manifest.layers.len())))?;
+            let tree_error = |source| FetchError::Tree { layer, source };
             while let Some(entry) = tarball.next_entry().map_err(tar)? {
-                tree.apply(index, entry)
-                    .map_err(|source| FetchError::Tree { layer, source })?;
+                tree.apply(index, entry).map_err(tree_error)?;
             }
+            tree.finish_layer(index).map_err(tree_error)?;
             tarball.finish().map_err(tar)?;
             let found = unpacked.digest();
             if found != *expected {

@@ -3,14 +3,15 @@
 use std::{io, thread, time::Duration};
 
 use loam_deployment::Bytes;
+use loam_oci::{
+    digest::Digest, manifest::DocumentError, registry::RegistryError, transfer::TransferError,
+};
 
 use super::{
     answering::Hangs,
     blob::BlobError,
-    digest::Digest,
+    config::ConfigError,
     erofs::PackError,
-    manifest::ManifestError,
-    registry::RegistryError,
     tarball::TarError,
     tree::TreeError,
     watch::{Ended, Room},
@@ -28,9 +29,9 @@ pub enum FetchError {
     #[error("the registry takes too long to send the image's manifest or configuration")]
     SlowDocument,
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    #[error("the index leads to another index")]
-    NestedIndex,
+    Document(#[from] DocumentError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error("the layers come too slowly; at least {0} a second are expected")]
@@ -69,11 +70,24 @@ impl FetchError {
     /// answer better. All others would find the same, or have filled the disk.
     pub fn keeps_layers(&self) -> bool {
         match self {
-            Self::Registry(error) | Self::Blob(BlobError::Registry(error)) => {
-                matches!(error, RegistryError::Http(_) | RegistryError::Status(_))
+            Self::Registry(error)
+            | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => {
+                error.is_passing() || matches!(error, RegistryError::Status(_))
             }
             Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
             _ => false,
+        }
+    }
+
+    /// How long the registry wants to be left alone, if that is all that is wrong.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Registry(error)
+            | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => match error {
+                RegistryError::Busy { wait, .. } => Some(wait.unwrap_or_default()),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -113,8 +127,8 @@ impl FetchError {
     pub fn is_flaw(&self) -> bool {
         matches!(
             self,
-            Self::Manifest(_)
-                | Self::NestedIndex
+            Self::Document(_)
+                | Self::Config(_)
                 | Self::Tar { .. }
                 | Self::Tree { .. }
                 | Self::DiffId { .. }

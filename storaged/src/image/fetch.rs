@@ -12,26 +12,31 @@ use std::{
 
 use futures::{StreamExt, stream};
 use loam_deployment::{Bytes, payload::OciReference};
+use loam_oci::{
+    address::Outside,
+    digest::Digest,
+    gate::Gate,
+    manifest::{Descriptor, Manifest},
+    platform::Level,
+    registry::{Registry, RegistryError},
+    resolve::{Resolved, Search},
+};
 use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant as Moment, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
 use super::{
-    address::Outside,
     answering::{self, Answering, Hangs},
-    blob::{self, BlobError, Transfer},
+    blob::{self, BlobError, Layers},
     build::Build,
-    digest::Digest,
+    config::Config,
     erofs::Pack,
     failure::{FetchError, io},
-    gate::Gate,
     kept::Kept,
     late::Late,
-    manifest::{Config, Descriptor, Document, Manifest},
     pace::{Pace, Patience},
     queue::{Origin, Queue, Turn},
-    registry::{Registry, RegistryError},
     staging::{self, Record, Staging},
     stop::Stop,
 };
@@ -64,6 +69,8 @@ pub struct Progress {
 pub struct Means {
     pub packer: Arc<dyn Pack>,
     pub outside: Outside,
+    /// What the processors can that machines run on.
+    pub level: Level,
     pub patience: Patience,
     pub fetching: Queue,
     pub building: Queue,
@@ -202,12 +209,12 @@ impl Fetch {
         held: &mut Held,
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
-        let registry = Registry::new(&self.image, &self.means.outside)?;
-        let (manifest, config) = tokio::select! {
+        let registry = Registry::new(&self.image, &self.means.outside, None)?;
+        let (resolved, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),
         };
-        let layers = distinct(&manifest.layers);
+        let layers = distinct(&resolved.manifest.layers);
         let compressed = layers.iter().map(|layer| layer.size).sum();
         self.progress.total.store(compressed, Ordering::Relaxed);
         let at = match begun {
@@ -227,13 +234,13 @@ impl Fetch {
         if !self.means.answering.answers(at.pool()) {
             return Err(Hangs.into());
         }
-        self.build(at, manifest, config, held).await
+        self.build(at, resolved, config, held).await
     }
 
     async fn build(
         &self,
         staging: Arc<Staging>,
-        manifest: Manifest,
+        Resolved { manifest, level }: Resolved,
         config: Config,
         held: &mut Held,
     ) -> Result<Kept, FetchError> {
@@ -241,6 +248,7 @@ impl Fetch {
         let stop = Stop::default();
         let build = Build {
             image: self.image.clone(),
+            level,
             packer: self.means.packer.clone(),
             stop: stop.clone(),
             number: self.number,
@@ -295,27 +303,19 @@ impl Fetch {
         }
     }
 
-    async fn documents(&self, registry: &Registry) -> Result<(Manifest, Config), FetchError> {
-        let manifest = self.manifest(registry).await?;
-        let config = registry.small_blob(manifest.config.digest, manifest.config.size);
-        let config = self.soon(config).await?;
-        let config = Config::parse(&config, manifest.layers.len())?;
-        Ok((manifest, config))
-    }
-
-    async fn manifest(&self, registry: &Registry) -> Result<Manifest, FetchError> {
+    async fn documents(&self, registry: &Registry) -> Result<(Resolved, Config), FetchError> {
         let digest = Digest::of_manifest(&self.image);
-        let first = self.soon(registry.manifest(digest)).await?;
-        match Document::parse(&first)? {
-            Document::Manifest(manifest) => Ok(manifest),
-            Document::Index(descriptor) => {
-                let second = self.soon(registry.manifest(descriptor.digest)).await?;
-                match Document::parse(&second)? {
-                    Document::Manifest(manifest) => Ok(manifest),
-                    Document::Index(_) => Err(FetchError::NestedIndex),
-                }
+        let mut search = Search::new(digest, self.means.level);
+        let resolved = loop {
+            let document = self.soon(registry.manifest(search.wanted())).await?;
+            if let Some(resolved) = search.take_in(&document)? {
+                break resolved;
             }
-        }
+        };
+        let Manifest { config, layers } = &resolved.manifest;
+        let config = self.soon(registry.small_blob(config.digest, config.size));
+        let config = Config::parse(&config.await?, layers.len())?;
+        Ok((resolved, config))
     }
 
     async fn soon(
@@ -370,7 +370,7 @@ impl Fetch {
             window, transfer, ..
         } = self.means.patience;
         let gate = Gate::default();
-        let shared = Transfer {
+        let shared = Layers {
             registry,
             staging,
             gate: &gate,
@@ -444,7 +444,7 @@ impl Fetch {
 }
 
 /// Ends when nothing is written any more: the first failure halts the others.
-async fn all_layers(shared: &Transfer<'_>, layers: Vec<Descriptor>) -> Result<(), BlobError> {
+async fn all_layers(shared: &Layers<'_>, layers: Vec<Descriptor>) -> Result<(), BlobError> {
     let mut transfers = stream::iter(layers)
         .map(|layer| async move { blob::fetch(shared, &layer).await })
         .buffer_unordered(CONNECTIONS);

@@ -9,9 +9,9 @@ use std::{
 
 use loam_deployment::{Bytes, payload::OciReference};
 use loam_node_api::storage::ImageConfig;
+use loam_oci::{digest::Digest, platform::Level};
 use serde::{Deserialize, Serialize};
 
-use super::digest::Digest;
 use crate::{durable, pool::Pool};
 
 /// An image on a pool, its space counted in the pool's ledger.
@@ -27,6 +27,8 @@ pub struct FoundImage {
     /// Under which it was fetched. Other names of the same digest mean the same bytes.
     pub reference: OciReference,
     pub size: Bytes,
+    /// What a processor must have to run it. A disk may come to another machine.
+    pub level: Level,
 }
 
 /// What `<digest>.json` says.
@@ -35,6 +37,8 @@ struct Record {
     reference: OciReference,
     size: Bytes,
     config: ImageConfig,
+    #[serde(default)]
+    level: Level,
 }
 
 impl Kept {
@@ -45,6 +49,7 @@ impl Kept {
         reference: &OciReference,
         unfinished: &Path,
         config: ImageConfig,
+        level: Level,
     ) -> io::Result<Self> {
         let size = Bytes(fs::metadata(unfinished)?.len());
         let kept = Self {
@@ -52,12 +57,14 @@ impl Kept {
             image: FoundImage {
                 reference: reference.clone(),
                 size,
+                level,
             },
         };
         let record = Record {
             reference: reference.clone(),
             size,
             config,
+            level,
         };
         let written = durable::rename(unfinished, &kept.path())
             .and_then(|()| durable::write(&kept.record(), &serde_json::to_vec(&record)?));
@@ -98,6 +105,10 @@ impl Kept {
 
     pub fn size(&self) -> Bytes {
         self.image.size
+    }
+
+    pub fn level(&self) -> Level {
+        self.image.level
     }
 
     /// Read anew each time: together, those of all images would take much memory.
@@ -173,7 +184,10 @@ fn length(path: &Path) -> u64 {
 
 fn open(path: &Path) -> io::Result<FoundImage> {
     let Record {
-        reference, size, ..
+        reference,
+        size,
+        level,
+        ..
     } = read(&path.with_extension("json"))?;
     let digest = Digest::of_manifest(&reference).hex();
     let named = path.file_stem().is_some_and(|stem| *stem == *digest);
@@ -183,7 +197,11 @@ fn open(path: &Path) -> io::Result<FoundImage> {
             "its record is of another file",
         ));
     }
-    Ok(FoundImage { reference, size })
+    Ok(FoundImage {
+        reference,
+        size,
+        level,
+    })
 }
 
 fn read(record: &Path) -> io::Result<Record> {
@@ -212,7 +230,8 @@ mod tests {
             fs::write(&built, b"12345").unwrap();
             let image = format!("a.org/x@sha256:{}", "ab".repeat(32));
             let image = image.parse().unwrap();
-            let kept = Kept::create(&pool, &image, &built, ImageConfig::default()).unwrap();
+            let kept =
+                Kept::create(&pool, &image, &built, ImageConfig::default(), Level::V1).unwrap();
             let disk = Self {
                 _folder: folder,
                 pool,
@@ -252,7 +271,14 @@ mod tests {
             let built = disk.pool.images().join("build/y");
             fs::write(&built, b"12345").unwrap();
             let image = kept.reference().clone();
-            Kept::create(&disk.pool, &image, &built, ImageConfig::default()).unwrap();
+            Kept::create(
+                &disk.pool,
+                &image,
+                &built,
+                ImageConfig::default(),
+                Level::V1,
+            )
+            .unwrap();
             assert_eq!(disk.find(), (1, 0));
         }
     }

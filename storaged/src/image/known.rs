@@ -6,11 +6,11 @@ use std::{
     time::Instant,
 };
 
-use loam_deployment::payload::OciReference;
+use loam_deployment::{Bytes, payload::OciReference};
 use loam_node_api::storage::{ImageState, ImageStatus};
+use loam_oci::digest::Digest;
 
 use super::{
-    digest::Digest,
     fetch::{self, Progress},
     kept::Kept,
     staging::{Record, Staging},
@@ -52,6 +52,9 @@ pub struct Failure {
     pub again: Instant,
     /// What is there still.
     pub left: Option<Staging>,
+    /// The number of the fetch that failed, if its registry only wants to be asked later: then it is, and
+    /// nobody need ask for it.
+    pub waits: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -155,7 +158,20 @@ impl Attempt {
         let state = match self {
             Self::Fetching { progress, .. } => {
                 let (done, total) = fetch::shown(progress);
-                ImageState::Fetching { done, total }
+                let waits_for = None;
+                ImageState::Fetching {
+                    done,
+                    total,
+                    waits_for,
+                }
+            }
+            Self::Failed(failure) if failure.waits.is_some() => {
+                let left = failure.left.as_ref();
+                ImageState::Fetching {
+                    done: Bytes(left.map_or(0, |left| left.claim().bytes())),
+                    total: None,
+                    waits_for: failure.record.why.clone(),
+                }
             }
             Self::Failed(failure) => {
                 let why = failure.record.why.clone();

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::{
     BlockDecodingStrategy, FrameDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
@@ -25,6 +25,9 @@ const GZIP: &[u8] = b"\x1f\x8b";
 /// RFC 8878, sections 3.1.1 and 3.1.2: a frame, and the middle of a skippable frame's magic.
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
+
+/// What docker takes and OCI has no name for (image specification, "layer.md", media types).
+const OTHERS: [(&[u8], &str); 2] = [(b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz")];
 
 /// A zstd frame may ask for any amount of memory. Builders use 8 MiB; this is what level 22 with
 /// long matching uses.
@@ -103,8 +106,13 @@ impl Unpacked {
 
     fn new(mut packed: impl BufRead + Send + 'static, allowance: Allowance) -> io::Result<Self> {
         let start = packed.fill_buf()?;
+        if let Some((_, other)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
+            return Err(invalid(format!(
+                "the layer is compressed by {other}; an OCI image has gzip or zstd"
+            )));
+        }
         let stream: Box<dyn Read + Send> = if start.starts_with(GZIP) {
-            Box::new(MultiGzDecoder::new(packed))
+            Box::new(GzipMembers::new(packed))
         } else if start.starts_with(ZSTD) || start.get(1..4) == Some(ZSTD_SKIPPABLE) {
             Box::new(ZstdFrames::new(packed))
         } else {
@@ -129,6 +137,58 @@ impl Read for Unpacked {
         self.allowance.take(length as u64)?;
         self.hasher.update(&buffer[..length]);
         Ok(length)
+    }
+}
+
+/// All members of a gzip file. Builders that make layers seekable use many.
+struct GzipMembers<R> {
+    /// `None` at the file's end.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> GzipMembers<R> {
+    fn new(packed: R) -> Self {
+        Self {
+            member: Some(GzDecoder::new(packed)),
+        }
+    }
+
+    /// Zeroes may fill the file up behind the last member, as on a tape; `gzip` ignores them.
+    fn next_member(mut packed: R) -> io::Result<Option<GzDecoder<R>>> {
+        match packed.fill_buf()?.first() {
+            None => return Ok(None),
+            Some(0) => {}
+            Some(_) => return Ok(Some(GzDecoder::new(packed))),
+        }
+        loop {
+            let zeroes = packed.fill_buf()?;
+            if zeroes.is_empty() {
+                return Ok(None);
+            }
+            if zeroes.iter().any(|byte| *byte != 0) {
+                return Err(invalid("something follows the zeroes behind its gzip data"));
+            }
+            let length = zeroes.len();
+            packed.consume(length);
+        }
+    }
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while let Some(member) = &mut self.member {
+            let length = member.read(buffer)?;
+            if length > 0 {
+                return Ok(length);
+            }
+            if let Some(ended) = self.member.take() {
+                self.member = Self::next_member(ended.into_inner())?;
+            }
+        }
+        Ok(0)
     }
 }
 
@@ -164,7 +224,7 @@ impl<R: BufRead> ZstdFrames<R> {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                Err(error) => return Err(invalid(error)),
             }
         }
         Ok(false)
@@ -186,7 +246,7 @@ impl<R: BufRead> Read for ZstdFrames<R> {
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
                 self.decoder
                     .decode_blocks(&mut self.packed, BlockDecodingStrategy::UptoBlocks(1))
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                    .map_err(invalid)?;
             }
             let length = self.decoder.read(buffer)?;
             if length > 0 {
@@ -195,6 +255,10 @@ impl<R: BufRead> Read for ZstdFrames<R> {
             self.inside = !self.decoder.is_finished();
         }
     }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 #[cfg(test)]

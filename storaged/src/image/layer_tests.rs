@@ -29,6 +29,32 @@ fn unpacks_every_kind_in_several_parts() {
     assert_eq!(unpacked(&frames.concat()).unwrap(), data);
 }
 
+/// As `gzip` takes them: to whole blocks, and more than is read at once.
+#[test]
+fn zeroes_behind_gzip_are_ignored_and_nothing_else() {
+    let data: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+    for zeroes in [1, 512, 300_000] {
+        let padded = [gzip(&data), vec![0; zeroes]].concat();
+        assert_eq!(unpacked(&padded).unwrap(), data);
+        for behind in [&b"x"[..], &gzip(b"more")] {
+            let error = unpacked(&[&padded, behind].concat()).unwrap_err();
+            assert!(error.to_string().contains("follows the zeroes"), "{error}");
+        }
+    }
+    unpacked(&[gzip(&data), b"garbage".to_vec()].concat()).unwrap_err();
+    // An empty member is one too.
+    let members = [gzip(b""), gzip(&data), gzip(b"")].concat();
+    assert_eq!(unpacked(&members).unwrap(), data);
+}
+
+#[test]
+fn how_a_layer_is_compressed_that_cannot_be_read_is_named() {
+    for (start, name) in [(&b"BZh91AY"[..], "bzip2"), (b"\xfd7zXZ\0\0", "xz")] {
+        let error = unpacked(start).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
 #[test]
 fn a_bomb_is_stopped_where_the_allowance_ends() {
     // The helper allows 1 MiB.

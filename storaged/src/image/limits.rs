@@ -1,21 +1,9 @@
-//! How much a registry or an image may make us do. Whoever writes an image chooses all of it.
-
-use std::time::Duration;
-
-/// The OCI distribution specification has registries take at least this much; none serves more.
-pub const MANIFEST: u64 = 4 << 20;
-
-/// The largest configurations seen in the field have some hundred kilobytes (long histories).
-pub const CONFIG: u64 = 1 << 20;
-
-/// Docker's own limit is 127 (overlayfs's); more layers run nowhere.
-pub const LAYERS: usize = 128;
-
-/// All layers as the registry serves them. The largest images in use (machine learning) have 10.
-pub const COMPRESSED: u64 = 32 << 30;
+//! How much an image may make us do. Whoever writes it chooses all of it. What a registry may, and how
+//! much of an image it may send, is limited by [`loam_oci::limits`].
 
 /// All layers unpacked, whether their files survive the merge or not: bounds the time that a
-/// decompression bomb costs. The largest images in use come to 30 to 40 GiB.
+/// decompression bomb costs. The largest images in use come to 30 to 40 GiB. The files of all layers
+/// may be as long together, holes included: a hole is unpacked too, and its zeroes are written.
 pub const UNPACKED: u64 = 64 << 30;
 
 /// Names in all layers together: bounds memory, some 300 bytes each here and 1 KiB each in
@@ -35,15 +23,13 @@ pub const DEPTH: usize = 256;
 /// One tar extension header: a path, a link target and attributes.
 pub const EXTENSION: u64 = 1 << 20;
 
+/// Pieces of data in one file with holes: 4 MiB of memory for the one that is being read. Of a file of
+/// 4 GiB, that is a hole every 16 KiB.
+pub const PIECES: usize = 1 << 18;
+
 /// Linux's limit on one extended attribute (`XATTR_SIZE_MAX`), and what `mkfs.erofs` takes of all
 /// of one file.
 pub const XATTRS: usize = 32 << 10;
-
-/// What a token server may answer.
-pub const TOKEN: u64 = 64 << 10;
-
-/// A registry that says nothing for so long has gone.
-pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// Fetches at a time. Few, so that each gets on; more than one site's, so that none waits for one
 /// site alone.

@@ -10,11 +10,13 @@ use std::{
 
 use super::{
     pax,
-    tarball::{Attributes, TarError, Tarball},
+    tarball::{Attributes, TarError, Tarball, padding},
     tree::{Content, Inode, LayerIndex, Node, Tree},
+    ustar::BLOCK,
 };
 
-const BLOCK: u64 = 512;
+/// Seconds that a header's eleven octal digits hold.
+const TIMES: std::ops::Range<i64> = 0..1 << 33;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MergedError {
@@ -105,8 +107,7 @@ impl<'a> Merged<'a> {
         for (place, target) in &self.links {
             self.write_header(out, *place, Some(*target))?;
         }
-        out.write_all(&[0; 2 * BLOCK as usize])
-            .map_err(MergedError::Write)?;
+        out.write_all(&[0; 2 * BLOCK]).map_err(MergedError::Write)?;
         out.flush().map_err(MergedError::Write)
     }
 
@@ -234,7 +235,12 @@ impl<'a> Merged<'a> {
         header.set_mode(inode.attributes.mode);
         header.set_uid(inode.attributes.uid.into());
         header.set_gid(inode.attributes.gid.into());
-        header.set_mtime(inode.attributes.modified);
+        let seconds = inode.attributes.modified.seconds;
+        if TIMES.contains(&seconds) {
+            header.set_mtime(seconds.unsigned_abs());
+        } else {
+            header.set_mtime(0);
+        }
         header.set_cksum();
         out.write_all(header.as_bytes()).map_err(MergedError::Write)
     }
@@ -254,6 +260,12 @@ fn pax_records(name: &[u8], link: &[u8], attributes: &Attributes) -> Vec<u8> {
     }
     if link.len() > HELD {
         pax::write_record(&mut records, b"linkpath", link);
+    }
+    let time = attributes.modified;
+    if time.nanoseconds != 0 || !TIMES.contains(&time.seconds) {
+        // `mkfs.erofs` takes the fraction for a number of nanoseconds, so it must have all nine digits.
+        let time = format!("{}.{:09}", time.seconds, time.nanoseconds);
+        pax::write_record(&mut records, b"mtime", time.as_bytes());
     }
     for (key, value) in &attributes.xattrs {
         pax::write_record(
@@ -287,9 +299,7 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<u64, MergedError> {
 }
 
 fn pad(out: &mut impl Write, length: u64) -> Result<(), MergedError> {
-    let zeroes = [0; BLOCK as usize];
-    let missing = (BLOCK - length % BLOCK) % BLOCK;
-    out.write_all(&zeroes[..missing as usize])
+    out.write_all(&[0; BLOCK][..padding(length) as usize])
         .map_err(MergedError::Write)
 }
 

@@ -27,7 +27,7 @@ fn everything_about_an_entry_survives() {
     assert_eq!(data, b"data");
     assert_eq!(file.attributes.uid, 3_000_000);
     assert_eq!(file.attributes.mode, 0o644);
-    assert_eq!(file.attributes.modified, 1_600_000_000);
+    assert_eq!(file.attributes.modified.seconds, 1_600_000_000);
     assert_eq!(
         file.attributes.xattrs,
         [(b"user.a".to_vec(), b"line\nline".to_vec())]
@@ -42,14 +42,70 @@ fn everything_about_an_entry_survives() {
     ));
 }
 
+#[test]
+fn times_survive_that_a_header_cannot_hold() {
+    for time in [
+        "0",
+        "8589934591",
+        "8589934592",
+        "1700000000.5",
+        "1700000000.000000001",
+        "-1",
+        "-62135596800",
+        "9223372036854775807",
+    ] {
+        let layer = Layer::default().pax(&[("mtime", time.as_bytes())]);
+        let layer = layer.file("x", b"").tar();
+        let of = |tar: &[u8]| entries(tar).unwrap().pop().unwrap().0.attributes.modified;
+        assert_eq!(
+            of(&stream(std::slice::from_ref(&layer))),
+            of(&layer),
+            "{time}"
+        );
+    }
+}
+
+/// `mkfs.erofs` knows no holes.
+#[test]
+fn holes_are_written_as_zeroes() {
+    let map = b"1\n5000\n4\n";
+    let mut body = map.to_vec();
+    body.resize(BLOCK, 0);
+    body.extend_from_slice(b"data");
+    let layer = Layer::default()
+        .pax(&[
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", b"holy"),
+            ("GNU.sparse.realsize", b"6000"),
+        ])
+        .file("x", &body)
+        .file("z", b"after")
+        .tar();
+    let tree = merge(std::slice::from_ref(&layer)).unwrap();
+    assert_eq!(Merged::new(&tree).data(), 6005);
+    let mut archive = tar::Archive::new(std::io::Cursor::new(stream(&[layer])));
+    let mut files = archive.entries().unwrap().skip(1).map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut data = Vec::new();
+        entry.read_to_end(&mut data).unwrap();
+        (entry.path().unwrap().to_str().unwrap().to_owned(), data)
+    });
+    let (name, data) = files.next().unwrap();
+    assert_eq!((name.as_str(), data.len()), ("holy", 6000));
+    assert_eq!(&data[5000..5004], b"data");
+    assert_eq!(data.iter().filter(|byte| **byte != 0).count(), 4);
+    assert_eq!(files.next().unwrap().1, b"after");
+}
+
 /// Two blocks of zeroes, as POSIX has it.
 #[test]
 fn it_ends_as_archives_do() {
     let whole = stream(&[Layer::default().file("a", b"data").tar()]);
-    assert_eq!(whole.len() % BLOCK as usize, 0);
-    let (before, end) = whole.split_at(whole.len() - 2 * BLOCK as usize);
+    assert_eq!(whole.len() % BLOCK, 0);
+    let (before, end) = whole.split_at(whole.len() - 2 * BLOCK);
     assert!(end.iter().all(|byte| *byte == 0));
-    assert!(before[before.len() - BLOCK as usize..].starts_with(b"data"));
+    assert!(before[before.len() - BLOCK..].starts_with(b"data"));
 }
 
 #[test]

@@ -4,13 +4,13 @@
 //! |---|---|
 //! | [`store`], [`known`], [`backoff`] | which images are here, being fetched, or failed; answers from memory |
 //! | [`fetch`], [`build`], [`failure`] | the whole way of one image; the part that takes a processor; why it ended early |
-//! | [`queue`], [`pace`], [`gate`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
-//! | [`registry`], [`address`] | asking a registry for bytes, and where it may be |
+//! | [`queue`], [`pace`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
 //! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
 //! | [`late`] | what an attempt still does on a disk that hangs, when it has gone to another |
-//! | [`blob`] | a layer to a file, resumed where it was cut, its digest checked |
-//! | [`digest`], [`manifest`] | what an image consists of |
-//! | [`layer`], [`tarball`], [`pax`] | a layer's bytes, unpacked and checked, then its entries |
+//! | [`blob`] | a layer to a file; the registry is asked by [`loam_oci`] |
+//! | [`config`] | what an image says about how to run it |
+//! | [`layer`], [`tarball`] | a layer's bytes, unpacked and checked, then its entries |
+//! | [`ustar`], [`pax`], [`sparse`] | what an entry's header says, its extensions, and the map of its holes |
 //! | [`tree`] | layers one over another, as a tree of names |
 //! | [`merged`] | that tree as one tar stream |
 //! | [`erofs`], [`copy`] | that stream as a file system, by `mkfs.erofs`; its file, written once more |
@@ -21,39 +21,38 @@
 //! Nothing of an image is ever unpacked to the node's own file systems, so no name in a layer can
 //! reach a file of the node's.
 
-pub mod address;
+// `layer` names it so.
+use loam_oci::digest;
+
 pub mod answering;
 pub mod backoff;
 pub mod blob;
 pub mod build;
 pub mod claim;
+pub mod config;
 pub mod copy;
-pub mod digest;
 pub mod erofs;
 pub mod failure;
 pub mod feed;
 pub mod fetch;
 pub mod found;
-pub mod gate;
 pub mod kept;
 pub mod known;
 pub mod late;
 pub mod layer;
 pub mod limits;
-pub mod manifest;
 pub mod merged;
 pub mod pace;
 pub mod pax;
 pub mod queue;
-pub mod registry;
+pub mod sparse;
 pub mod staging;
 pub mod stop;
 pub mod store;
 pub mod tarball;
 pub mod tree;
+pub mod ustar;
 pub mod watch;
 
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod testing_registry;

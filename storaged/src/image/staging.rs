@@ -22,9 +22,10 @@ use std::{
 };
 
 use loam_deployment::payload::OciReference;
+use loam_oci::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{claim::SpaceClaim, digest::Digest};
+use super::claim::SpaceClaim;
 use crate::{durable, pool::Pool};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

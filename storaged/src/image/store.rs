@@ -17,13 +17,12 @@ use loam_node_api::{
     page::Changes,
     storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
+use loam_oci::{address::Outside, digest::Digest, platform::Level};
 use tokio::{runtime::Handle, sync::watch, time::sleep};
 
 use super::{
-    address::Outside,
     answering::Answering,
     backoff::pause,
-    digest::Digest,
     erofs::Pack,
     fetch::{Fetch, Means, Outcome, Progress},
     kept::Kept,
@@ -63,8 +62,18 @@ struct Shared {
 }
 
 impl Images {
-    pub fn new(pools: Pools, packer: Arc<dyn Pack>, outside: Outside, changes: Changes) -> Self {
-        Self::with(pools, means(packer, outside), changes)
+    pub fn new(
+        pools: Pools,
+        packer: Arc<dyn Pack>,
+        outside: Outside,
+        level: Level,
+        changes: Changes,
+    ) -> Self {
+        let means = Means {
+            level,
+            ..means(packer, outside)
+        };
+        Self::with(pools, means, changes)
     }
 
     fn with(pools: Pools, means: Means, changes: Changes) -> Self {
@@ -223,9 +232,14 @@ impl Images {
                 left.into_iter().for_each(|left| self.put_away(known, left));
             }
             Err(error) if is_wanted => {
-                let pause = pause(&record);
+                let wait = error.wait();
+                let pause = pause(&record).max(wait.unwrap_or_default());
                 tracing::warn!(image = %reference, %error, ?pause, "could not fetch an image; it may be asked for again after a pause");
+                if wait.is_some() {
+                    self.go_on_after(pause, reference.clone(), number);
+                }
                 let failure = Failure {
+                    waits: wait.map(|_| number),
                     record,
                     again: Instant::now() + pause,
                     left: left.filter(|left| known.has_pool(left.pool())),
@@ -250,6 +264,32 @@ impl Images {
         self.0.left.send_modify(|count| *count += 1);
         self.0.changes.note();
         drop(turn);
+    }
+
+    /// Goes on with an attempt whose registry wants to be asked later, unless it has ended or gone on
+    /// meanwhile.
+    fn go_on_after(&self, pause: Duration, reference: OciReference, number: u64) {
+        let images = self.clone();
+        Handle::current().spawn(async move {
+            sleep(pause).await;
+            let mut guard = images.current();
+            let known = &mut *guard;
+            let waits = matches!(
+                known.attempts.get(&reference),
+                Some(Attempt::Failed(failure)) if failure.waits == Some(number)
+            );
+            let attempt = known.attempts.remove(&reference);
+            match attempt {
+                Some(Attempt::Failed(failure)) if waits => {
+                    let Failure { record, left, .. } = *failure;
+                    let attempt = images.start(known, record, left);
+                    known.attempts.insert(reference, attempt);
+                    drop(guard);
+                    images.0.changes.note();
+                }
+                other => known.attempts.extend(other.map(|other| (reference, other))),
+            }
+        });
     }
 
     /// Removes what an attempt that has gone elsewhere leaves on a disk that hangs, when it has ended.
@@ -382,7 +422,13 @@ impl Images {
             }
             let found = pool.take_found_images();
             for image in found.ready {
-                known.add(Kept::found(pool, image));
+                let kept = Kept::found(pool, image);
+                if kept.level() <= self.0.means.level {
+                    known.add(kept);
+                    continue;
+                }
+                tracing::warn!(image = %kept.reference(), level = ?kept.level(), "removing an image that this machine's processors cannot run; its disk comes from another machine");
+                self.remove(known, kept);
             }
             for leftover in found.leftovers {
                 let record = leftover.record.clone();
@@ -392,6 +438,7 @@ impl Images {
                     continue;
                 }
                 let failed = Attempt::Failed(Box::new(Failure {
+                    waits: None,
                     again: Instant::now() + pause(&record),
                     record: record.clone(),
                     left: Some(left),
@@ -413,6 +460,7 @@ fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
     Means {
         packer,
         outside,
+        level: Level::V1,
         patience: Patience::USUAL,
         fetching: Queue::new(Places {
             all: limits::FETCHES,

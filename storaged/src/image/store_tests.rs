@@ -9,14 +9,18 @@ use std::{
 use loam_deployment::{Bytes, payload::Media};
 use loam_node_api::{clock::Clock, tls};
 
+use loam_oci::{
+    address::Reach,
+    platform::Level,
+    test_registry::{Instead, TestRegistry, gzip},
+};
+
 use super::*;
 use crate::{
     image::{
-        address::Reach,
         claim::SpaceClaim,
         erofs::{PackError, Stream},
         testing::{Layer, contents},
-        testing_registry::{TestRegistry, gzip},
         watch::Watch,
     },
     pool::testing::{hasty_again, pool},
@@ -122,6 +126,19 @@ impl Node {
         match self.fetched(image).await {
             ImageState::Ready { path } => path,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same, though nobody asks for it again.
+    async fn ready_by_itself(&self, image: &OciReference) {
+        loop {
+            let seen = self.changes.now();
+            let listed = self.images.list();
+            let found = listed.iter().find(|status| status.image == *image);
+            if found.is_some_and(|found| matches!(found.state, ImageState::Ready { .. })) {
+                return;
+            }
+            self.changes.since(seen).await;
         }
     }
 
@@ -403,18 +420,172 @@ async fn a_registry_may_want_a_token_and_an_index_may_lead_to_the_image() {
 }
 
 #[tokio::test]
+async fn an_image_for_a_better_processor_is_fetched_anew_on_another_machine() {
+    let registry = TestRegistry::start();
+    let names = |name: &str| Layer::default().file(name, b"").tar();
+    let [plain, v3] = ["plain", "v3"].map(|name| registry.image(&[names(name)]));
+    let entry = |image: &OciReference, more: &str| {
+        let digest = Digest::of_manifest(image);
+        format!(
+            r#"{{"digest":"{digest}","size":900,"platform":{{"os":"linux","architecture":"amd64"{more}}}}}"#
+        )
+    };
+    let entries = [entry(&v3, r#","variant":"v3""#), entry(&plain, "")];
+    let index = registry.manifest(format!(r#"{{"manifests":[{}]}}"#, entries.join(",")));
+    let mut node = Node::new();
+    let on = |node: &Node, level| {
+        let pools = vec![node.pool.clone()];
+        let means = Means {
+            level,
+            ..means(node.packer.clone(), anywhere())
+        };
+        Images::with(Arc::new(move || pools.clone()), means, node.changes.clone())
+    };
+    let holds = async |node: &Node| {
+        let found = contents(&fs::read(node.ready(&index).await).unwrap());
+        found.into_keys().collect::<Vec<_>>()
+    };
+    node.images = on(&node, Level::V4);
+    assert_eq!(holds(&node).await, ["v3"]);
+    // It stays on a machine that can run it.
+    node.restart();
+    node.images = on(&node, Level::V3);
+    assert_eq!(node.images.list().len(), 1);
+    node.restart();
+    node.images = on(&node, Level::V2);
+    assert_eq!(holds(&node).await, ["plain"]);
+    node.assert_true_claims();
+    // What any machine runs stays on any.
+    node.restart();
+    node.images = on(&node, Level::V4);
+    assert_eq!(holds(&node).await, ["plain"]);
+}
+
+#[tokio::test]
 async fn a_failure_waits_before_the_next_try() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
     registry.behave(|b| b.down = true);
     let node = Node::new();
-    assert!(node.failed(&image).await.contains("503"));
+    assert!(node.failed(&image).await.contains("500"));
     let asked = registry.requests().len();
     registry.behave(|b| b.down = false);
-    assert!(node.failed(&image).await.contains("503"));
+    assert!(node.failed(&image).await.contains("500"));
     assert_eq!(registry.requests().len(), asked);
     node.forgive();
     node.ready(&image).await;
+}
+
+fn busy(of: &'static str, headers: &'static str) -> Option<Instead> {
+    Some(Instead {
+        of,
+        times: 1,
+        status: "429 Too Many Requests",
+        headers,
+    })
+}
+
+#[tokio::test]
+async fn a_registry_that_is_busy_for_a_moment_is_waited_for() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    registry.behave(|b| b.instead = busy("/blobs/", "retry-after: 1\r\n"));
+    let node = Node::new();
+    node.ready(&image).await;
+    node.assert_true_claims();
+}
+
+#[tokio::test]
+async fn while_a_registry_wants_to_be_asked_later_nothing_has_failed() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    // It has one layer by then.
+    let late = format!("/blobs/{}", Digest::of(&gzip(&layers()[1])));
+    registry.behave(|b| b.instead = busy(late.leak(), "retry-after: 999999\r\n"));
+    let node = Node::new();
+    let waits = async || loop {
+        let seen = node.changes.now();
+        match node.images.ensure(image.clone()).state {
+            ImageState::Fetching {
+                waits_for: Some(why),
+                done,
+                ..
+            } => break (why, done),
+            ImageState::Fetching { .. } if node.changes.now() == seen => {
+                node.changes.since(seen).await;
+            }
+            ImageState::Fetching { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let (why, done) = waits().await;
+    assert!(why.contains("later") && why.contains("429"), "{why}");
+    assert_eq!(done.get(), node.claimed());
+    node.assert_true_claims();
+    let number = || match &node.images.lock().attempts[&image] {
+        Attempt::Failed(failure) => {
+            let pause = failure.again - Instant::now();
+            assert!(pause <= Duration::from_secs(3600) && pause > Duration::from_secs(3000));
+            failure.waits.unwrap()
+        }
+        other => panic!("{other:?}"),
+    };
+    // It asks by itself when the time has come, and has no place meanwhile.
+    let first = number();
+    let asked = registry.requests().len();
+    let other = registry.image(&[Layer::default().file("other", b"").tar()]);
+    node.ready(&other).await;
+    registry.behave(|b| b.instead = busy("/manifests/", "retry-after: 999999\r\n"));
+    node.images
+        .go_on_after(Duration::ZERO, image.clone(), first);
+    while number_of(&node, &image) == Some(first) {
+        tokio::task::yield_now().await;
+    }
+    waits().await;
+    assert!(registry.requests().len() > asked);
+    // Not for one that has gone on, or ended.
+    let second = number();
+    node.images
+        .go_on_after(Duration::ZERO, image.clone(), first);
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(number(), second);
+    node.images
+        .go_on_after(Duration::ZERO, image.clone(), second);
+    node.ready_by_itself(&image).await;
+    node.assert_true_claims();
+}
+
+/// Of the fetch whose end is waited over.
+fn number_of(node: &Node, image: &OciReference) -> Option<u64> {
+    match node.images.lock().attempts.get(image) {
+        Some(Attempt::Failed(failure)) => failure.waits,
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_its_registry_ends_when_it_is_no_longer_wanted() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    registry.behave(|b| b.instead = busy("/manifests/", "retry-after: 60\r\n"));
+    let node = Node::new();
+    node.images.ensure(image.clone());
+    while number_of(&node, &image).is_none() {
+        tokio::task::yield_now().await;
+    }
+    let number = number_of(&node, &image).unwrap();
+    node.delete(&image).await;
+    let asked = registry.requests().len();
+    node.images
+        .go_on_after(Duration::ZERO, image.clone(), number);
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert!(node.images.list().is_empty());
+    assert_eq!(registry.requests().len(), asked);
+    node.assert_empty();
 }
 
 #[tokio::test]
@@ -527,7 +698,7 @@ async fn a_failure_belongs_to_its_reference() {
     let ([bad, _good], [refused, served]) = two_registries();
     bad.behave(|b| b.down = true);
     let node = Node::new();
-    assert!(node.failed(&refused).await.contains("503"));
+    assert!(node.failed(&refused).await.contains("500"));
     bad.behave(|b| b.down = false);
     // The one still waits, the other never did.
     node.ready(&served).await;
@@ -948,12 +1119,12 @@ proptest::proptest! {
 
 #[tokio::test]
 async fn a_page_of_the_longest_statuses_fits_a_frame() {
-    let part = "a".repeat(255);
+    let (part, tag) = ("a".repeat(255), "t".repeat(128));
     let long = "\u{1}".repeat(500);
     let statuses: Vec<_> = (0..loam_node_api::page::MAX_ITEMS)
         .map(|n| ImageStatus {
             image: format!(
-                "{}.{}.org/{part}@sha256:{n:064x}",
+                "{}.{}.org/{part}:{tag}@sha256:{n:064x}",
                 "h".repeat(60),
                 "h".repeat(60)
             )

@@ -1,13 +1,21 @@
 //! The entries of a tar archive, read from a stream that a stranger wrote.
 //!
-//! Understands what layers are made of: ustar, PAX (POSIX.1-2001) and GNU long names. Every name
-//! is normalised here, once: what comes out never leaves the root.
+//! Understands what layers are made of, `docs/oci.md` says what of it: v7, ustar, PAX (POSIX.1-2001),
+//! GNU's long names and its files with holes. Every name is normalised here, once: what comes out never
+//! leaves the root.
 
 use std::io::{self, Read};
 
-use super::{limits, pax::Extensions};
+use super::{
+    limits,
+    pax::Extensions,
+    sparse::{self, Expansion, Map},
+    ustar::{BLOCK, Header, Pieces},
+};
 
-const BLOCK: u64 = 512;
+/// Largest device numbers that Linux has (`MAJOR`, `MINOR`: 12 and 20 bits).
+const MAJOR: i64 = 0xfff;
+const MINOR: i64 = 0xf_ffff;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
@@ -39,11 +47,14 @@ impl ImagePath {
         if name.contains(&0) {
             return Err(refuse("the name has a zero byte"));
         }
-        let mut components = Vec::new();
+        let mut components: Vec<Box<[u8]>> = Vec::new();
         for component in name.split(|b| *b == b'/') {
             match component {
                 b"" | b"." => {}
-                b".." => return Err(TarError::Escape(shown())),
+                // As a name is cleaned before any of it is looked at.
+                b".." => {
+                    components.pop().ok_or_else(|| TarError::Escape(shown()))?;
+                }
                 _ if component.len() > limits::NAME => {
                     return Err(refuse("a part of the name is longer than 255 bytes"));
                 }
@@ -67,7 +78,7 @@ pub struct Entry {
     pub index: u32,
     pub path: ImagePath,
     pub kind: Kind,
-    /// Of the data that follows, for files; 0 for all others.
+    /// What [`Tarball::data`] gives, for files; 0 for all others.
     pub size: u64,
     pub attributes: Attributes,
 }
@@ -90,10 +101,17 @@ pub struct Attributes {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
-    /// Seconds since 1970.
-    pub modified: u64,
+    pub modified: Time,
     /// Sorted by name; only those that mean something inside a machine.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Since 1970. Before, it is a whole number of seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Time {
+    pub seconds: i64,
+    /// Below 1,000,000,000.
+    pub nanoseconds: u32,
 }
 
 #[derive(Debug)]
@@ -102,6 +120,8 @@ pub struct Tarball<R> {
     /// Of the current entry: data not yet read, and the zeroes that fill its last block.
     data: u64,
     padding: u64,
+    /// If the current entry is a file with holes.
+    expansion: Option<Expansion>,
     next: u32,
 }
 
@@ -111,6 +131,7 @@ impl<R: Read> Tarball<R> {
             input,
             data: 0,
             padding: 0,
+            expansion: None,
             next: 0,
         }
     }
@@ -123,14 +144,17 @@ impl<R: Read> Tarball<R> {
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
-            let size = field(&header.as_old().size, header.entry_size())?;
-            match header.entry_type().as_byte() {
-                b'x' => extensions.read_pax(&self.extension(size)?)?,
-                // Defaults for the whole archive: only comments in practice.
-                b'g' => drop(self.extension(size)?),
-                b'L' => extensions.path = Some(until_zero(self.extension(size)?)),
-                b'K' => extensions.link = Some(until_zero(self.extension(size)?)),
-                kind => return self.entry(&header, kind, size, extensions).map(Some),
+            match header.kind() {
+                // Solaris has its own letter for the same.
+                b'x' | b'X' => extensions.read_pax(&self.extension(&header)?)?,
+                // Defaults for the whole archive. No program that unpacks layers follows them; git
+                // writes a comment.
+                b'g' => drop(self.extension(&header)?),
+                b'L' => extensions.path = Some(until_zero(self.extension(&header)?)),
+                b'K' => extensions.link = Some(until_zero(self.extension(&header)?)),
+                // The archive's own name, by `tar --label`.
+                b'V' => self.expect_data(header.size()?),
+                _ => return self.entry(&header, extensions).map(Some),
             }
         }
     }
@@ -146,33 +170,30 @@ impl<R: Read> Tarball<R> {
         Ok(())
     }
 
-    fn header(&mut self) -> Result<Option<tar::Header>, TarError> {
-        let mut header = tar::Header::new_old();
+    fn header(&mut self) -> Result<Option<Header>, TarError> {
+        // Some builders leave the closing blocks out.
+        match self.block("a header")? {
+            Some(block) if block.iter().any(|byte| *byte != 0) => Header::parse(block).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// `None` if the archive ends before it.
+    fn block(&mut self, what: &str) -> Result<Option<Box<[u8; BLOCK]>>, TarError> {
+        let mut block = Box::new([0; BLOCK]);
         let mut filled = 0;
-        while filled < BLOCK as usize {
-            match self.input.read(&mut header.as_mut_bytes()[filled..])? {
-                // Some builders leave the closing blocks out.
+        while filled < BLOCK {
+            match self.input.read(&mut block[filled..])? {
                 0 if filled == 0 => return Ok(None),
-                0 => return Err(TarError::Damaged("it ends inside a header".to_owned())),
+                0 => return Err(ends_inside(what)),
                 length => filled += length,
             }
         }
-        if header.as_bytes().iter().all(|byte| *byte == 0) {
-            return Ok(None);
-        }
-        let sum: u32 = header.as_bytes()[..148]
-            .iter()
-            .chain(&header.as_bytes()[156..])
-            .map(|byte| u32::from(*byte))
-            .sum::<u32>()
-            + 8 * u32::from(b' ');
-        if header.cksum().ok() != Some(sum) {
-            return Err(TarError::Damaged("a header's checksum is wrong".to_owned()));
-        }
-        Ok(Some(header))
+        Ok(Some(block))
     }
 
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+    fn extension(&mut self, header: &Header) -> Result<Vec<u8>, TarError> {
+        let size = header.size()?;
         if size > limits::EXTENSION {
             return Err(TarError::Damaged(format!(
                 "an extension header has {size} bytes"
@@ -180,58 +201,45 @@ impl<R: Read> Tarball<R> {
         }
         self.expect_data(size);
         let mut bytes = Vec::new();
-        self.data().read_to_end(&mut bytes)?;
-        if bytes.len() as u64 != size {
-            return Err(TarError::Damaged(
-                "it ends inside an extension header".to_owned(),
-            ));
-        }
+        Stored(self).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    fn entry(
-        &mut self,
-        header: &tar::Header,
-        kind: u8,
-        size: u64,
-        extensions: Extensions,
-    ) -> Result<Entry, TarError> {
-        let name = extensions
-            .path
-            .unwrap_or_else(|| header.path_bytes().into_owned());
+    fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry, TarError> {
+        let Extensions {
+            path,
+            link,
+            size,
+            uid,
+            gid,
+            modified,
+            xattrs,
+            sparse,
+        } = extensions;
+        let name = sparse
+            .name
+            .clone()
+            .or(path)
+            .unwrap_or_else(|| header.name());
         let refuse = |why: String| TarError::Entry {
             name: show(&name),
             why,
         };
-        if extensions.sparse || kind == b'S' {
-            return Err(refuse(
-                "it is a sparse file; build the layer without them".to_owned(),
-            ));
-        }
-        let link = || {
-            extensions
-                .link
-                .clone()
-                .or_else(|| header.link_name_bytes().map(|bytes| bytes.into_owned()))
-                .unwrap_or_default()
-        };
-        let device = || -> Result<(u32, u32), TarError> {
-            let number =
-                |n: io::Result<Option<u32>>| n.map_err(damaged).map(Option::unwrap_or_default);
-            Ok((
-                number(header.device_major())?,
-                number(header.device_minor())?,
-            ))
-        };
-        let kind = match kind {
+        let link = || link.unwrap_or_else(|| header.link().to_vec());
+        let kind = match header.kind() {
             // Before POSIX, a folder was a file whose name ends in a slash.
             b'\0' | b'0' if name.ends_with(b"/") => Kind::Folder,
-            b'\0' | b'0' | b'7' => Kind::File,
+            b'\0' | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink(ImagePath::parse(&link())?),
             b'2' => Kind::Symlink(symlink(link()).map_err(refuse)?),
-            b'3' => device().map(|(major, minor)| Kind::Character(major, minor))?,
-            b'4' => device().map(|(major, minor)| Kind::Block(major, minor))?,
-            b'5' => Kind::Folder,
+            b'3' => device(header.device()?)
+                .map(|(major, minor)| Kind::Character(major, minor))
+                .map_err(refuse)?,
+            b'4' => device(header.device()?)
+                .map(|(major, minor)| Kind::Block(major, minor))
+                .map_err(refuse)?,
+            // `D`: with a list of what is in it, as GNU's incremental archives have them.
+            b'5' | b'D' => Kind::Folder,
             b'6' => Kind::Fifo,
             other => {
                 return Err(refuse(format!(
@@ -241,34 +249,44 @@ impl<R: Read> Tarball<R> {
             }
         };
         // Other kinds have no data, whatever their size field says (POSIX, pax, "ustar").
-        let size = match kind {
-            Kind::File => extensions.size.unwrap_or(size),
+        let stored = match (&kind, header.kind()) {
+            (Kind::File, _) | (_, b'D') => size.map_or_else(|| header.size(), Ok)?,
             _ => 0,
         };
         let mode = match kind {
             // As the kernel shows every symbolic link, whatever the archiver wrote.
             Kind::Symlink(_) => 0o777,
-            _ => field(&header.as_old().mode, header.mode())? & 0o7777,
+            _ => (header.mode()? & 0o7777) as u32,
         };
-        let attributes = Attributes {
-            mode,
-            uid: id(extensions.uid, field(&header.as_old().uid, header.uid())?).map_err(refuse)?,
-            gid: id(extensions.gid, field(&header.as_old().gid, header.gid())?).map_err(refuse)?,
-            // Before 1970, which only a damaged clock writes, counts as 1970.
-            modified: extensions
-                .modified
-                .or(header.mtime().ok())
-                .unwrap_or_default(),
-            xattrs: extensions.xattrs,
+        let header_time = || {
+            header.modified().map(|seconds| Time {
+                seconds,
+                nanoseconds: 0,
+            })
         };
-        let entry = Entry {
+        let mut entry = Entry {
             index: self.next,
             path: ImagePath::parse(&name)?,
+            size: if kind == Kind::File { stored } else { 0 },
             kind,
-            size,
-            attributes,
+            attributes: Attributes {
+                mode,
+                uid: id(uid.map_or_else(|| header.uid(), Ok)?).map_err(refuse)?,
+                gid: id(gid.map_or_else(|| header.gid(), Ok)?).map_err(refuse)?,
+                modified: modified.map_or_else(header_time, Ok)?,
+                xattrs,
+            },
         };
-        self.expect_data(size);
+        self.expect_data(stored);
+        if entry.kind != Kind::File {
+            self.skip_data()?;
+        } else if let Some(map) = self.map(header, &sparse).map_err(|error| match error {
+            MapError::Tar(error) => error,
+            MapError::Refused(why) => refuse(why.to_owned()),
+        })? {
+            entry.size = map.size();
+            self.expansion = Some(map.expand());
+        }
         self.next = self
             .next
             .checked_add(1)
@@ -276,9 +294,49 @@ impl<R: Read> Tarball<R> {
         Ok(entry)
     }
 
+    /// Of a file with holes. What is behind it in the archive is the file's data.
+    fn map(&mut self, header: &Header, records: &sparse::Records) -> Result<Option<Map>, MapError> {
+        let (pieces, size) = if header.kind() == b'S' {
+            let (first, size) = header
+                .sparse()
+                .ok_or("it is a sparse file, and its header is not GNU's")??;
+            (self.pieces(first)?, size)
+        } else if records.is_any() {
+            let size = records.size()?;
+            let pieces = match records.pieces()? {
+                Some(pieces) => pieces,
+                None => sparse::read_map(&mut Stored(self))?,
+            };
+            (pieces, size)
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Map::new(pieces, size, self.data)?))
+    }
+
+    /// All of a map in GNU's old form. The blocks that it goes on in are not counted in the entry's size.
+    fn pieces(&mut self, first: Pieces) -> Result<Vec<sparse::Piece>, TarError> {
+        let Pieces {
+            mut pieces,
+            mut goes_on,
+        } = first;
+        while goes_on {
+            let what = "the map of a sparse file";
+            let block = self.block(what)?;
+            let more = Pieces::more(&*block.ok_or_else(|| ends_inside(what))?)?;
+            goes_on = more.goes_on;
+            pieces.extend(more.pieces);
+            if pieces.len() > limits::PIECES {
+                return Err(sparse::too_many());
+            }
+        }
+        Ok(pieces)
+    }
+
     fn expect_data(&mut self, size: u64) {
         self.data = size;
-        self.padding = (BLOCK - size % BLOCK) % BLOCK;
+        self.padding = padding(size);
+        self.expansion = None;
     }
 
     fn skip_data(&mut self) -> Result<(), TarError> {
@@ -286,10 +344,33 @@ impl<R: Read> Tarball<R> {
         let skipped = io::copy(&mut (&mut self.input).take(left), &mut io::sink())?;
         // The padding of the last entry may be missing together with the closing blocks.
         if skipped < self.data {
-            return Err(TarError::Damaged("it ends inside a file".to_owned()));
+            return Err(ends_inside("a file"));
         }
-        (self.data, self.padding) = (0, 0);
+        self.expect_data(0);
         Ok(())
+    }
+}
+
+/// Zeroes that fill the last block of so much data.
+pub fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK as u64
+}
+
+enum MapError {
+    Tar(TarError),
+    /// Why this entry's map cannot be.
+    Refused(&'static str),
+}
+
+impl From<&'static str> for MapError {
+    fn from(why: &'static str) -> Self {
+        Self::Refused(why)
+    }
+}
+
+impl From<TarError> for MapError {
+    fn from(error: TarError) -> Self {
+        Self::Tar(error)
     }
 }
 
@@ -298,6 +379,22 @@ impl<R: Read> Tarball<R> {
 pub struct Data<'a, R>(&'a mut Tarball<R>);
 
 impl<R: Read> Read for Data<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.expansion.take() {
+            None => Stored(self.0).read(buffer),
+            Some(mut expansion) => {
+                let read = expansion.read(&mut Stored(self.0), buffer);
+                self.0.expansion = Some(expansion);
+                read
+            }
+        }
+    }
+}
+
+/// Reads what the archive has of an entry.
+struct Stored<'a, R>(&'a mut Tarball<R>);
+
+impl<R: Read> Read for Stored<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.0.data.min(buffer.len() as u64) as usize;
         let read = self.0.input.read(&mut buffer[..length])?;
@@ -309,6 +406,10 @@ impl<R: Read> Read for Data<'_, R> {
     }
 }
 
+fn ends_inside(what: &str) -> TarError {
+    TarError::Damaged(format!("it ends inside {what}"))
+}
+
 fn symlink(target: Vec<u8>) -> Result<Vec<u8>, String> {
     if target.is_empty() || target.len() >= limits::PATH || target.contains(&0) {
         return Err("its target is empty, too long, or has a zero byte".to_owned());
@@ -316,17 +417,15 @@ fn symlink(target: Vec<u8>) -> Result<Vec<u8>, String> {
     Ok(target)
 }
 
-fn id(extension: Option<u64>, header: u64) -> Result<u32, String> {
-    let id = extension.unwrap_or(header);
-    u32::try_from(id).map_err(|_| format!("its owner {id} is no user or group number"))
+fn device((major, minor): (i64, i64)) -> Result<(u32, u32), String> {
+    if !(0..=MAJOR).contains(&major) || !(0..=MINOR).contains(&minor) {
+        return Err(format!("Linux has no device number {major}:{minor}"));
+    }
+    Ok((major as u32, minor as u32))
 }
 
-/// Some archivers leave a number out that they take for 0.
-fn field<T: Default>(bytes: &[u8], value: io::Result<T>) -> Result<T, TarError> {
-    if bytes.iter().all(|b| matches!(b, 0 | b' ')) {
-        return Ok(T::default());
-    }
-    value.map_err(damaged)
+fn id(id: i64) -> Result<u32, String> {
+    u32::try_from(id).map_err(|_| format!("its owner {id} is no user or group number"))
 }
 
 fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -339,10 +438,6 @@ fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
 /// For messages: a name that a stranger chose.
 pub fn show(name: &[u8]) -> String {
     name.escape_ascii().to_string().chars().take(200).collect()
-}
-
-fn damaged(error: io::Error) -> TarError {
-    TarError::Damaged(error.to_string())
 }
 
 #[cfg(test)]

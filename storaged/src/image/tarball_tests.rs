@@ -43,7 +43,7 @@ fn reads_every_kind() {
 
 #[test]
 fn names_never_leave_the_root() {
-    for name in ["../etc/passwd", "a/../../b", "a/..", "..", "/../x"] {
+    for name in ["../etc/passwd", "a/../../b", "..", "/../x", "a/../b/../.."] {
         let error = one(Layer::default().file(name, b"")).unwrap_err();
         assert!(error.contains("leaves the image's root"), "{error}");
         let error = one(Layer::default().hard_link("x", name)).unwrap_err();
@@ -60,6 +60,10 @@ fn names_never_leave_the_root() {
     }
     let entry = one(Layer::default().file("//./a//b/.", b"")).unwrap();
     assert_eq!(entry.path, ImagePath::parse(b"a/b").unwrap());
+    // As every program takes it that cleans names before it looks at them.
+    let entry = one(Layer::default().file("a/../b/./c/..", b"")).unwrap();
+    assert_eq!(entry.path, ImagePath::parse(b"b").unwrap());
+    assert_eq!(ImagePath::parse(b"a/..").unwrap(), ImagePath::default());
     // Where a symbolic link leads is for whoever follows it, inside the machine.
     one(Layer::default().symlink("x", "../../etc/passwd")).unwrap();
 }
@@ -106,7 +110,7 @@ fn attributes_are_kept_if_they_mean_something_in_a_machine() {
         .collect();
     assert_eq!(names, [b"security.capability".as_slice(), b"user.note"]);
     assert_eq!(entry.attributes.xattrs[0].1, b"\x01\n\x00=");
-    assert_eq!(entry.attributes.modified, 0);
+    assert_eq!(entry.attributes.modified, time(-6, 0));
 }
 
 #[test]
@@ -121,17 +125,15 @@ fn refuses_what_is_damaged_or_too_much() {
     let wide = "n".repeat(limits::NAME + 1);
     for (layer, reason) in [
         (huge.file("x", b""), "extension header has"),
-        (Layer::default().raw(b'S', b"sparse", b"", b""), "sparse"),
         (
-            Layer::default()
-                .pax(&[("GNU.sparse.major", b"1")])
-                .file("x", b""),
-            "sparse",
+            Layer::default().raw(b'S', b"sparse", b"", b""),
+            "its header is not GNU's",
         ),
+        (Layer::default().raw(b'M', b"x", b"", b""), "type `M`"),
         (Layer::default().raw(b'Q', b"x", b"", b""), "type `Q`"),
         (
             Layer::default().pax(&[("size", b"-1")]).file("x", b""),
-            "no number",
+            "`size` cannot be read",
         ),
         (
             Layer::default()
@@ -190,6 +192,13 @@ fn changed(change: impl FnOnce(&mut tar::Header)) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
+fn time(seconds: i64, nanoseconds: u32) -> Time {
+    Time {
+        seconds,
+        nanoseconds,
+    }
+}
+
 fn of(tar: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, String> {
     entries(tar).map_err(|error| error.to_string())
 }
@@ -206,7 +215,7 @@ fn numbers_of_a_header_are_read() {
         mode: 0o4755,
         uid: 17,
         gid: 18,
-        modified: 19,
+        modified: time(19, 0),
         xattrs: Vec::new(),
     };
     assert_eq!(of(&tar).unwrap()[0].0.attributes, expected);
@@ -233,8 +242,8 @@ fn numbers_of_a_header_are_read() {
     let damaged = changed(|header| header.as_old_mut().gid = *b"notanum\0");
     assert!(of(&damaged).unwrap_err().contains("damaged"));
     // Before 1970.
-    let damaged = changed(|header| header.as_old_mut().mtime = *b"-0000000001\0");
-    assert_eq!(of(&damaged).unwrap()[0].0.attributes.modified, 0);
+    let old = changed(|header| header.as_old_mut().mtime = *b"-0000000011\0");
+    assert_eq!(of(&old).unwrap()[0].0.attributes.modified, time(-9, 0));
     let many = Layer::default()
         .pax(&[("uid", b"4294967296")])
         .file("x", b"");
@@ -245,7 +254,7 @@ fn numbers_of_a_header_are_read() {
     let attributes = one(most).unwrap().attributes;
     assert_eq!(
         (attributes.uid, attributes.gid, attributes.modified),
-        (u32::MAX, 2, 3)
+        (u32::MAX, 2, time(3, 900_000_000))
     );
     let symlink = one(Layer::default().symlink("x", "y")).unwrap();
     assert_eq!(symlink.attributes.mode, 0o777);
@@ -389,6 +398,136 @@ fn extensions_belong_to_the_next_entry_alone() {
     // A name that a stranger chose is shown in part, and harmless.
     assert_eq!(show(b"a\x1b\n"), "a\\x1b\\n");
     assert_eq!(show(&[b'n'; 300]).len(), 200);
+}
+
+/// git, and builders that mark what they make.
+#[test]
+fn what_is_said_for_the_whole_archive_is_passed_over() {
+    let layer = Layer::default()
+        .raw(b'V', b"label", b"", b"")
+        .raw(b'g', b"pax_global_header", b"", b"16 path=elsewher\n")
+        .file("here", b"data")
+        .tar();
+    let all = of(&layer).unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0].0.path, ImagePath::parse(b"here").unwrap());
+    assert_eq!(all[0].1, b"data");
+}
+
+/// As GNU's incremental archives have them: what is in it, as data.
+#[test]
+fn a_folder_s_list_is_passed_over() {
+    let layer = Layer::default()
+        .raw(b'D', b"d/", b"", b"Yx\0\0")
+        .file("d/x", b"data")
+        .tar();
+    let all = of(&layer).unwrap();
+    assert_eq!((&all[0].0.kind, all[0].0.size), (&Kind::Folder, 0));
+    assert!(all[0].1.is_empty());
+    assert_eq!(all[1].1, b"data");
+}
+
+#[test]
+fn what_is_left_empty_takes_back_what_was_said() {
+    let layer = Layer::default()
+        .pax(&[
+            ("path", b"elsewhere"),
+            ("uid", b"7"),
+            ("size", b"1"),
+            ("mtime", b"5"),
+            ("linkpath", b"nowhere"),
+        ])
+        .pax(&[
+            ("path", b""),
+            ("uid", b""),
+            ("gid", b""),
+            ("size", b""),
+            ("mtime", b""),
+            ("linkpath", b""),
+        ])
+        .file("here", b"data")
+        .tar();
+    let (entry, data) = of(&layer).unwrap().remove(0);
+    assert_eq!(entry.path, ImagePath::parse(b"here").unwrap());
+    assert_eq!((entry.attributes.uid, entry.attributes.gid), (1000, 1000));
+    assert_eq!(entry.attributes.modified, time(1_600_000_000, 0));
+    assert_eq!(data, b"data");
+    let link = Layer::default()
+        .pax(&[("linkpath", b"")])
+        .symlink("here", "there");
+    assert_eq!(one(link).unwrap().kind, Kind::Symlink(b"there".to_vec()));
+}
+
+#[test]
+fn fractions_of_a_second_are_kept_from_1970_on() {
+    for (written, expected) in [
+        (
+            "1700000000.987654321",
+            Some(time(1_700_000_000, 987_654_321)),
+        ),
+        ("1.5", Some(time(1, 500_000_000))),
+        ("1.0000000019", Some(time(1, 1))),
+        ("0.", Some(time(0, 0))),
+        ("-1.0", Some(time(-1, 0))),
+        ("-1.000000000001", Some(time(-2, 0))),
+        ("-62135596800", Some(time(-62_135_596_800, 0))),
+        ("9223372036854775807", Some(time(i64::MAX, 0))),
+        ("9223372036854775808", None),
+        ("1.5x", None),
+        ("--1", None),
+        ("1e9", None),
+    ] {
+        let layer = Layer::default().pax(&[("mtime", written.as_bytes())]);
+        let found = one(layer.file("x", b""));
+        let found = found.map(|entry| entry.attributes.modified);
+        assert_eq!(found.ok(), expected, "{written}");
+    }
+}
+
+/// bsdtar writes each attribute twice.
+#[test]
+fn attributes_as_libarchive_writes_them() {
+    let attributes = |records: &[(&str, &[u8])]| {
+        let entry = one(Layer::default().pax(records).file("x", b""));
+        entry.map(|entry| entry.attributes.xattrs)
+    };
+    let encoded: (&str, &[u8]) = ("LIBARCHIVE.xattr.user.a%3Db%", b"/wAB");
+    let expected = |name: &[u8], value: &[u8]| vec![(name.to_vec(), value.to_vec())];
+    assert_eq!(
+        attributes(&[encoded]).unwrap(),
+        expected(b"user.a=b%", b"\xff\0\x01")
+    );
+    for padding in [&b"/w"[..], b"/w=="] {
+        let one = attributes(&[("LIBARCHIVE.xattr.user.a", padding)]).unwrap();
+        assert_eq!(one, expected(b"user.a", b"\xff"));
+    }
+    let plain: (&str, &[u8]) = ("SCHILY.xattr.user.a", b"plain");
+    let other: (&str, &[u8]) = ("LIBARCHIVE.xattr.user.a", b"/w");
+    for both in [[plain, other], [other, plain]] {
+        assert_eq!(attributes(&both).unwrap(), expected(b"user.a", b"plain"));
+    }
+    let hidden = [("LIBARCHIVE.xattr.trusted.overlay.opaque", &b"eQ"[..])];
+    assert!(attributes(&hidden).unwrap().is_empty());
+    let error = attributes(&[("LIBARCHIVE.xattr.user.a", b"!!")]).unwrap_err();
+    assert!(error.contains("cannot be read"), "{error}");
+}
+
+#[test]
+fn devices_are_those_that_linux_has() {
+    let device = |major: u32, minor: u32| {
+        let tar = changed(|header| {
+            header.set_entry_type(tar::EntryType::Char);
+            header.set_device_major(major).unwrap();
+            header.set_device_minor(minor).unwrap();
+        });
+        of(&tar).map(|all| all[0].0.kind.clone())
+    };
+    let most = Kind::Character(0xfff, 0xf_ffff);
+    assert_eq!(device(0xfff, 0xf_ffff).unwrap(), most);
+    for (major, minor) in [(0x1000, 0), (0, 0x10_0000)] {
+        let error = device(major, minor).unwrap_err();
+        assert!(error.contains("no device number"), "{error}");
+    }
 }
 
 proptest! {

@@ -14,18 +14,33 @@ use super::{
 pub struct Layer(Vec<u8>);
 
 impl Layer {
-    pub fn raw(mut self, kind: u8, name: &[u8], link: &[u8], data: &[u8]) -> Self {
+    pub fn raw(self, kind: u8, name: &[u8], link: &[u8], data: &[u8]) -> Self {
+        self.header(|header| {
+            header.as_old_mut().name[..name.len()].copy_from_slice(name);
+            header.as_old_mut().linkname[..link.len()].copy_from_slice(link);
+            header.set_entry_type(tar::EntryType::new(kind));
+            header.set_size(data.len() as u64);
+        })
+        .bytes(data)
+    }
+
+    /// An empty file's header, changed before its checksum is made.
+    pub fn header(mut self, change: impl FnOnce(&mut tar::Header)) -> Self {
         let mut header = tar::Header::new_ustar();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name);
-        header.as_old_mut().linkname[..link.len()].copy_from_slice(link);
-        header.set_entry_type(tar::EntryType::new(kind));
-        header.set_size(data.len() as u64);
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_size(0);
         header.set_mode(0o644);
         header.set_uid(1000);
         header.set_gid(1000);
         header.set_mtime(1_600_000_000);
+        change(&mut header);
         header.set_cksum();
         self.0.extend_from_slice(header.as_bytes());
+        self
+    }
+
+    /// Whole blocks of what follows a header.
+    pub fn bytes(mut self, data: &[u8]) -> Self {
         self.0.extend_from_slice(data);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
@@ -61,6 +76,11 @@ impl Layer {
         self.raw(b'x', b"pax", b"", &bytes)
     }
 
+    pub fn then(mut self, next: Self) -> Self {
+        self.0.extend_from_slice(&next.0);
+        self
+    }
+
     pub fn tar(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
@@ -84,6 +104,7 @@ pub fn merge(layers: &[Vec<u8>]) -> Result<Tree, TreeError> {
         for (entry, _) in entries(layer).unwrap() {
             tree.apply(index as u16, entry)?;
         }
+        tree.finish_layer(index as u16)?;
     }
     Ok(tree)
 }

@@ -4,7 +4,7 @@
 //! the archive has them. Names whose folders are symbolic links are followed inside the tree, as
 //! `containerd` does; nothing outside of the tree exists for them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
     limits,
@@ -21,7 +21,8 @@ const MAX_STEPS: u64 = 1 << 28;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// What aufs kept for itself; never part of an image.
+/// What aufs kept for itself; never part of an image. But hard links may name what is in it, as its
+/// files with several names were in a folder of its own (`.wh..wh.plnk`).
 const AUFS: &[u8] = b".wh..wh.";
 
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub enum TreeError {
     Metadata,
     #[error("the layers' names take too long to follow")]
     Steps,
+    #[error("`{0}`: with it, the layers' files are longer than {limit} bytes in all, holes included", limit = limits::UNPACKED)]
+    Data(String),
 }
 
 /// Counts from the lowest, 0.
@@ -47,7 +50,14 @@ pub struct Tree {
     inodes: Vec<Inode>,
     entries: u64,
     metadata: u64,
+    /// Bytes of files.
+    data: u64,
     steps_left: u64,
+    /// Of the layer that is being applied: whiteouts in what is a symbolic link of a lower layer, until
+    /// it shows whether this layer has a folder in the link's place.
+    through_links: Vec<ImagePath>,
+    /// Of the same layer: what aufs kept for itself.
+    aufs: HashMap<ImagePath, usize>,
 }
 
 #[derive(Debug)]
@@ -92,7 +102,10 @@ impl Default for Tree {
             inodes: vec![plain_folder()],
             entries: 0,
             metadata: 0,
+            data: 0,
             steps_left: MAX_STEPS,
+            through_links: Vec::new(),
+            aufs: HashMap::new(),
         }
     }
 }
@@ -118,7 +131,8 @@ impl Tree {
         }
     }
 
-    /// Puts one entry of `layer` over what is there. Layers come lowest first.
+    /// Puts one entry of `layer` over what is there. Layers come lowest first, each ended by
+    /// [`Self::finish_layer`].
     pub fn apply(&mut self, layer: LayerIndex, entry: Entry) -> Result<(), TreeError> {
         self.account(&entry)?;
         let refuse = |why| TreeError::Entry {
@@ -132,16 +146,24 @@ impl Tree {
             self.inodes[0].attributes = entry.attributes;
             return Ok(());
         };
+        if is_aufs(&entry.path) {
+            return self.keep_for_links(layer, entry);
+        }
         if name.starts_with(WHITEOUT) {
-            return self.hide(layer, parents, name, &entry.path);
+            return self.hide(layer, entry.path);
+        }
+        if parents.iter().any(|part| part.starts_with(WHITEOUT)) {
+            return Err(refuse("a folder cannot have a whiteout's name"));
         }
         let inode = match &entry.kind {
-            Kind::HardLink(target) => self.linked(target)?,
+            Kind::HardLink(target) => self.linked(layer, target)?,
             _ => self.add_inode(layer, &entry),
         };
-        let folder = self
-            .resolve(parents, Some(layer))?
-            .ok_or_else(|| refuse("its folder cannot be made"))?;
+        let folder = match self.resolve(parents, layer, Absent::Made)? {
+            Resolved::Folder { name, .. } => name,
+            Resolved::Absent => return Err(refuse("its folder cannot be made")),
+            Resolved::NoFolder(why) => return Err(why),
+        };
         if folder.len() >= limits::DEPTH {
             return Err(refuse("it is more than 256 folders deep"));
         }
@@ -173,6 +195,17 @@ impl Tree {
         Ok(())
     }
 
+    /// After the last entry of `layer`.
+    pub fn finish_layer(&mut self, layer: LayerIndex) -> Result<(), TreeError> {
+        self.aufs = HashMap::new();
+        for whiteout in std::mem::take(&mut self.through_links) {
+            if let Some((folder, _)) = self.hidden_in(layer, &whiteout)? {
+                self.hide_in(layer, &folder, &whiteout)?;
+            }
+        }
+        Ok(())
+    }
+
     fn account(&mut self, entry: &Entry) -> Result<(), TreeError> {
         self.entries += 1;
         if self.entries > limits::ENTRIES {
@@ -193,44 +226,86 @@ impl Tree {
         if self.metadata > limits::METADATA {
             return Err(TreeError::Metadata);
         }
+        // What a file with holes claims is no more than a number in the archive.
+        self.data = self.data.saturating_add(entry.size);
+        if self.data > limits::UNPACKED {
+            return Err(TreeError::Data(name_of(&entry.path)));
+        }
         Ok(())
     }
 
-    fn hide(
-        &mut self,
-        layer: LayerIndex,
-        parents: &[Name],
-        name: &Name,
-        path: &ImagePath,
-    ) -> Result<(), TreeError> {
-        let hidden = &name[WHITEOUT.len()..];
-        if &**name != OPAQUE && name.starts_with(AUFS) {
-            return Ok(());
-        }
+    fn keep_for_links(&mut self, layer: LayerIndex, entry: Entry) -> Result<(), TreeError> {
+        let inode = match &entry.kind {
+            Kind::Folder => return Ok(()),
+            Kind::HardLink(target) => self.linked(layer, target)?,
+            _ => self.add_inode(layer, &entry),
+        };
+        self.aufs.insert(entry.path, inode);
+        Ok(())
+    }
+
+    fn hide(&mut self, layer: LayerIndex, whiteout: ImagePath) -> Result<(), TreeError> {
+        let name = whiteout.components().last();
+        let hidden = name.map_or(&b""[..], |name| &name[WHITEOUT.len()..]);
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(TreeError::Entry {
-                name: name_of(path),
+                name: name_of(&whiteout),
                 why: "it hides nothing that can be",
             });
         }
-        let Some(folder) = self.resolve(parents, None)? else {
+        match self.hidden_in(layer, &whiteout)? {
+            Some((_, true)) => self.through_links.push(whiteout),
+            Some((folder, false)) => self.hide_in(layer, &folder, &whiteout)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The true name of the folder that a whiteout is about, if there is one, and whether a symbolic
+    /// link of a lower layer leads there.
+    fn hidden_in(
+        &mut self,
+        layer: LayerIndex,
+        whiteout: &ImagePath,
+    ) -> Result<Option<(Vec<Name>, bool)>, TreeError> {
+        let parents = whiteout
+            .components()
+            .split_last()
+            .map(|(_, parents)| parents);
+        let found = self.resolve(parents.unwrap_or_default(), layer, Absent::Left)?;
+        Ok(match found {
+            Resolved::Folder {
+                name,
+                through_lower,
+            } => Some((name, through_lower)),
+            // There is nothing in it to hide.
+            Resolved::Absent | Resolved::NoFolder(_) => None,
+        })
+    }
+
+    fn hide_in(
+        &mut self,
+        layer: LayerIndex,
+        folder: &[Name],
+        whiteout: &ImagePath,
+    ) -> Result<(), TreeError> {
+        let Some(name) = whiteout.components().last() else {
             return Ok(());
         };
         let mut steps = 0;
-        let (parent, _) = self.folder(&folder);
+        let (parent, inodes) = self.folder(folder);
         if &**name == OPAQUE {
-            keep_only(&mut parent.children, layer, &mut steps);
-        } else if let Some(node) = parent.children.get_mut(hidden) {
-            keep_only(&mut node.children, layer, &mut steps);
-            if node.layer != layer && node.children.is_empty() {
-                parent.children.remove(hidden);
-            }
+            keep_only(&mut parent.children, inodes, layer, &mut steps);
+        } else if let Some(node) = parent.children.get_mut(&name[WHITEOUT.len()..])
+            && !keep(node, inodes, layer, &mut steps)
+        {
+            parent.children.remove(&name[WHITEOUT.len()..]);
         }
         self.walk(steps)
     }
 
     /// The inode that a hard link names. It may be of a lower layer.
-    fn linked(&mut self, target: &ImagePath) -> Result<usize, TreeError> {
+    fn linked(&mut self, layer: LayerIndex, target: &ImagePath) -> Result<usize, TreeError> {
         let refuse = |why| TreeError::Entry {
             name: name_of(target),
             why,
@@ -239,8 +314,18 @@ impl Tree {
             .components()
             .split_last()
             .ok_or_else(|| refuse("a hard link cannot name the root"))?;
-        let absent = || refuse("a hard link names it, and it is not there");
-        let folder = self.resolve(parents, None)?.ok_or_else(absent)?;
+        let absent = || {
+            refuse(
+                "a hard link names it, and it is not there; a file comes before its further names",
+            )
+        };
+        if is_aufs(target) {
+            return self.aufs.get(target).copied().ok_or_else(absent);
+        }
+        let Resolved::Folder { name: folder, .. } = self.resolve(parents, layer, Absent::Left)?
+        else {
+            return Err(absent());
+        };
         let (parent, inodes) = self.folder(&folder);
         let inode = parent.children.get(name).ok_or_else(absent)?.inode;
         if inodes[inode].content == Content::Folder {
@@ -269,15 +354,16 @@ impl Tree {
         self.inodes.len() - 1
     }
 
-    /// Follows `parents` to the true name of a folder. With `make`, folders that are not there are
-    /// made for that layer; else they give `None`.
+    /// Follows `parents` to the true name of a folder, for an entry of `layer`.
     fn resolve(
         &mut self,
         parents: &[Name],
-        make: Option<LayerIndex>,
-    ) -> Result<Option<Vec<Name>>, TreeError> {
+        layer: LayerIndex,
+        absent: Absent,
+    ) -> Result<Resolved, TreeError> {
         let mut ahead: VecDeque<Name> = parents.iter().cloned().collect();
         let mut at: Vec<Name> = Vec::new();
+        let mut through_lower = false;
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
             self.walk(1 + at.len() as u64)?;
@@ -298,13 +384,15 @@ impl Tree {
             match folder
                 .children
                 .get(&name)
-                .map(|node| &inodes[node.inode].content)
+                .map(|node| (node, &inodes[node.inode].content))
             {
-                Some(Content::Folder) => at.push(name),
-                Some(Content::Symlink(target)) => {
+                Some((_, Content::Folder)) => at.push(name),
+                Some((node, Content::Symlink(target))) => {
+                    through_lower |= node.layer != layer;
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(refuse("its symbolic links lead to too many others"));
+                        let why = refuse("its symbolic links lead to too many others");
+                        return Ok(Resolved::NoFolder(why));
                     }
                     if target.starts_with(b"/") {
                         at.clear();
@@ -313,9 +401,12 @@ impl Tree {
                         ahead.push_front(part.into());
                     }
                 }
-                Some(_) => return Err(refuse("it is no folder, and something is to be in it")),
+                Some(_) => {
+                    let why = refuse("it is no folder, and something is to be in it");
+                    return Ok(Resolved::NoFolder(why));
+                }
+                None if absent == Absent::Left => return Ok(Resolved::Absent),
                 None => {
-                    let Some(layer) = make else { return Ok(None) };
                     if at.len() >= limits::DEPTH || name.len() > limits::NAME {
                         return Err(refuse("it is too deep, or its name too long"));
                     }
@@ -324,7 +415,10 @@ impl Tree {
                 }
             }
         }
-        Ok(Some(at))
+        Ok(Resolved::Folder {
+            name: at,
+            through_lower,
+        })
     }
 
     fn make_folder(&mut self, at: &[Name], name: Name, layer: LayerIndex) -> Result<(), TreeError> {
@@ -353,7 +447,7 @@ impl Tree {
     }
 
     /// The folder of a true name that [`Self::resolve`] gave.
-    fn folder(&mut self, at: &[Name]) -> (&mut Node, &[Inode]) {
+    fn folder(&mut self, at: &[Name]) -> (&mut Node, &mut [Inode]) {
         let mut node = &mut self.root;
         for name in at {
             node = node
@@ -361,17 +455,55 @@ impl Tree {
                 .get_mut(name)
                 .expect("resolve gives names that are there");
         }
-        (node, &self.inodes)
+        (node, &mut self.inodes)
     }
 }
 
+/// What becomes of folders that a name leads through and that are not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    Left,
+    Made,
+}
+
+enum Resolved {
+    Folder {
+        name: Vec<Name>,
+        /// A symbolic link that a lower layer has put there leads to it.
+        through_lower: bool,
+    },
+    Absent,
+    /// Something else is in its place, or links without an end: why that is wrong if the folder must be
+    /// there.
+    NoFolder(TreeError),
+}
+
 /// Drops what layers other than `layer` put here, except for folders that hold something of it.
-fn keep_only(children: &mut BTreeMap<Name, Node>, layer: LayerIndex, steps: &mut u64) {
-    children.retain(|_, node| {
-        *steps += 1;
-        keep_only(&mut node.children, layer, steps);
-        node.layer == layer || !node.children.is_empty()
-    });
+fn keep_only(
+    children: &mut BTreeMap<Name, Node>,
+    inodes: &mut [Inode],
+    layer: LayerIndex,
+    steps: &mut u64,
+) {
+    children.retain(|_, node| keep(node, inodes, layer, steps));
+}
+
+/// Whether something hidden stays, as its own layer put it here or something in it.
+fn keep(node: &mut Node, inodes: &mut [Inode], layer: LayerIndex, steps: &mut u64) -> bool {
+    *steps += 1;
+    keep_only(&mut node.children, inodes, layer, steps);
+    if node.layer != layer && !node.children.is_empty() {
+        // The folder itself is hidden, and made anew for what its own layer has in it, as it would have
+        // been had the whiteout come first.
+        inodes[node.inode] = plain_folder();
+        node.layer = layer;
+    }
+    node.layer == layer
+}
+
+fn is_aufs(path: &ImagePath) -> bool {
+    let is_aufs = |part: &Name| part.starts_with(AUFS) && **part != *OPAQUE;
+    path.components().iter().any(is_aufs)
 }
 
 fn plain_folder() -> Inode {

@@ -68,6 +68,118 @@ fn a_whiteout_spares_its_own_layer_in_any_order() {
     assert_eq!(merged(&[lower, nothing]).len(), 4);
 }
 
+/// What a link of a lower layer leads to is another folder than the one that takes the link's place.
+#[test]
+fn a_whiteout_in_a_folder_that_replaces_a_link_hides_nothing_where_the_link_led() {
+    let lower = layer()
+        .folder("target/")
+        .file("target/keep", b"k")
+        .symlink("link", "/target");
+    let marks = [
+        layer().file("link/.wh..wh..opq", b""),
+        layer().file("link/.wh.keep", b""),
+    ];
+    let (folder, new) = (layer().folder("link/"), layer().file("link/new", b"n"));
+    for mark in marks {
+        for upper in [
+            [&mark, &folder, &new],
+            [&folder, &mark, &new],
+            [&folder, &new, &mark],
+        ] {
+            let upper = upper.into_iter().cloned().reduce(Layer::then).unwrap();
+            assert_eq!(
+                merged(&[lower.clone(), upper]),
+                [
+                    "link folder",
+                    "link/new file:n",
+                    "target folder",
+                    "target/keep file:k"
+                ]
+            );
+        }
+        // Where the link stays, it is followed.
+        assert_eq!(
+            merged(&[lower.clone(), mark]),
+            ["link symlink to /target", "target folder"]
+        );
+    }
+}
+
+/// Builders write a whiteout first, and the folder again; some leave the folder out.
+#[test]
+fn a_folder_that_is_hidden_and_made_again_is_as_if_it_were_new() {
+    let lower = layer()
+        .header(|header| {
+            header.set_path("d/").unwrap();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o700);
+        })
+        .file("d/old", b"")
+        .file("d/sub/old", b"");
+    let new = layer().file("d/sub/new", b"");
+    for (mark, folders) in [
+        (".wh.d", ["d", "d/sub"].as_slice()),
+        ("d/.wh..wh..opq", &["d/sub"]),
+        (".wh..wh..opq", &["d", "d/sub"]),
+    ] {
+        let mark = layer().file(mark, b"");
+        for upper in [mark.clone().then(new.clone()), new.clone().then(mark)] {
+            let tars = [lower.clone().tar(), upper.tar()];
+            let tree = merge(&tars).unwrap();
+            for folder in folders {
+                let node = folder
+                    .split('/')
+                    .fold(tree.root(), |node, name| &node.children[name.as_bytes()]);
+                assert_eq!(tree.inode(node.inode), &plain_folder(), "{folder}");
+            }
+            let found = contents(&stream(&tars));
+            let names: Vec<_> = found.keys().map(String::as_str).collect();
+            assert_eq!(names, ["d", "d/sub", "d/sub/new"]);
+        }
+    }
+    // What is not hidden keeps what it has.
+    let tree = merge(&[lower.tar(), new.tar()]).unwrap();
+    let folder = &tree.root().children[b"d".as_slice()];
+    assert_eq!(tree.inode(folder.inode).attributes.mode, 0o700);
+}
+
+#[test]
+fn a_file_that_is_hidden_may_become_a_folder_that_nobody_names() {
+    let lower = layer().file("x", b"").symlink("l", "elsewhere");
+    let upper = layer().file(".wh.x", b"").file(".wh.l", b"");
+    let upper = upper.file("x/in", b"").file("l/in", b"");
+    assert_eq!(
+        merged(&[lower.clone(), upper]),
+        ["l folder", "l/in file:", "x folder", "x/in file:"]
+    );
+    // In what is no folder, nothing is hidden.
+    assert_eq!(
+        merged(&[lower.clone(), layer().file("x/.wh.y", b"")]),
+        ["l symlink to elsewhere", "x file:"]
+    );
+    assert!(refused(&[lower, layer().file("x/in", b"")]).contains("it is no folder"));
+}
+
+/// aufs had files with several names in a folder of its own, and layers of its day have it too.
+#[test]
+fn what_aufs_kept_is_there_for_links_alone() {
+    let aufs = layer()
+        .folder(".wh..wh.plnk/")
+        .file(".wh..wh.plnk/12.34", b"data")
+        .hard_link("a", ".wh..wh.plnk/12.34")
+        .hard_link("d/b", "/.wh..wh.plnk/12.34")
+        .file(".wh..wh.aufs", b"");
+    assert_eq!(
+        merged(std::slice::from_ref(&aufs)),
+        ["a file:data", "d folder", "d/b link to a"]
+    );
+    // For those of its own layer.
+    let later = layer().hard_link("c", ".wh..wh.plnk/12.34");
+    assert!(refused(&[aufs, later]).contains("not there"));
+    let folder = layer().file(".wh.d/x", b"");
+    assert!(refused(&[folder]).contains("`.wh.d/x`: a folder cannot have a whiteout's name"));
+}
+
 #[test]
 fn opaque_at_the_root_hides_all_below() {
     let lower = layer().file("a", b"").folder("d/").file("d/b", b"");
@@ -271,7 +383,7 @@ fn hiding_takes_steps_too() {
     assert!(matches!(run(999, 10), Err(TreeError::Steps)));
     // In folders as well.
     let folder = (0..100).fold(layer(), |layer, n| layer.file(&format!("d/{n}"), b""));
-    let mut tree = Tree::with_steps(200);
+    let mut tree = Tree::with_steps(201);
     apply(&mut tree, 0, &folder.tar()).unwrap();
     let marker = layer().file(".wh.d", b"").tar();
     apply(&mut tree, 0, &marker).unwrap();
@@ -290,6 +402,26 @@ fn finding_takes_steps() {
         apply(&mut Tree::with_steps(5), 0, &deep),
         Err(TreeError::Steps)
     ));
+}
+
+/// A file with holes has no bytes that say how long it is.
+#[test]
+fn the_bytes_of_all_files_are_counted() {
+    let sized = |name, size| Entry {
+        size,
+        ..file(name, vec![])
+    };
+    let mut tree = Tree::default();
+    tree.apply(0, sized("a", limits::UNPACKED - 1)).unwrap();
+    tree.apply(0, sized("a", 1)).unwrap();
+    tree.apply(0, sized("a", 0)).unwrap();
+    for size in [1, u64::MAX] {
+        let error = tree.apply(0, sized("b", size)).unwrap_err().to_string();
+        assert!(
+            error.contains("`b`: ") && error.contains("holes included"),
+            "{error}"
+        );
+    }
 }
 
 fn file(name: &str, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
@@ -430,5 +562,42 @@ proptest! {
             prop_assert!(!name.contains(".wh."));
         }
         prop_assert_eq!(contents(&stream(&[merged])), found);
+    }
+
+    /// Builders differ in where they write whiteouts. As long as each folder is written before what is in
+    /// it, as all do that write whiteouts, it does not matter.
+    #[test]
+    fn whiteouts_may_be_anywhere(
+        lower in prop::collection::vec(step(), 0..12),
+        upper in prop::collection::vec(step(), 0..12),
+        places in prop::collection::vec(any::<prop::sample::Index>(), 12),
+    ) {
+        let lower = accepted(&[lower]).remove(0);
+        let (mut plain, mut whiteouts) = (Vec::new(), Vec::new());
+        for step in upper {
+            match &step {
+                Step::Whiteout(_) | Step::Opaque(_) => whiteouts.push(step),
+                Step::File(name) | Step::Folder(name) => {
+                    let ends = name.match_indices('/').map(|(at, _)| at);
+                    plain.extend(ends.map(|at| Step::Folder(name[..at].to_owned())));
+                    plain.push(step);
+                }
+                // Where a link of this layer leads depends on when one asks.
+                Step::Symlink(..) | Step::HardLink(..) => {}
+            }
+        }
+        let with = |places: &mut dyn FnMut(usize, usize) -> usize| {
+            let mut all = plain.clone();
+            for (at, whiteout) in whiteouts.iter().enumerate() {
+                all.insert(places(at, all.len()), whiteout.clone());
+            }
+            let upper = all.iter().fold(layer(), write);
+            let tars = [lower.clone(), upper.tar()];
+            merge(&tars).ok().map(|_| contents(&stream(&tars)))
+        };
+        let first = with(&mut |at, _| at);
+        prop_assert!(first.is_some());
+        prop_assert_eq!(&with(&mut |_, length| length), &first);
+        prop_assert_eq!(&with(&mut |at, length| places[at].index(length + 1)), &first);
     }
 }

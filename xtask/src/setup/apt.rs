@@ -28,7 +28,10 @@ const MAKES_DISKS: &str = "makes disks of its kind for storaged's tests";
 /// The kernel that machines boot.
 const COMPILES_KERNEL: &str = "compiles the kernel that machines boot";
 
-const PACKAGES: [Package; 25] = [
+/// What storaged makes of layers, beside what others do.
+const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
+
+const PACKAGES: [Package; 27] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -166,6 +169,18 @@ const PACKAGES: [Package; 25] = [
         why: MAKES_DISKS,
         need: Need::Tests,
         present: || in_path("make-bcache"),
+    },
+    Package {
+        name: "libarchive-tools",
+        why: UNPACKS_LAYERS,
+        need: Need::Tests,
+        present: || in_path("bsdtar"),
+    },
+    Package {
+        name: "umoci",
+        why: UNPACKS_LAYERS,
+        need: Need::Tests,
+        present: || in_path("umoci"),
     },
     Package {
         name: "nodejs",

@@ -5,7 +5,7 @@ const ENDED: Input = Input::ProcessEnded(End::Exited(0));
 
 fn running() -> (Lifecycle, Instant) {
     let now = Instant::now();
-    let mut life = Lifecycle::new();
+    let mut life = Lifecycle::new(OnReset::Restart);
     launch(&mut life, now);
     life.step(now, Input::Event(VmmEvent::Started));
     assert_eq!(life.state(), MachineState::Booting);
@@ -198,6 +198,21 @@ fn a_reset_starts_it_again() {
     assert_eq!(life.resets(), 1);
 }
 
+/// A machine that shall run once runs once.
+#[test]
+fn a_reset_ends_what_is_not_to_be_started_again() {
+    let (_, now) = running();
+    let mut life = Lifecycle::new(OnReset::End);
+    launch(&mut life, now);
+    life.step(now, Input::Event(VmmEvent::GuestStarted));
+    assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Release));
+    assert_eq!(
+        exit(&life),
+        Exit::Failed("the guest has reset itself".into())
+    );
+    assert_eq!(life.resets(), 0);
+}
+
 #[test]
 fn a_reset_loop_slows_down_and_is_never_given_up() {
     let (mut life, mut now) = running();
@@ -247,7 +262,7 @@ fn stop_between_two_processes_ends_it_at_once() {
 fn a_stop_while_it_is_opened_is_kept() {
     for opened in [Input::Opened, Input::LaunchFailed("no disk".into())] {
         let now = Instant::now();
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::new(OnReset::Restart);
         let grace = Duration::from_secs(5);
         assert_eq!(life.step(now, Input::Stop { grace }), Some(Action::GiveUp));
         assert_eq!(life.state(), MachineState::Stopping);
@@ -258,7 +273,7 @@ fn a_stop_while_it_is_opened_is_kept() {
 
 #[test]
 fn what_cannot_be_opened_has_failed() {
-    let mut life = Lifecycle::new();
+    let mut life = Lifecycle::new(OnReset::Restart);
     let what = Input::LaunchFailed("no disk".into());
     assert_eq!(life.step(Instant::now(), what), Some(Action::Release));
     assert_eq!(exit(&life), Exit::NotStarted("no disk".into()));
@@ -397,7 +412,7 @@ proptest! {
     /// Whatever happens in whatever order: an end is final, is released once, and stays.
     #[test]
     fn an_end_is_final(steps in prop::collection::vec((inputs(), 0u64..20), 0..60)) {
-        let mut life = Lifecycle::new();
+        let mut life = Lifecycle::new(OnReset::Restart);
         let mut now = Instant::now();
         let mut released = 0;
         let mut last = None;

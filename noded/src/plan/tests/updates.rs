@@ -6,7 +6,7 @@ use loam_deployment::{
 };
 use loam_node_api::{
     clock::UnixTime,
-    machine::{Exit, MachineState},
+    machine::{Exit, MachineState, OnReset},
     storage::{MountId, VolumeSpec},
 };
 
@@ -472,6 +472,27 @@ fn two_names_of_one_image_are_fetched_once() {
             .insert(name.parse().unwrap(), failed);
     }
     assert_eq!(steps(&world.plan(&desired)), [format!("drop {lost}")]);
+}
+
+/// Its policy when it was started counts: a job that runs is not begun anew for another one.
+#[test]
+fn a_guest_that_resets_itself_ends_where_nothing_is_started_again() {
+    for (policy, on_reset) in [
+        (Restart::Always, OnReset::Restart),
+        (Restart::OnFailure, OnReset::Restart),
+        (Restart::Never, OnReset::End),
+    ] {
+        let (desired, _) = job(policy);
+        let tasks = World::default().plan(&desired).tasks;
+        let started: Vec<_> = tasks
+            .iter()
+            .filter_map(|task| match &task.step {
+                Step::MachineStart(start) => Some(start.on_reset),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(started, [on_reset]);
+    }
 }
 
 #[test]

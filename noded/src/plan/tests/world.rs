@@ -233,6 +233,7 @@ impl World {
                     ImageState::Fetching {
                         done: Bytes(1),
                         total: None,
+                        waits_for: None,
                     }
                 } else {
                     ImageState::Ready { path: "/i".into() }

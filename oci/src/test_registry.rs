@@ -1,4 +1,6 @@
-//! A registry beside the test, which can be as bad as one likes.
+//! A registry of one's own on loopback, which can be as bad as one likes. For tests.
+
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::HashMap,
@@ -11,15 +13,33 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use loam_deployment::payload::OciReference;
 
-use super::digest::Digest;
+use crate::digest::Digest;
 
 #[derive(Debug, Default)]
 pub struct Behaviour {
     /// Ends the connection after so many bytes of a blob's answer, so often.
     pub cut: Option<(usize, u32)>,
     pub no_ranges: bool,
+    /// Answers 416 to every range.
+    pub refuses_ranges: bool,
     /// Wants `Bearer <this>`.
     pub token: Option<&'static str>,
+    /// How it says so, `%s` being where tokens are; else in the usual way.
+    pub challenges: Vec<&'static str>,
+    /// What its token server answers; else `{"token": ...}`.
+    pub token_answer: Option<&'static str>,
+    /// Without this in its query the token server grants nothing.
+    pub scope: Option<&'static str>,
+    /// `Basic <this>` is what the token server wants, or if there is no token, the registry.
+    pub account: Option<&'static str>,
+    /// After so many requests a token is good no more.
+    pub token_lasts: Option<u32>,
+    /// Refuses whoever tells it a login, as object stores do.
+    pub no_logins: bool,
+    /// From where blobs are to be got.
+    pub blobs_at: Option<SocketAddr>,
+    /// Answers otherwise what has this in its path, so often.
+    pub instead: Option<Instead>,
     /// What blobs are replaced by.
     pub swapped: HashMap<Digest, Vec<u8>>,
     pub down: bool,
@@ -29,11 +49,24 @@ pub struct Behaviour {
     pub drip: Option<usize>,
 }
 
+/// An answer of any kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Instead {
+    pub of: &'static str,
+    pub times: u32,
+    /// `429 Too Many Requests`.
+    pub status: &'static str,
+    /// Each with its line end.
+    pub headers: &'static str,
+}
+
 #[derive(Debug, Default)]
 struct State {
     blobs: HashMap<Digest, Vec<u8>>,
     manifests: HashMap<Digest, Vec<u8>>,
     behaviour: Behaviour,
+    /// Since the last token was given.
+    used: u32,
     requests: Vec<String>,
 }
 
@@ -166,21 +199,39 @@ impl TestRegistry {
                 .to_owned(),
         );
         if state.behaviour.down {
-            return out
-                .write_all(b"HTTP/1.1 503 Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            return respond(&mut out, "500 Down", "", b"", usize::MAX);
         }
-        if let Some(token) = state.behaviour.token {
-            if path.starts_with("/token") {
-                let body = format!("{{\"token\":\"{token}\"}}");
-                return respond(&mut out, "200 OK", "", body.as_bytes(), usize::MAX);
-            }
-            if header("authorization") != Some(format!("Bearer {token}")) {
-                let challenge = format!(
-                    "www-authenticate: Bearer realm=\"http://{}/token\",service=\"test\",scope=\"repository:test/image:pull\"\r\n",
-                    self.address
-                );
-                return respond(&mut out, "401 Unauthorized", &challenge, b"", usize::MAX);
-            }
+        if let Some(instead) = &mut state.behaviour.instead
+            && instead.times > 0
+            && path.contains(instead.of)
+        {
+            instead.times -= 1;
+            return respond(&mut out, instead.status, instead.headers, b"", usize::MAX);
+        }
+        let authorization = header("authorization");
+        if state.behaviour.no_logins && authorization.is_some() {
+            return respond(&mut out, "400 Bad Request", "", b"", usize::MAX);
+        }
+        if path.starts_with("/token") {
+            return self.give_token(&mut state, &path, authorization.as_deref(), &mut out);
+        }
+        if let Some(challenge) = self.challenge(&mut state, authorization.as_deref()) {
+            return respond(&mut out, "401 Unauthorized", &challenge, b"", usize::MAX);
+        }
+        if let Some(at) = state.behaviour.blobs_at
+            && path.contains("/blobs/")
+        {
+            let location = format!("location: http://{at}{path}\r\n");
+            return respond(
+                &mut out,
+                "307 Temporary Redirect",
+                &location,
+                b"",
+                usize::MAX,
+            );
+        }
+        if state.behaviour.refuses_ranges && range.is_some() {
+            return respond(&mut out, "416 Range Not Satisfiable", "", b"", usize::MAX);
         }
         let digest: Option<Digest> = path.rsplit('/').next().and_then(|text| text.parse().ok());
         let Some(digest) = digest else {
@@ -235,6 +286,58 @@ impl TestRegistry {
             }
             None => respond(&mut out, "200 OK", "", &bytes, cut),
         }
+    }
+}
+
+impl TestRegistry {
+    /// The fields by which it refuses, if it does.
+    fn challenge(&self, state: &mut State, authorization: Option<&str>) -> Option<String> {
+        let behaviour = &state.behaviour;
+        let wanted = match (behaviour.token, behaviour.account) {
+            (Some(token), _) => format!("Bearer {token}"),
+            (None, Some(account)) => format!("Basic {account}"),
+            (None, None) => return None,
+        };
+        let lasts = behaviour.token_lasts.is_none_or(|most| state.used < most);
+        if lasts && authorization == Some(&*wanted) {
+            state.used += 1;
+            return None;
+        }
+        let realm = format!("http://{}/token", self.address);
+        let usual = "Bearer realm=\"%s\",service=\"test\",scope=\"repository:test/image:pull\"";
+        let fields = match behaviour.challenges.as_slice() {
+            [] => &[usual][..],
+            fields => fields,
+        };
+        let line = |field: &&str| format!("www-authenticate: {}\r\n", field.replace("%s", &realm));
+        Some(fields.iter().map(line).collect())
+    }
+
+    fn give_token(
+        &self,
+        state: &mut State,
+        path: &str,
+        authorization: Option<&str>,
+        out: &mut TcpStream,
+    ) -> std::io::Result<()> {
+        let behaviour = &state.behaviour;
+        let account = behaviour.account.map(|account| format!("Basic {account}"));
+        if account.is_some() && authorization != account.as_deref() {
+            return respond(out, "401 Unauthorized", "", b"", usize::MAX);
+        }
+        let scope = behaviour
+            .scope
+            .map(|scope| scope.replace(':', "%3A").replace('/', "%2F"));
+        let is_granted = scope.is_none_or(|scope| path.contains(&format!("scope={scope}")));
+        let token = behaviour.token.unwrap_or_default();
+        let usual = format!("{{\"token\":\"{token}\"}}");
+        let body = match behaviour.token_answer {
+            _ if !is_granted => "{\"token\":\"nothing-granted\"}",
+            Some(answer) => answer,
+            None => &usual,
+        };
+        state.used = 0;
+        respond(out, "200 OK", "", body.as_bytes(), usize::MAX)
     }
 }
 

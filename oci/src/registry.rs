@@ -1,25 +1,30 @@
-//! Asking a registry for bytes (OCI distribution specification 1.1), with anonymous tokens.
+//! Asking a registry for bytes (OCI distribution specification 1.1), logged in as it wants it.
 //!
 //! A client of our own rather than `oci-client`, for that one reads whatever it is sent into memory
 //! before it looks at its length.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    borrow::Cow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use loam_deployment::payload::OciReference;
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, WWW_AUTHENTICATE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderValue, RANGE, WWW_AUTHENTICATE},
     redirect,
 };
-use serde::Deserialize;
+use tokio::time::sleep;
 
-use super::{
+use crate::{
     address::{self, Outside, Reach, Resolver},
+    challenge,
     digest::Digest,
-    limits, manifest,
+    host, limits,
+    login::{self, Credentials, Login},
+    manifest,
+    pause::{self, Pauses},
 };
 
 const CONNECT: Duration = Duration::from_secs(15);
@@ -39,6 +44,12 @@ pub enum RegistryError {
     Absent(String),
     #[error("the registry answers {0}")]
     Status(StatusCode),
+    #[error("the registry wants to be asked later (it answers {status})")]
+    Busy {
+        status: StatusCode,
+        /// As far as it says when.
+        wait: Option<Duration>,
+    },
     #[error("the registry asks for a login that this node does not know: {0}")]
     Challenge(String),
     #[error("the {what} has more than {limit} bytes")]
@@ -53,23 +64,45 @@ pub struct Registry {
     client: Client,
     base: Url,
     reach: Reach,
-    token: Mutex<Option<Arc<str>>>,
+    repository: String,
+    credentials: Option<Credentials>,
+    /// What the registry wanted to be told last.
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+impl RegistryError {
+    /// Whether the same question may be answered when it is asked again.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::Busy { .. } => true,
+            Self::Status(status) => status.is_server_error(),
+            _ => false,
+        }
+    }
 }
 
 impl Registry {
-    pub fn new(image: &OciReference, outside: &Outside) -> Result<Self, RegistryError> {
+    /// Without credentials, what anybody may read can be read.
+    pub fn new(
+        image: &OciReference,
+        outside: &Outside,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, RegistryError> {
         let reach = outside.reach;
         let refuse = || RegistryError::Address(image.registry().to_owned());
-        let base = address::base(image.registry())
+        let (host, repository) = host::asked(image);
+        let base = address::base(host)
             .filter(|url| reach.allows_url(url))
-            .and_then(|url| url.join(&format!("{}/", image.repository())).ok())
+            .and_then(|url| url.join(&format!("{repository}/")).ok())
             .ok_or_else(refuse)?;
         let client = client(outside).map_err(http)?;
         Ok(Self {
             client,
             base,
             reach,
-            token: Mutex::default(),
+            repository: repository.into_owned(),
+            credentials,
+            authorization: Mutex::default(),
         })
     }
 
@@ -98,15 +131,18 @@ impl Registry {
     pub async fn blob(&self, digest: Digest, from: u64) -> Result<(Response, u64), RegistryError> {
         let what = format!("layer {digest}");
         let url = self.url(&format!("blobs/{digest}"))?;
-        let request = |client: &Client| {
-            let request = client.get(url.clone());
-            if from > 0 {
-                request.header(RANGE, format!("bytes={from}-"))
-            } else {
-                request
-            }
+        let whole = |client: &Client| client.get(url.clone());
+        let rest = |client: &Client| whole(client).header(RANGE, format!("bytes={from}-"));
+        let response = match from {
+            0 => self.send(whole, &what).await?,
+            _ => match self.send(rest, &what).await {
+                // It knows no ranges without an end, or has another idea of what is there.
+                Err(RegistryError::Status(StatusCode::RANGE_NOT_SATISFIABLE)) => {
+                    self.send(whole, &what).await?
+                }
+                answer => answer?,
+            },
         };
-        let response = self.send(request, &what).await?;
         let start = match response.status() {
             StatusCode::PARTIAL_CONTENT => range_start(&response).ok_or_else(|| {
                 RegistryError::Http("it sends a part without saying which".to_owned())
@@ -123,23 +159,21 @@ impl Registry {
             .map_err(|error| RegistryError::Http(error.to_string()))
     }
 
-    /// Sends, and once more with a token if the registry wants one.
+    /// Sends, and once more with a login if the registry wants one.
     async fn send(
         &self,
         request: impl Fn(&Client) -> RequestBuilder,
         what: &str,
     ) -> Result<Response, RegistryError> {
-        let token = self.current_token();
-        let mut response = authorized(request(&self.client), token)
-            .send()
-            .await
-            .map_err(http)?;
+        let known = self.authorization().clone();
+        let mut pauses = Pauses::default();
+        let mut response = self.answer(&request, known, &mut pauses).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let token = self.ask_for_token(&response).await?;
-            response = authorized(request(&self.client), Some(token))
-                .send()
-                .await
-                .map_err(http)?;
+            let authorization = self.log_in(&response, &mut pauses).await?;
+            // For the next questions, too.
+            *self.authorization() = Some(authorization.clone());
+            let known = Some(authorization);
+            response = self.answer(&request, known, &mut pauses).await?;
         }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
@@ -151,52 +185,100 @@ impl Registry {
         }
     }
 
-    fn current_token(&self) -> Option<Arc<str>> {
-        self.token
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    async fn answer(
+        &self,
+        request: &impl Fn(&Client) -> RequestBuilder,
+        authorization: Option<HeaderValue>,
+        pauses: &mut Pauses,
+    ) -> Result<Response, RegistryError> {
+        let request = || match &authorization {
+            Some(value) => request(&self.client).header(AUTHORIZATION, value),
+            None => request(&self.client),
+        };
+        patiently(request, pauses).await
     }
 
-    /// Gets a token for reading without a login (distribution's "Token Authentication
-    /// Specification"), and keeps it for the next requests.
-    async fn ask_for_token(&self, refusal: &Response) -> Result<Arc<str>, RegistryError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<Box<str>>,
-            access_token: Option<Box<str>>,
+    /// What to tell a registry that refused, as it wants it.
+    async fn log_in(
+        &self,
+        refusal: &Response,
+        pauses: &mut Pauses,
+    ) -> Result<HeaderValue, RegistryError> {
+        let fields = refusal.headers().get_all(WWW_AUTHENTICATE).iter();
+        let fields: Vec<_> = fields
+            .map(|field| String::from_utf8_lossy(field.as_bytes()))
+            .collect();
+        let challenges = challenge::parse(fields.iter().map(Cow::as_ref));
+        let credentials = self.credentials.as_ref();
+        let may_ask = |url: &Url| self.may_ask(url);
+        let login = login::choose(&challenges, &self.repository, credentials, may_ask);
+        let wants = |scheme| challenges.iter().any(|challenge| challenge.is(scheme));
+        let unknown = || RegistryError::Challenge(fields.join(", ").chars().take(200).collect());
+        match (login, credentials) {
+            (Some(Login::Bearer(url)), _) => self.token(url, pauses).await?.ok_or_else(unknown),
+            (Some(Login::Basic), Some(credentials)) => {
+                login::basic(credentials).ok_or_else(unknown)
+            }
+            // It wants an account and there is none, or it says nothing.
+            (None, None) if wants("Basic") && !wants("Bearer") || challenges.is_empty() => {
+                Err(RegistryError::Denied(refusal.status()))
+            }
+            _ => Err(unknown()),
         }
-        let challenge = refusal
-            .headers()
-            .get(WWW_AUTHENTICATE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let unknown = || RegistryError::Challenge(challenge.chars().take(200).collect());
-        let url = token_url(challenge).ok_or_else(unknown)?;
+    }
+
+    /// As far as a token is concerned: what a registry names is where a stranger wants the node to ask.
+    fn may_ask(&self, url: &Url) -> bool {
         let downgrade = self.base.scheme() == "https" && url.scheme() != "https";
-        if downgrade || !self.reach.allows_url(&url) {
-            return Err(unknown());
-        }
-        let response = self.client.get(url).send().await.map_err(http)?;
-        if !response.status().is_success() {
-            return Err(RegistryError::Denied(response.status()));
+        !downgrade && self.reach.allows_url(url)
+    }
+
+    /// `None` if the answer has none.
+    async fn token(
+        &self,
+        url: Url,
+        pauses: &mut Pauses,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let request = || {
+            let request = self.client.get(url.clone());
+            match &self.credentials {
+                Some(Credentials { user, password }) => request.basic_auth(user, Some(password)),
+                None => request,
+            }
+        };
+        let response = patiently(request, pauses).await?;
+        match response.status() {
+            status if status.is_success() => {}
+            status if status.is_server_error() => return Err(RegistryError::Status(status)),
+            status => return Err(RegistryError::Denied(status)),
         }
         let body = limited(response, "token", limits::TOKEN).await?;
-        let answer: Answer = serde_json::from_slice(&body).map_err(|_| unknown())?;
-        let token: Arc<str> = answer
-            .token
-            .or(answer.access_token)
-            .ok_or_else(unknown)?
-            .into();
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
-        Ok(token)
+        Ok(login::bearer(&body))
+    }
+
+    fn authorization(&self) -> MutexGuard<'_, Option<HeaderValue>> {
+        let authorization = self.authorization.lock();
+        authorization.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn authorized(request: RequestBuilder, token: Option<Arc<str>>) -> RequestBuilder {
-    match token {
-        Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
-        None => request,
+/// Sends, and again where the answer is to ask another time and that is soon.
+async fn patiently(
+    request: impl Fn() -> RequestBuilder,
+    pauses: &mut Pauses,
+) -> Result<Response, RegistryError> {
+    loop {
+        let response = request().send().await.map_err(http)?;
+        let status = response.status();
+        if !pause::is_busy(status) {
+            return Ok(response);
+        }
+        let wait = pause::asked_for(response.headers());
+        let Some(pause) = pauses.next(wait) else {
+            return Err(RegistryError::Busy { status, wait });
+        };
+        tracing::info!(%status, ?pause, "a registry wants to be asked later");
+        sleep(pause).await;
     }
 }
 
@@ -226,34 +308,6 @@ fn client(outside: &Outside) -> reqwest::Result<Client> {
         .user_agent("loam")
         .no_proxy()
         .build()
-}
-
-/// `Bearer realm="https://auth.example/token",service="registry",scope="..."` as the URL to ask.
-fn token_url(challenge: &str) -> Option<Url> {
-    let (scheme, parameters) = challenge.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    let mut realm = None;
-    let mut query = Vec::new();
-    let mut rest = parameters.trim_start();
-    while !rest.is_empty() {
-        let (key, after) = rest.split_once('=')?;
-        // Values with commas (scopes) are quoted.
-        let (value, after) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"')?,
-            None => after.split_at(after.find(',').unwrap_or(after.len())),
-        };
-        match key.trim() {
-            "realm" => realm = Some(Url::parse(value).ok()?),
-            key @ ("service" | "scope") => query.push((key.to_owned(), value.to_owned())),
-            _ => {}
-        }
-        rest = after.trim_start_matches([',', ' ']);
-    }
-    let mut url = realm?;
-    url.query_pairs_mut().extend_pairs(query);
-    Some(url)
 }
 
 /// `Content-Range: bytes 100-199/200` (RFC 9110, section 14.4).

@@ -1,0 +1,257 @@
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    thread,
+};
+
+use loam_node_api::{
+    clock::{Clock, UnixTime},
+    tls,
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+use super::*;
+use crate::test_registry::TestRegistry;
+
+/// 2021 and 2022: long over by the clock of whoever runs this.
+const BEGIN: i64 = 1_609_459_200;
+const END: i64 = 1_640_995_200;
+
+/// A registry on this machine that has one manifest, and whose certificate ended in 2022. It answers
+/// `connections` times.
+fn expired_registry(manifest: &'static [u8], connections: usize) -> (OciReference, RootCertStore) {
+    let at = |time| time::OffsetDateTime::from_unix_timestamp(time).unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (authority.not_before, authority.not_after) = (at(0), at(END * 2));
+    let key = KeyPair::generate().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(authority.self_signed(&key).unwrap().der().clone())
+        .unwrap();
+    let authority = Issuer::new(authority, key);
+
+    let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    (leaf.not_before, leaf.not_after) = (at(BEGIN), at(END));
+    let key = KeyPair::generate().unwrap();
+    let leaf = leaf.signed_by(&key, &authority).unwrap().der().clone();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    let config = Arc::new(config);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for _ in 0..connections {
+            let (socket, _) = listener.accept().unwrap();
+            let tls = ServerConnection::new(config.clone()).unwrap();
+            let mut stream = StreamOwned::new(tls, socket);
+            // A client that refuses the certificate says so instead.
+            if matches!(stream.read(&mut [0; 4096]), Ok(length) if length > 0) {
+                let length = manifest.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+                )
+                .unwrap();
+                stream.write_all(manifest).unwrap();
+                stream.flush().unwrap();
+            }
+        }
+    });
+    let image = format!("localhost:{port}/a/b@{}", Digest::of(manifest));
+    (image.parse().unwrap(), roots)
+}
+
+#[tokio::test]
+async fn a_registry_is_judged_by_what_is_known_about_the_time() {
+    let manifest = b"{}";
+    let (image, roots) = expired_registry(manifest, 2);
+    let ask = async |clock: Clock| {
+        let outside = Outside {
+            reach: Reach::Anywhere,
+            tls: tls::client_config(roots.clone(), Arc::new(move || clock.clone())).unwrap(),
+        };
+        let registry = Registry::new(&image, &outside, None).unwrap();
+        registry.manifest(Digest::of(manifest)).await
+    };
+    // A clock that nobody set says nothing, and the floor is before the certificate's end.
+    let unset = Clock {
+        floor: UnixTime(END.unsigned_abs() - 1),
+        ..Clock::default()
+    };
+    assert_eq!(ask(unset.clone()).await.unwrap(), manifest);
+    let set = Clock { set: true, ..unset };
+    let refused = ask(set).await.unwrap_err().to_string();
+    assert!(refused.contains("certificate expired"), "{refused}");
+}
+
+/// Of this machine alone, without TLS.
+fn outside() -> Outside {
+    let roots = tls::public_roots();
+    Outside {
+        reach: Reach::Anywhere,
+        tls: tls::client_config(roots, Arc::new(Clock::default)).unwrap(),
+    }
+}
+
+/// Asks for a manifest as one who has this account, and says what was asked on the way.
+async fn asked(
+    registry: &TestRegistry,
+    account: Option<(&str, &str)>,
+) -> (Result<(), String>, Vec<String>) {
+    let image = registry.manifest("{}".to_owned());
+    let credentials = account.map(|(user, password)| Credentials {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    });
+    let before = registry.requests().len();
+    let client = Registry::new(&image, &outside(), credentials).unwrap();
+    let found = client.manifest(Digest::of(b"{}")).await;
+    let found = found.map(|bytes| assert_eq!(bytes, b"{}"));
+    let asked = registry.requests().split_off(before);
+    (found.map_err(|error| error.to_string()), asked)
+}
+
+#[tokio::test]
+async fn a_registry_is_logged_in_to_whatever_its_challenges_look_like() {
+    const BEARER: &str = "Bearer realm=\"%s\",service=\"s\",scope=\"repository:test/image:pull\"";
+    for challenges in [
+        vec![],
+        vec!["Negotiate", BEARER],
+        vec![BEARER, "Negotiate YII="],
+        vec![
+            "Basic realm=\"registry\", Bearer realm=\"%s\",service=\"s\",\
+             scope=\"repository:test/image:pull\"",
+        ],
+        vec!["bearer service=s , realm=%s, scope=repository:test/image:pull"],
+        vec!["Bearer realm=\"%s\",service=\"s\""],
+        vec!["Bearer realm=\"%s\",scope=\"\""],
+        vec!["Bearer realm=\"ftp://elsewhere/\"", BEARER],
+    ] {
+        for answer in [
+            None,
+            Some("{\"access_token\":\"sesame\"}"),
+            Some("{\"token\":\"sesame\",\"access_token\":\"\",\"expires_in\":1800}"),
+        ] {
+            let registry = TestRegistry::start();
+            registry.behave(|b| {
+                b.token = Some("sesame");
+                b.challenges.clone_from(&challenges);
+                b.token_answer = answer;
+                b.scope = Some("repository:test/image:pull");
+            });
+            let (found, asked) = asked(&registry, None).await;
+            assert_eq!(found, Ok(()), "{challenges:?} {answer:?}");
+            assert_eq!(asked.len(), 3, "{asked:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_cannot_be_had_is_an_error_after_one_try() {
+    for (challenges, answer, error, questions) in [
+        (vec!["Negotiate"], None, "does not know: Negotiate", 1),
+        (vec!["Basic realm=\"x\""], None, "refuses (401", 1),
+        (vec!["Bearer realm=\"file:///x\""], None, "does not know", 1),
+        (vec![], Some("{}"), "does not know", 2),
+        (vec![], Some("{\"token\":\"a\\nb\"}"), "does not know", 2),
+        // It wants one that it does not give.
+        (vec![], Some("{\"token\":\"other\"}"), "refuses (401", 3),
+    ] {
+        let registry = TestRegistry::start();
+        registry.behave(|b| {
+            b.token = Some("sesame");
+            b.challenges.clone_from(&challenges);
+            b.token_answer = answer;
+        });
+        let (found, asked) = asked(&registry, None).await;
+        let found = found.unwrap_err();
+        assert!(found.contains(error), "{found}");
+        assert_eq!(asked.len(), questions, "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_account_is_told_to_the_registry_or_its_token_server() {
+    // alice:secret
+    let account = Some("YWxpY2U6c2VjcmV0");
+    let alice = Some(("alice", "secret"));
+    for token in [None, Some("sesame")] {
+        let registry = TestRegistry::start();
+        registry.behave(|b| {
+            (b.account, b.token) = (account, token);
+            if token.is_none() {
+                b.challenges = vec!["Negotiate", "Basic realm=\"registry\""];
+            }
+        });
+        assert_eq!(asked(&registry, alice).await.0, Ok(()));
+        for stranger in [None, Some(("alice", "guess"))] {
+            let error = asked(&registry, stranger).await.0.unwrap_err();
+            assert!(error.contains("refuses (401"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_over_is_asked_for_anew() {
+    let registry = TestRegistry::start();
+    let blob = registry.blob(b"{}".to_vec());
+    registry.behave(|b| (b.token, b.token_lasts) = (Some("sesame"), Some(2)));
+    let image = registry.manifest("{}".to_owned());
+    let client = Registry::new(&image, &outside(), None).unwrap();
+    for _ in 0..5 {
+        client.small_blob(blob, 2).await.unwrap();
+    }
+    let requests = registry.requests();
+    let tokens = requests.iter().filter(|asked| asked.starts_with("/token"));
+    assert_eq!(tokens.count(), 3);
+}
+
+#[tokio::test]
+async fn a_login_does_not_follow_a_redirection_to_another() {
+    let [registry, store] = [TestRegistry::start(), TestRegistry::start()];
+    let blob = store.blob(b"{}".to_vec());
+    store.behave(|b| b.no_logins = true);
+    registry.behave(|b| (b.token, b.blobs_at) = (Some("sesame"), Some(store.address)));
+    let image = registry.manifest("{}".to_owned());
+    let client = Registry::new(&image, &outside(), None).unwrap();
+    client.small_blob(blob, 2).await.unwrap();
+    // Nor is one followed for ever.
+    registry.behave(|b| b.blobs_at = Some(registry.address));
+    let error = client.small_blob(blob, 2).await.unwrap_err().to_string();
+    assert!(error.contains("too many redirections"), "{error}");
+}
+
+#[test]
+fn a_realm_is_no_way_to_where_a_node_may_not_ask() {
+    let outside = Outside {
+        reach: Reach::Network,
+        ..outside()
+    };
+    let registry = |name: &str| {
+        let image = format!("{name}/a/b@{}", Digest::of(b"{}"));
+        Registry::new(&image.parse().unwrap(), &outside, None).unwrap()
+    };
+    let named = registry("registry.example");
+    let allows = |url: &str| named.may_ask(&Url::parse(url).unwrap());
+    assert!(allows("https://auth.example/token"));
+    for url in [
+        "http://auth.example/token",
+        "http://169.254.169.254/latest",
+        "https://127.0.0.1/",
+        "https://[::1]/",
+        "https://[fe80::1]/",
+    ] {
+        assert!(!allows(url), "{url}");
+    }
+    let address = registry("10.0.2.2:5000");
+    assert!(address.may_ask(&Url::parse("http://10.0.2.2:5000/token").unwrap()));
+    assert!(!address.may_ask(&Url::parse("http://127.0.0.1/token").unwrap()));
+}

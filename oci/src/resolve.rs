@@ -1,0 +1,81 @@
+//! From what a reference names to the one image that a node runs: through indexes, and indexes in indexes.
+
+use crate::{
+    digest::Digest,
+    limits,
+    manifest::{Descriptor, Document, DocumentError, Manifest},
+    platform::Level,
+};
+
+/// What a node of some level runs.
+#[derive(Debug)]
+pub struct Resolved {
+    pub manifest: Manifest,
+    /// What the processor must have, as far as the indexes say it.
+    pub level: Level,
+}
+
+/// The way from a digest to the image, one document after another: each index's best entry first, and the
+/// next where that one is an index without an image for the node. Asks for nothing itself.
+#[derive(Debug)]
+pub struct Search {
+    level: Level,
+    /// The next document, and what a processor must have for what it leads to.
+    wanted: (Digest, Level),
+    /// What to read if it leads to nothing, the next of them last.
+    others: Vec<(Descriptor, Level)>,
+    indexes: usize,
+    /// What indexes have for other platforms.
+    platforms: Vec<String>,
+}
+
+impl Search {
+    pub fn new(digest: Digest, level: Level) -> Self {
+        Self {
+            level,
+            wanted: (digest, Level::default()),
+            others: Vec::new(),
+            indexes: 0,
+            platforms: Vec::new(),
+        }
+    }
+
+    /// The document to go on with.
+    pub fn wanted(&self) -> Digest {
+        self.wanted.0
+    }
+
+    /// Goes on with the document that was wanted. `None` if another is wanted now.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or there is no image for the node.
+    pub fn take_in(&mut self, document: &[u8]) -> Result<Option<Resolved>, DocumentError> {
+        let (_, level) = self.wanted;
+        let index = match Document::parse(document)? {
+            Document::Manifest(manifest) => return Ok(Some(Resolved { manifest, level })),
+            Document::Index(index) => index,
+        };
+        self.indexes += 1;
+        if self.indexes > limits::INDEXES {
+            return Err(DocumentError::Indexes);
+        }
+        let candidates = index.candidates(self.level);
+        if candidates.is_empty() {
+            self.platforms.push(index.platforms());
+        }
+        for (entry, needs) in candidates.into_iter().rev() {
+            self.others.push((entry.clone(), level.max(needs)));
+        }
+        let next = self.others.pop();
+        let none = || DocumentError::Platform(self.platforms.join(", "));
+        let (next, level) = next.ok_or_else(none)?;
+        next.check_document()?;
+        self.wanted = (next.digest, level);
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -1,0 +1,211 @@
+use std::{collections::BTreeMap, sync::Mutex};
+
+use super::*;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// Documents by their digests, and which were asked for.
+#[derive(Default)]
+struct Documents {
+    all: BTreeMap<Digest, Vec<u8>>,
+    asked: Mutex<Vec<Digest>>,
+}
+
+impl Documents {
+    fn add(&mut self, text: &str) -> Digest {
+        let digest = Digest::of(text.as_bytes());
+        self.all.insert(digest, text.into());
+        digest
+    }
+
+    /// A manifest that differs from others by its configuration's size.
+    fn image(&mut self, n: u64) -> Digest {
+        let config = Digest::of(b"{}");
+        self.add(&format!(
+            r#"{{"config":{{"digest":"{config}","size":{n}}},"layers":[]}}"#
+        ))
+    }
+
+    fn index(&mut self, entries: &[String]) -> Digest {
+        self.add(&format!(r#"{{"manifests":[{}]}}"#, entries.join(",")))
+    }
+
+    /// Which image a node of this level runs, and what level that needs.
+    fn resolve(&self, digest: Digest, level: Level) -> Result<(u64, Level), String> {
+        let mut search = Search::new(digest, level);
+        loop {
+            self.asked.lock().unwrap().push(search.wanted());
+            let document = &self.all[&search.wanted()];
+            match search.take_in(document) {
+                Ok(None) => {}
+                Ok(Some(found)) => return Ok((found.manifest.config.size, found.level)),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}
+
+fn entry(digest: Digest, more: &str) -> String {
+    typed(MANIFEST, digest, more)
+}
+
+fn typed(kind: &str, digest: Digest, more: &str) -> String {
+    format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":500{more}}}"#)
+}
+
+fn platform(architecture: &str, more: &str) -> String {
+    format!(r#","platform":{{"os":"linux","architecture":"{architecture}"{more}}}"#)
+}
+
+#[test]
+fn as_much_of_the_processor_is_used_as_there_is_an_image_for() {
+    let mut documents = Documents::default();
+    let variants = ["v3", "", "v2", "v3", "v9", "v1"];
+    let entries: Vec<_> = (0..)
+        .zip(variants)
+        .map(|(n, variant)| {
+            let variant = format!(r#","variant":"{variant}""#);
+            entry(documents.image(n), &platform("amd64", &variant))
+        })
+        .collect();
+    let index = documents.index(&entries);
+    for (level, image) in [
+        (Level::V1, (1, Level::V1)),
+        (Level::V2, (2, Level::V2)),
+        (Level::V3, (0, Level::V3)),
+        (Level::V4, (0, Level::V3)),
+    ] {
+        assert_eq!(documents.resolve(index, level), Ok(image), "{level:?}");
+    }
+    // Nothing for this processor is nothing.
+    let index = documents.index(&entries[3..5]);
+    let error = documents.resolve(index, Level::V2).unwrap_err();
+    assert!(
+        error.contains("it has linux/amd64/v3, linux/amd64/v9"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_needs_features_that_no_node_has_is_passed_over() {
+    let mut documents = Documents::default();
+    let nydus = r#","os.features":["nydus.remoteimage.v1"]"#;
+    let nydus = entry(documents.image(1), &platform("amd64", nydus));
+    let none = r#","os.features":[],"variant":null"#;
+    let plain = entry(documents.image(2), &platform("amd64", none));
+    let index = documents.index(&[nydus.clone(), plain]);
+    assert_eq!(documents.resolve(index, Level::V4), Ok((2, Level::V1)));
+    let index = documents.index(&[nydus]);
+    let error = documents.resolve(index, Level::V4).unwrap_err();
+    assert!(
+        error.contains("linux/amd64 with nydus.remoteimage.v1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_image_without_platform_is_taken_where_there_is_none_for_the_platform() {
+    let mut documents = Documents::default();
+    let bare = entry(documents.image(1), "");
+    let other = entry(documents.image(2), "");
+    let arm = entry(documents.image(3), &platform("arm64", ""));
+    let amd = entry(documents.image(4), &platform("amd64", ""));
+    let untyped = bare.replace(MANIFEST, "");
+    for (entries, image) in [
+        (vec![bare.clone()], 1),
+        (vec![untyped], 1),
+        (vec![bare.clone(), other.clone()], 1),
+        (vec![arm.clone(), other.clone(), bare.clone()], 2),
+        (vec![bare, arm.clone(), amd], 4),
+    ] {
+        let index = documents.index(&entries);
+        assert_eq!(
+            documents.resolve(index, Level::V1),
+            Ok((image, Level::V1)),
+            "{entries:?}"
+        );
+    }
+    let foreign = typed("application/vnd.in-toto+json", Digest::of(b"x"), "");
+    let index = documents.index(&[foreign, arm]);
+    let error = documents.resolve(index, Level::V1).unwrap_err();
+    assert!(error.contains("it has linux/arm64"), "{error}");
+    let empty = documents.index(&[]);
+    let error = documents.resolve(empty, Level::V1).unwrap_err();
+    assert!(error.contains("none whose platform"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_read_in_an_index_spoils_nothing_beside_it() {
+    let mut documents = Documents::default();
+    let amd = entry(documents.image(7), &platform("amd64", ""));
+    let sha512 = amd.replace("sha256:", "sha512:");
+    let negative = amd.replace("500", "-1");
+    let attestation =
+        entry(documents.image(1), &platform("unknown", "")).replace("linux", "unknown");
+    let unread = ["null", "7", "[]", "{}", r#"{"platform":[]}"#].map(str::to_owned);
+    let mut entries = unread.to_vec();
+    entries.extend([sha512, negative, attestation, amd]);
+    let index = documents.index(&entries);
+    assert_eq!(documents.resolve(index, Level::V1), Ok((7, Level::V1)));
+    assert_eq!(documents.asked.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn indexes_in_indexes_are_followed_until_there_are_too_many() {
+    let mut documents = Documents::default();
+    let arm = entry(documents.image(1), &platform("arm64", ""));
+    let amd = entry(documents.image(2), &platform("amd64", ""));
+    let arm = typed(INDEX, documents.index(&[arm]), "");
+    let v3 = platform("amd64", r#","variant":"v3""#);
+    let v3 = typed(INDEX, documents.index(std::slice::from_ref(&amd)), &v3);
+    let amd = typed(INDEX, documents.index(&[amd]), &platform("amd64", ""));
+    let index = documents.index(std::slice::from_ref(&amd));
+    assert_eq!(documents.resolve(index, Level::V1), Ok((2, Level::V1)));
+    // What an index needs, all in it need.
+    let index = documents.index(&[v3]);
+    assert_eq!(documents.resolve(index, Level::V3), Ok((2, Level::V3)));
+    documents.resolve(index, Level::V2).unwrap_err();
+    // The first says nothing of its platform, and turns out to be for another.
+    let index = documents.index(&[arm.clone(), amd.replace("amd64", "arm64"), arm.clone()]);
+    let error = documents.resolve(index, Level::V1).unwrap_err();
+    assert!(error.contains("it has linux/arm64, linux/arm64"), "{error}");
+    let bare = amd.replace(&platform("amd64", ""), "");
+    let index = documents.index(&[arm, bare]);
+    assert_eq!(documents.resolve(index, Level::V1), Ok((2, Level::V1)));
+
+    let mut deep = documents.image(3);
+    for _ in 0..limits::INDEXES {
+        deep = documents.index(&[entry(deep, "")]);
+    }
+    assert_eq!(documents.resolve(deep, Level::V1), Ok((3, Level::V1)));
+    let deep = documents.index(&[entry(deep, "")]);
+    let error = documents.resolve(deep, Level::V1).unwrap_err();
+    assert!(error.contains("more than 8"), "{error}");
+    // As are those beside one another.
+    let wide: Vec<_> = (0..100)
+        .map(|n| {
+            let other = platform(&format!("other{n}"), "");
+            let other = entry(documents.image(4), &other);
+            entry(documents.index(&[other]), "")
+        })
+        .collect();
+    let wide = documents.index(&wide);
+    documents.asked.lock().unwrap().clear();
+    documents.resolve(wide, Level::V1).unwrap_err();
+    assert_eq!(documents.asked.lock().unwrap().len(), limits::INDEXES + 1);
+}
+
+#[test]
+fn a_document_that_is_too_large_to_be_read_is_not_asked_for() {
+    let mut documents = Documents::default();
+    let amd = entry(documents.image(1), &platform("amd64", ""));
+    let size = (limits::MANIFEST + 1).to_string();
+    let index = documents.index(&[amd.replace("500", &size)]);
+    let error = documents.resolve(index, Level::V1).unwrap_err();
+    assert!(error.contains("at most"), "{error}");
+    assert_eq!(*documents.asked.lock().unwrap(), [index]);
+    // Nor does it spoil what is beside it.
+    let index = documents.index(&[amd.clone(), amd.replace("500", &size)]);
+    assert_eq!(documents.resolve(index, Level::V1), Ok((1, Level::V1)));
+}

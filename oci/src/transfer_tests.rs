@@ -1,0 +1,138 @@
+use std::sync::Arc;
+
+use loam_node_api::{clock::Clock, tls};
+
+use super::*;
+use crate::{
+    address::{Outside, Reach},
+    test_registry::{Instead, TestRegistry},
+};
+
+/// Keeps a blob in memory.
+#[derive(Default)]
+struct Memory(Vec<u8>);
+
+impl Target for Memory {
+    type Error = TransferError;
+
+    fn length(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::of(&self.0)
+    }
+
+    async fn append(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), TransferError> {
+        Ok(())
+    }
+
+    async fn restart(&mut self) -> Result<(), TransferError> {
+        self.0.clear();
+        Ok(())
+    }
+}
+
+const SIZE: usize = 30_000;
+
+fn bytes() -> Vec<u8> {
+    (0..SIZE).map(|n| (n % 251) as u8).collect()
+}
+
+/// Has the rest of a blob of which this is there; gives what is there then, and what was asked.
+async fn rest(registry: &TestRegistry, there: &[u8]) -> (Result<(), String>, Vec<u8>, Vec<String>) {
+    let digest = registry.blob(bytes());
+    let text = format!(r#"{{"mediaType":"x","digest":"{digest}","size":{SIZE}}}"#);
+    let blob: Descriptor = serde_json::from_str(&text).unwrap();
+    let image = registry.manifest("{}".to_owned());
+    let outside = Outside {
+        reach: Reach::Anywhere,
+        tls: tls::client_config(tls::public_roots(), Arc::new(Clock::default)).unwrap(),
+    };
+    let client = Registry::new(&image, &outside, None).unwrap();
+    let mut target = Memory(there.to_vec());
+    let done = transfer(&client, &Gate::default(), &blob, &mut target).await;
+    let ranges = registry.requests().into_iter().map(|asked| {
+        let (_, range) = asked.split_once(' ').unwrap_or_default();
+        range.to_owned()
+    });
+    let done = done.map_err(|error| error.to_string());
+    (done, target.0, ranges.collect())
+}
+
+#[tokio::test]
+async fn a_registry_that_refuses_a_range_is_asked_for_the_whole() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| (b.refuses_ranges, b.cut) = (true, Some((5000, 1))));
+    let (done, all, asked) = rest(&registry, &[]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true));
+    assert_eq!(asked, ["", "bytes=5000-", ""]);
+    // What an earlier try has left does not stand in the way for ever.
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.refuses_ranges = true);
+    let (done, all, _) = rest(&registry, &bytes()[..5000]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true));
+}
+
+#[tokio::test]
+async fn one_that_knows_no_ranges_begins_anew() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| (b.no_ranges, b.cut) = (true, Some((5000, 1))));
+    let (done, all, asked) = rest(&registry, &[]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true));
+    assert_eq!(asked, ["", "bytes=5000-"]);
+}
+
+#[tokio::test]
+async fn a_cut_that_brought_nothing_is_mended_after_a_pause() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.cut = Some((0, 1)));
+    let (done, all, asked) = rest(&registry, &bytes()[..100]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true));
+    assert_eq!(asked, ["bytes=100-", "bytes=100-"]);
+}
+
+#[tokio::test]
+async fn one_that_is_busy_is_asked_again_when_it_says() {
+    for status in ["429 Too Many Requests", "503 Service Unavailable"] {
+        let registry = TestRegistry::start();
+        let busy = |times, headers| Instead {
+            of: "/blobs/",
+            times,
+            status,
+            headers,
+        };
+        registry.behave(|b| b.instead = Some(busy(1, "retry-after: 1\r\n")));
+        let (done, all, asked) = rest(&registry, &[]).await;
+        assert_eq!((done, all == bytes(), asked.len()), (Ok(()), true, 2));
+        // Its place is not held for as long as this.
+        registry.behave(|b| b.instead = Some(busy(9, "retry-after: 60\r\n")));
+        let (done, all, asked) = rest(&registry, &bytes()[..100]).await;
+        let error = done.unwrap_err();
+        assert!(
+            error.contains("asked later") && error.contains(&status[..3]),
+            "{error}"
+        );
+        assert_eq!((all.len(), asked.len()), (100, 3));
+    }
+}
+
+#[tokio::test]
+async fn what_will_not_get_better_is_not_asked_for_again() {
+    let registry = TestRegistry::start();
+    let instead = Instead {
+        of: "/blobs/",
+        times: 9,
+        status: "403 Forbidden",
+        headers: "",
+    };
+    registry.behave(|b| b.instead = Some(instead));
+    let (done, _, asked) = rest(&registry, &[]).await;
+    assert!(done.unwrap_err().contains("403"));
+    assert_eq!(asked.len(), 1);
+}

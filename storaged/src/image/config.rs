@@ -1,0 +1,175 @@
+//! What an image says about itself: its configuration (OCI image specification 1.1, and Docker's schema 2
+//! before it).
+//!
+//! Only what is used is read; everything read is checked against its limit.
+
+use std::collections::BTreeMap;
+
+use loam_node_api::{
+    signal::NoSignal,
+    storage::{ImageConfig, MAX_IMAGE_CONFIG},
+};
+use loam_oci::{
+    digest::Digest,
+    platform::{ARCHITECTURE, OS},
+};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::Value;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the {what} cannot be read: {source}")]
+    Json {
+        what: &'static str,
+        source: serde_json::Error,
+    },
+    #[error("the image is for {0}; this node runs {OS}/{ARCHITECTURE}")]
+    WrongPlatform(String),
+    #[error(
+        "what the image says about how to run it takes {size} bytes, most of them `{field}`; at \
+         most {limit} are accepted",
+        limit = MAX_IMAGE_CONFIG
+    )]
+    RunConfig { field: &'static str, size: usize },
+    #[error("the image's `{field}` cannot be used: {what}")]
+    RunField { field: &'static str, what: String },
+    #[error("the image has {layers} layers but names the contents of {diff_ids}")]
+    Mismatch { layers: usize, diff_ids: usize },
+}
+
+#[derive(Debug)]
+pub struct Config {
+    pub run: ImageConfig,
+    /// Digests of the layers unpacked, lowest first.
+    pub diff_ids: Vec<Digest>,
+}
+
+impl Config {
+    /// `layers` is how many the manifest names.
+    pub fn parse(bytes: &[u8], layers: usize) -> Result<Self, ConfigError> {
+        let json = |source| ConfigError::Json {
+            what: "configuration",
+            source,
+        };
+        // As builders read them: what is not UTF-8 is replaced, and fails nothing that does not need it.
+        let text = String::from_utf8_lossy(bytes);
+        let file: ConfigFile = serde_json::from_str(&text).map_err(json)?;
+        if file.os != OS || file.architecture != ARCHITECTURE {
+            return Err(ConfigError::WrongPlatform(format!(
+                "{}/{}",
+                file.os, file.architecture
+            )));
+        }
+        let diff_ids = file.rootfs.diff_ids;
+        if diff_ids.len() != layers {
+            return Err(ConfigError::Mismatch {
+                layers,
+                diff_ids: diff_ids.len(),
+            });
+        }
+        let run = file.config.unwrap_or_default().read()?;
+        check_run(&run)?;
+        Ok(Self { run, diff_ids })
+    }
+}
+
+/// As the guest will be told it: as JSON, in which some bytes take six.
+fn check_run(run: &ImageConfig) -> Result<(), ConfigError> {
+    fn json(value: &impl serde::Serialize) -> Result<usize, ConfigError> {
+        let json = serde_json::to_vec(value).map_err(|source| ConfigError::Json {
+            what: "configuration",
+            source,
+        })?;
+        Ok(json.len())
+    }
+    let size = json(run)?;
+    if size <= MAX_IMAGE_CONFIG {
+        return Ok(());
+    }
+    let fields = [
+        ("Env", json(&run.env)?),
+        ("Cmd", json(&run.cmd)?),
+        ("Entrypoint", json(&run.entrypoint)?),
+        ("User", json(&run.user)?),
+        ("WorkingDir", json(&run.working_dir)?),
+        ("Volumes", json(&run.volumes)?),
+    ];
+    let largest = fields.into_iter().max_by_key(|(_, size)| *size);
+    let field = largest.map_or("Env", |(field, _)| field);
+    Err(ConfigError::RunConfig { field, size })
+}
+
+#[derive(Deserialize)]
+struct ConfigFile {
+    architecture: String,
+    os: String,
+    config: Option<RunConfig>,
+    rootfs: RootFs,
+}
+
+/// Builders write `null` for what is empty. What is read of each field, what is refused and what is
+/// ignored stands in `docs/oci.md`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RunConfig {
+    entrypoint: Option<Value>,
+    cmd: Option<Value>,
+    env: Option<Value>,
+    working_dir: Option<Value>,
+    user: Option<Value>,
+    stop_signal: Option<Value>,
+    volumes: Option<Value>,
+}
+
+impl RunConfig {
+    fn read(self) -> Result<ImageConfig, ConfigError> {
+        let mut entrypoint: Vec<String> = field("Entrypoint", self.entrypoint)?;
+        // How a builder writes that the entry point of the image below is not wanted.
+        if entrypoint == [""] {
+            entrypoint.clear();
+        }
+        let volumes: BTreeMap<String, IgnoredAny> = field("Volumes", self.volumes)?;
+        let stop_signal: String = field("StopSignal", self.stop_signal)?;
+        Ok(ImageConfig {
+            entrypoint,
+            cmd: field("Cmd", self.cmd)?,
+            env: field("Env", self.env)?,
+            working_dir: field("WorkingDir", self.working_dir)?,
+            user: field("User", self.user)?,
+            stop_signal: match stop_signal.as_str() {
+                "" => None,
+                name => Some(name.parse().map_err(|error| ConfigError::RunField {
+                    field: "StopSignal",
+                    what: NoSignal::to_string(&error),
+                })?),
+            },
+            volumes: volumes.into_keys().collect(),
+        })
+    }
+}
+
+/// A field that is not of its type is named.
+fn field<T: Default + DeserializeOwned>(
+    field: &'static str,
+    value: Option<Value>,
+) -> Result<T, ConfigError> {
+    let value = value.map(serde_json::from_value).transpose();
+    let value = value.map_err(|error| ConfigError::RunField {
+        field,
+        // It repeats what is there.
+        what: error.to_string().chars().take(200).collect(),
+    })?;
+    Ok(value.unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;
