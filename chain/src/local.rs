@@ -3,14 +3,19 @@
 use std::{
     fs::File,
     io,
-    os::unix::{fs::FileExt, process::CommandExt},
+    os::unix::{fs::FileExt, process::CommandExt as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
 use alloy::primitives::{Address, Bytes, TxKind, U64, hex};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process,
+    set_parent_process_death_signal, waitid,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -52,10 +57,8 @@ pub struct LocalChainOptions {
     /// [`LocalChain::stop`].
     pub state: Option<PathBuf>,
     /// A folder that is there, for `anvil`'s output ([`LOG`]) and its old states; else a
-    /// temporary one. A chain that is to [`keep running`](LocalChain::keep_running) needs one.
+    /// temporary one.
     pub folder: Option<PathBuf>,
-    /// Keeps Ctrl-C in the terminal from reaching it.
-    pub detached: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,7 +93,7 @@ pub enum LocalChainError {
     Artefact(String),
 }
 
-/// A running chain. Ends when dropped.
+/// A running chain. Ends when dropped, and with this process, however that ends.
 #[derive(Debug)]
 pub struct LocalChain {
     // Dropped before the folder that it writes to.
@@ -131,10 +134,7 @@ impl LocalChain {
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(LocalChainError::Start)?)
             .stderr(log.try_clone().map_err(LocalChainError::Start)?);
-        if options.detached {
-            command.process_group(0);
-        }
-        let child = command.spawn().map_err(LocalChainError::Start)?;
+        let child = spawn_bound(command).map_err(LocalChainError::Start)?;
         let mut process = Process(Some(child));
         let port = listening(&mut process, &log).await?;
         let rpc = Rpc::new(CHAIN_ID, &[endpoint(port)])?;
@@ -214,12 +214,36 @@ impl LocalChain {
         }
         child.wait().map(drop)
     }
+}
 
-    /// Lets it run on after this process, and gives its process id.
-    pub fn keep_running(mut self) -> u32 {
-        let pid = self.pid();
-        self.process.0 = None;
-        pid
+/// Starts it so that the kernel kills it when we end, also by SIGKILL.
+fn spawn_bound(mut command: Command) -> io::Result<Child> {
+    let parent = getpid();
+    // SAFETY: between fork and exec the closure makes system calls only.
+    unsafe { command.pre_exec(move || die_with(parent)) };
+    let (started, start) = mpsc::channel();
+    // The signal comes when the thread that forked ends, so that thread waits for the child.
+    thread::Builder::new().name("anvil".into()).spawn(move || {
+        let child = command.spawn();
+        let pid = child.as_ref().ok().map(Pid::from_child);
+        let _ = started.send(child);
+        if let Some(pid) = pid {
+            let _ = waitid(
+                WaitId::Pid(pid),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            );
+        }
+    })?;
+    start.recv().map_err(io::Error::other)?
+}
+
+/// Between fork and exec.
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before, and will not end again.
+    match getppid() == Some(parent) {
+        true => Ok(()),
+        false => Err(rustix::io::Errno::SRCH.into()),
     }
 }
 

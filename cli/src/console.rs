@@ -169,10 +169,11 @@ async fn converse(
     }
 }
 
-/// Console bytes go to standard output as they are: that is what a console is. As JSON, each piece
-/// is an object a line, with the position of its first byte.
+/// Console bytes go to a terminal as they are: that is what a console is. Elsewhere lines end as in
+/// any text. As JSON, each piece is an object a line, with the position of its first byte.
 async fn pour(channel: &mut Channel<TcpStream>, output: Output) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
+    let mut lines = (!out.is_terminal()).then(LineEnds::default);
     loop {
         match channel.receive().await? {
             TenantResponse::Output { start, bytes } if output.json => {
@@ -185,12 +186,51 @@ async fn pour(channel: &mut Channel<TcpStream>, output: Output) -> anyhow::Resul
                 out.flush()?;
             }
             TenantResponse::Output { bytes, .. } => {
-                out.write_all(&bytes)?;
+                match &mut lines {
+                    Some(lines) => out.write_all(&lines.plain(&bytes))?,
+                    None => out.write_all(&bytes)?,
+                }
                 out.flush()?;
             }
-            TenantResponse::End => return Ok(()),
+            TenantResponse::End => {
+                if let Some(lines) = lines {
+                    out.write_all(lines.rest())?;
+                }
+                return Ok(());
+            }
             TenantResponse::Refused { reason } => bail!("the node refused: {reason}"),
             other => bail!("the node answered {other:?} instead of output"),
+        }
+    }
+}
+
+/// Takes from the ends of lines what a terminal's driver adds to them: `\r\n` becomes `\n`.
+#[derive(Debug, Default)]
+struct LineEnds {
+    /// The last piece ended with `\r`, which is held back until it is known what follows.
+    held: bool,
+}
+
+impl LineEnds {
+    fn plain(&mut self, piece: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::with_capacity(piece.len() + 1);
+        for byte in piece {
+            if self.held && *byte != b'\n' {
+                plain.push(b'\r');
+            }
+            self.held = *byte == b'\r';
+            if !self.held {
+                plain.push(*byte);
+            }
+        }
+        plain
+    }
+
+    /// What was held back at the end.
+    fn rest(&self) -> &'static [u8] {
+        match self.held {
+            true => b"\r",
+            false => b"",
         }
     }
 }
@@ -239,5 +279,29 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
         let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(pieces: &[&str]) -> String {
+        let mut lines = LineEnds::default();
+        let mut all: Vec<u8> = Vec::new();
+        for piece in pieces {
+            all.extend(lines.plain(piece.as_bytes()));
+        }
+        all.extend(lines.rest());
+        String::from_utf8(all).unwrap()
+    }
+
+    #[test]
+    fn lines_end_as_in_any_text_wherever_pieces_are_cut() {
+        assert_eq!(plain(&["a\r\nb\r\n"]), "a\nb\n");
+        assert_eq!(plain(&["a\r", "\nb"]), "a\nb");
+        // A progress bar goes back to the line's begin, and a lone one at the end stays.
+        assert_eq!(plain(&["1%\r2%\r", "3%\r"]), "1%\r2%\r3%\r");
+        assert_eq!(plain(&["\r\r\n\n"]), "\r\n\n");
     }
 }

@@ -62,7 +62,7 @@ enum Command {
         #[arg(long, hide = true)]
         hold: bool,
     },
-    /// End a demo that `up --keep` left running.
+    /// End the demo, wherever it was brought up.
     Down,
     /// Measure what docs/promises.md states: sizes, memory, and times as ratios to a bare kernel.
     Bench,

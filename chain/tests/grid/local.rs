@@ -1,5 +1,12 @@
 //! The local chain itself: what the demo and the tests of images rely on.
 
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
 use loam_chain::{GridReader, LocalChain, LocalChainOptions, Mining};
 use loam_deployment::TwinId;
 
@@ -75,21 +82,40 @@ async fn a_dropped_chain_is_gone() {
     assert!(!std::path::Path::new(&process).exists());
 }
 
-#[tokio::test]
-async fn a_chain_that_is_kept_outlives_its_starter() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = LocalChainOptions {
-        folder: Some(folder.path().to_owned()),
-        detached: true,
-        ..LocalChainOptions::default()
-    };
-    let chain = LocalChain::start(options).await.unwrap();
-    let reader = loam_chain::EndpointReader::new(&chain.config()).unwrap();
-    let pid = chain.keep_running();
-    assert!(reader.latest().await.is_ok());
+/// Set in a process that starts a chain for the test below and says which process that is.
+const STARTER: &str = "LOAM_TEST_STARTS_A_CHAIN";
 
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
-    assert!(reader.latest().await.is_err());
+#[tokio::test]
+async fn a_chain_ends_with_a_starter_that_is_killed() {
+    const THIS: &str = "local::a_chain_ends_with_a_starter_that_is_killed";
+    if std::env::var_os(STARTER).is_some() {
+        let chain = LocalChain::start(LocalChainOptions::default())
+            .await
+            .unwrap();
+        println!("\nchain {}", chain.pid());
+        std::future::pending::<()>().await;
+    }
+    let mut starter = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", THIS, "--nocapture"])
+        .env(STARTER, "")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(starter.stdout.take().unwrap()).lines();
+    let process = said.find_map(|line| {
+        let pid = line.unwrap().strip_prefix("chain ")?.to_owned();
+        Some(format!("/proc/{pid}"))
+    });
+    let process = process.expect("a chain is started");
+    assert!(Path::new(&process).exists());
+    starter.kill().unwrap();
+    starter.wait().unwrap();
+    // Init, or whoever takes in orphans here, reaps it at its leisure.
+    let is_dead = || match std::fs::read_to_string(format!("{process}/stat")) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    };
+    while !is_dead() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

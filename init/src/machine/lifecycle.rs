@@ -141,7 +141,7 @@ impl Lifecycle {
             Phase::Process(process) if process.is_late() => {
                 MachineState::Ending(bounded(process.exit(self.stop)))
             }
-            _ if self.stop != Stop::No => MachineState::Stopping,
+            _ if self.is_stopping() => MachineState::Stopping,
             Phase::Process(process) if process.command_started => MachineState::Running,
             _ => MachineState::Booting,
         }
@@ -149,6 +149,11 @@ impl Lifecycle {
 
     pub fn resets(&self) -> u32 {
         self.resets
+    }
+
+    /// Whether its stop was asked for.
+    pub fn is_stopping(&self) -> bool {
+        self.stop != Stop::No
     }
 
     pub fn is_over(&self) -> bool {

@@ -133,11 +133,9 @@ impl<L: Launcher> Machines<L> {
     }
 
     pub fn stop(&mut self, id: &WorkloadId, grace: Duration, now: Instant) {
-        if self
-            .records
-            .get(id)
-            .is_some_and(|record| !record.life.is_over())
-        {
+        // It is asked again and again until it has ended.
+        let is_news = |record: &Record| !record.life.is_over() && !record.life.is_stopping();
+        if self.records.get(id).is_some_and(is_news) {
             tracing::info!(machine = %id, grace_seconds = grace.as_secs(), "stopping machine");
         }
         self.step(id, now, Input::Stop { grace });

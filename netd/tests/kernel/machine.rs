@@ -82,6 +82,10 @@ fn configure(host: &Host, spec: &InterfaceSpec) {
             }
             IpAddr::V6(v6) => {
                 host.ip(&format!("addr add {v6}/64 dev eth0 nodad"));
+                // The kernel's own worker makes the route to it, later on a busy machine.
+                while !host.ip(&format!("route get {v6}")).starts_with("local") {
+                    std::thread::yield_now();
+                }
                 let mut gateway = v6.segments();
                 gateway[7] = 1;
                 let gateway = std::net::Ipv6Addr::from(gateway);

@@ -3,7 +3,7 @@
 //! A process of its own brings the demo up and holds it; we show what it says until it stands.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
     os::unix::process::CommandExt as _,
     path::PathBuf,
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, setsid};
+use anyhow::{Result, bail};
+use rustix::process::{Signal, kill_process, setsid};
 
-use super::{bring_up, folder, interrupt};
+use super::{bring_up, claim::Claim, folder, interrupt};
 use crate::workspace;
 
 /// How long a demo may take to end by itself.
@@ -25,33 +25,15 @@ const POLL: Duration = Duration::from_millis(100);
 /// What the holder says last when the demo stands.
 const STANDS: &str = "`cargo xtask down` ends it.";
 
-/// Outside the demo's folder, which is made anew each time.
-fn pid_file() -> PathBuf {
-    workspace::target().join("up.pid")
-}
-
 fn log_file() -> PathBuf {
     workspace::target().join("up.log")
 }
 
-/// The process that holds a demo, if there is one.
-pub fn running() -> Result<Option<Pid>> {
-    let text = match fs::read_to_string(pid_file()) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(pid_file().display().to_string()),
-    };
-    let (pid, started) = text
-        .trim()
-        .split_once(' ')
-        .context("the pid file is damaged")?;
-    // A number that was given to another process since is not ours to signal.
-    let lives = start_time(pid).is_some_and(|time| time == started);
-    Ok(Pid::from_raw(pid.parse()?).filter(|_| lives))
-}
-
 /// Starts the holder, and shows what it says until the demo stands or has failed.
 pub fn up_in_background() -> Result<()> {
+    if let Some(holder) = Claim::holder()? {
+        bail!("{holder}");
+    }
     let log = File::create(log_file())?;
     let mut holder = Command::new(std::env::current_exe()?);
     holder
@@ -67,9 +49,6 @@ pub fn up_in_background() -> Result<()> {
         });
     }
     let mut holder = holder.spawn()?;
-    let pid = holder.id().to_string();
-    let started = start_time(&pid).context("the demo ended at once")?;
-    fs::write(pid_file(), format!("{pid} {started}\n"))?;
     let mut said = File::open(log_file())?;
     let mut end = String::new();
     loop {
@@ -97,36 +76,27 @@ pub fn hold() -> Result<()> {
     Ok(())
 }
 
-/// Ends a demo that was left running.
+/// Ends a demo, wherever it was brought up.
 pub fn down() -> Result<()> {
-    let Some(pid) = running()? else {
+    let Some(holder) = Claim::holder()? else {
         println!("no demo runs");
         return Ok(());
     };
+    let Some(pid) = holder.pid else {
+        bail!("the demo is just being begun; try again");
+    };
     kill_process(pid, Signal::TERM)?;
     let asked = Instant::now();
-    while running()?.is_some() {
+    while Claim::holder()?.is_some() {
         if asked.elapsed() > GRACE {
-            // It leads a session of its own, with all that it started.
-            kill_process_group(pid, Signal::KILL)?;
+            // The node and the chain end with it.
+            kill_process(pid, Signal::KILL)?;
         }
         sleep(POLL);
     }
-    fs::remove_file(pid_file())?;
     println!(
         "the demo has ended; what it wrote is in {}",
         folder().display()
     );
     Ok(())
-}
-
-/// Ticks since boot when it was started (`proc_pid_stat(5)`, field 22); none when there is no such
-/// process, or only what is left of it until its parent asks.
-fn start_time(pid: &str) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field, the name in parentheses, may hold spaces and parentheses itself.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    (fields.next()? != "Z").then_some(())?;
-    fields.nth(18).map(str::to_owned)
 }

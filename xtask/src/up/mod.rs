@@ -2,6 +2,7 @@
 //! and a machine on the node that answers `curl`.
 
 mod background;
+mod claim;
 pub(crate) mod grid;
 pub(crate) mod interrupt;
 mod table;
@@ -20,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 pub use self::background::{down, hold};
-use self::{grid::LocalGrid, tool::Loam};
+use self::{claim::Claim, grid::LocalGrid, tool::Loam};
 use crate::{
     image, oci,
     phase::{self, Phase},
@@ -50,9 +51,6 @@ pub fn folder() -> PathBuf {
 
 /// Brings the demo up, and keeps it until Ctrl-C (or `cargo xtask down`).
 pub fn run(keep: bool) -> Result<()> {
-    if background::running()?.is_some() {
-        bail!("the demo runs already; `cargo xtask down` ends it");
-    }
     if keep {
         return background::up_in_background();
     }
@@ -69,6 +67,8 @@ struct Demo {
     _node: Node,
     _registry: Registry,
     _grid: LocalGrid,
+    // Given up last.
+    _claim: Claim,
 }
 
 /// What `loam deploy --json` answers.
@@ -88,6 +88,7 @@ struct Workload {
 }
 
 fn bring_up() -> Result<Demo> {
+    let claim = Claim::take()?;
     interrupt::install()?;
     setup::run(setup::Need::Demo)?;
     let image = image::build()?;
@@ -125,6 +126,7 @@ fn bring_up() -> Result<Demo> {
         _node: node,
         _registry: registry,
         _grid: grid,
+        _claim: claim,
     })
 }
 
