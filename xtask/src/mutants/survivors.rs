@@ -405,6 +405,7 @@ mod tests {
                 "loam-deployment",
                 "loam-netd",
                 "loam-noded",
+                "loam-oci",
                 "loam-storaged"
             ]
         );
