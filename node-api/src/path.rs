@@ -23,7 +23,7 @@ pub const GRID: &str = "/etc/loam/grid.toml";
 pub const TIME: &str = "/etc/loam/time.toml";
 
 /// The kernel and the initial file system that OCI machines boot.
-pub const GUEST_KERNEL: &str = "/usr/lib/loam/guest/vmlinuz";
+pub const GUEST_KERNEL: &str = "/usr/lib/loam/guest/vmlinux";
 pub const GUEST_INITRD: &str = "/usr/lib/loam/guest/initrd";
 
 /// Our binaries and the few of Debian's: `/usr/bin/loam-noded`, `/usr/bin/mkfs.btrfs`, ...

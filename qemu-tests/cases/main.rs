@@ -22,6 +22,7 @@ mod refused;
 mod shutdown;
 mod silence;
 mod spoiled;
+mod stock_guest;
 mod stop_in_boot;
 mod suspended;
 mod tenants;

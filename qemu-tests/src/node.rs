@@ -48,6 +48,8 @@ pub struct NodeOptions {
     pub battery_clock: Option<&'static str>,
     /// `time.toml` in place of the image's own.
     pub time: Option<String>,
+    /// What it boots in place of the image that is tested.
+    pub image: Option<PathBuf>,
 }
 
 impl Default for NodeOptions {
@@ -62,6 +64,7 @@ impl Default for NodeOptions {
             watchdog: None,
             battery_clock: None,
             time: None,
+            image: None,
         }
     }
 }
@@ -81,7 +84,10 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// Boots a new node, and waits until it is registered.
     pub fn boot(grid: &'a Grid, options: NodeOptions) -> anyhow::Result<Self> {
-        let image = std::env::var_os("LOAM_IMAGE")
+        let tested = || std::env::var_os("LOAM_IMAGE").map(PathBuf::from);
+        let image = options
+            .image
+            .or_else(tested)
             .context("LOAM_IMAGE does not name the image; run `cargo xtask test`")?;
         let known = grid.latest_nodes()?;
         let mut config = NodeConfig::new(folder::new("node")?, image)

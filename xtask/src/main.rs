@@ -146,7 +146,7 @@ fn run(arguments: Arguments) -> Result<()> {
         } => image::relock::update(),
         Command::Image { locked, .. } => {
             let gone = if locked { Gone::Refuse } else { Gone::Replace };
-            let image = image::build_from(gone)?;
+            let image = image::build_from(gone, image::GuestKernel::Ours)?;
             println!("{}", image::sizes::table(&image.parts));
             println!("{}\n{}", image.uki.display(), image.disk.display());
             Ok(())

@@ -61,7 +61,7 @@ impl Lock {
     pub fn get(&self, name: &str) -> Result<&Locked> {
         self.packages
             .iter()
-            .find(|package| package.asked.as_deref() == Some(name) || package.name == name)
+            .find(|package| package.is(name))
             .with_context(|| {
                 format!("image/packages.lock does not have {name}: run `cargo xtask image --update-lock`")
             })
@@ -69,6 +69,11 @@ impl Lock {
 }
 
 impl Locked {
+    /// Whether `image.toml` calls it `name`.
+    pub fn is(&self, name: &str) -> bool {
+        self.asked.as_deref() == Some(name) || self.name == name
+    }
+
     /// Where the package's bytes are kept.
     pub fn file(&self) -> Result<PathBuf> {
         Ok(cache::debs()?.join(format!("{}.deb", self.sha256)))

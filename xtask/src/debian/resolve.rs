@@ -7,15 +7,19 @@ use anyhow::{Context, Result, ensure};
 use super::index::{Index, Offer};
 use super::lock::Locked;
 
-/// The package itself or, for a metapackage such as `linux-image-amd64`, the one it stands for:
-/// the first that it depends on. Nothing else of its dependencies.
+/// The package itself or, for a metapackage such as `linux-image-amd64` or `linux-source`, the one it
+/// stands for: the first such that it depends on. Nothing else of its dependencies.
 pub fn kernel(index: &Index, name: &str) -> Result<Locked> {
     let meta = find(index, name)?;
+    let stands_for = |need: &&String| {
+        let kinds = ["linux-image-", "linux-source-"];
+        kinds.iter().any(|kind| need.starts_with(kind))
+    };
     let concrete = meta
         .needs
         .iter()
         .flatten()
-        .find(|need| need.starts_with("linux-image-"))
+        .find(stands_for)
         .map(|need| find(index, need))
         .transpose()?;
     let mut locked = concrete.unwrap_or(meta).locked.clone();
@@ -80,6 +84,8 @@ mod tests {
                 "linux-image-6.12-amd64",
                 "kmod, initramfs-tools | linux-initramfs-tool",
             )
+            + &package("linux-source", "linux-source-6.12 (= 1)")
+            + &package("linux-source-6.12", "binutils, xz-utils")
             + &package("tool", "libc6 (>= 2), gone | libz")
             + &package("libz", "libc6")
             + &package("libc6", "");
@@ -95,6 +101,8 @@ mod tests {
             kernel(&index(), "linux-image-6.12-amd64").unwrap().asked,
             None
         );
+        let source = kernel(&index(), "linux-source").unwrap();
+        assert_eq!(source.name, "linux-source-6.12");
     }
 
     #[test]

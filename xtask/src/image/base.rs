@@ -77,7 +77,7 @@ mod tests {
                 "{head}\nsuite = 't'\ncommand_line = ''\nours = []\ndebian = []\n\
                  stub = {{ package = 's', file = 'f' }}\n\
                  kernel = {{ package = 'k', load = [], modules = [] }}\n\
-                 guest = {{ package = 'g', init = 'i', modules = [] }}\n"
+                 guest = {{ source = 'g', config = 'c', init = 'i', debian = {{ package = 'd', modules = [] }} }}\n"
             ))
             .unwrap()
         };

@@ -121,9 +121,9 @@ pub fn node_modules(catalog: &Catalog, release: &str, kernel: &spec::Kernel) -> 
     Ok(tree)
 }
 
-/// A guest's modules, and `/loam/modules`: their absolute paths in the order to load them, so that
+/// The modules of a stock kernel in a guest, and `/loam/modules`: their absolute paths in the order to load them, so that
 /// its init needs to know nothing of dependencies.
-pub fn guest_modules(catalog: &Catalog, release: &str, guest: &spec::Guest) -> Result<Tree> {
+pub fn guest_modules(catalog: &Catalog, release: &str, guest: &spec::DebianGuest) -> Result<Tree> {
     let mut tree = Tree::default();
     let always = std::iter::once(("loam/modules".to_owned(), &guest.modules));
     let some = guest

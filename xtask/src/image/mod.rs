@@ -8,6 +8,7 @@ pub mod base;
 pub mod cpio;
 pub mod daemons;
 pub mod disk;
+pub mod guest_kernel;
 pub mod kernel;
 pub mod module;
 pub mod packages;
@@ -33,11 +34,27 @@ use spec::Spec;
 use stage::{Kept, Key, Size, Stages};
 use tree::{DATA, EXECUTABLE, Tree};
 
+/// Which kernel OCI machines boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestKernel {
+    Ours,
+    /// A stock one, which must go on working, and to which ours is compared.
+    Debian,
+}
+
+impl GuestKernel {
+    /// What the image's files are called.
+    fn image(self) -> &'static str {
+        match self {
+            Self::Ours => "loam",
+            Self::Debian => "loam-debian-guest",
+        }
+    }
+}
+
 /// zstd levels: what comes from Debian is packed once and kept, ours at every change.
 const LEVEL_ONCE: i32 = 15;
 const LEVEL_OFTEN: i32 = 9;
-/// For what is packed already.
-const LEVEL_PACKED: i32 = 1;
 
 /// The finished image.
 #[derive(Debug, Clone)]
@@ -68,12 +85,17 @@ pub fn inputs() -> (PathBuf, PathBuf) {
 
 /// Runs every stage whose inputs have changed, for work here.
 pub fn build() -> Result<Image> {
-    build_from(Gone::Replace)
+    build_from(Gone::Replace, GuestKernel::Ours)
+}
+
+/// The same image with a stock kernel for machines.
+pub fn build_with_stock_guest() -> Result<Image> {
+    build_from(Gone::Replace, GuestKernel::Debian)
 }
 
 /// Runs every stage whose inputs have changed. Debian's part is fetched and unpacked while cargo
 /// compiles ours: one waits for the network, the other for processors.
-pub fn build_from(gone: Gone) -> Result<Image> {
+pub fn build_from(gone: Gone, guest: GuestKernel) -> Result<Image> {
     let (spec_file, lock_file) = inputs();
     let spec = Spec::read(&spec_file)?;
     let lock = Lock::read(&lock_file)?;
@@ -81,16 +103,19 @@ pub fn build_from(gone: Gone) -> Result<Image> {
         lock.get(&debian.package)?;
     }
     let stages = Stages::new(folder().join("stages"))?;
-    let in_vain = AtomicBool::new(false);
+    // Whether the other is not needed any more, as one has failed.
+    let (ours_failed, debian_failed) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         let ours = scope.spawn(|| {
-            phase::run("our programs", |phase| {
-                Ok::<_, anyhow::Error>((build_ours(&spec, phase, &in_vain)?, String::new()))
-            })
+            let ours = phase::run("our programs", |phase| {
+                Ok::<_, anyhow::Error>((build_ours(&spec, phase, &debian_failed)?, String::new()))
+            });
+            ours_failed.store(ours.is_err(), Ordering::Relaxed);
+            ours
         });
         let debian = scope.spawn(|| {
-            let debian = from_debian(&spec, lock, gone, &stages);
-            in_vain.store(debian.is_err(), Ordering::Relaxed);
+            let debian = from_debian(&spec, lock, (gone, guest), &stages, &ours_failed);
+            debian_failed.store(debian.is_err(), Ordering::Relaxed);
             debian
         });
         let (debian, ours) = (joined_thread(debian), joined_thread(ours));
@@ -102,12 +127,24 @@ pub fn build_from(gone: Gone) -> Result<Image> {
 fn from_debian<'a>(
     spec: &'a Spec,
     lock: Lock,
-    gone: Gone,
+    (gone, guest): (Gone, GuestKernel),
     stages: &'a Stages,
+    in_vain: &AtomicBool,
 ) -> Result<(Builder<'a>, Debian)> {
-    let lock = phase::run("packages", |phase| packages::ready(spec, lock, gone, phase))?;
-    let builder = Builder { spec, lock, stages };
-    let debian = builder.debian()?;
+    let needed = |package: &Locked| match guest {
+        GuestKernel::Ours => !package.is(&spec.guest.debian.package),
+        GuestKernel::Debian => !package.is(&spec.guest.source),
+    };
+    let lock = phase::run("packages", |phase| {
+        packages::ready(spec, lock, gone, needed, phase)
+    })?;
+    let builder = Builder {
+        spec,
+        lock,
+        stages,
+        guest,
+    };
+    let debian = builder.debian(in_vain)?;
     Ok((builder, debian))
 }
 
@@ -115,6 +152,7 @@ struct Builder<'a> {
     spec: &'a Spec,
     lock: Lock,
     stages: &'a Stages,
+    guest: GuestKernel,
 }
 
 /// What comes from Debian.
@@ -122,25 +160,32 @@ struct Debian {
     linux: Kept,
     modules: Kept,
     programs: Kept,
-    guest_modules: Kept,
+    guest: Guest,
+}
+
+/// What OCI machines boot, but for their init.
+struct Guest {
+    linux: Kept,
+    /// Of a kernel that has any.
+    modules: Option<Kept>,
 }
 
 impl Builder<'_> {
-    fn debian(&self) -> Result<Debian> {
+    fn debian(&self, in_vain: &AtomicBool) -> Result<Debian> {
         let node = self.lock.get(&self.spec.kernel.package)?;
         Ok(Debian {
             linux: phase::run("kernel", |_| remark(self.linux(node, "linux")?))?,
             modules: phase::run("kernel modules", |_| remark(self.node_modules(node)?))?,
             programs: phase::run("Debian's programs", |_| remark(self.programs()?))?,
-            guest_modules: phase::run("guest's modules", |_| remark(self.guest_modules()?))?,
+            guest: self.guest_kernel(in_vain)?,
         })
     }
 
     fn build(&self, debian: Debian, binaries: &Path) -> Result<Image> {
         let release = kernel::release(self.lock.get(&self.spec.kernel.package)?)?;
         let guest_init = self.guest_init(binaries)?;
-        let guest = phase::run("guest's kernel and initrd", |_| {
-            remark(self.guest(&[&debian.guest_modules, &guest_init])?)
+        let guest = phase::run("guests' kernel and initrd", |_| {
+            remark(self.guest(&debian.guest, guest_init)?)
         })?;
 
         let linux = debian.linux;
@@ -152,7 +197,7 @@ impl Builder<'_> {
                 "Debian's programs and libraries".to_owned(),
                 debian.programs,
             ),
-            ("guest's kernel, initrd".to_owned(), guest),
+            ("guests' kernel, initrd".to_owned(), guest),
         ];
         for ours in &self.spec.ours {
             let bytes = daemons::read_static(binaries, &ours.binary)?;
@@ -215,13 +260,12 @@ impl Builder<'_> {
     fn program_packages(&self) -> impl Iterator<Item = &Locked> {
         let others = [
             &self.spec.kernel.package,
-            &self.spec.guest.package,
+            &self.spec.guest.source,
+            &self.spec.guest.debian.package,
             &self.spec.stub.package,
         ];
-        self.lock.packages.iter().filter(move |package| {
-            let name = package.asked.as_ref().unwrap_or(&package.name);
-            !others.contains(&name)
-        })
+        let packages = self.lock.packages.iter();
+        packages.filter(move |package| !others.iter().any(|name| package.is(name)))
     }
 
     fn our_program(&self, ours: &spec::Ours, bytes: Vec<u8>) -> Result<Kept> {
@@ -235,16 +279,60 @@ impl Builder<'_> {
         })
     }
 
-    fn guest_modules(&self) -> Result<Kept> {
-        let package = self.lock.get(&self.spec.guest.package)?;
+    fn guest_kernel(&self, in_vain: &AtomicBool) -> Result<Guest> {
+        match self.guest {
+            GuestKernel::Ours => {
+                let linux = phase::run("guests' kernel", |phase| {
+                    remark(self.guest_linux(phase, in_vain)?)
+                })?;
+                Ok(Guest {
+                    linux,
+                    modules: None,
+                })
+            }
+            GuestKernel::Debian => {
+                let package = self.lock.get(&self.spec.guest.debian.package)?;
+                let modules = phase::run("stock guest's modules", |_| {
+                    remark(self.guest_modules(package)?)
+                })?;
+                Ok(Guest {
+                    linux: self.linux(package, "debian-guest-linux")?,
+                    modules: Some(modules),
+                })
+            }
+        }
+    }
+
+    fn guest_linux(&self, phase: &phase::Phase, in_vain: &AtomicBool) -> Result<Kept> {
+        let source = self.lock.get(&self.spec.guest.source)?;
+        let config = workspace::root()
+            .join("image")
+            .join(&self.spec.guest.config);
+        let config = std::fs::read_to_string(&config)
+            .with_context(|| format!("reading {}", config.display()))?;
+        let key = guest_kernel::key(source, &config)?;
+        self.stages.file("guest-linux", &key, || {
+            let bytes = guest_kernel::image(source, &config, &key, phase, in_vain)?;
+            let size = bytes.len() as u64;
+            Ok((
+                bytes,
+                Size {
+                    unpacked: size,
+                    packed: size,
+                },
+            ))
+        })
+    }
+
+    fn guest_modules(&self, package: &Locked) -> Result<Kept> {
         let key = Key::new(include_str!("kernel.rs"))
             .with(include_str!("module.rs"))
             .with(&package.sha256)
-            .with(format!("{:?}", self.spec.guest));
+            .with(format!("{:?}", self.spec.guest.debian));
         self.stages.archive("guest-modules", &key, LEVEL_ONCE, || {
             let release = kernel::release(package)?;
             let catalog = kernel::catalog(&lock::verified(package)?, release)?;
-            kernel::guest_modules(&catalog, release, &self.spec.guest)
+            kernel::guest_modules(&catalog, release, &self.spec.guest.debian)
         })
     }
 
@@ -258,16 +346,17 @@ impl Builder<'_> {
         self.our_program(&ours, bytes)
     }
 
-    /// The guest's kernel and initrd as files of the node.
-    fn guest(&self, initrd: &[&Kept]) -> Result<Kept> {
-        let linux = self.linux(self.lock.get(&self.spec.guest.package)?, "guest-linux")?;
-        let mut key = Key::new(include_str!("mod.rs")).with(&linux.key);
-        for part in initrd {
+    /// The guests' kernel and initrd as files of the node.
+    fn guest(&self, guest: &Guest, init: Kept) -> Result<Kept> {
+        let initrd: Vec<&Kept> = guest.modules.iter().chain([&init]).collect();
+        let mut key = Key::new(include_str!("mod.rs")).with(&guest.linux.key);
+        for part in &initrd {
             key = key.with(&part.key);
         }
-        self.stages.archive("guest", &key, LEVEL_PACKED, || {
+        let name = format!("{}-guest", self.guest.image());
+        self.stages.archive(&name, &key, LEVEL_ONCE, || {
             let mut tree = Tree::default();
-            tree.file("usr/lib/loam/guest/vmlinuz", DATA, linux.read()?);
+            tree.file("usr/lib/loam/guest/vmlinux", DATA, guest.linux.read()?);
             tree.file(
                 "usr/lib/loam/guest/initrd",
                 DATA,
@@ -307,7 +396,8 @@ impl Builder<'_> {
         for (_, part) in parts {
             key = key.with(&part.key);
         }
-        let uki = self.stages.file("loam.efi", &key, || {
+        let name = self.guest.image();
+        let uki = self.stages.file(&format!("{name}.efi"), &key, || {
             let contents = uki::Contents {
                 os_release: &base::os_release(),
                 command_line: &self.spec.command_line,
@@ -325,8 +415,8 @@ impl Builder<'_> {
                 },
             ))
         })?;
-        let uki_file = folder().join("loam.efi");
-        let disk_file = folder().join("loam.img");
+        let uki_file = folder().join(format!("{name}.efi"));
+        let disk_file = folder().join(format!("{name}.img"));
         if uki.made || !uki_file.exists() || !disk_file.exists() {
             let bytes = uki.read()?;
             std::fs::write(&uki_file, &bytes)

@@ -27,11 +27,17 @@ pub enum Gone {
 const RELOCK: &str =
     "`cargo xtask image --update-lock` chooses anew; commit the changed image/packages.lock";
 
-/// Makes sure that all packages are in the cache. Gives those to use, and a remark.
-pub fn ready(spec: &Spec, locked: Lock, gone: Gone, phase: &Phase) -> Result<(Lock, String)> {
+/// Makes sure that the packages which are `needed` are in the cache. Gives all to use, and a remark.
+pub fn ready(
+    spec: &Spec,
+    locked: Lock,
+    gone: Gone,
+    needed: impl Fn(&Locked) -> bool,
+    phase: &Phase,
+) -> Result<(Lock, String)> {
     let fetch = |lock: &Lock| {
-        phase.note(format!("{} packages", lock.packages.len()));
-        let packages: Vec<&Locked> = lock.packages.iter().collect();
+        let packages: Vec<&Locked> = lock.packages.iter().filter(|one| needed(one)).collect();
+        phase.note(format!("{} packages", packages.len()));
         lock::fetch(Archive::of_this_machine, &packages)
     };
     let newest = || {

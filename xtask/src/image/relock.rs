@@ -30,7 +30,8 @@ pub(super) fn choose(spec: &Spec) -> Result<Lock> {
     })?;
     let mut packages = vec![
         resolve::kernel(&index, &spec.kernel.package)?,
-        resolve::kernel(&index, &spec.guest.package)?,
+        resolve::kernel(&index, &spec.guest.source)?,
+        resolve::kernel(&index, &spec.guest.debian.package)?,
         resolve::alone(&index, &spec.stub.package)?,
     ];
     packages.append(&mut phase::run("programs and libraries", |_| {

@@ -47,9 +47,20 @@ pub struct Kernel {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Guest {
-    pub package: String,
+    /// Debian's package of the kernel's source.
+    pub source: String,
+    /// What is built in: a configuration's lines, in a file beside `image.toml`.
+    pub config: String,
     /// A binary of the package `loam-init`.
     pub init: String,
+    pub debian: DebianGuest,
+}
+
+/// A stock kernel that machines boot in a test and a benchmark.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DebianGuest {
+    pub package: String,
     /// Loaded in every machine.
     pub modules: Vec<String>,
     /// Loaded where a volume has this file system; one that is built in needs no entry.

@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,10 +25,13 @@ pub struct Package {
 /// Disks of others, which storaged must know and leave alone.
 const MAKES_DISKS: &str = "makes disks of its kind for storaged's tests";
 
+/// The kernel that machines boot.
+const COMPILES_KERNEL: &str = "compiles the kernel that machines boot";
+
 /// What storaged makes of layers, beside what others do.
 const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
 
-const PACKAGES: [Package; 22] = [
+const PACKAGES: [Package; 27] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -39,6 +43,36 @@ const PACKAGES: [Package; 22] = [
         why: "is QEMU's UEFI firmware, which starts the image as a real machine's does",
         need: Need::Demo,
         present: || firmware::find().is_ok(),
+    },
+    Package {
+        name: "build-essential",
+        why: COMPILES_KERNEL,
+        need: Need::Demo,
+        present: || in_path("gcc") && in_path("make"),
+    },
+    Package {
+        name: "flex",
+        why: COMPILES_KERNEL,
+        need: Need::Demo,
+        present: || in_path("flex"),
+    },
+    Package {
+        name: "bison",
+        why: COMPILES_KERNEL,
+        need: Need::Demo,
+        present: || in_path("bison"),
+    },
+    Package {
+        name: "bc",
+        why: COMPILES_KERNEL,
+        need: Need::Demo,
+        present: || in_path("bc"),
+    },
+    Package {
+        name: "libelf-dev",
+        why: COMPILES_KERNEL,
+        need: Need::Demo,
+        present: || Path::new("/usr/include/libelf.h").exists(),
     },
     Package {
         name: "iproute2",

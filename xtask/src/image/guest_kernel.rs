@@ -1,0 +1,371 @@
+//! The kernel that OCI machines boot: Debian's source with `image/guest-kernel.config`, all of it
+//! built in, as an ELF file that needs no unpacking in the guest.
+//!
+//! To compile it takes minutes, so it is kept outside the clone, by the hash of all that it is made
+//! from.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use liblzma::read::XzDecoder;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal};
+
+use super::stage::Key;
+use crate::cache;
+use crate::debian::deb::{self, Entry};
+use crate::debian::lock::{self, Locked};
+use crate::phase::Phase;
+
+/// Folders of the source from which nothing is compiled here: nine tenths of its bytes. What
+/// describes the configuration is read all the same.
+const LEFT_OUT: [&str; 9] = [
+    "Documentation",
+    "drivers/gpu",
+    "drivers/media",
+    "drivers/net/ethernet",
+    "drivers/net/wireless",
+    "drivers/staging",
+    "samples",
+    "sound",
+    "tools/testing",
+];
+
+/// Of `arch`, what is needed to compile for x86-64. User-mode Linux shares files with it.
+const ARCHITECTURES: [&str; 2] = ["x86", "um"];
+
+/// What the kernel would take from this machine and this moment otherwise. The date is of no
+/// meaning; it is shown by `uname -v`.
+const SAME_EVERYWHERE: [(&str, &str); 3] = [
+    ("KBUILD_BUILD_TIMESTAMP", "1970-01-01"),
+    ("KBUILD_BUILD_USER", "loam"),
+    ("KBUILD_BUILD_HOST", "loam"),
+];
+
+/// To be raised with every change of this file that changes the result. Other stages have their whole file
+/// in their key; here that would cost ten minutes for a comment.
+const RECIPE: &str = "1";
+
+/// What it is made from: the source, the configuration, how, and the compiler and linker.
+pub fn key(source: &Locked, config: &str) -> Result<Key> {
+    Ok(Key::new(RECIPE)
+        .with(format!("{SAME_EVERYWHERE:?}"))
+        .with(&source.sha256)
+        .with(config)
+        .with(version("gcc")?)
+        .with(version("ld")?))
+}
+
+/// The kernel of this key: the one that was made before, or made now. `in_vain` ends that early.
+pub fn image(
+    source: &Locked,
+    config: &str,
+    key: &Key,
+    phase: &Phase,
+    in_vain: &AtomicBool,
+) -> Result<Vec<u8>> {
+    let folder = cache::root()?.join("guest-kernel");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let kept = folder.join(format!("{}.elf", key.hex()));
+    let read = || fs::read(&kept).with_context(|| format!("reading {}", kept.display()));
+    if kept.exists() {
+        return read();
+    }
+    let lock = File::create(folder.join("lock")).context("locking the cache of guest kernels")?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        phase.note("another build makes a kernel");
+        flock(&lock, FlockOperation::LockExclusive)
+            .context("locking the cache of guest kernels")?;
+    }
+    if kept.exists() {
+        return read();
+    }
+    // What an interrupted build left is of no use.
+    let place = folder.join("build");
+    let _ = fs::remove_dir_all(&place);
+    ensure_plain(&place)?;
+    phase.note("unpacking the source");
+    unpack(&lock::verified(source)?, &place.join("source"))?;
+    let image = compile(&place, config, phase, in_vain)?;
+    let bytes = fs::read(&image).with_context(|| format!("reading {}", image.display()))?;
+    let unnamed = folder.join("unfinished");
+    File::create(&unnamed)
+        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&unnamed, &kept))
+        .with_context(|| format!("writing {}", kept.display()))?;
+    fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
+    Ok(bytes)
+}
+
+/// Its first line says which it is.
+fn version(program: &str) -> Result<String> {
+    let output = Command::new(program).arg("--version").output();
+    let output = output.with_context(|| {
+        format!(
+            "running {program}, which compiles the guests' kernel; `cargo xtask setup` installs it"
+        )
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// The kernel's makefiles take no other.
+fn ensure_plain(place: &Path) -> Result<()> {
+    let path = place.to_string_lossy();
+    ensure!(
+        !path.contains([' ', ':', '\t']),
+        "the guests' kernel cannot be compiled in `{path}`, whose name has a space or a colon: set \
+         LOAM_CACHE to another folder"
+    );
+    Ok(())
+}
+
+fn unpack(package: &Path, to: &Path) -> Result<()> {
+    let is_source =
+        |file: &str| file.starts_with("usr/src/linux-source-") && file.ends_with(".tar.xz");
+    let mut found = false;
+    deb::read(package, is_source, |_, entry| {
+        let Entry::File(packed) = entry else {
+            return Ok(());
+        };
+        found = true;
+        let mut tar = tar::Archive::new(XzDecoder::new(&packed[..]));
+        tar.set_preserve_mtime(false);
+        for entry in tar.entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.into_owned();
+            // All of it is below one folder, named after the version.
+            let below: PathBuf = path.components().skip(1).collect();
+            let is_folder = entry.header().entry_type().is_dir();
+            if is_folder || !is_needed(&below) {
+                continue;
+            }
+            ensure!(
+                below
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_))),
+                "{} is no path of a kernel's source",
+                path.display()
+            );
+            let to = to.join(&below);
+            if let Some(folder) = to.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            entry
+                .unpack(&to)
+                .with_context(|| format!("unpacking {}", to.display()))?;
+        }
+        Ok(())
+    })?;
+    ensure!(found, "{} has no source of a kernel", package.display());
+    Ok(())
+}
+
+fn is_needed(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let describes = name.starts_with("Kconfig") || name == "Makefile" || name == "Kbuild";
+    let mut parts = file.iter();
+    let is_ours = match (parts.next(), parts.next()) {
+        (Some(first), Some(second)) if first == "arch" => {
+            ARCHITECTURES.iter().any(|ours| second == *ours) || second == "Kconfig"
+        }
+        _ => true,
+    };
+    describes || is_ours && !LEFT_OUT.iter().any(|folder| file.starts_with(folder))
+}
+
+/// Gives the file that was made.
+fn compile(place: &Path, config: &str, phase: &Phase, in_vain: &AtomicBool) -> Result<PathBuf> {
+    let fragment = place.join("fragment");
+    fs::write(&fragment, config)?;
+    let out = place.join("out");
+    let make = || {
+        let mut make = Command::new("make");
+        make.arg("-C")
+            .arg(place.join("source"))
+            .arg(format!("O={}", out.display()))
+            .arg("ARCH=x86_64")
+            .envs(SAME_EVERYWHERE)
+            // These would be added to the kernel's own.
+            .env_remove("MAKEFLAGS")
+            .env_remove("KCFLAGS")
+            .env_remove("CFLAGS");
+        make
+    };
+    let mut configure = make();
+    configure
+        .arg("allnoconfig")
+        .env("KCONFIG_ALLCONFIG", &fragment);
+    told(&mut configure, in_vain, |_| phase.note("configuring"))?;
+    let taken = fs::read_to_string(out.join(".config")).context("reading the configuration")?;
+    let refused = not_taken(config, &taken);
+    ensure!(
+        refused.is_empty(),
+        "the kernel does not take these lines of image/guest-kernel.config: {}. Either it has no such \
+         option any more, or one that the option needs is not set",
+        refused.join(", ")
+    );
+    let mut compiled = 0;
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    told(
+        make().arg(format!("-j{processors}")).arg("vmlinux"),
+        in_vain,
+        |line| {
+            if let Some(file) = compiled_file(line) {
+                compiled += 1;
+                phase.note(format!("{compiled} files compiled: {file}"));
+            }
+        },
+    )?;
+    let image = place.join("vmlinux");
+    let mut strip = Command::new("strip");
+    strip.args(["--strip-all", "--remove-section=.comment", "-o"]);
+    strip.arg(&image).arg(out.join("vmlinux"));
+    told(&mut strip, in_vain, |_| ())?;
+    Ok(image)
+}
+
+/// `  CC      mm/slab.o` says `mm/slab.o`.
+fn compiled_file(line: &str) -> Option<&str> {
+    let (verb, file) = line.trim().split_once(' ')?;
+    matches!(verb, "CC" | "AS").then(|| file.trim())
+}
+
+/// Runs it, and gives `take` each line that it says. Its error has the last of them.
+fn told(command: &mut Command, in_vain: &AtomicBool, mut take: impl FnMut(&str)) -> Result<()> {
+    const LAST: usize = 20;
+    let name = command.get_program().to_string_lossy().into_owned();
+    let (from, to) = std::io::pipe()?;
+    command
+        .stdin(Stdio::null())
+        .stdout(to.try_clone()?)
+        .stderr(to);
+    let mut child = command.spawn().with_context(|| {
+        format!("running {name}, which the guests' kernel is compiled with; `cargo xtask setup` installs it")
+    })?;
+    // Ours would keep the pipe open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut said: Vec<String> = Vec::new();
+    for line in BufReader::new(from).lines() {
+        let line = line.with_context(|| format!("reading what {name} says"))?;
+        if in_vain.load(Ordering::Relaxed) {
+            rustix::process::kill_process(Pid::from_child(&child), Signal::TERM)?;
+            child.wait()?;
+            bail!("stopped, since another part of the image failed");
+        }
+        take(&line);
+        if said.len() == LAST {
+            said.remove(0);
+        }
+        said.push(line);
+    }
+    ensure!(
+        child.wait()?.success(),
+        "{name} failed. It said last:\n{}",
+        said.join("\n")
+    );
+    Ok(())
+}
+
+/// The lines of the fragment that the configuration does not have.
+fn not_taken(fragment: &str, config: &str) -> Vec<String> {
+    let has = |line: &str| config.lines().any(|found| found == line);
+    let names = |name: &str| {
+        let start = format!("{name}=");
+        config.lines().any(|found| found.starts_with(&start))
+    };
+    fragment
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter(|line| match line.split_once('=') {
+            // An option that is off is not in the configuration, or is there as a comment.
+            Some((name, "n")) => names(name),
+            _ => !has(line),
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_not_taken_is_named() {
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=n_and_more\nCONFIG_D=64\n";
+        let lines = "# why\n\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_E=n\nCONFIG_D=64\n";
+        assert_eq!(not_taken(lines, config), [""; 0]);
+        let refused = "CONFIG_A=n\nCONFIG_B=y\nCONFIG_D=6\nnonsense\n";
+        assert_eq!(
+            not_taken(refused, config),
+            ["CONFIG_A=n", "CONFIG_B=y", "CONFIG_D=6", "nonsense"]
+        );
+    }
+
+    #[test]
+    fn what_is_compiled_and_what_describes_is_unpacked() {
+        for needed in [
+            "Makefile",
+            "Documentation/Kconfig",
+            "arch/Kconfig",
+            "arch/x86/boot/header.S",
+            "arch/arm/Kconfig",
+            "drivers/gpu/drm/Kconfig",
+            "drivers/net/veth.c",
+            "net/core/dev.c",
+            "sound/Makefile",
+        ] {
+            assert!(is_needed(Path::new(needed)), "{needed}");
+        }
+        for left in [
+            "Documentation/index.rst",
+            "arch/arm/mm/fault.c",
+            "drivers/gpu/drm/drm_drv.c",
+            "drivers/net/ethernet/intel/e1000.c",
+            "sound/core/init.c",
+        ] {
+            assert!(!is_needed(Path::new(left)), "{left}");
+        }
+    }
+
+    #[test]
+    fn what_make_says_of_files_is_progress() {
+        assert_eq!(compiled_file("  CC      mm/slab.o"), Some("mm/slab.o"));
+        assert_eq!(
+            compiled_file("  AS      lib/memcpy.o"),
+            Some("lib/memcpy.o")
+        );
+        assert_eq!(compiled_file("  LD      vmlinux"), None);
+        assert_eq!(compiled_file("make[1]: Entering"), None);
+    }
+
+    #[test]
+    fn a_command_that_fails_says_why() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "echo first; echo the reason >&2; exit 3"]);
+        let mut lines = Vec::new();
+        let never = AtomicBool::new(false);
+        let error = told(&mut shell, &never, |line| lines.push(line.to_owned())).unwrap_err();
+        assert!(error.to_string().contains("the reason"), "{error}");
+        assert_eq!(lines, ["first", "the reason"]);
+    }
+
+    #[test]
+    fn what_is_in_vain_is_ended() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "echo on; exec sleep 1000"]);
+        let error = told(&mut shell, &AtomicBool::new(true), |_| ()).unwrap_err();
+        assert!(error.to_string().contains("stopped"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_makefiles_cannot_name_is_refused() {
+        assert!(ensure_plain(Path::new("/home/a b/cache")).is_err());
+        assert!(ensure_plain(Path::new("/home/ab/cache")).is_ok());
+    }
+}
