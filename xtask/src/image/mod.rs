@@ -114,7 +114,7 @@ pub fn build_from(gone: Gone, guest: GuestKernel) -> Result<Image> {
             ours
         });
         let debian = scope.spawn(|| {
-            let debian = from_debian(&spec, lock, (gone, guest), &stages, &ours_failed);
+            let debian = from_debian(&spec, lock, gone, guest, &stages, &ours_failed);
             debian_failed.store(debian.is_err(), Ordering::Relaxed);
             debian
         });
@@ -127,7 +127,8 @@ pub fn build_from(gone: Gone, guest: GuestKernel) -> Result<Image> {
 fn from_debian<'a>(
     spec: &'a Spec,
     lock: Lock,
-    (gone, guest): (Gone, GuestKernel),
+    gone: Gone,
+    guest: GuestKernel,
     stages: &'a Stages,
     in_vain: &AtomicBool,
 ) -> Result<(Builder<'a>, Debian)> {
@@ -216,16 +217,8 @@ impl Builder<'_> {
 
     fn linux(&self, package: &Locked, name: &str) -> Result<Kept> {
         let key = Key::new(include_str!("kernel.rs")).with(&package.sha256);
-        self.stages.file(name, &key, || {
-            let bytes = kernel::image(&lock::verified(package)?, kernel::release(package)?)?;
-            let size = bytes.len() as u64;
-            Ok((
-                bytes,
-                Size {
-                    unpacked: size,
-                    packed: size,
-                },
-            ))
+        self.stages.plain(name, &key, || {
+            kernel::image(&lock::verified(package)?, kernel::release(package)?)
         })
     }
 
@@ -311,16 +304,8 @@ impl Builder<'_> {
         let config = std::fs::read_to_string(&config)
             .with_context(|| format!("reading {}", config.display()))?;
         let key = guest_kernel::key(source, &config)?;
-        self.stages.file("guest-linux", &key, || {
-            let bytes = guest_kernel::image(source, &config, &key, phase, in_vain)?;
-            let size = bytes.len() as u64;
-            Ok((
-                bytes,
-                Size {
-                    unpacked: size,
-                    packed: size,
-                },
-            ))
+        self.stages.plain("guest-linux", &key, || {
+            guest_kernel::image(source, &config, &key, phase, in_vain)
         })
     }
 
@@ -397,7 +382,7 @@ impl Builder<'_> {
             key = key.with(&part.key);
         }
         let name = self.guest.image();
-        let uki = self.stages.file(&format!("{name}.efi"), &key, || {
+        let uki = self.stages.plain(&format!("{name}.efi"), &key, || {
             let contents = uki::Contents {
                 os_release: &base::os_release(),
                 command_line: &self.spec.command_line,
@@ -405,15 +390,7 @@ impl Builder<'_> {
                 initrd: &joined(parts.iter().map(|(_, part)| part))?,
                 linux: &linux.read()?,
             };
-            let bytes = uki::assemble(&self.stub(stub)?, &contents)?;
-            let size = bytes.len() as u64;
-            Ok((
-                bytes,
-                Size {
-                    unpacked: size,
-                    packed: size,
-                },
-            ))
+            uki::assemble(&self.stub(stub)?, &contents)
         })?;
         let uki_file = folder().join(format!("{name}.efi"));
         let disk_file = folder().join(format!("{name}.img"));

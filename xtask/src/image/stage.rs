@@ -117,6 +117,26 @@ impl Stages {
         })
     }
 
+    /// The same, of bytes that lie in the image as they are used.
+    pub fn plain(
+        &self,
+        name: &str,
+        key: &Key,
+        make: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Kept> {
+        self.file(name, key, || {
+            let bytes = make()?;
+            let size = bytes.len() as u64;
+            Ok((
+                bytes,
+                Size {
+                    unpacked: size,
+                    packed: size,
+                },
+            ))
+        })
+    }
+
     /// A compressed cpio archive of the tree that `make` gives. `level` is zstd's.
     pub fn archive(
         &self,
