@@ -237,8 +237,8 @@ fn spawn_bound(mut command: Command) -> io::Result<Child> {
     start.recv().map_err(io::Error::other)?
 }
 
-/// Between fork and exec.
-fn die_with(parent: Pid) -> io::Result<()> {
+/// To be called between fork and exec: the kernel kills us when the thread of `parent` ends that forked.
+pub fn die_with(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // It may have ended before, and will not end again.
     match getppid() == Some(parent) {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use loam_chain::local::die_with;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 #[derive(Debug)]
@@ -111,16 +112,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// To be called between fork and exec: the kernel kills us when `parent` ends.
-fn die_with(parent: Pid) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may have ended before, and will not end again.
-    if rustix::process::getppid() != Some(parent) {
-        return Err(rustix::io::Errno::SRCH.into());
-    }
-    Ok(())
 }
 
 /// The child with what `open` makes of its number; it ends when that fails, since nobody would
