@@ -69,24 +69,26 @@ impl FetchError {
     /// Whether what has come is of use for the next try: the registry was at fault, and it may
     /// answer better. All others would find the same, or have filled the disk.
     pub fn keeps_layers(&self) -> bool {
-        match self {
-            Self::Registry(error)
-            | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => {
-                error.is_passing() || matches!(error, RegistryError::Status(_))
-            }
-            Self::SlowDocument | Self::Slow(_) | Self::Hangs(_) => true,
+        match (self, self.registry()) {
+            (_, Some(error)) => error.is_passing() || matches!(error, RegistryError::Status(_)),
+            (Self::SlowDocument | Self::Slow(_) | Self::Hangs(_), None) => true,
             _ => false,
         }
     }
 
     /// How long the registry wants to be left alone, if that is all that is wrong.
     pub fn wait(&self) -> Option<Duration> {
+        match self.registry()? {
+            RegistryError::Busy { wait, .. } => Some(wait.unwrap_or_default()),
+            _ => None,
+        }
+    }
+
+    /// What the registry was at fault for.
+    fn registry(&self) -> Option<&RegistryError> {
         match self {
             Self::Registry(error)
-            | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => match error {
-                RegistryError::Busy { wait, .. } => Some(wait.unwrap_or_default()),
-                _ => None,
-            },
+            | Self::Blob(BlobError::Transfer(TransferError::Registry(error))) => Some(error),
             _ => None,
         }
     }

@@ -13,13 +13,14 @@ use std::{
 };
 
 use flate2::bufread::GzDecoder;
+use loam_oci::digest::Digest;
 use ruzstd::decoding::{
     BlockDecodingStrategy, FrameDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{digest::Digest, limits, stop::Stop};
+use super::{limits, stop::Stop};
 
 const GZIP: &[u8] = b"\x1f\x8b";
 /// RFC 8878, sections 3.1.1 and 3.1.2: a frame, and the middle of a skippable frame's magic.

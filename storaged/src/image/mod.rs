@@ -21,9 +21,6 @@
 //! Nothing of an image is ever unpacked to the node's own file systems, so no name in a layer can
 //! reach a file of the node's.
 
-// `layer` names it so.
-use loam_oci::digest;
-
 pub mod answering;
 pub mod backoff;
 pub mod blob;

@@ -278,16 +278,15 @@ impl Images {
                 known.attempts.get(&reference),
                 Some(Attempt::Failed(failure)) if failure.waits == Some(number)
             );
-            let attempt = known.attempts.remove(&reference);
-            match attempt {
-                Some(Attempt::Failed(failure)) if waits => {
-                    let Failure { record, left, .. } = *failure;
-                    let attempt = images.start(known, record, left);
-                    known.attempts.insert(reference, attempt);
-                    drop(guard);
-                    images.0.changes.note();
-                }
-                other => known.attempts.extend(other.map(|other| (reference, other))),
+            if !waits {
+                return;
+            }
+            if let Some(Attempt::Failed(failure)) = known.attempts.remove(&reference) {
+                let Failure { record, left, .. } = *failure;
+                let attempt = images.start(known, record, left);
+                known.attempts.insert(reference, attempt);
+                drop(guard);
+                images.0.changes.note();
             }
         });
     }
