@@ -4,6 +4,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`modules`] | loads the kernel modules that the initramfs lists |
+//! | [`builtin`] | what modprobe reads of a kernel without modules |
 //! | [`disk`] | finds disks by serial, mounts volumes |
 //! | [`root`] | image and writable layer become the root; the way out at the end |
 //! | [`folder`] | makes folders in the root, through whatever links |
@@ -22,6 +23,7 @@ macro_rules! say {
 }
 
 mod agent;
+mod builtin;
 mod command;
 mod console;
 mod disk;

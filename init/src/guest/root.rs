@@ -14,7 +14,7 @@ use rustix::{
     mount::{UnmountFlags, mount_move, mount_remount, unmount},
 };
 
-use crate::disk::Disk;
+use crate::{builtin, disk::Disk};
 
 const IMAGE: &str = "/mnt/image";
 const LAYER: &str = "/mnt/layer";
@@ -53,6 +53,9 @@ pub fn enter(image: &Disk, layer: &Disk) -> Result<Hidden> {
     let layers = format!("lowerdir={IMAGE},upperdir={LAYER}/upper,workdir={LAYER}/work");
     mount("overlay", ROOT, "overlay", MountFlags::empty(), &layers)
         .context("putting the writable layer over the image")?;
+    if let Err(error) = builtin::show(Path::new("/"), Path::new(ROOT)) {
+        say!("modprobe will not know what is built into the kernel: {error:#}");
+    }
 
     let initramfs = OpenOptions::new()
         .read(true)

@@ -1,11 +1,12 @@
 //! The kernel that OCI machines boot: Debian's source with `image/guest-kernel.config`, all of it
-//! built in, as an ELF file that needs no unpacking in the guest.
+//! built in, as an ELF file that needs no unpacking in the guest, and the lists by which programs
+//! learn what is built in.
 //!
-//! To compile it takes minutes, so it is kept outside the clone, by the hash of all that it is made
-//! from.
+//! To compile it takes minutes, so both are kept outside the clone, by the hash of all that they are
+//! made from.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +50,7 @@ const SAME_EVERYWHERE: [(&str, &str); 3] = [
 
 /// To be raised with every change of this file that changes the result. Other stages have their whole file
 /// in their key; here that would cost ten minutes for a comment.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 /// What it is made from: the source, the configuration, how, and the compiler and linker.
 pub fn key(source: &Locked, config: &str) -> Result<Key> {
@@ -61,20 +62,67 @@ pub fn key(source: &Locked, config: &str) -> Result<Key> {
         .with(version("ld")?))
 }
 
+/// A kernel, and what it is called.
+#[derive(Debug, Clone)]
+pub struct Made {
+    folder: PathBuf,
+}
+
+/// The ELF file in the folder of a kernel.
+const IMAGE: &str = "vmlinux";
+
+/// The folder beside it, in which is what belongs to `/lib/modules`.
+const MODULES: &str = "modules";
+
+impl Made {
+    pub fn image(&self) -> Result<Vec<u8>> {
+        let file = self.folder.join(IMAGE);
+        fs::read(&file).with_context(|| format!("reading {}", file.display()))
+    }
+
+    /// By its path below `/lib/modules`, whose first part is the kernel's release.
+    pub fn modules(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let folder = self.folder.join(MODULES);
+        let mut files = Vec::new();
+        for release in entries(&folder)? {
+            for file in entries(&release)? {
+                let path = file.strip_prefix(&folder)?.to_string_lossy().into_owned();
+                let bytes = fs::read(&file);
+                files.push((
+                    path,
+                    bytes.with_context(|| format!("reading {}", file.display()))?,
+                ));
+            }
+        }
+        ensure!(!files.is_empty(), "{} is empty", folder.display());
+        Ok(files)
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .with_context(|| format!("reading {}", folder.display()))
+        .map(|paths: Vec<PathBuf>| paths)?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// The kernel of this key: the one that was made before, or made now. `in_vain` ends that early.
-pub fn image(
+pub fn made(
     source: &Locked,
     config: &str,
     key: &Key,
     phase: &Phase,
     in_vain: &AtomicBool,
-) -> Result<Vec<u8>> {
+) -> Result<Made> {
     let folder = cache::root()?.join("guest-kernel");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let kept = folder.join(format!("{}.elf", key.hex()));
-    let read = || fs::read(&kept).with_context(|| format!("reading {}", kept.display()));
-    if kept.exists() {
-        return read();
+    let made = Made {
+        folder: folder.join(key.hex()),
+    };
+    if made.folder.exists() {
+        return Ok(made);
     }
     let lock = File::create(folder.join("lock")).context("locking the cache of guest kernels")?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -82,24 +130,27 @@ pub fn image(
         flock(&lock, FlockOperation::LockExclusive)
             .context("locking the cache of guest kernels")?;
     }
-    if kept.exists() {
-        return read();
+    if made.folder.exists() {
+        return Ok(made);
     }
     // What an interrupted build left is of no use.
     let place = folder.join("build");
-    let _ = fs::remove_dir_all(&place);
+    let unfinished = folder.join("unfinished");
+    for left in [&place, &unfinished] {
+        let _ = fs::remove_dir_all(left);
+    }
     ensure_plain(&place)?;
     phase.note("unpacking the source");
     unpack(&lock::verified(source)?, &place.join("source"))?;
-    let image = compile(&place, config, phase, in_vain)?;
-    let bytes = fs::read(&image).with_context(|| format!("reading {}", image.display()))?;
-    let unnamed = folder.join("unfinished");
-    File::create(&unnamed)
-        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&unnamed, &kept))
-        .with_context(|| format!("writing {}", kept.display()))?;
+    compile(&place, config, phase, in_vain)?;
+    fs::create_dir(&unfinished)
+        .and_then(|()| fs::rename(place.join(IMAGE), unfinished.join(IMAGE)))
+        .and_then(|()| fs::rename(place.join(MODULES), unfinished.join(MODULES)))
+        .and_then(|()| File::open(unfinished.join(IMAGE))?.sync_all())
+        .and_then(|()| fs::rename(&unfinished, &made.folder))
+        .with_context(|| format!("writing {}", made.folder.display()))?;
     fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
-    Ok(bytes)
+    Ok(made)
 }
 
 /// Its first line says which it is.
@@ -179,8 +230,8 @@ fn is_needed(file: &Path) -> bool {
     describes || is_ours && !LEFT_OUT.iter().any(|folder| file.starts_with(folder))
 }
 
-/// Gives the file that was made.
-fn compile(place: &Path, config: &str, phase: &Phase, in_vain: &AtomicBool) -> Result<PathBuf> {
+/// Makes the image and the folder of lists in `place`.
+fn compile(place: &Path, config: &str, phase: &Phase, in_vain: &AtomicBool) -> Result<()> {
     let fragment = place.join("fragment");
     fs::write(&fragment, config)?;
     let out = place.join("out");
@@ -222,12 +273,34 @@ fn compile(place: &Path, config: &str, phase: &Phase, in_vain: &AtomicBool) -> R
             }
         },
     )?;
-    let image = place.join("vmlinux");
     let mut strip = Command::new("strip");
     strip.args(["--strip-all", "--remove-section=.comment", "-o"]);
-    strip.arg(&image).arg(out.join("vmlinux"));
+    strip.arg(place.join(IMAGE)).arg(out.join("vmlinux"));
     told(&mut strip, in_vain, |_| ())?;
-    Ok(image)
+    list_what_is_built_in(place, &out, in_vain)
+}
+
+/// What `modprobe` needs to know that a module is built in, and so to succeed.
+fn list_what_is_built_in(place: &Path, out: &Path, in_vain: &AtomicBool) -> Result<()> {
+    // What depmod would be told of a kernel that has modules.
+    const NO_MODULES: &str = "modules.order";
+    let release = fs::read_to_string(out.join("include/config/kernel.release"))
+        .context("reading the kernel's release")?;
+    let release = release.trim();
+    let root = place.join("root");
+    let lists = root.join("lib/modules").join(release);
+    fs::create_dir_all(&lists)?;
+    for list in ["modules.builtin", "modules.builtin.modinfo"] {
+        fs::copy(out.join(list), lists.join(list)).with_context(|| format!("copying {list}"))?;
+    }
+    fs::write(lists.join(NO_MODULES), "")?;
+    let mut depmod = Command::new("depmod");
+    let path = std::env::var("PATH").unwrap_or_default();
+    depmod.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    depmod.arg("--basedir").arg(&root).arg(release);
+    told(&mut depmod, in_vain, |_| ())?;
+    fs::rename(root.join("lib/modules"), place.join(MODULES))?;
+    Ok(())
 }
 
 /// `  CC      mm/slab.o` says `mm/slab.o`.

@@ -167,8 +167,8 @@ struct Debian {
 /// What OCI machines boot, but for their init.
 struct Guest {
     linux: Kept,
-    /// Of a kernel that has any.
-    modules: Option<Kept>,
+    /// Those of a stock kernel, or the lists of what ours has built in.
+    modules: Kept,
 }
 
 impl Builder<'_> {
@@ -274,15 +274,11 @@ impl Builder<'_> {
 
     fn guest_kernel(&self, in_vain: &AtomicBool) -> Result<Guest> {
         match self.guest {
-            GuestKernel::Ours => {
-                let linux = phase::run("guests' kernel", |phase| {
-                    remark(self.guest_linux(phase, in_vain)?)
-                })?;
-                Ok(Guest {
-                    linux,
-                    modules: None,
-                })
-            }
+            GuestKernel::Ours => phase::run("guests' kernel", |phase| {
+                let guest = self.our_guest(phase, in_vain)?;
+                let remark = remark(guest.linux.clone())?.1;
+                Ok((guest, remark))
+            }),
             GuestKernel::Debian => {
                 let package = self.lock.get(&self.spec.guest.debian.package)?;
                 let modules = phase::run("stock guest's modules", |_| {
@@ -290,13 +286,13 @@ impl Builder<'_> {
                 })?;
                 Ok(Guest {
                     linux: self.linux(package, "debian-guest-linux")?,
-                    modules: Some(modules),
+                    modules,
                 })
             }
         }
     }
 
-    fn guest_linux(&self, phase: &phase::Phase, in_vain: &AtomicBool) -> Result<Kept> {
+    fn our_guest(&self, phase: &phase::Phase, in_vain: &AtomicBool) -> Result<Guest> {
         let source = self.lock.get(&self.spec.guest.source)?;
         let config = workspace::root()
             .join("image")
@@ -304,9 +300,16 @@ impl Builder<'_> {
         let config = std::fs::read_to_string(&config)
             .with_context(|| format!("reading {}", config.display()))?;
         let key = guest_kernel::key(source, &config)?;
-        self.stages.plain("guest-linux", &key, || {
-            guest_kernel::image(source, &config, &key, phase, in_vain)
-        })
+        let made = || guest_kernel::made(source, &config, &key, phase, in_vain);
+        let linux = self.stages.plain("guest-linux", &key, || made()?.image())?;
+        let modules = self.stages.archive("guest-builtin", &key, LEVEL_ONCE, || {
+            let mut tree = Tree::default();
+            for (path, bytes) in made()?.modules()? {
+                tree.file(&format!("lib/modules/{path}"), DATA, bytes);
+            }
+            Ok(tree)
+        })?;
+        Ok(Guest { linux, modules })
     }
 
     fn guest_modules(&self, package: &Locked) -> Result<Kept> {
@@ -333,9 +336,9 @@ impl Builder<'_> {
 
     /// The guests' kernel and initrd as files of the node.
     fn guest(&self, guest: &Guest, init: Kept) -> Result<Kept> {
-        let initrd: Vec<&Kept> = guest.modules.iter().chain([&init]).collect();
+        let initrd = [&guest.modules, &init];
         let mut key = Key::new(include_str!("mod.rs")).with(&guest.linux.key);
-        for part in &initrd {
+        for part in initrd {
             key = key.with(&part.key);
         }
         let name = format!("{}-guest", self.guest.image());
@@ -345,7 +348,7 @@ impl Builder<'_> {
             tree.file(
                 "usr/lib/loam/guest/initrd",
                 DATA,
-                joined(initrd.iter().copied())?,
+                joined(initrd.into_iter())?,
             );
             Ok(tree)
         })

@@ -31,7 +31,7 @@ const COMPILES_KERNEL: &str = "compiles the kernel that machines boot";
 /// What storaged makes of layers, beside what others do.
 const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
 
-const PACKAGES: [Package; 27] = [
+const PACKAGES: [Package; 28] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -73,6 +73,12 @@ const PACKAGES: [Package; 27] = [
         why: COMPILES_KERNEL,
         need: Need::Demo,
         present: || Path::new("/usr/include/libelf.h").exists(),
+    },
+    Package {
+        name: "kmod",
+        why: "makes the list of what that kernel has built in",
+        need: Need::Demo,
+        present: || in_path("depmod"),
     },
     Package {
         name: "iproute2",
