@@ -1,8 +1,10 @@
 //! Deployments as people write them: what is read, and what is said about mistakes.
 
+use std::collections::BTreeMap;
+
 use loam_deployment::{
-    Bytes, ChainContext, ContractId, FarmId, NodeKey, Version, cbor,
-    payload::{Body, Machine, Target, Workload},
+    Bytes, ChainContext, ContractId, FarmId, ImageDigest, NodeKey, Version, cbor,
+    payload::{Body, ImageSource, Machine, Target, Workload},
     seal::{self, SealContext, SealedField},
     validate,
     written::{self, Draft, Recipient, WrittenError},
@@ -37,7 +39,7 @@ fn read(text: &str) -> Result<Draft, WrittenError> {
         "PORT" => Some("80".to_owned()),
         _ => None,
     };
-    written::read("hello.toml", text, &lookup)
+    written::read("hello.toml", text, &lookup)?.pinned(&BTreeMap::new())
 }
 
 fn machine<'a>(body: &'a Body, name: &str) -> &'a Machine {
@@ -321,5 +323,78 @@ fn a_file_that_is_too_long_is_not_parsed() {
     assert_eq!(
         error.message,
         "has 307200 bytes; at most 262144 are allowed"
+    );
+}
+
+/// The example with another image.
+fn with_image(image: &str) -> Result<written::Written, WrittenError> {
+    let digest = format!("registry.example/hello@sha256:{}", "ab".repeat(32));
+    let text = HELLO.replace("${env:TOKEN}", "x").replace(&digest, image);
+    written::read("hello.toml", &text, &|_| None)
+}
+
+#[test]
+fn a_tag_is_asked_for_and_signed_with_its_digest() {
+    for (written, asked, signed) in [
+        ("nginx", "docker.io/library/nginx:latest", "docker.io/library/nginx:latest"),
+        ("user/name:1", "docker.io/user/name:1", "docker.io/user/name:1"),
+        ("localhost:5000/x", "localhost:5000/x:latest", "localhost:5000/x:latest"),
+    ] {
+        let read = with_image(written).expect("valid");
+        let [unpinned] = read.unpinned() else {
+            panic!("{:?}", read.unpinned());
+        };
+        assert_eq!(unpinned.machine.as_str(), "web");
+        assert_eq!(unpinned.image.to_string(), asked);
+        let error = unpinned.error("why").to_string();
+        assert_eq!(error, "hello.toml:13: machine.web.image: why");
+        let digests = [(unpinned.machine.clone(), ImageDigest([0xab; 32]))].into();
+        let draft = read.pinned(&digests).expect("all is known");
+        let ImageSource::Oci(image) = &machine(draft.body(), "web").image else {
+            panic!("{draft:?}");
+        };
+        assert_eq!(image.to_string(), format!("{signed}@sha256:{}", "ab".repeat(32)));
+    }
+}
+
+#[test]
+fn without_its_digest_nothing_is_signed() {
+    let error = with_image("nginx").expect("valid").pinned(&BTreeMap::new());
+    assert_eq!(
+        error.expect_err("nobody was asked").to_string(),
+        "hello.toml:13: machine.web.image: it is not known which image \
+         docker.io/library/nginx:latest names"
+    );
+}
+
+#[test]
+fn an_image_with_its_digest_is_asked_of_nobody_and_named_with_its_host() {
+    let digest = format!("@sha256:{}", "cd".repeat(32));
+    for (written, host, repository) in [
+        ("user/name", "docker.io", "user/name"),
+        ("nginx:1.29", "docker.io", "library/nginx"),
+        ("ghcr.io/x/y:tag", "ghcr.io", "x/y"),
+        ("registry.example/x", "registry.example", "x"),
+    ] {
+        let read = with_image(&format!("{written}{digest}")).expect("valid");
+        assert!(read.unpinned().is_empty());
+        let draft = read.pinned(&BTreeMap::new()).expect("nothing is missing");
+        let ImageSource::Oci(image) = &machine(draft.body(), "web").image else {
+            panic!("{draft:?}");
+        };
+        assert_eq!((image.registry(), image.repository()), (host, repository));
+    }
+}
+
+#[test]
+fn a_disk_is_named_with_its_digest() {
+    let text = HELLO.replace("image =", "disk =").replace("${env:TOKEN}", "x");
+    let disk = |text: &str| written::read("hello.toml", text, &|_| None).map(|_| ());
+    assert_eq!(disk(&text), Ok(()));
+    let digest = format!("@sha256:{}", "ab".repeat(32));
+    let error = disk(&text.replace(&digest, "")).expect_err("a tag");
+    assert_eq!(
+        error.to_string(),
+        "hello.toml:13: machine.web.disk: a disk must be named with its digest"
     );
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
 
-use super::{Item, Table, WrittenError, draft::Secret};
+use super::{Item, Pending, Table, Unpinned, WrittenError, draft::Secret};
 use crate::{
-    Bytes, Name,
+    Bytes, ImageDigest, ImageName, Name,
     cbor::Named,
     payload::{
         Gateway, GatewayHost, ImageSource, Machine, Network, NetworkAttachment, ObjectStore, Peer,
@@ -19,7 +19,7 @@ use crate::{
 /// Room for what a machine writes outside its volumes, unless it asks for more or less.
 const DEFAULT_ROOT: Bytes = Bytes::gib(1);
 
-type Read = fn(&Name, &mut Table<'_>, &mut Vec<Secret>) -> Result<Workload, WrittenError>;
+type Read = fn(&Name, &mut Table<'_>, &mut Pending) -> Result<Workload, WrittenError>;
 
 const SECTIONS: [(&str, Read); 6] = [
     ("machine", machine),
@@ -32,7 +32,7 @@ const SECTIONS: [(&str, Read); 6] = [
 
 pub(super) fn read(
     root: &mut Table<'_>,
-    secrets: &mut Vec<Secret>,
+    pending: &mut Pending,
 ) -> Result<BTreeMap<Name, Workload>, WrittenError> {
     let mut workloads = BTreeMap::new();
     for (section, read) in SECTIONS {
@@ -43,7 +43,7 @@ pub(super) fn read(
             let name: Name = name.parse().map_err(|why| item.error(format!("{why}")))?;
             let item = item.at_payload_path(format!("workloads.{name}"));
             let mut table = item.table()?;
-            let workload = read(&name, &mut table, secrets)?;
+            let workload = read(&name, &mut table, pending)?;
             table.finish()?;
             if workloads.contains_key(&name) {
                 let why = format!("there is another workload `{name}`; names must differ");
@@ -58,16 +58,15 @@ pub(super) fn read(
 fn machine(
     name: &Name,
     table: &mut Table<'_>,
-    secrets: &mut Vec<Secret>,
+    pending: &mut Pending,
 ) -> Result<Workload, WrittenError> {
-    let image = either(table, "image", "disk")?;
-    let image = match image {
-        Either::First(item) => ImageSource::Oci(item.parsed()?),
-        Either::Second(item) => ImageSource::Disk(item.parsed()?),
+    let image = match either(table, "image", "disk")? {
+        Either::First(item) => image(name, &item, pending)?,
+        Either::Second(item) => disk(&item)?,
     };
     let sealed_env = match table.optional("sealed_env") {
         None => BTreeMap::new(),
-        Some(item) => sealed_env(name, &item, secrets)?,
+        Some(item) => sealed_env(name, &item, &mut pending.secrets)?,
     };
     Ok(Workload::Machine(Box::new(Machine {
         image,
@@ -87,6 +86,32 @@ fn machine(
         restart: named(table, "restart")?,
         devices: list(table, "devices", |item| item.string())?,
     })))
+}
+
+/// Remembers an image whose digest is not known, and puts zeros in that one's place.
+fn image(
+    machine: &Name,
+    item: &Item<'_>,
+    pending: &mut Pending,
+) -> Result<ImageSource, WrittenError> {
+    let image: ImageName = item.parsed()?;
+    let digest = image.digest().unwrap_or_else(|| {
+        pending.images.push(Unpinned {
+            machine: machine.clone(),
+            image: image.clone(),
+            place: item.error(String::new()),
+        });
+        ImageDigest([0; 32])
+    });
+    Ok(ImageSource::Oci(image.pinned(digest)))
+}
+
+/// A disk's tag is asked of nobody: that what it names is a disk could not be checked.
+fn disk(item: &Item<'_>) -> Result<ImageSource, WrittenError> {
+    let image: ImageName = item.parsed()?;
+    let digest = image.digest();
+    let digest = digest.ok_or_else(|| item.error("a disk must be named with its digest"))?;
+    Ok(ImageSource::Disk(image.pinned(digest)))
 }
 
 /// Remembers the secrets and puts in their places sealed texts of the right size, so that every
@@ -213,11 +238,11 @@ fn public_ip(table: &mut Table<'_>) -> Result<Workload, WrittenError> {
 fn object_store(
     name: &Name,
     table: &mut Table<'_>,
-    secrets: &mut Vec<Secret>,
+    pending: &mut Pending,
 ) -> Result<Workload, WrittenError> {
     let plain = Zeroizing::new(table.required("sealed_password")?.string()?.into_bytes());
     let sealed_password = placeholder(&plain);
-    secrets.push(Secret {
+    pending.secrets.push(Secret {
         workload: name.clone(),
         variable: None,
         plain,
