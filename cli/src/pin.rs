@@ -17,6 +17,7 @@ use loam_deployment::{
 use loam_node_api::{clock::Clock, tls};
 use loam_oci::{
     address::{self, Outside, Reach},
+    login::Credentials,
     platform::Level,
     registry::{Registry, RegistryError},
     tag::{self, TagError, Tagged},
@@ -99,15 +100,23 @@ async fn pinned_by(
     let mut digests = BTreeMap::new();
     for unpinned in written.unpinned() {
         let image = &unpinned.image;
-        let digest = match known.get(image) {
+        // To different people it may be different.
+        let login = written.login(&unpinned.machine);
+        let digest = match known.get(&(image, login)) {
             Some(digest) => *digest,
             None => {
                 let registry = image.registry();
                 say(&format!("asking {registry} which image {image} is"));
-                let tagged = find(unpinned, outside, say).await?;
+                if login.is_some() && is_plain(registry) {
+                    say(&format!(
+                        "{registry} is asked in plain HTTP: whoever is on the way reads your password, also \
+                         when a node asks"
+                    ));
+                }
+                let tagged = find(unpinned, login, outside, say).await?;
                 let digest = ImageDigest(tagged.digest.bytes());
                 say(&format!("{}{}", image.pinned(digest), needs(tagged.needs)));
-                known.insert(image.clone(), digest);
+                known.insert((image, login), digest);
                 digest
             }
         };
@@ -129,12 +138,13 @@ fn needs(level: Level) -> String {
 /// Says something from time to time, however long the registry takes.
 async fn find(
     unpinned: &Unpinned,
+    login: Option<(&str, &str)>,
     outside: &Outside,
     say: &impl Fn(&str),
 ) -> Result<Tagged, WrittenError> {
     let image = &unpinned.image;
     let began = Instant::now();
-    let mut answer = pin!(ask(unpinned, outside, say));
+    let mut answer = pin!(ask(unpinned, login, outside, say));
     let mut words = interval(WORD);
     words.set_missed_tick_behavior(MissedTickBehavior::Delay);
     words.tick().await;
@@ -162,12 +172,17 @@ const LATER: &str = "Try again later";
 
 async fn ask(
     unpinned: &Unpinned,
+    login: Option<(&str, &str)>,
     outside: &Outside,
     say: &impl Fn(&str),
 ) -> Result<Tagged, Unknown> {
     let image = &unpinned.image;
     let told = |error: TagError| (error.to_string(), advice(&error));
-    let registry = Registry::new(image.registry(), image.repository(), outside, None)
+    let credentials = login.map(|(user, password)| Credentials {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    });
+    let registry = Registry::new(image.registry(), image.repository(), outside, credentials)
         .map_err(|error| told(error.into()))?;
     let tag = image.tag().unwrap_or("latest");
     let began = Instant::now();
@@ -220,11 +235,14 @@ fn advice(error: &TagError) -> &'static str {
     }
 }
 
+fn is_plain(registry: &str) -> bool {
+    address::base(registry).is_some_and(|url| url.scheme() == "http")
+}
+
 /// As far as it shows: a name may lead anywhere.
 fn is_out_of_reach(registry: &str) -> bool {
-    address::base(registry).is_none_or(|url| {
-        url.host_str() == Some("localhost") || !Reach::Network.allows_url(&url)
-    })
+    address::base(registry)
+        .is_none_or(|url| url.host_str() == Some("localhost") || !Reach::Network.allows_url(&url))
 }
 
 #[cfg(test)]

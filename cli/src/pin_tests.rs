@@ -5,10 +5,10 @@ use loam_oci::test_registry::{Instead, TestRegistry};
 
 use super::*;
 
-/// Two machines of one image.
-fn written(image: &str) -> Written {
+/// Two machines of one image, and what else they have.
+fn written(image: &str, more: &str) -> Written {
     let machine = |name: &str| {
-        format!("[machine.{name}]\nimage = \"{image}\"\ncpus = 1\nmemory = \"64MiB\"\n")
+        format!("[machine.{name}]\nimage = \"{image}\"\ncpus = 1\nmemory = \"64MiB\"\n{more}\n")
     };
     let text = format!("kind = \"workload\"\n{}{}", machine("a"), machine("b"));
     written::read("x.toml", &text, &|_| None).unwrap()
@@ -16,9 +16,13 @@ fn written(image: &str) -> Written {
 
 /// What is signed for both, or what is wrong; and what was said meanwhile.
 async fn pin(image: &str) -> (Result<Vec<String>, String>, Vec<String>) {
+    pin_written(written(image, "")).await
+}
+
+async fn pin_written(written: Written) -> (Result<Vec<String>, String>, Vec<String>) {
     let said = RefCell::new(Vec::new());
     let say = |line: &str| said.borrow_mut().push(line.to_owned());
-    let draft = pinned_by(written(image), &outside().unwrap(), &say).await;
+    let draft = pinned_by(written, &outside().unwrap(), &say).await;
     let shown = |draft: Draft| images(&draft).values().map(ToString::to_string).collect();
     (
         draft.map(shown).map_err(|error| error.to_string()),
@@ -43,7 +47,12 @@ async fn a_tag_is_asked_for_once_shown_and_pinned() {
     let asking = format!("asking {} which image {name} is", registry.address);
     assert_eq!(said, [asking, expected]);
     let manifests = registry.requests().into_iter();
-    assert_eq!(manifests.filter(|asked| asked.contains("/manifests/")).count(), 1);
+    assert_eq!(
+        manifests
+            .filter(|asked| asked.contains("/manifests/"))
+            .count(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -88,7 +97,10 @@ async fn a_registry_that_is_busy_is_waited_for_and_the_wait_is_told() {
     signed.unwrap();
     let told = "wants to be asked later (429 Too Many Requests); asking again in 6 s";
     assert!(said.iter().any(|line| line.ends_with(told)), "{said:?}");
-    assert!(said.iter().any(|line| line.contains("still waiting")), "{said:?}");
+    assert!(
+        said.iter().any(|line| line.contains("still waiting")),
+        "{said:?}"
+    );
 }
 
 #[tokio::test]
@@ -108,12 +120,53 @@ async fn one_that_wants_to_be_left_alone_for_long_is_an_error_at_once() {
     assert!(error.ends_with("Try again later"), "{error}");
 }
 
+#[tokio::test]
+async fn a_login_is_told_to_the_registry_and_shown_to_nobody() {
+    let registry = TestRegistry::start();
+    let digest = amd64(&registry, "1").digest();
+    // alice:secret
+    registry.behave(|b| (b.account, b.token) = (Some("YWxpY2U6c2VjcmV0"), Some("sesame")));
+    let host = registry.address;
+    let name = format!("{host}/test/image:1");
+    let login = |password: &str| {
+        let login = format!(
+            "image_login = {{ registry = \"{host}\", sealed_user = \"alice\", sealed_password = \
+             \"{password}\" }}"
+        );
+        written(&name, &login)
+    };
+    let (signed, said) = pin_written(login("secret")).await;
+    assert_eq!(signed.unwrap()[0], format!("{name}@sha256:{digest}"));
+    assert!(
+        said.iter().any(|line| line.contains("in plain HTTP")),
+        "{said:?}"
+    );
+    let (signed, told) = pin_written(login("guess")).await;
+    let error = signed.unwrap_err();
+    assert!(error.contains("the login that it was told"), "{error}");
+    let all = format!("{said:?} {told:?} {error}");
+    assert!(!all.contains("secret") && !all.contains("guess"), "{all}");
+    let error = pin(&name).await.0.unwrap_err();
+    assert!(error.contains("only to those who log in"), "{error}");
+}
+
 #[test]
 fn a_registry_that_only_this_machine_has_is_known() {
-    for registry in ["localhost:5000", "localhost", "127.0.0.1:5000", "[::1]", "169.254.169.254"] {
+    for registry in [
+        "localhost:5000",
+        "localhost",
+        "127.0.0.1:5000",
+        "[::1]",
+        "169.254.169.254",
+    ] {
         assert!(is_out_of_reach(registry), "{registry}");
     }
-    for registry in ["docker.io", "10.0.2.2:5000", "registry.localhost.example", "ghcr.io"] {
+    for registry in [
+        "docker.io",
+        "10.0.2.2:5000",
+        "registry.localhost.example",
+        "ghcr.io",
+    ] {
         assert!(!is_out_of_reach(registry), "{registry}");
     }
 }

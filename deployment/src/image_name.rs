@@ -185,7 +185,10 @@ mod tests {
             ("10.0.2.2:5000/x", "10.0.2.2:5000/x:latest"),
             ("[fd00::1]:5000/x:y", "[fd00::1]:5000/x:y"),
             ("docker.io:443/x", "docker.io:443/x:latest"),
-            ("registry.example:5000", "docker.io/library/registry.example:5000"),
+            (
+                "registry.example:5000",
+                "docker.io/library/registry.example:5000",
+            ),
         ] {
             assert_eq!(shown(written), meant, "{written}");
         }

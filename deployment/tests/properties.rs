@@ -6,8 +6,8 @@ use ciborium::Value;
 use coset::{CoseSignBuilder, CoseSignatureBuilder, HeaderBuilder, TaggedCborSerializable, iana};
 use ed25519_dalek::Signer;
 use loam_deployment::{
-    ChainContext, ContractId, ImageDigest, ImageName, NodeKey, Payload, Rejection, SigningKey, TwinId,
-    Version, cbor,
+    ChainContext, ContractId, ImageDigest, ImageName, NodeKey, Payload, Rejection, SigningKey,
+    TwinId, Version, cbor,
     envelope::{self, EnvelopeError, Expected, Farm, LABEL, TwinKeys},
     limits,
     payload::{Body, Target},

@@ -259,7 +259,14 @@ fn secrets_seal_to_the_same_bytes_and_open() {
             workload: &vector.workload,
             field: match vector.field.strip_prefix("sealed_env.") {
                 Some(variable) => SealedField::Env(variable),
-                None => SealedField::Password,
+                None => match &*vector.field {
+                    "image_login.sealed_user" => SealedField::ImageUser,
+                    "image_login.sealed_password" => SealedField::ImagePassword,
+                    field => {
+                        assert_eq!(field, "sealed_password", "{name}");
+                        SealedField::Password
+                    }
+                },
             },
         };
         let mut rng = Fixed(vector.ephemeral_seed.0.clone());

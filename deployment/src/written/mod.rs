@@ -13,6 +13,7 @@
 //! | `description` | text | empty |
 //! | `valid_until` | date and time with offset, or seconds since 1970 | for ever |
 //! | `[machine.NAME]` | `image`: an [`ImageName`](crate::ImageName); or `disk`: the same, with its digest | |
+//! | | `image_login`: `{ registry, sealed_user, sealed_password }`, texts | none: what anybody may read |
 //! | | `cpus`, `memory` | |
 //! | | `root`: size | `1GiB` |
 //! | | `command`, `ssh_keys`, `devices`: lists of text | empty |
@@ -55,8 +56,8 @@ use crate::{limits, payload::Body, rejection::Problem, validate};
 
 pub use draft::{Draft, Recipient};
 pub use source::WrittenError;
-pub use unpinned::{Unpinned, Written};
 use source::{Item, Source, Table};
+pub use unpinned::{Unpinned, Written};
 
 /// What stands in a payload's places until it is known.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Draft, WrittenError};
+use super::{Draft, WrittenError, draft::Place};
 use crate::{
     ImageDigest, ImageName, Name,
     payload::{Body, ImageSource, Workload},
@@ -31,6 +31,16 @@ impl Written {
     /// What is to be asked for, in the order of the file's machines.
     pub fn unpinned(&self) -> &[Unpinned] {
         &self.unpinned
+    }
+
+    /// What the registry of the machine's image is to be told: user and password.
+    pub fn login(&self, machine: &Name) -> Option<(&str, &str)> {
+        let secret = |place: &Place| {
+            let mut secrets = self.draft.secrets.iter();
+            let found = secrets.find(|one| one.workload == *machine && one.place == *place)?;
+            std::str::from_utf8(&found.plain).ok()
+        };
+        Some((secret(&Place::ImageUser)?, secret(&Place::ImagePassword)?))
     }
 
     /// The deployment with these digests, each for the machine of that name.

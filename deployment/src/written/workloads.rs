@@ -5,13 +5,17 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
 
-use super::{Item, Pending, Table, Unpinned, WrittenError, draft::Secret};
+use super::{
+    Item, Pending, Table, Unpinned, WrittenError,
+    draft::{Place, Secret},
+};
 use crate::{
     Bytes, ImageDigest, ImageName, Name,
     cbor::Named,
+    image_name,
     payload::{
-        Gateway, GatewayHost, ImageSource, Machine, Network, NetworkAttachment, ObjectStore, Peer,
-        PublicIp, Publish, Sealed, Volume, Workload,
+        Gateway, GatewayHost, ImageLogin, ImageSource, Machine, Network, NetworkAttachment,
+        ObjectStore, Peer, PublicIp, Publish, Sealed, Volume, Workload,
     },
     seal::OVERHEAD,
 };
@@ -64,12 +68,15 @@ fn machine(
         Either::First(item) => image(name, &item, pending)?,
         Either::Second(item) => disk(&item)?,
     };
+    let image_login = table.optional("image_login");
+    let image_login = image_login.map(|item| login(name, &item, &mut pending.secrets));
     let sealed_env = match table.optional("sealed_env") {
         None => BTreeMap::new(),
         Some(item) => sealed_env(name, &item, &mut pending.secrets)?,
     };
     Ok(Workload::Machine(Box::new(Machine {
         image,
+        image_login: image_login.transpose()?,
         cpus: table.required("cpus")?.integer()?,
         memory: table.required("memory")?.size()?,
         root: table
@@ -131,11 +138,48 @@ fn sealed_env(
         sealed.insert(variable.clone(), placeholder(&plain));
         secrets.push(Secret {
             workload: machine.clone(),
-            variable: Some(variable),
+            place: Place::Env(variable),
             plain,
         });
     }
     Ok(sealed)
+}
+
+/// An account at a registry, which is named as images name it.
+fn login(
+    machine: &Name,
+    item: &Item<'_>,
+    secrets: &mut Vec<Secret>,
+) -> Result<ImageLogin, WrittenError> {
+    let mut table = item.table()?;
+    let mut sealed = |item: Item<'_>, place: Place| {
+        let plain = Zeroizing::new(item.string()?);
+        let is_user = place == Place::ImageUser;
+        // RFC 7617, section 2. Nobody can check it once it is sealed.
+        if plain.contains(char::is_control) || (is_user && plain.contains(':')) {
+            let colon = if is_user { "a colon or " } else { "" };
+            return Err(item.error(format!("must not hold {colon}control characters")));
+        }
+        if plain.is_empty() {
+            return Err(item.error("must not be empty"));
+        }
+        let plain = Zeroizing::new(plain.as_bytes().to_vec());
+        let placeholder = placeholder(&plain);
+        let workload = machine.clone();
+        secrets.push(Secret {
+            workload,
+            place,
+            plain,
+        });
+        Ok(placeholder)
+    };
+    let login = ImageLogin {
+        registry: image_name::registry(&table.required("registry")?.string()?),
+        sealed_user: sealed(table.required("sealed_user")?, Place::ImageUser)?,
+        sealed_password: sealed(table.required("sealed_password")?, Place::ImagePassword)?,
+    };
+    table.finish()?;
+    Ok(login)
 }
 
 fn placeholder(plain: &[u8]) -> Sealed {
@@ -244,7 +288,7 @@ fn object_store(
     let sealed_password = placeholder(&plain);
     pending.secrets.push(Secret {
         workload: name.clone(),
-        variable: None,
+        place: Place::Password,
         plain,
     });
     Ok(Workload::ObjectStore(ObjectStore {
