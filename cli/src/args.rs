@@ -80,7 +80,8 @@ pub enum FarmCommand {
 
 #[derive(Debug, clap::Args)]
 pub struct Deploy {
-    /// The deployment, in TOML
+    /// The deployment, in TOML. An image may be named as for `docker pull`: what its tag names is asked of
+    /// its registry each time, shown, and signed by its digest
     pub file: PathBuf,
     /// The node to run it; may be left out when the grid has only one, and may be shortened
     #[arg(long, value_name = "KEY")]
@@ -92,7 +93,7 @@ pub struct Deploy {
 #[derive(Debug, clap::Args)]
 pub struct Update {
     pub contract: ContractId,
-    /// The whole new deployment, in TOML
+    /// The whole new deployment, in TOML. What the tags of its images name is asked anew
     pub file: PathBuf,
     #[command(flatten)]
     pub wait: Wait,

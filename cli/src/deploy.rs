@@ -1,14 +1,14 @@
 //! `loam deploy` and `loam update`: from a TOML file to a signed deployment on the chain.
 
-use std::{env, fs, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, env, fs, path::Path, process::ExitCode};
 
 use anyhow::{Context, bail};
 use loam_chain::{ContractRecord, NodeRecord};
 use loam_deployment::{
     ContractId, Rejection, TwinId, Version, envelope,
-    payload::Payload,
+    payload::{OciReference, Payload},
     seal::SealError,
-    written::{self, Draft, Recipient},
+    written::{self, Draft, Recipient, Written},
 };
 use serde::Serialize;
 
@@ -16,6 +16,7 @@ use crate::{
     args::{Deploy, Update, Wait},
     config::Config,
     output::Output,
+    pin,
     session::Session,
     status::{self, Line},
     watch::{self, Ending},
@@ -30,8 +31,12 @@ struct Deployed {
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    images: Images,
     workloads: Vec<Line>,
 }
+
+/// Which image was signed for each machine.
+type Images = BTreeMap<String, OciReference>;
 
 #[derive(Debug, thiserror::Error)]
 enum SignError {
@@ -43,34 +48,38 @@ enum SignError {
 
 pub async fn deploy(args: Deploy, config: &Config, output: Output) -> anyhow::Result<ExitCode> {
     // The file first: a mistake in it should not need a grid to be found.
-    let draft = read(&args.file)?;
+    let written = read(&args.file)?;
     let session = Session::open(config)?;
     let twin = session.twin().await?;
     let node = session.choose_node(args.node.as_deref()).await?;
+    let draft = pin::pinned(written).await?;
     let (contract, _) = session
         .writer
         .deploy_new(node.key, |contract| {
             signed(&session, &draft, &node, twin, contract, Version(1))
         })
         .await?;
-    finish(&session, contract, args.wait, output).await
+    let images = pin::images(&draft);
+    finish(&session, contract, images, args.wait, output).await
 }
 
 pub async fn update(args: Update, config: &Config, output: Output) -> anyhow::Result<ExitCode> {
-    let draft = read(&args.file)?;
+    let written = read(&args.file)?;
     let session = Session::open(config)?;
     let before = session.living_contract(args.contract).await?;
     let node = session.node(before.node).await?;
+    let draft = pin::pinned(written).await?;
     let version = Version(before.version().0 + 1);
     let bytes = signed(&session, &draft, &node, before.twin, before.id, version)?;
     session
         .writer
         .update_contract(before.id, version, &bytes)
         .await?;
-    finish(&session, before.id, args.wait, output).await
+    let images = pin::images(&draft);
+    finish(&session, before.id, images, args.wait, output).await
 }
 
-fn read(file: &Path) -> anyhow::Result<Draft> {
+fn read(file: &Path) -> anyhow::Result<Written> {
     let shown = file.display().to_string();
     let text = fs::read_to_string(file).with_context(|| format!("{shown} cannot be read"))?;
     Ok(written::read(&shown, &text, &|name| env::var(name).ok())?)
@@ -99,12 +108,13 @@ fn signed(
 async fn finish(
     session: &Session,
     contract: ContractId,
+    images: Images,
     wait: Wait,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let record = session.contract(contract).await?;
     if wait.no_wait {
-        show(session, record, "published", None, output).await?;
+        show(session, record, images, "published", None, output).await?;
         return Ok(ExitCode::SUCCESS);
     }
     if !output.json {
@@ -123,7 +133,7 @@ async fn finish(
         Ending::Failed(reason) => ("failed", Some(reason)),
         Ending::Undecided(reason) => ("undecided", Some(reason)),
     };
-    show(session, record, outcome, reason.clone(), output).await?;
+    show(session, record, images, outcome, reason.clone(), output).await?;
     match (output.json, outcome, reason) {
         (false, "rejected", Some(reason)) => bail!("the node rejected the deployment: {reason}"),
         (false, "failed", Some(reason)) => {
@@ -144,6 +154,7 @@ async fn finish(
 async fn show(
     session: &Session,
     record: ContractRecord,
+    images: Images,
     outcome: &'static str,
     reason: Option<String>,
     output: Output,
@@ -158,6 +169,7 @@ async fn show(
         node: record.node.to_string(),
         outcome,
         reason,
+        images,
         workloads: lines,
     };
     output.record(&deployed, |_| Vec::new())

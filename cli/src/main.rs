@@ -10,6 +10,7 @@ mod key;
 mod list;
 mod node;
 mod output;
+mod pin;
 mod session;
 mod status;
 mod watch;

@@ -47,13 +47,14 @@ pub async fn watch(
     }
     bar.enable_steady_tick(Duration::from_millis(120));
     let started = Instant::now();
+    let mut told = Told::default();
     loop {
         // Read anew: the report is part of the contract's record.
         let record = session.contract(contract.id).await?;
         let report = session.report(&record).await?;
         let report = report.filter(|report| report.version >= contract.version());
         let progress = match &report {
-            None => "the node has not answered yet".to_owned(),
+            None => Progress::new("the node has not answered yet"),
             Some(report) => match judge(report) {
                 Judged::Ended(ending) => {
                     bar.finish_and_clear();
@@ -62,18 +63,65 @@ pub async fn watch(
                 Judged::UnderWay(progress) => progress,
             },
         };
-        bar.set_message(plain(&progress));
+        let is_news = told.now.as_ref() != Some(&progress);
+        told.take_in(progress);
+        let shown = plain(&told.shown());
+        // Where there is no terminal, each line stays; so only what is new is a line.
+        if is_news && bar.is_hidden() {
+            eprintln!("{shown}");
+        }
+        bar.set_message(shown);
         if started.elapsed() > Duration::from_secs(wait.timeout) {
             bar.finish_and_clear();
-            return Ok(Ending::Undecided(progress));
+            return Ok(Ending::Undecided(told.shown()));
         }
         sleep(INTERVAL).await;
     }
 }
 
+/// What the node said last, and why it was not further when it last said why: a registry that is asked
+/// again and again is being fetched from now and then, which is no reason.
+#[derive(Debug, Default)]
+struct Told {
+    now: Option<Progress>,
+    why: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Progress {
+    text: String,
+    /// Whether the node gave a reason.
+    has_reason: bool,
+}
+
+impl Progress {
+    fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        let has_reason = false;
+        Self { text, has_reason }
+    }
+}
+
+impl Told {
+    fn take_in(&mut self, progress: Progress) {
+        if progress.has_reason {
+            self.why = Some(progress.text.clone());
+        }
+        self.now = Some(progress);
+    }
+
+    fn shown(&self) -> String {
+        let now = self.now.as_ref().map_or("", |now| &now.text);
+        match &self.why {
+            Some(why) if why != now => format!("{now}; before that, {why}"),
+            _ => now.to_owned(),
+        }
+    }
+}
+
 enum Judged {
     Ended(Ending),
-    UnderWay(String),
+    UnderWay(Progress),
 }
 
 fn judge(report: &Report) -> Judged {
@@ -81,6 +129,7 @@ fn judge(report: &Report) -> Judged {
         return Judged::Ended(Ending::Rejected(reason.clone()));
     }
     let mut under_way = Vec::new();
+    let mut has_reason = false;
     for (name, workload) in &report.workloads {
         match workload.state {
             State::Running | State::Stopped => {}
@@ -90,6 +139,8 @@ fn judge(report: &Report) -> Judged {
             State::Pending | State::Fetching | State::Starting => {
                 let mut progress = format!("{name} is {}", workload.state.as_str());
                 if !workload.detail.is_empty() {
+                    // How far a fetch is is none.
+                    has_reason |= workload.state != State::Fetching;
                     progress = format!("{progress} ({})", workload.detail);
                 }
                 under_way.push(progress);
@@ -99,7 +150,8 @@ fn judge(report: &Report) -> Judged {
     if under_way.is_empty() {
         Judged::Ended(Ending::Runs)
     } else {
-        Judged::UnderWay(under_way.join(", "))
+        let text = under_way.join(", ");
+        Judged::UnderWay(Progress { text, has_reason })
     }
 }
 
@@ -137,12 +189,34 @@ mod tests {
         let one = report(&[("a", State::Pending), ("b", State::Failed)]);
         assert!(matches!(judge(&one), Judged::Ended(Ending::Failed(why)) if why == "b: why"));
         let some = report(&[("a", State::Running), ("b", State::Starting)]);
-        assert!(matches!(judge(&some), Judged::UnderWay(what) if what == "b is starting (why)"));
+        assert!(
+            matches!(judge(&some), Judged::UnderWay(what) if what.text == "b is starting (why)")
+        );
         let mut rejected = report(&[("a", State::Running)]);
         rejected.verdict = Verdict::Rejected {
             code: "port".into(),
             reason: "no".into(),
         };
         assert!(matches!(judge(&rejected), Judged::Ended(Ending::Rejected(why)) if why == "no"));
+    }
+
+    #[test]
+    fn who_gives_up_hears_why_also_while_it_is_being_tried_again() {
+        let take_in = |told: &mut Told, states: &[(&str, State)]| match judge(&report(states)) {
+            Judged::UnderWay(progress) => told.take_in(progress),
+            Judged::Ended(ending) => panic!("{ending:?}"),
+        };
+        let mut told = Told::default();
+        told.take_in(Progress::new("the node has not answered yet"));
+        assert_eq!(told.shown(), "the node has not answered yet");
+        take_in(&mut told, &[("a", State::Pending)]);
+        assert_eq!(told.shown(), "a is pending (why)");
+        take_in(&mut told, &[("a", State::Fetching)]);
+        assert_eq!(
+            told.shown(),
+            "a is fetching (why); before that, a is pending (why)"
+        );
+        take_in(&mut told, &[("a", State::Pending)]);
+        assert_eq!(told.shown(), "a is pending (why)");
     }
 }

@@ -4,6 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::limits::DOMAIN_BYTES;
 
+/// Where a registry is: a host, with a port or without.
+pub(crate) fn is_registry(text: &str) -> bool {
+    is_host(text) || is_address(text)
+}
+
 /// `host:port`.
 pub(crate) fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {

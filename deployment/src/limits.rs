@@ -42,6 +42,9 @@ pub const COMMAND_ITEM_BYTES: usize = 4096;
 pub const ENV_ITEMS: usize = 128;
 pub const ENV_NAME_BYTES: usize = 128;
 pub const ENV_VALUE_BYTES: usize = 8192;
+/// Of an account at a registry. Its password may be as long as a variable: tokens in use have some
+/// thousand bytes (Amazon's, Google's keys in JSON).
+pub const LOGIN_USER_BYTES: usize = 256;
 pub const SSH_KEYS: usize = 16;
 /// An RSA key of 16384 bits with a comment is about this long.
 pub const SSH_KEY_BYTES: usize = 3072;

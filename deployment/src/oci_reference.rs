@@ -2,23 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    host::{is_address, is_host},
-    image_digest::ImageDigest,
-};
+use crate::{host::is_registry, image_digest::ImageDigest};
 
 /// An OCI reference pinned to a digest: `registry/repository@sha256:<64 hex digits>`, or
 /// `registry/repository:tag@sha256:...`. The digest decides; the tag is what people call it by.
+///
+/// This is what is signed: what stands before the first slash is a host, whatever it looks like. What
+/// people write is an [`ImageName`](crate::ImageName).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OciReference {
     /// Host, with the port if there is one: `registry.example`, `10.0.2.2:5000`.
-    registry: String,
+    pub(crate) registry: String,
     /// `library/debian`.
-    repository: String,
-    digest: ImageDigest,
+    pub(crate) repository: String,
+    pub(crate) digest: ImageDigest,
     /// Shown, and asked of nobody: by now it may name another image.
-    tag: Option<String>,
+    pub(crate) tag: Option<String>,
 }
 
 impl OciReference {
@@ -76,27 +76,8 @@ fn parse_reference(text: &str) -> Option<OciReference> {
         Some((repository, tag)) => (repository, Some(tag)),
         None => (path, None),
     };
-    let host_ok = is_host(registry) || is_address(registry);
-    // OCI distribution specification, "Pulling manifests": components of lower case letters and
-    // digits, with separators only inside: a dot, one or two underscores, or hyphens.
-    let component_ok = |component: &str| {
-        component.replace("__", "_").split(['.', '_']).all(|part| {
-            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            let ends = part.starts_with('-') || part.ends_with('-');
-            !part.is_empty() && !ends && part.bytes().all(plain)
-        })
-    };
-    // As above: at most 128 characters.
-    let tag_ok = |tag: &str| {
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let starts_well = tag.bytes().next().is_some_and(word);
-        let plain = |b: u8| word(b) || b == b'.' || b == b'-';
-        starts_well && tag.len() <= 128 && tag.bytes().all(plain)
-    };
-    if !tag.is_none_or(tag_ok) {
-        return None;
-    }
-    if !host_ok || repository.len() > 255 || !repository.split('/').all(component_ok) {
+    let repository_ok = is_repository(repository);
+    if !is_registry(registry) || !repository_ok || !tag.is_none_or(is_tag) {
         return None;
     }
     Some(OciReference {
@@ -105,6 +86,27 @@ fn parse_reference(text: &str) -> Option<OciReference> {
         digest: digest_text.parse().ok()?,
         tag: tag.map(str::to_owned),
     })
+}
+
+/// OCI distribution specification, "Pulling manifests": components of lower case letters and digits,
+/// with separators only inside: a dot, one or two underscores, or hyphens.
+pub(crate) fn is_repository(text: &str) -> bool {
+    let component_ok = |component: &str| {
+        component.replace("__", "_").split(['.', '_']).all(|part| {
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            let ends = part.starts_with('-') || part.ends_with('-');
+            !part.is_empty() && !ends && part.bytes().all(plain)
+        })
+    };
+    text.len() <= 255 && text.split('/').all(component_ok)
+}
+
+/// As above: at most 128 characters.
+pub(crate) fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let starts_well = text.bytes().next().is_some_and(word);
+    let plain = |b: u8| word(b) || b == b'.' || b == b'-';
+    starts_well && text.len() <= 128 && text.bytes().all(plain)
 }
 
 impl TryFrom<String> for OciReference {

@@ -60,6 +60,8 @@ pub enum Workload {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     pub image: ImageSource,
+    /// What the image's registry is told, where it does not show the image to anybody.
+    pub image_login: Option<ImageLogin>,
     /// Virtual CPUs, 1 to 64.
     pub cpus: u32,
     /// 64 MiB to 1 TiB, a multiple of 2 MiB.
@@ -91,6 +93,15 @@ pub enum ImageSource {
     Oci(OciReference),
     /// A whole disk with its own boot loader, kept as an OCI artifact.
     Disk(OciReference),
+}
+
+/// An account at the registry of a machine's image, sealed to the node's HPKE key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLogin {
+    /// The image's. It stands here too, so that an image of another registry takes the password nowhere.
+    pub registry: String,
+    pub sealed_user: Sealed,
+    pub sealed_password: Sealed,
 }
 
 /// Bytes sealed with HPKE to the node's key.

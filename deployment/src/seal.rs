@@ -4,7 +4,7 @@
 //! | HPKE input | bytes |
 //! |---|---|
 //! | `info` | `loam-seal-v1`, chain id (8, big-endian), address of the contract (20), node's Ed25519 public key (32), contract's number (8, big-endian) |
-//! | `aad` | where the secret stands: `web.sealed_env.TOKEN`, `store.sealed_password` |
+//! | `aad` | where the secret stands: `web.sealed_env.TOKEN`, `web.image_login.sealed_user`, `web.image_login.sealed_password`, `store.sealed_password` |
 //!
 //! So a ciphertext that is copied into another contract, another machine or another variable does
 //! not open: nobody can have a node show him a stranger's secret by deploying its ciphertext.
@@ -36,6 +36,9 @@ pub enum SealedField<'a> {
     Env(&'a str),
     /// The password of an object store.
     Password,
+    /// User and password at the registry of a machine's image.
+    ImageUser,
+    ImagePassword,
 }
 
 /// A node's HPKE keys.
@@ -160,6 +163,8 @@ impl SealContext<'_> {
         match self.field {
             SealedField::Env(name) => format!("{}.sealed_env.{name}", self.workload),
             SealedField::Password => format!("{}.sealed_password", self.workload),
+            SealedField::ImageUser => format!("{}.image_login.sealed_user", self.workload),
+            SealedField::ImagePassword => format!("{}.image_login.sealed_password", self.workload),
         }
     }
 }
@@ -235,6 +240,14 @@ mod tests {
             },
             SealContext {
                 field: SealedField::Password,
+                ..right
+            },
+            SealContext {
+                field: SealedField::ImageUser,
+                ..right
+            },
+            SealContext {
+                field: SealedField::ImagePassword,
                 ..right
             },
         ];

@@ -1,5 +1,7 @@
 //! What stands at the edge of what a deployment may hold: the last that passes, the first that does not.
 
+use std::collections::BTreeMap;
+
 use loam_deployment::{
     ChainContext, ContractId, FieldError, NodeKey, Version,
     payload::{Body, Machine, Payload, Sealed, Target, Workload},
@@ -15,7 +17,7 @@ memory = "256MiB"
 "#;
 
 fn read(text: &str) -> Result<written::Draft, WrittenError> {
-    written::read("edge.toml", text, &|_| None)
+    written::read("edge.toml", text, &|_| None)?.pinned(&BTreeMap::new())
 }
 
 /// The payload of one machine, changed as `change` says.

@@ -6,7 +6,8 @@ use ciborium::Value;
 use coset::{CoseSignBuilder, CoseSignatureBuilder, HeaderBuilder, TaggedCborSerializable, iana};
 use ed25519_dalek::Signer;
 use loam_deployment::{
-    ChainContext, ContractId, NodeKey, Payload, Rejection, SigningKey, TwinId, Version, cbor,
+    ChainContext, ContractId, ImageDigest, ImageName, NodeKey, Payload, Rejection, SigningKey,
+    TwinId, Version, cbor,
     envelope::{self, EnvelopeError, Expected, Farm, LABEL, TwinKeys},
     limits,
     payload::{Body, Target},
@@ -215,6 +216,25 @@ proptest! {
         prop_assume!(bytes.len() <= limits::DEPLOYMENT_BYTES);
         let refused = cbor::decode(&bytes).map_err(|rejection| rejection.code());
         prop_assert_eq!(refused, Err("duplicate-key"));
+    }
+}
+
+proptest! {
+    /// What people write and what is signed for it mean the same to both who read it.
+    #[test]
+    fn what_is_pinned_names_its_host_and_nothing_else(
+        text in "(([a-z0-9.:-]{1,9}|localhost|docker\\.io|GHCR\\.io|\\[::1\\]:5000)/)?[a-z0-9._-]{1,5}(/[a-z]{1,3})?(:[A-Za-z0-9.]{1,4})?|[ -~]{0,20}",
+        digest: [u8; 32],
+    ) {
+        let Ok(name) = text.parse::<ImageName>() else { return Ok(()) };
+        prop_assert_eq!(name.to_string().parse(), Ok(name.clone()));
+        let pinned = name.pinned(name.digest().unwrap_or(ImageDigest(digest)));
+        let signed = pinned.to_string();
+        prop_assert_eq!(signed.parse(), Ok(pinned.clone()));
+        let read: ImageName = signed.parse().expect("what is signed can be written");
+        prop_assert_eq!(read.pinned(pinned.digest()), pinned);
+        let host = name.registry();
+        prop_assert!(host == "localhost" || host.contains(['.', ':']), "{}", host);
     }
 }
 

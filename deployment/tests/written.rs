@@ -1,8 +1,10 @@
 //! Deployments as people write them: what is read, and what is said about mistakes.
 
+use std::collections::BTreeMap;
+
 use loam_deployment::{
-    Bytes, ChainContext, ContractId, FarmId, NodeKey, Version, cbor,
-    payload::{Body, Machine, Target, Workload},
+    Bytes, ChainContext, ContractId, FarmId, ImageDigest, NodeKey, Version, cbor,
+    payload::{Body, ImageSource, Machine, Target, Workload},
     seal::{self, SealContext, SealedField},
     validate,
     written::{self, Draft, Recipient, WrittenError},
@@ -37,7 +39,7 @@ fn read(text: &str) -> Result<Draft, WrittenError> {
         "PORT" => Some("80".to_owned()),
         _ => None,
     };
-    written::read("hello.toml", text, &lookup)
+    written::read("hello.toml", text, &lookup)?.pinned(&BTreeMap::new())
 }
 
 fn machine<'a>(body: &'a Body, name: &str) -> &'a Machine {
@@ -234,8 +236,8 @@ fn mistakes_are_named_with_line_and_field() {
         "cpus = 1",
         "cpus = 1\ngpus = 1",
         "hello.toml:15: machine.web.gpus: there is no such key; known here: command, cpus, \
-         devices, disk, env, image, memory, mesh, networks, publish, restart, root, sealed_env, \
-         ssh_keys, volumes",
+         devices, disk, env, image, image_login, memory, mesh, networks, publish, restart, root, \
+         sealed_env, ssh_keys, volumes",
     );
     said(
         "[volume.data]",
@@ -322,4 +324,191 @@ fn a_file_that_is_too_long_is_not_parsed() {
         error.message,
         "has 307200 bytes; at most 262144 are allowed"
     );
+}
+
+/// The example with another image.
+fn with_image(image: &str) -> Result<written::Written, WrittenError> {
+    let digest = format!("registry.example/hello@sha256:{}", "ab".repeat(32));
+    let text = HELLO.replace("${env:TOKEN}", "x").replace(&digest, image);
+    written::read("hello.toml", &text, &|_| None)
+}
+
+#[test]
+fn a_tag_is_asked_for_and_signed_with_its_digest() {
+    for (written, asked, signed) in [
+        (
+            "nginx",
+            "docker.io/library/nginx:latest",
+            "docker.io/library/nginx:latest",
+        ),
+        (
+            "user/name:1",
+            "docker.io/user/name:1",
+            "docker.io/user/name:1",
+        ),
+        (
+            "localhost:5000/x",
+            "localhost:5000/x:latest",
+            "localhost:5000/x:latest",
+        ),
+    ] {
+        let read = with_image(written).expect("valid");
+        let [unpinned] = read.unpinned() else {
+            panic!("{:?}", read.unpinned());
+        };
+        assert_eq!(unpinned.machine.as_str(), "web");
+        assert_eq!(unpinned.image.to_string(), asked);
+        let error = unpinned.error("why").to_string();
+        assert_eq!(error, "hello.toml:13: machine.web.image: why");
+        let digests = [(unpinned.machine.clone(), ImageDigest([0xab; 32]))].into();
+        let draft = read.pinned(&digests).expect("all is known");
+        let ImageSource::Oci(image) = &machine(draft.body(), "web").image else {
+            panic!("{draft:?}");
+        };
+        assert_eq!(
+            image.to_string(),
+            format!("{signed}@sha256:{}", "ab".repeat(32))
+        );
+    }
+}
+
+#[test]
+fn without_its_digest_nothing_is_signed() {
+    let error = with_image("nginx").expect("valid").pinned(&BTreeMap::new());
+    assert_eq!(
+        error.expect_err("nobody was asked").to_string(),
+        "hello.toml:13: machine.web.image: it is not known which image \
+         docker.io/library/nginx:latest names"
+    );
+}
+
+#[test]
+fn an_image_with_its_digest_is_asked_of_nobody_and_named_with_its_host() {
+    let digest = format!("@sha256:{}", "cd".repeat(32));
+    for (written, host, repository) in [
+        ("user/name", "docker.io", "user/name"),
+        ("nginx:1.29", "docker.io", "library/nginx"),
+        ("ghcr.io/x/y:tag", "ghcr.io", "x/y"),
+        ("registry.example/x", "registry.example", "x"),
+    ] {
+        let read = with_image(&format!("{written}{digest}")).expect("valid");
+        assert!(read.unpinned().is_empty());
+        let draft = read.pinned(&BTreeMap::new()).expect("nothing is missing");
+        let ImageSource::Oci(image) = &machine(draft.body(), "web").image else {
+            panic!("{draft:?}");
+        };
+        assert_eq!((image.registry(), image.repository()), (host, repository));
+    }
+}
+
+#[test]
+fn a_disk_is_named_with_its_digest() {
+    let text = HELLO
+        .replace("image =", "disk =")
+        .replace("${env:TOKEN}", "x");
+    let disk = |text: &str| written::read("hello.toml", text, &|_| None).map(|_| ());
+    assert_eq!(disk(&text), Ok(()));
+    let digest = format!("@sha256:{}", "ab".repeat(32));
+    let error = disk(&text.replace(&digest, "")).expect_err("a tag");
+    assert_eq!(
+        error.to_string(),
+        "hello.toml:13: machine.web.disk: a disk must be named with its digest"
+    );
+}
+
+const LOGIN: &str = "image_login = { registry = \"registry.example\", sealed_user = \"alice\", \
+                     sealed_password = \"${env:TOKEN}\" }";
+
+fn with_login(login: &str) -> Result<written::Written, WrittenError> {
+    let lookup = |name: &str| (name == "TOKEN").then(|| "hunter2".to_owned());
+    let text = HELLO.replace("cpus = 1", &format!("cpus = 1\n{login}"));
+    written::read("hello.toml", &text, &lookup)
+}
+
+#[test]
+fn a_login_is_told_to_who_asks_the_registry_and_sealed_for_the_node() {
+    let read = with_login(LOGIN).expect("valid");
+    let web = "web".parse().expect("a name");
+    assert_eq!(read.login(&web), Some(("alice", "hunter2")));
+    assert_eq!(read.login(&"data".parse().expect("a name")), None);
+    assert!(!format!("{read:?}").contains("hunter2"));
+
+    let draft = read.pinned(&BTreeMap::new()).expect("nothing is missing");
+    let keys = seal::derive_keypair(&[5; 32]);
+    let recipient = recipient(keys.public);
+    let payload = draft.for_node(&recipient).expect("seals");
+    assert_eq!(validate::payload(&payload), Ok(()));
+    let login = machine(&payload.body, "web").image_login.as_ref();
+    let login = login.expect("there is one");
+    let context = |field| SealContext {
+        chain: recipient.chain,
+        node: recipient.node,
+        contract: recipient.contract,
+        workload: &web,
+        field,
+    };
+    let user = seal::open(
+        &login.sealed_user,
+        &keys.private,
+        &context(SealedField::ImageUser),
+    );
+    assert_eq!(user.expect("opens").as_slice(), b"alice");
+    let context = context(SealedField::ImagePassword);
+    let password = seal::open(&login.sealed_password, &keys.private, &context);
+    assert_eq!(password.expect("opens").as_slice(), b"hunter2");
+    let bytes = cbor::encode(&payload);
+    assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
+    assert_eq!(cbor::decode(&bytes), Ok(payload));
+}
+
+#[test]
+fn mistakes_in_a_login_are_named() {
+    for (old, new, expected) in [
+        (
+            "registry.example",
+            "other.example",
+            "registry: must be the image's, `registry.example`",
+        ),
+        (
+            "alice",
+            "a:b",
+            "sealed_user: must not hold a colon or control characters",
+        ),
+        ("alice", "", "sealed_user: must not be empty"),
+        (
+            "${env:TOKEN}",
+            "a\\nb",
+            "sealed_password: must not hold control characters",
+        ),
+        ("sealed_user = \"alice\", ", "", "`sealed_user` is missing"),
+    ] {
+        let error = with_login(&LOGIN.replace(old, new))
+            .expect_err(new)
+            .to_string();
+        assert!(
+            error.starts_with("hello.toml:15: machine.web.image_login"),
+            "{error}"
+        );
+        assert!(error.ends_with(expected), "{error}");
+    }
+    let long = LOGIN.replace("alice", &"x".repeat(257));
+    let error = with_login(&long).expect_err("too long").to_string();
+    assert!(
+        error.ends_with("has 257 bytes; at most 256 are allowed"),
+        "{error}"
+    );
+}
+
+#[test]
+fn docker_hub_s_registry_has_its_names_in_a_login_too() {
+    let digest = format!("registry.example/hello@sha256:{}", "ab".repeat(32));
+    for registry in ["docker.io", "index.docker.io"] {
+        let login = LOGIN.replace("registry.example", registry);
+        let text = HELLO
+            .replace(&digest, "user/name")
+            .replace("${env:TOKEN}", "x");
+        let login = login.replace("${env:TOKEN}", "x");
+        let text = text.replace("cpus = 1", &format!("cpus = 1\n{login}"));
+        written::read("hello.toml", &text, &|_| None).expect(registry);
+    }
 }

@@ -131,6 +131,7 @@ def address(text):
 
 
 SEALED = {"encapsulated": bytes(range(32)), "ciphertext": bytes(range(24))}
+LOGIN = {"registry": "registry.example", "sealed_user": SEALED, "sealed_password": SEALED}
 
 EVERYTHING = payload(
     {
@@ -220,6 +221,7 @@ EVERYTHING_JSON = {
             "web": {
                 "type": "machine",
                 "image": {"oci": IMAGE},
+                "image_login": None,
                 "cpus": 64,
                 "memory": 1 << 40,
                 "root": 16 << 20,
@@ -246,6 +248,7 @@ EVERYTHING_JSON = {
             "db": {
                 "type": "machine",
                 "image": {"disk": "10.0.2.2:5000/team/db-disk@" + DIGEST},
+                "image_login": None,
                 "cpus": 2,
                 "memory": 64 << 20,
                 "root": 1 << 40,
@@ -477,6 +480,11 @@ def deployments():
             "an image whose tag is kept beside its digest",
             payload({"web": machine(image="registry.example:5000/team/hello:1.29-Alpine_3.x@" + DIGEST)}),
         ),
+        vector(
+            "image login",
+            "an account at the image's registry",
+            payload({"web": machine(image_login=LOGIN)}),
+        ),
         vector("hello", "written in TOML", from_toml(HELLO_TOML), toml=HELLO_TOML),
         vector(
             "two signers",
@@ -586,6 +594,10 @@ def refused():
     add("unknown-field", "an unknown field", envelope(small | {"owner": 5}), "owner")
     add("unknown-field", "an unknown field of a machine", envelope(payload({"web": machine(gpu=1)})), "workloads.web.gpu")
     attached = machine(networks=[{"network": "lan", "mac": "x"}])
+    odd = payload({"web": machine(image_login=LOGIN | {"token": "x"})})
+    add("unknown-field", "an unknown field of a login", envelope(odd), "workloads.web.image_login.token")
+    bare = payload({"web": machine(image_login=without(LOGIN, "registry"))})
+    add("missing-field", "a login without its registry", envelope(bare), "workloads.web.image_login.registry")
     add("unknown-field", "an unknown field in a list", envelope(payload({"web": attached})), "workloads.web.networks[0].mac")
     add("unknown-field", "a policy in a workload deployment", envelope(small | {"policy": {}}), "policy")
     for field in ("format", "kind", "node", "contract", "version", "workloads"):
@@ -659,6 +671,12 @@ def refused():
     at("web.sealed_env.A", {"web": two}, "a variable plain and sealed")
     short = machine(sealed_env={"A": SEALED | {"ciphertext": bytes(15)}})
     at("web.sealed_env.A", {"web": short}, "a ciphertext without its tag")
+    other = machine(image_login=LOGIN | {"registry": "other.example"})
+    at("web.image_login.registry", {"web": other}, "a login for another registry than the image's")
+    short = machine(image_login=LOGIN | {"sealed_password": SEALED | {"ciphertext": bytes(15)}})
+    at("web.image_login.sealed_password", {"web": short}, "a password without its tag")
+    long = machine(image_login=LOGIN | {"sealed_user": SEALED | {"ciphertext": bytes(273)}})
+    at("web.image_login.sealed_user", {"web": long}, "a user of 257 bytes")
     at("web.ssh_keys[0]", {"web": machine(ssh_keys=["hunter2"])}, "no SSH key")
     two_lines = "ssh-ed25519 AAAA x\nssh-ed25519 AAAA y"
     at("web.ssh_keys[0]", {"web": machine(ssh_keys=[two_lines])}, "an SSH key of two lines")
@@ -821,6 +839,8 @@ def sealed():
         ("variable", "web", "sealed_env.TOKEN", b"hunter2"),
         ("empty", "w", "sealed_env.A", b""),
         ("password", "store", "sealed_password", "pässwörd".encode()),
+        ("image user", "web", "image_login.sealed_user", b"alice"),
+        ("image password", "web", "image_login.sealed_password", b"hunter2"),
     ]:
         node = suite.kem.derive_key_pair(seed(6))
         ephemeral = suite.kem.derive_key_pair(seed(7))

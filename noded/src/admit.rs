@@ -185,6 +185,9 @@ impl Judge<'_> {
             ImageSource::Oci(image) => image.clone(),
             ImageSource::Disk(_) => return Err(not_offered("image", "whole-disk images")),
         };
+        if machine.image_login.is_some() {
+            return Err(not_offered("image_login", "logins at registries"));
+        }
         if machine.mesh {
             return Err(not_offered("mesh", "the mesh"));
         }

@@ -58,11 +58,12 @@ pub struct Outside {
     pub tls: ClientConfig,
 }
 
-/// `https://host/v2/`; `http` for a registry named by its address, which can have no certificate.
-/// What comes from there is checked by its digest either way.
+/// `https://host/v2/`; `http` for a registry named by its address or as `localhost`, which can have no
+/// certificate. What comes from there is checked by its digest either way; what a tag names there is not.
 pub fn base(registry: &str) -> Option<Url> {
     let url = Url::parse(&format!("https://{registry}/v2/")).ok()?;
-    if ip(url.host_str()?).is_some() {
+    let host = url.host_str()?;
+    if host == "localhost" || ip(host).is_some() {
         return Url::parse(&format!("http://{registry}/v2/")).ok();
     }
     Some(url)
@@ -116,6 +117,7 @@ mod tests {
         );
         assert_eq!(base("10.0.2.2:5000").unwrap(), "http://10.0.2.2:5000/v2/");
         assert_eq!(base("[fd00::1]:5000").unwrap(), "http://[fd00::1]:5000/v2/");
+        assert_eq!(base("localhost:5000").unwrap(), "http://localhost:5000/v2/");
         assert_eq!(base("[nonsense"), None);
     }
 

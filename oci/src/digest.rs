@@ -15,6 +15,10 @@ impl Digest {
         Self(bytes)
     }
 
+    pub const fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// What a reference names.
     pub fn of_manifest(reference: &OciReference) -> Self {
         Self(reference.digest().0)

@@ -10,14 +10,11 @@
 
 use std::borrow::Cow;
 
-use loam_deployment::payload::OciReference;
-
 const HUB_NAMES: [&str; 2] = ["docker.io", "index.docker.io"];
 const HUB: &str = "registry-1.docker.io";
 
 /// Host, with its port if there is one, and repository, as they are to be asked for.
-pub fn asked(image: &OciReference) -> (&str, Cow<'_, str>) {
-    let (registry, repository) = (image.registry(), image.repository());
+pub fn asked<'a>(registry: &'a str, repository: &'a str) -> (&'a str, Cow<'a, str>) {
     if !HUB_NAMES.contains(&registry) {
         return (registry, repository.into());
     }
@@ -30,6 +27,8 @@ pub fn asked(image: &OciReference) -> (&str, Cow<'_, str>) {
 
 #[cfg(test)]
 mod tests {
+    use loam_deployment::payload::OciReference;
+
     use super::*;
 
     #[test]
@@ -53,7 +52,8 @@ mod tests {
             let image: OciReference = format!("{written}@sha256:{}", "ab".repeat(32))
                 .parse()
                 .unwrap();
-            assert_eq!(asked(&image), (host, repository.into()), "{written}");
+            let asked = asked(image.registry(), image.repository());
+            assert_eq!(asked, (host, repository.into()), "{written}");
             // What it is called stays.
             assert!(image.to_string().starts_with(written), "{image}");
         }

@@ -9,6 +9,7 @@
 //! | [`transfer`], [`gate`] | a blob to where it is kept, resumed where it was cut; what holds transfers up |
 //! | [`challenge`], [`login`] | how a server wants to be logged in to, and how that is done |
 //! | [`resolve`], [`platform`] | from an index to the one image that a node runs |
+//! | [`tag`] | what a tag names now, for those who sign |
 //! | [`manifest`], [`digest`] | what an image consists of, and by what each part is checked |
 //! | [`limits`] | how much of each a registry may make us do |
 //! | `test_registry` | a registry of one's own, for tests |
@@ -28,6 +29,7 @@ pub mod pause;
 pub mod platform;
 pub mod registry;
 pub mod resolve;
+pub mod tag;
 #[cfg(feature = "test-registry")]
 pub mod test_registry;
 pub mod transfer;

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use loam_deployment::payload::OciReference;
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderValue, RANGE, WWW_AUTHENTICATE},
@@ -29,6 +28,9 @@ use crate::{
 
 const CONNECT: Duration = Duration::from_secs(15);
 
+/// OCI distribution specification, "Pulling manifests".
+const CONTENT_DIGEST: &str = "docker-content-digest";
+
 /// Registries send blobs from elsewhere, by one redirection or two.
 const MAX_REDIRECTIONS: usize = 5;
 
@@ -38,8 +40,15 @@ pub enum RegistryError {
     Address(String),
     #[error("the registry cannot be reached: {0}")]
     Http(String),
-    #[error("the registry refuses ({0}); the image must be readable without a login")]
+    #[error(
+        "the registry refuses ({0}): it has no such image, or shows it only to those who log in"
+    )]
     Denied(StatusCode),
+    #[error(
+        "the registry refuses ({0}) the login that it was told (`image_login`), or has no such \
+         image for it"
+    )]
+    LoginDenied(StatusCode),
     #[error("the registry has no {0}")]
     Absent(String),
     #[error("the registry answers {0}")]
@@ -50,7 +59,7 @@ pub enum RegistryError {
         /// As far as it says when.
         wait: Option<Duration>,
     },
-    #[error("the registry asks for a login that this node does not know: {0}")]
+    #[error("the registry asks for a kind of login that is not known here: {0}")]
     Challenge(String),
     #[error("the {what} has more than {limit} bytes")]
     TooLarge { what: String, limit: u64 },
@@ -84,13 +93,14 @@ impl RegistryError {
 impl Registry {
     /// Without credentials, what anybody may read can be read.
     pub fn new(
-        image: &OciReference,
+        registry: &str,
+        repository: &str,
         outside: &Outside,
         credentials: Option<Credentials>,
     ) -> Result<Self, RegistryError> {
         let reach = outside.reach;
-        let refuse = || RegistryError::Address(image.registry().to_owned());
-        let (host, repository) = host::asked(image);
+        let refuse = || RegistryError::Address(registry.to_owned());
+        let (host, repository) = host::asked(registry, repository);
         let base = address::base(host)
             .filter(|url| reach.allows_url(url))
             .and_then(|url| url.join(&format!("{repository}/")).ok())
@@ -109,14 +119,30 @@ impl Registry {
     /// A manifest or index, its digest checked.
     pub async fn manifest(&self, digest: Digest) -> Result<Vec<u8>, RegistryError> {
         let what = format!("manifest {digest}");
-        let url = self.url(&format!("manifests/{digest}"))?;
+        let response = self.document(&digest.to_string(), &what).await?;
+        checked(response, digest, &what, limits::MANIFEST).await
+    }
+
+    /// The manifest or index that the tag names now. If the registry says its digest, that is checked.
+    pub async fn tagged(&self, tag: &str) -> Result<Vec<u8>, RegistryError> {
+        let what = format!("tag {tag}");
+        let response = self.document(tag, &what).await?;
+        // One by another algorithm says nothing to us.
+        let said = response.headers().get(CONTENT_DIGEST);
+        match said.and_then(|said| said.to_str().ok()?.parse().ok()) {
+            Some(digest) => checked(response, digest, &what, limits::MANIFEST).await,
+            None => limited(response, &what, limits::MANIFEST).await,
+        }
+    }
+
+    async fn document(&self, name: &str, what: &str) -> Result<Response, RegistryError> {
+        let url = self.url(&format!("manifests/{name}"))?;
         let request = |client: &Client| {
             client
                 .get(url.clone())
                 .header(ACCEPT, manifest::MEDIA_TYPES)
         };
-        let response = self.send(request, &what).await?;
-        checked(response, digest, &what, limits::MANIFEST).await
+        self.send(request, what).await
     }
 
     /// A blob that fits in memory, its digest checked.
@@ -178,9 +204,7 @@ impl Registry {
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::NOT_FOUND => Err(RegistryError::Absent(what.to_owned())),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(RegistryError::Denied(status))
-            }
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(self.denied(status)),
             status => Err(RegistryError::Status(status)),
         }
     }
@@ -221,7 +245,7 @@ impl Registry {
             }
             // It wants an account and there is none, or it says nothing.
             (None, None) if wants("Basic") && !wants("Bearer") || challenges.is_empty() => {
-                Err(RegistryError::Denied(refusal.status()))
+                Err(self.denied(refusal.status()))
             }
             _ => Err(unknown()),
         }
@@ -250,10 +274,17 @@ impl Registry {
         match response.status() {
             status if status.is_success() => {}
             status if status.is_server_error() => return Err(RegistryError::Status(status)),
-            status => return Err(RegistryError::Denied(status)),
+            status => return Err(self.denied(status)),
         }
         let body = limited(response, "token", limits::TOKEN).await?;
         Ok(login::bearer(&body))
+    }
+
+    fn denied(&self, status: StatusCode) -> RegistryError {
+        match self.credentials {
+            Some(_) => RegistryError::LoginDenied(status),
+            None => RegistryError::Denied(status),
+        }
     }
 
     fn authorization(&self) -> MutexGuard<'_, Option<HeaderValue>> {

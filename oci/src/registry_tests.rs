@@ -4,6 +4,7 @@ use std::{
     thread,
 };
 
+use loam_deployment::payload::OciReference;
 use loam_node_api::{
     clock::{Clock, UnixTime},
     tls,
@@ -13,6 +14,14 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
 use crate::test_registry::TestRegistry;
+
+fn of(
+    image: &OciReference,
+    outside: &Outside,
+    credentials: Option<Credentials>,
+) -> Result<Registry, RegistryError> {
+    Registry::new(image.registry(), image.repository(), outside, credentials)
+}
 
 /// 2021 and 2022: long over by the clock of whoever runs this.
 const BEGIN: i64 = 1_609_459_200;
@@ -32,7 +41,7 @@ fn expired_registry(manifest: &'static [u8], connections: usize) -> (OciReferenc
         .unwrap();
     let authority = Issuer::new(authority, key);
 
-    let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let mut leaf = CertificateParams::new(vec!["registry.localhost".to_owned()]).unwrap();
     (leaf.not_before, leaf.not_after) = (at(BEGIN), at(END));
     let key = KeyPair::generate().unwrap();
     let leaf = leaf.signed_by(&key, &authority).unwrap().der().clone();
@@ -65,7 +74,7 @@ fn expired_registry(manifest: &'static [u8], connections: usize) -> (OciReferenc
             }
         }
     });
-    let image = format!("localhost:{port}/a/b@{}", Digest::of(manifest));
+    let image = format!("registry.localhost:{port}/a/b@{}", Digest::of(manifest));
     (image.parse().unwrap(), roots)
 }
 
@@ -78,7 +87,7 @@ async fn a_registry_is_judged_by_what_is_known_about_the_time() {
             reach: Reach::Anywhere,
             tls: tls::client_config(roots.clone(), Arc::new(move || clock.clone())).unwrap(),
         };
-        let registry = Registry::new(&image, &outside, None).unwrap();
+        let registry = of(&image, &outside, None).unwrap();
         registry.manifest(Digest::of(manifest)).await
     };
     // A clock that nobody set says nothing, and the floor is before the certificate's end.
@@ -112,7 +121,7 @@ async fn asked(
         password: password.to_owned(),
     });
     let before = registry.requests().len();
-    let client = Registry::new(&image, &outside(), credentials).unwrap();
+    let client = of(&image, &outside(), credentials).unwrap();
     let found = client.manifest(Digest::of(b"{}")).await;
     let found = found.map(|bytes| assert_eq!(bytes, b"{}"));
     let asked = registry.requests().split_off(before);
@@ -157,11 +166,16 @@ async fn a_registry_is_logged_in_to_whatever_its_challenges_look_like() {
 #[tokio::test]
 async fn a_login_that_cannot_be_had_is_an_error_after_one_try() {
     for (challenges, answer, error, questions) in [
-        (vec!["Negotiate"], None, "does not know: Negotiate", 1),
+        (vec!["Negotiate"], None, "not known here: Negotiate", 1),
         (vec!["Basic realm=\"x\""], None, "refuses (401", 1),
-        (vec!["Bearer realm=\"file:///x\""], None, "does not know", 1),
-        (vec![], Some("{}"), "does not know", 2),
-        (vec![], Some("{\"token\":\"a\\nb\"}"), "does not know", 2),
+        (
+            vec!["Bearer realm=\"file:///x\""],
+            None,
+            "not known here",
+            1,
+        ),
+        (vec![], Some("{}"), "not known here", 2),
+        (vec![], Some("{\"token\":\"a\\nb\"}"), "not known here", 2),
         // It wants one that it does not give.
         (vec![], Some("{\"token\":\"other\"}"), "refuses (401", 3),
     ] {
@@ -205,7 +219,7 @@ async fn a_token_that_is_over_is_asked_for_anew() {
     let blob = registry.blob(b"{}".to_vec());
     registry.behave(|b| (b.token, b.token_lasts) = (Some("sesame"), Some(2)));
     let image = registry.manifest("{}".to_owned());
-    let client = Registry::new(&image, &outside(), None).unwrap();
+    let client = of(&image, &outside(), None).unwrap();
     for _ in 0..5 {
         client.small_blob(blob, 2).await.unwrap();
     }
@@ -221,7 +235,7 @@ async fn a_login_does_not_follow_a_redirection_to_another() {
     store.behave(|b| b.no_logins = true);
     registry.behave(|b| (b.token, b.blobs_at) = (Some("sesame"), Some(store.address)));
     let image = registry.manifest("{}".to_owned());
-    let client = Registry::new(&image, &outside(), None).unwrap();
+    let client = of(&image, &outside(), None).unwrap();
     client.small_blob(blob, 2).await.unwrap();
     // Nor is one followed for ever.
     registry.behave(|b| b.blobs_at = Some(registry.address));
@@ -237,7 +251,7 @@ fn a_realm_is_no_way_to_where_a_node_may_not_ask() {
     };
     let registry = |name: &str| {
         let image = format!("{name}/a/b@{}", Digest::of(b"{}"));
-        Registry::new(&image.parse().unwrap(), &outside, None).unwrap()
+        of(&image.parse().unwrap(), &outside, None).unwrap()
     };
     let named = registry("registry.example");
     let allows = |url: &str| named.may_ask(&Url::parse(url).unwrap());

@@ -45,6 +45,8 @@ pub struct Behaviour {
     pub down: bool,
     /// Holds back every blob until set to false.
     pub hold: bool,
+    /// The digest that it says of manifests.
+    pub said_digest: Option<Digest>,
     /// Sends so many bytes of a layer's answer, and no more until unset.
     pub drip: Option<usize>,
 }
@@ -64,6 +66,7 @@ pub struct Instead {
 struct State {
     blobs: HashMap<Digest, Vec<u8>>,
     manifests: HashMap<Digest, Vec<u8>>,
+    tags: HashMap<String, Digest>,
     behaviour: Behaviour,
     /// Since the last token was given.
     used: u32,
@@ -123,6 +126,16 @@ impl TestRegistry {
         format!("{}/test/image@{digest}", self.address)
             .parse()
             .unwrap()
+    }
+
+    /// Has the tag name this from now on.
+    pub fn tag(&self, tag: &str, image: &OciReference) {
+        let digest = Digest::of_manifest(image);
+        self.state
+            .lock()
+            .unwrap()
+            .tags
+            .insert(tag.to_owned(), digest);
     }
 
     /// An image of these tar archives, each compressed by gzip.
@@ -233,13 +246,23 @@ impl TestRegistry {
         if state.behaviour.refuses_ranges && range.is_some() {
             return respond(&mut out, "416 Range Not Satisfiable", "", b"", usize::MAX);
         }
-        let digest: Option<Digest> = path.rsplit('/').next().and_then(|text| text.parse().ok());
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let tagged = state
+            .tags
+            .get(name)
+            .filter(|_| path.contains("/manifests/"));
+        let digest: Option<Digest> = name.parse().ok().or(tagged.copied());
         let Some(digest) = digest else {
             return respond(&mut out, "404 Not Found", "", b"", usize::MAX);
         };
         if path.contains("/manifests/") {
             return match state.manifests.get(&digest) {
-                Some(bytes) => respond(&mut out, "200 OK", "", &bytes.clone(), usize::MAX),
+                Some(bytes) => {
+                    let said = state.behaviour.said_digest;
+                    let said = said.map(|said| format!("docker-content-digest: {said}\r\n"));
+                    let said = said.unwrap_or_default();
+                    respond(&mut out, "200 OK", &said, &bytes.clone(), usize::MAX)
+                }
                 None => respond(&mut out, "404 Not Found", "", b"", usize::MAX),
             };
         }

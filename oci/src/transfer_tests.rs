@@ -54,7 +54,7 @@ async fn rest(registry: &TestRegistry, there: &[u8]) -> (Result<(), String>, Vec
         reach: Reach::Anywhere,
         tls: tls::client_config(tls::public_roots(), Arc::new(Clock::default)).unwrap(),
     };
-    let client = Registry::new(&image, &outside, None).unwrap();
+    let client = Registry::new(image.registry(), image.repository(), &outside, None).unwrap();
     let mut target = Memory(there.to_vec());
     let done = transfer(&client, &Gate::default(), &blob, &mut target).await;
     let ranges = registry.requests().into_iter().map(|asked| {

@@ -1,16 +1,24 @@
 //! Any text as TOML: what is read becomes a payload that every node accepts.
 #![no_main]
 
+use std::collections::BTreeMap;
+
 use libfuzzer_sys::fuzz_target;
 use loam_deployment::{
-    ChainContext, ContractId, NodeKey, Version, seal, validate,
+    ChainContext, ContractId, ImageDigest, NodeKey, Version, seal, validate,
     written::{self, Recipient},
 };
 
 fuzz_target!(|text: &str| {
     let lookup = |name: &str| (name == "TOKEN").then(|| "hunter2".to_owned());
     match written::read("fuzz.toml", text, &lookup) {
-        Ok(draft) => {
+        Ok(written) => {
+            // Whatever a registry says, what is signed names its host and its digest.
+            let asked = written.unpinned().iter();
+            let digests: BTreeMap<_, _> = asked
+                .map(|asked| (asked.machine.clone(), ImageDigest([7; 32])))
+                .collect();
+            let draft = written.pinned(&digests).expect("all that was asked is told");
             let recipient = Recipient {
                 chain: ChainContext {
                     chain_id: 31337,

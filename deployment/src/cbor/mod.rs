@@ -22,6 +22,7 @@
 //! | workload | fields beside `type` | default |
 //! |---|---|---|
 //! | `machine` | `image` / `disk`: text, exactly one | |
+//! | | `image_login`: `{registry: text, sealed_user: sealed, sealed_password: sealed}` | none |
 //! | | `cpus`, `memory`, `root`: uint | |
 //! | | `command`: list of text | empty |
 //! | | `env`: map of text; `sealed_env`: map of sealed | empty |

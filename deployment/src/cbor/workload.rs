@@ -5,9 +5,9 @@ use ciborium::Value;
 use super::{ByteString, Decode, Encode, Fields, Map, Named, payload::Either};
 use crate::{
     payload::{
-        Filesystem, Gateway, GatewayHost, GatewayTls, ImageSource, Machine, Media, Network,
-        NetworkAttachment, ObjectStore, ObjectStoreMode, OciReference, Peer, Protocol, PublicIp,
-        Publish, Restart, Sealed, Volume, Workload,
+        Filesystem, Gateway, GatewayHost, GatewayTls, ImageLogin, ImageSource, Machine, Media,
+        Network, NetworkAttachment, ObjectStore, ObjectStoreMode, OciReference, Peer, Protocol,
+        PublicIp, Publish, Restart, Sealed, Volume, Workload,
     },
     rejection::{FieldError, Problem},
 };
@@ -93,7 +93,8 @@ impl Machine {
             ImageSource::Oci(image) => map.with("image", image),
             ImageSource::Disk(disk) => map.with("disk", disk),
         };
-        map.with("cpus", &self.cpus)
+        map.with_some("image_login", self.image_login.as_ref())
+            .with("cpus", &self.cpus)
             .with("memory", &self.memory)
             .with("root", &self.root)
             .unless_default("command", &self.command)
@@ -161,6 +162,7 @@ fn machine(fields: &mut Fields<'_>) -> Result<Machine, FieldError> {
             Either::First(image) => ImageSource::Oci(image),
             Either::Second(disk) => ImageSource::Disk(disk),
         },
+        image_login: fields.optional("image_login")?,
         cpus: fields.required("cpus")?,
         memory: fields.required("memory")?,
         root: fields.required("root")?,
@@ -191,6 +193,29 @@ impl Decode for OciReference {
                 path: path.to_owned(),
                 problem: Problem::Value(why.to_string()),
             })
+    }
+}
+
+impl Encode for ImageLogin {
+    fn encode(&self) -> Value {
+        Map::default()
+            .with("registry", &self.registry)
+            .with("sealed_user", &self.sealed_user)
+            .with("sealed_password", &self.sealed_password)
+            .finish()
+    }
+}
+
+impl Decode for ImageLogin {
+    fn decode(value: Value, path: &str) -> Result<Self, FieldError> {
+        let mut fields = Fields::new(value, path)?;
+        let login = Self {
+            registry: fields.required("registry")?,
+            sealed_user: fields.required("sealed_user")?,
+            sealed_password: fields.required("sealed_password")?,
+        };
+        fields.finish()?;
+        Ok(login)
     }
 }
 

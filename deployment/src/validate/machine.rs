@@ -8,7 +8,7 @@ use std::{
 use super::{Result, at_most, ensure, invalid, network};
 use crate::{
     Bytes, Name, limits,
-    payload::{Machine, NetworkAttachment, Workload},
+    payload::{ImageSource, Machine, NetworkAttachment, Workload},
     seal,
 };
 
@@ -33,6 +33,7 @@ pub(super) fn check(machine: &Machine, workloads: &BTreeMap<Name, Workload>, pat
         limits::ROOT_MAX,
         limits::DISK_UNIT,
     )?;
+    login(machine, &at("image_login"))?;
     command(&machine.command, &at("command"))?;
     environment(machine, path)?;
     ssh_keys(&machine.ssh_keys, &at("ssh_keys"))?;
@@ -105,6 +106,27 @@ pub(super) fn size(path: &str, size: Bytes, min: Bytes, max: Bytes, unit: Bytes)
         return Err(invalid(path, format!("{size} is not a multiple of {unit}")));
     }
     Ok(())
+}
+
+/// A password is for the registry that is asked for the image, and no other.
+fn login(machine: &Machine, path: &str) -> Result {
+    let Some(login) = &machine.image_login else {
+        return Ok(());
+    };
+    let (ImageSource::Oci(image) | ImageSource::Disk(image)) = &machine.image;
+    if login.registry != image.registry() {
+        let registry = image.registry();
+        let why = format!("must be the image's, `{registry}`");
+        return Err(invalid(&format!("{path}.registry"), why));
+    }
+    let user = format!("{path}.sealed_user");
+    ciphertext(&login.sealed_user.ciphertext, &user)?;
+    let bytes = login.sealed_user.ciphertext.len() - seal::OVERHEAD;
+    at_most(&user, bytes, limits::LOGIN_USER_BYTES, "bytes")?;
+    ciphertext(
+        &login.sealed_password.ciphertext,
+        &format!("{path}.sealed_password"),
+    )
 }
 
 fn command(command: &[String], path: &str) -> Result {

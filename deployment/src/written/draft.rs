@@ -19,9 +19,19 @@ pub struct Draft {
 
 pub(super) struct Secret {
     pub(super) workload: Name,
-    /// The environment variable of a machine; none for the password of an object store.
-    pub(super) variable: Option<String>,
+    pub(super) place: Place,
     pub(super) plain: Zeroizing<Vec<u8>>,
+}
+
+/// Where in a workload a secret stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A machine's variable.
+    Env(String),
+    /// An object store's.
+    Password,
+    ImageUser,
+    ImagePassword,
 }
 
 /// The node for which a draft becomes a payload, and under which contract.
@@ -74,14 +84,16 @@ impl Draft {
                 node: recipient.node,
                 contract: recipient.contract,
                 workload: &secret.workload,
-                field: match &secret.variable {
-                    Some(variable) => SealedField::Env(variable),
-                    None => SealedField::Password,
+                field: match &secret.place {
+                    Place::Env(variable) => SealedField::Env(variable),
+                    Place::Password => SealedField::Password,
+                    Place::ImageUser => SealedField::ImageUser,
+                    Place::ImagePassword => SealedField::ImagePassword,
                 },
             };
             let sealed = seal::seal(&secret.plain, &recipient.hpke_public, &context)?;
             *secret
-                .place(&mut body)
+                .place_in(&mut body)
                 .expect("a secret is made together with the workload that holds it") = sealed;
         }
         let target = Target::Node(recipient.node);
@@ -125,13 +137,21 @@ impl Draft {
 
 impl Secret {
     /// Where the sealed secret goes.
-    fn place<'b>(&self, body: &'b mut Body) -> Option<&'b mut Sealed> {
+    fn place_in<'b>(&self, body: &'b mut Body) -> Option<&'b mut Sealed> {
         let Body::Workload(workloads) = body else {
             return None;
         };
-        match (workloads.get_mut(&self.workload)?, &self.variable) {
-            (Workload::Machine(machine), Some(variable)) => machine.sealed_env.get_mut(variable),
-            (Workload::ObjectStore(store), None) => Some(&mut store.sealed_password),
+        match (workloads.get_mut(&self.workload)?, &self.place) {
+            (Workload::Machine(machine), Place::Env(variable)) => {
+                machine.sealed_env.get_mut(variable)
+            }
+            (Workload::Machine(machine), Place::ImageUser) => {
+                Some(&mut machine.image_login.as_mut()?.sealed_user)
+            }
+            (Workload::Machine(machine), Place::ImagePassword) => {
+                Some(&mut machine.image_login.as_mut()?.sealed_password)
+            }
+            (Workload::ObjectStore(store), Place::Password) => Some(&mut store.sealed_password),
             _ => None,
         }
     }

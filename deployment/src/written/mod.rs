@@ -1,8 +1,9 @@
 //! Deployments as people write them, in TOML.
 //!
-//! [`read`] gives a [`Draft`], whose every limit is checked; it becomes a payload once node,
-//! contract and version are known ([`Draft::for_node`], [`Draft::for_farm`]). An error names file,
-//! line, column and field.
+//! [`read`] gives what is [`Written`], whose every limit is checked. With the digests of the images that
+//! it names by a tag ([`Written::pinned`]) it is a [`Draft`], which becomes a payload once node, contract
+//! and version are known ([`Draft::for_node`], [`Draft::for_farm`]). An error names file, line, column
+//! and field.
 //!
 //! In every string value `${env:NAME}` stands for what the caller's lookup gives for `NAME`;
 //! `$${env:` is a literal `${env:`. Sizes are numbers of bytes or texts as `512MiB`.
@@ -11,7 +12,8 @@
 //! |---|---|---|
 //! | `description` | text | empty |
 //! | `valid_until` | date and time with offset, or seconds since 1970 | for ever |
-//! | `[machine.NAME]` | `image` or `disk`: `registry/repository@sha256:...`, with `:tag` before the `@` or without | |
+//! | `[machine.NAME]` | `image`: an [`ImageName`](crate::ImageName); or `disk`: the same, with its digest | |
+//! | | `image_login`: `{ registry, sealed_user, sealed_password }`, texts | none: what anybody may read |
 //! | | `cpus`, `memory` | |
 //! | | `root`: size | `1GiB` |
 //! | | `command`, `ssh_keys`, `devices`: lists of text | empty |
@@ -47,6 +49,7 @@ mod environment;
 mod policy;
 mod source;
 mod time;
+mod unpinned;
 mod workloads;
 
 use crate::{limits, payload::Body, rejection::Problem, validate};
@@ -54,13 +57,21 @@ use crate::{limits, payload::Body, rejection::Problem, validate};
 pub use draft::{Draft, Recipient};
 pub use source::WrittenError;
 use source::{Item, Source, Table};
+pub use unpinned::{Unpinned, Written};
+
+/// What stands in a payload's places until it is known.
+#[derive(Default)]
+struct Pending {
+    secrets: Vec<draft::Secret>,
+    images: Vec<Unpinned>,
+}
 
 /// Reads a deployment. `file` is how errors call it; `lookup` answers for `${env:NAME}`.
 pub fn read(
     file: &str,
     text: &str,
     lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<Draft, WrittenError> {
+) -> Result<Written, WrittenError> {
     let source = Source::new(file, text, lookup);
     if text.len() > limits::WRITTEN_BYTES {
         let (size, max) = (text.len(), limits::WRITTEN_BYTES);
@@ -71,17 +82,18 @@ pub fn read(
         ));
     }
     let document = toml::de::DeTable::parse(text).map_err(|error| source.syntax_error(&error))?;
-    let draft = document_of(source.root(&document)?)?;
+    let written = document_of(source.root(&document)?)?;
+    let draft = &written.draft;
     let checked =
         validate::description(&draft.description).and_then(|()| validate::body(&draft.body));
     checked.map_err(|error| match error.problem {
         Problem::Value(why) => source.error_at_payload_path(&error.path, why),
         other => source.error_at_payload_path(&error.path, other.to_string()),
     })?;
-    Ok(draft)
+    Ok(written)
 }
 
-fn document_of(mut root: Table<'_>) -> Result<Draft, WrittenError> {
+fn document_of(mut root: Table<'_>) -> Result<Written, WrittenError> {
     let kind = root.required("kind")?;
     let description = root
         .optional("description")
@@ -91,19 +103,21 @@ fn document_of(mut root: Table<'_>) -> Result<Draft, WrittenError> {
         .optional("valid_until")
         .map(time::seconds)
         .transpose()?;
-    let mut secrets = Vec::new();
+    let mut pending = Pending::default();
     let body = match kind.string()?.as_str() {
-        "workload" => Body::Workload(workloads::read(&mut root, &mut secrets)?),
+        "workload" => Body::Workload(workloads::read(&mut root, &mut pending)?),
         "node" => Body::Node(policy::read(&mut root)?),
         other => {
             return Err(kind.error(format!("`{other}` is not one of `workload`, `node`")));
         }
     };
     root.finish()?;
-    Ok(Draft {
+    let draft = Draft {
         description: description.unwrap_or_default(),
         valid_until,
         body,
-        secrets,
-    })
+        secrets: pending.secrets,
+    };
+    let unpinned = pending.images;
+    Ok(Written { draft, unpinned })
 }

@@ -5,13 +5,17 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
 
-use super::{Item, Table, WrittenError, draft::Secret};
+use super::{
+    Item, Pending, Table, Unpinned, WrittenError,
+    draft::{Place, Secret},
+};
 use crate::{
-    Bytes, Name,
+    Bytes, ImageDigest, ImageName, Name,
     cbor::Named,
+    image_name,
     payload::{
-        Gateway, GatewayHost, ImageSource, Machine, Network, NetworkAttachment, ObjectStore, Peer,
-        PublicIp, Publish, Sealed, Volume, Workload,
+        Gateway, GatewayHost, ImageLogin, ImageSource, Machine, Network, NetworkAttachment,
+        ObjectStore, Peer, PublicIp, Publish, Sealed, Volume, Workload,
     },
     seal::OVERHEAD,
 };
@@ -19,7 +23,7 @@ use crate::{
 /// Room for what a machine writes outside its volumes, unless it asks for more or less.
 const DEFAULT_ROOT: Bytes = Bytes::gib(1);
 
-type Read = fn(&Name, &mut Table<'_>, &mut Vec<Secret>) -> Result<Workload, WrittenError>;
+type Read = fn(&Name, &mut Table<'_>, &mut Pending) -> Result<Workload, WrittenError>;
 
 const SECTIONS: [(&str, Read); 6] = [
     ("machine", machine),
@@ -32,7 +36,7 @@ const SECTIONS: [(&str, Read); 6] = [
 
 pub(super) fn read(
     root: &mut Table<'_>,
-    secrets: &mut Vec<Secret>,
+    pending: &mut Pending,
 ) -> Result<BTreeMap<Name, Workload>, WrittenError> {
     let mut workloads = BTreeMap::new();
     for (section, read) in SECTIONS {
@@ -43,7 +47,7 @@ pub(super) fn read(
             let name: Name = name.parse().map_err(|why| item.error(format!("{why}")))?;
             let item = item.at_payload_path(format!("workloads.{name}"));
             let mut table = item.table()?;
-            let workload = read(&name, &mut table, secrets)?;
+            let workload = read(&name, &mut table, pending)?;
             table.finish()?;
             if workloads.contains_key(&name) {
                 let why = format!("there is another workload `{name}`; names must differ");
@@ -58,19 +62,21 @@ pub(super) fn read(
 fn machine(
     name: &Name,
     table: &mut Table<'_>,
-    secrets: &mut Vec<Secret>,
+    pending: &mut Pending,
 ) -> Result<Workload, WrittenError> {
-    let image = either(table, "image", "disk")?;
-    let image = match image {
-        Either::First(item) => ImageSource::Oci(item.parsed()?),
-        Either::Second(item) => ImageSource::Disk(item.parsed()?),
+    let image = match either(table, "image", "disk")? {
+        Either::First(item) => image(name, &item, pending)?,
+        Either::Second(item) => disk(&item)?,
     };
+    let image_login = table.optional("image_login");
+    let image_login = image_login.map(|item| login(name, &item, &mut pending.secrets));
     let sealed_env = match table.optional("sealed_env") {
         None => BTreeMap::new(),
-        Some(item) => sealed_env(name, &item, secrets)?,
+        Some(item) => sealed_env(name, &item, &mut pending.secrets)?,
     };
     Ok(Workload::Machine(Box::new(Machine {
         image,
+        image_login: image_login.transpose()?,
         cpus: table.required("cpus")?.integer()?,
         memory: table.required("memory")?.size()?,
         root: table
@@ -87,6 +93,32 @@ fn machine(
         restart: named(table, "restart")?,
         devices: list(table, "devices", |item| item.string())?,
     })))
+}
+
+/// Remembers an image whose digest is not known, and puts zeros in that one's place.
+fn image(
+    machine: &Name,
+    item: &Item<'_>,
+    pending: &mut Pending,
+) -> Result<ImageSource, WrittenError> {
+    let image: ImageName = item.parsed()?;
+    let digest = image.digest().unwrap_or_else(|| {
+        pending.images.push(Unpinned {
+            machine: machine.clone(),
+            image: image.clone(),
+            place: item.error(String::new()),
+        });
+        ImageDigest([0; 32])
+    });
+    Ok(ImageSource::Oci(image.pinned(digest)))
+}
+
+/// A disk's tag is asked of nobody: that what it names is a disk could not be checked.
+fn disk(item: &Item<'_>) -> Result<ImageSource, WrittenError> {
+    let image: ImageName = item.parsed()?;
+    let digest = image.digest();
+    let digest = digest.ok_or_else(|| item.error("a disk must be named with its digest"))?;
+    Ok(ImageSource::Disk(image.pinned(digest)))
 }
 
 /// Remembers the secrets and puts in their places sealed texts of the right size, so that every
@@ -106,11 +138,48 @@ fn sealed_env(
         sealed.insert(variable.clone(), placeholder(&plain));
         secrets.push(Secret {
             workload: machine.clone(),
-            variable: Some(variable),
+            place: Place::Env(variable),
             plain,
         });
     }
     Ok(sealed)
+}
+
+/// An account at a registry, which is named as images name it.
+fn login(
+    machine: &Name,
+    item: &Item<'_>,
+    secrets: &mut Vec<Secret>,
+) -> Result<ImageLogin, WrittenError> {
+    let mut table = item.table()?;
+    let mut sealed = |item: Item<'_>, place: Place| {
+        let plain = Zeroizing::new(item.string()?);
+        let is_user = place == Place::ImageUser;
+        // RFC 7617, section 2. Nobody can check it once it is sealed.
+        if plain.contains(char::is_control) || (is_user && plain.contains(':')) {
+            let colon = if is_user { "a colon or " } else { "" };
+            return Err(item.error(format!("must not hold {colon}control characters")));
+        }
+        if plain.is_empty() {
+            return Err(item.error("must not be empty"));
+        }
+        let plain = Zeroizing::new(plain.as_bytes().to_vec());
+        let placeholder = placeholder(&plain);
+        let workload = machine.clone();
+        secrets.push(Secret {
+            workload,
+            place,
+            plain,
+        });
+        Ok(placeholder)
+    };
+    let login = ImageLogin {
+        registry: image_name::registry(&table.required("registry")?.string()?),
+        sealed_user: sealed(table.required("sealed_user")?, Place::ImageUser)?,
+        sealed_password: sealed(table.required("sealed_password")?, Place::ImagePassword)?,
+    };
+    table.finish()?;
+    Ok(login)
 }
 
 fn placeholder(plain: &[u8]) -> Sealed {
@@ -213,13 +282,13 @@ fn public_ip(table: &mut Table<'_>) -> Result<Workload, WrittenError> {
 fn object_store(
     name: &Name,
     table: &mut Table<'_>,
-    secrets: &mut Vec<Secret>,
+    pending: &mut Pending,
 ) -> Result<Workload, WrittenError> {
     let plain = Zeroizing::new(table.required("sealed_password")?.string()?.into_bytes());
     let sealed_password = placeholder(&plain);
-    secrets.push(Secret {
+    pending.secrets.push(Secret {
         workload: name.clone(),
-        variable: None,
+        place: Place::Password,
         plain,
     });
     Ok(Workload::ObjectStore(ObjectStore {

@@ -9,9 +9,10 @@ use ipnet::{IpNet, Ipv4Net};
 use loam_deployment::{
     Bytes, ContractId, FarmId, Name, NodeKey, Version,
     payload::{
-        Body, Filesystem, Gateway, GatewayHost, GatewayTls, ImageSource, Machine, Media, Network,
-        NetworkAttachment, NodePolicy, ObjectStore, ObjectStoreMode, Payload, Peer, PowerPolicy,
-        Protocol, PublicIp, Publish, Restart, Sealed, Target, UpdateWindow, Volume, Workload,
+        Body, Filesystem, Gateway, GatewayHost, GatewayTls, ImageLogin, ImageSource, Machine,
+        Media, Network, NetworkAttachment, NodePolicy, ObjectStore, ObjectStoreMode, Payload, Peer,
+        PowerPolicy, Protocol, PublicIp, Publish, Restart, Sealed, Target, UpdateWindow, Volume,
+        Workload,
     },
 };
 use proptest::{
@@ -283,8 +284,9 @@ fn machine() -> impl Strategy<Value = UnattachedMachine> {
     let restart = select(vec![Restart::Always, Restart::OnFailure, Restart::Never]);
     let texts = (command, env, sealed_env, ssh_keys);
     let references = (vec(any::<Index>(), 0..4), vec(any::<(Index, bool)>(), 0..4));
+    let login = option::of((sealed(), sealed()));
     (
-        image(),
+        (image(), login),
         sizes,
         texts,
         publish(),
@@ -293,7 +295,7 @@ fn machine() -> impl Strategy<Value = UnattachedMachine> {
     )
         .prop_map(
             |(
-                image,
+                (image, login),
                 (cpus, memory, root),
                 texts,
                 publish,
@@ -304,8 +306,16 @@ fn machine() -> impl Strategy<Value = UnattachedMachine> {
                 let (volumes, networks) = references;
                 let command =
                     command.map(|(program, arguments)| [vec![program], arguments].concat());
+                let (ImageSource::Oci(named) | ImageSource::Disk(named)) = &image;
+                let registry = named.registry().to_owned();
+                let image_login = login.map(|(sealed_user, sealed_password)| ImageLogin {
+                    registry,
+                    sealed_user,
+                    sealed_password,
+                });
                 let machine = Machine {
                     image,
+                    image_login,
                     cpus,
                     memory: Bytes(memory.get() * 2),
                     root,

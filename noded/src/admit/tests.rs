@@ -41,6 +41,7 @@ fn hello(identity: &Identity) -> Payload {
         root: plain.root,
         command: plain.command,
         env: plain.env,
+        image_login: None,
         sealed_env: [("TOKEN".into(), sealed)].into(),
         ssh_keys: vec![],
         volumes: [("data".parse().unwrap(), "/data".into())].into(),
@@ -148,6 +149,22 @@ fn what_is_not_offered_is_refused_with_its_place() {
     assert_eq!(
         mesh,
         "workloads.web.mesh: this node does not offer the mesh yet"
+    );
+    let login = refused(&|payload| {
+        let machine = machine_of(payload);
+        let ImageSource::Oci(image) = &machine.image else {
+            panic!("an image")
+        };
+        let sealed = machine.sealed_env["TOKEN"].clone();
+        machine.image_login = Some(payload::ImageLogin {
+            registry: image.registry().to_owned(),
+            sealed_user: sealed.clone(),
+            sealed_password: sealed,
+        });
+    });
+    assert_eq!(
+        login,
+        "workloads.web.image_login: this node does not offer logins at registries yet"
     );
     let encrypted = refused(&|payload| {
         let Body::Workload(workloads) = &mut payload.body else {

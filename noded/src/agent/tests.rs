@@ -182,6 +182,7 @@ fn deployment_of(
         root: Bytes::mib(64),
         command: vec![],
         env: BTreeMap::new(),
+        image_login: None,
         sealed_env: BTreeMap::new(),
         ssh_keys: vec![],
         volumes: [("data".parse().unwrap(), "/data".into())].into(),

@@ -44,6 +44,7 @@ fn machine(port: u16) -> Body {
         root: plain.root,
         command: vec![],
         env: BTreeMap::new(),
+        image_login: None,
         sealed_env: BTreeMap::new(),
         ssh_keys: vec![],
         volumes: BTreeMap::new(),

@@ -209,7 +209,12 @@ impl Fetch {
         held: &mut Held,
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
-        let registry = Registry::new(&self.image, &self.means.outside, None)?;
+        let registry = Registry::new(
+            self.image.registry(),
+            self.image.repository(),
+            &self.means.outside,
+            None,
+        )?;
         let (resolved, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),
