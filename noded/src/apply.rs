@@ -142,6 +142,8 @@ pub fn spec(
             mac: planned.mac,
             addresses: planned.addresses.clone(),
             gateways: planned.gateways.clone(),
+            // As with name servers, of when the machine starts.
+            mtu: uplink.mtu,
         });
     }
     Ok(MachineSpec {

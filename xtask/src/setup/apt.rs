@@ -31,7 +31,7 @@ const COMPILES_KERNEL: &str = "compiles the kernel that machines boot";
 /// What storaged makes of layers, beside what others do.
 const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
 
-const PACKAGES: [Package; 27] = [
+const PACKAGES: [Package; 28] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -79,6 +79,12 @@ const PACKAGES: [Package; 27] = [
         why: "lays the networks of netd's tests",
         need: Need::Tests,
         present: || in_path("ip"),
+    },
+    Package {
+        name: "dnsmasq-base",
+        why: "is router and DHCPv6 server in netd's tests",
+        need: Need::Tests,
+        present: || in_path("dnsmasq"),
     },
     Package {
         name: "xfsprogs",
