@@ -71,7 +71,7 @@ pub enum Missing {
     Dhcpv6Addresses,
     #[error("the router says that name servers come by DHCPv6, and no server answers")]
     Dhcpv6Settings,
-    #[error("the network names no name server: neither DHCP nor the router does")]
+    #[error("the network names no name server of use: neither DHCP nor the router does")]
     NameServer,
 }
 

@@ -32,6 +32,8 @@ pub struct Listener {
     routers: Routers,
     client: Machine,
     want: Want,
+    /// No other is taken before: a router that changes its mind all the time fills no log.
+    want_at: Moment,
     router_socket: RouterSocket,
     dhcp_socket: dhcpv6::Socket,
     duplicates: mpsc::Receiver<Ipv6Addr>,
@@ -78,6 +80,7 @@ impl Listener {
             // A client of an earlier life may just have said something.
             client: Machine::new(now + dhcpv6::PAUSE),
             want: Want::Nothing,
+            want_at: now,
             router_socket: RouterSocket::open(link)?,
             dhcp_socket: dhcpv6::Socket::open(link)?,
             duplicates,
@@ -116,8 +119,13 @@ impl Listener {
         } else {
             self.tell_at
         };
+        let wanting = if self.routers.want() == self.want {
+            Moment::NEVER
+        } else {
+            self.want_at
+        };
         let deadline = self.routers.deadline().min(self.client.deadline());
-        let due = sleep(deadline.min(telling).since(now()));
+        let due = sleep(deadline.min(telling).min(wanting).since(now()));
         tokio::select! {
             // What is due comes first, whatever comes in.
             biased;
@@ -162,8 +170,9 @@ impl Listener {
         }
         self.on(now, event);
         let want = self.routers.want();
-        if want != self.want {
+        if want != self.want && now >= self.want_at {
             self.want = want;
+            self.want_at = now + TELL_PAUSE;
             self.log_want();
             self.on(now, Event::Want(want));
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::uplink::dhcpv6::message::Given;
+use crate::uplink::dhcpv6::message::{Given, Ia, Kind, Reply};
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -1,7 +1,9 @@
 //! What RFC 8415 says, one by one.
 
+use dhcproto::v6::Status;
+
 use super::*;
-use crate::uplink::dhcpv6::message::Given;
+use crate::uplink::dhcpv6::message::{Given, Ia, Kind, Reply};
 
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
 const OTHER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x51);
