@@ -411,11 +411,11 @@ fn makes_sense(message: &[u8]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000_000))]
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
 
     #[test]
-    #[ignore = "slow: a million messages"]
-    fn any_of_a_million_offers_makes_a_sane_lease_or_none(message in odd_offer()) {
+    #[ignore = "slow: a hundred thousand messages"]
+    fn any_of_very_many_offers_makes_a_sane_lease_or_none(message in odd_offer()) {
         prop_assert!(makes_sense(&message));
     }
 }

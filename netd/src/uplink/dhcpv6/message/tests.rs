@@ -206,7 +206,7 @@ fn is_sane(bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn any_bytes_are_read_or_ignored(bytes in odd_message()) {
@@ -215,11 +215,11 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000_000))]
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
 
     #[test]
-    #[ignore = "slow: a million messages"]
-    fn any_of_a_million_messages_is_read_or_ignored(bytes in odd_message()) {
+    #[ignore = "slow: a hundred thousand messages"]
+    fn any_of_very_many_messages_is_read_or_ignored(bytes in odd_message()) {
         is_sane(&bytes);
     }
 }
