@@ -221,14 +221,12 @@ impl Links {
 
     /// Adds the address, or sets the lifetime of the one that is there.
     pub async fn lease_address(&self, message: AddressMessage) -> io::Result<()> {
-        let IpNet::V4(net) = address(&message).ok_or(io::ErrorKind::InvalidInput)? else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
+        let net = address(&message).ok_or(io::ErrorKind::InvalidInput)?;
         let index = message.header.index;
         let request = self
             .handle
             .address()
-            .add(index, IpAddr::V4(net.addr()), net.prefix_len());
+            .add(index, net.addr(), net.prefix_len());
         let mut request = request.replace();
         *request.message_mut() = message;
         request.execute().await.map_err(io_error)
@@ -299,6 +297,14 @@ pub fn is_usable(message: &AddressMessage) -> bool {
             !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
         }
         _ => true,
+    })
+}
+
+/// Whether another host was found to have it (RFC 4862 5.4).
+pub fn is_duplicate(message: &AddressMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => flags.contains(AddressFlags::Dadfailed),
+        _ => false,
     })
 }
 

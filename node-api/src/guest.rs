@@ -57,6 +57,9 @@ pub struct GuestInterface {
     pub addresses: Vec<IpNet>,
     /// Default routes, one per address family at most.
     pub gateways: Vec<IpAddr>,
+    /// What it carries in one packet, in bytes; 1500 if nothing is said.
+    #[serde(default)]
+    pub mtu: Option<u16>,
 }
 
 /// Guest to VMM, one JSON object a line, at most 4 KiB each.

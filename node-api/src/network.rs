@@ -51,7 +51,28 @@ pub struct Uplink {
     pub link: Option<String>,
     pub addresses: Vec<IpNet>,
     pub gateway: Option<Ipv4Addr>,
+    /// At most three, the best first.
     pub dns: Vec<IpAddr>,
+    /// What the link carries in one packet, in bytes, if it is less than Ethernet's 1500: 1280 or more.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// What keeps the node from the world as far as its network is concerned.
+    #[serde(default)]
+    pub missing: Option<Missing>,
+}
+
+/// What a network lacks that its routers promise, or that every node needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missing {
+    #[error("the router says that addresses come by DHCPv6, and no server answers")]
+    Dhcpv6Server,
+    #[error("the router says that addresses come by DHCPv6, and the server has none for this node")]
+    Dhcpv6Addresses,
+    #[error("the router says that name servers come by DHCPv6, and no server answers")]
+    Dhcpv6Settings,
+    #[error("the network names no name server of use: neither DHCP nor the router does")]
+    NameServer,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -142,6 +142,8 @@ pub fn spec(
             mac: planned.mac,
             addresses: planned.addresses.clone(),
             gateways: planned.gateways.clone(),
+            // As with name servers, of when the machine starts.
+            mtu: uplink.mtu,
         });
     }
     Ok(MachineSpec {
@@ -201,6 +203,7 @@ mod tests {
     use loam_node_api::{
         WorkloadId,
         machine::OnReset,
+        network::{InterfaceId, InterfaceSpec, Mac},
         storage::{MountId, VolumeSpec},
     };
 
@@ -208,7 +211,7 @@ mod tests {
     use crate::{
         actual::{Mounted, ReadyImage},
         desired, fixture,
-        step::{MachineContent, PlannedDisk},
+        step::{MachineContent, PlannedDisk, PlannedInterface},
     };
 
     #[test]
@@ -249,6 +252,22 @@ mod tests {
         actual.images.ready.insert(image.digest(), ready);
         let there = fixture::volume_there(&root, spec_of, Version(1));
         actual.volumes.insert(root.clone(), there);
+        let planned = PlannedInterface {
+            id: InterfaceId {
+                machine: id.clone(),
+                network: "1.net".parse().unwrap(),
+            },
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            addresses: vec![],
+            gateways: vec![],
+        };
+        let spec_there = InterfaceSpec {
+            mac: planned.mac,
+            addresses: vec![],
+            publish: vec![],
+        };
+        let there = fixture::interface(&planned.id, spec_there);
+        actual.interfaces.insert(planned.id.clone(), there);
         let content = MachineContent {
             cpus: 1,
             memory: Bytes::mib(128),
@@ -258,7 +277,7 @@ mod tests {
                 size: Bytes::mib(64),
             },
             mounts: vec![],
-            interfaces: vec![],
+            interfaces: vec![planned],
             command: vec![],
             env: BTreeMap::new(),
             ssh_keys: vec![],
@@ -278,7 +297,10 @@ mod tests {
             stop_signal: Some("SIGQUIT".parse().unwrap()),
             volumes: vec!["/data".into()],
         };
-        let uplink = Uplink::default();
+        let uplink = Uplink {
+            mtu: Some(1400),
+            ..Uplink::default()
+        };
         let spec = spec(&plan, &config, &actual, &uplink, Missing::Error).unwrap();
         assert_eq!(spec.on_reset, OnReset::End);
         let Boot::Guest(guest) = spec.boot;
@@ -287,6 +309,8 @@ mod tests {
         assert_eq!((&*guest.working_dir, &*guest.user), ("/srv", "app"));
         assert_eq!(guest.stop_signal, config.stop_signal);
         assert_eq!(guest.volumes, config.volumes);
+        // What the network carries reaches it as well.
+        assert_eq!(guest.interfaces[0].mtu, Some(1400));
     }
 
     #[test]

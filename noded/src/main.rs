@@ -46,6 +46,7 @@ async fn run() -> anyhow::Result<()> {
     let sockets = Sockets::of_node();
     let mut screen = Screen {
         farm: Some(grid.farm),
+        endpoints: grid.config.hosts(),
         ..Screen::default()
     };
     let identity = Rc::new(identity(&grid, &sockets, &mut screen).await);

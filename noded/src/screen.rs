@@ -16,6 +16,8 @@ pub struct Screen {
     pub farm: Option<FarmId>,
     pub uplink: Uplink,
     pub chain: ChainState,
+    /// Hosts that answer for the chain, as the grid names them.
+    pub endpoints: Vec<String>,
     pub disks: Vec<Disk>,
     pub reports: Vec<Report>,
     /// What the reports are about.
@@ -47,8 +49,17 @@ impl Screen {
 
     fn notices(&self) -> Excerpt<String> {
         let mut notices: Vec<String> = self.trouble.iter().cloned().collect();
-        if self.uplink.addresses.is_empty() {
+        if let Some(missing) = self.uplink.missing {
+            notices.push(missing.to_string());
+        } else if self.uplink.addresses.is_empty() {
             notices.push("no address yet: is a network cable plugged in?".into());
+        }
+        if self.has_ipv6_alone() && !matches!(self.chain, ChainState::Following { .. }) {
+            notices.push(format!(
+                "this network gives IPv6 addresses only: an endpoint of the chain must have one too, \
+                 and none of these answers: {}",
+                self.endpoints.join(", ")
+            ));
         }
         for disk in &self.disks {
             let device = disk.device.display();
@@ -74,6 +85,13 @@ impl Screen {
             ));
         }
         notices.into_iter().map(bounded).collect()
+    }
+}
+
+impl Screen {
+    fn has_ipv6_alone(&self) -> bool {
+        let addresses = &self.uplink.addresses;
+        !addresses.is_empty() && addresses.iter().all(|net| net.addr().is_ipv6())
     }
 }
 

@@ -15,6 +15,7 @@ pub fn config() -> GuestConfig {
             mac: Mac([2, 0, 0, 0, 0, 1]),
             addresses: vec!["10.20.0.2/24".parse().unwrap()],
             gateways: Vec::new(),
+            mtu: None,
         }],
         dns: vec!["10.20.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         command: vec!["/x".into()],

@@ -29,6 +29,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const IFF_UP: u32 = 1;
+const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
@@ -51,6 +52,20 @@ impl Request {
         body.extend(link.0.to_ne_bytes());
         body.extend(IFF_UP.to_ne_bytes());
         body.extend(IFF_UP.to_ne_bytes());
+        Self {
+            kind: RTM_NEWLINK,
+            flags: 0,
+            body,
+        }
+    }
+
+    /// What the interface carries in one packet, in bytes.
+    pub fn link_mtu(link: LinkIndex, mtu: u16) -> Self {
+        // struct ifinfomsg, which changes no flag.
+        let mut body = vec![0; 4];
+        body.extend(link.0.to_ne_bytes());
+        body.extend([0; 8]);
+        attribute(&mut body, IFLA_MTU, &u32::from(mtu).to_ne_bytes());
         Self {
             kind: RTM_NEWLINK,
             flags: 0,
@@ -254,6 +269,21 @@ mod tests {
         }
     }
 
+    /// Of a link in the calling thread's network.
+    fn mtu(name: &str) -> i32 {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        // SAFETY: all zeroes is a valid `ifreq`, which the kernel reads and writes within its size.
+        unsafe {
+            let mut request: libc::ifreq = std::mem::zeroed();
+            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+                *to = from as libc::c_char;
+            }
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+            assert_eq!(libc::ioctl(fd, libc::SIOCGIFMTU as _, &mut request), 0);
+            request.ifr_ifru.ifru_mtu
+        }
+    }
+
     /// On a real kernel, in a network of this thread's own.
     #[test]
     fn the_kernel_takes_the_requests() {
@@ -264,6 +294,8 @@ mod tests {
             let lo = LinkIndex(1);
             let mut netlink = Netlink::open().unwrap();
             netlink.ask(&Request::link_up(lo)).unwrap();
+            netlink.ask(&Request::link_mtu(lo, 1400)).unwrap();
+            assert_eq!(mtu("lo"), 1400);
             for address in ["10.20.0.2/24", "fd00:20::2/64"] {
                 let address: IpNet = address.parse().unwrap();
                 UdpSocket::bind((address.addr(), 0)).unwrap_err();

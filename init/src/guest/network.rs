@@ -31,6 +31,12 @@ fn set_up_one(netlink: &mut Netlink, interface: &GuestInterface, rank: u32) -> R
         with_mac(Path::new(CLASS), interface.mac)
     })
     .context("it did not appear")?;
+    if let Some(mtu) = interface.mtu {
+        // Before the addresses: with less than 1280 bytes, which the node never says, IPv6 would go.
+        netlink
+            .ask(&Request::link_mtu(link, mtu))
+            .with_context(|| format!("giving it the MTU {mtu}"))?;
+    }
     netlink
         .ask(&Request::link_up(link))
         .context("bringing it up")?;
@@ -106,6 +112,7 @@ mod tests {
                 "fd00::2/128".parse().unwrap(),
             ],
             gateways: Vec::new(),
+            mtu: None,
         };
         assert!(reaches(&interface, "10.20.0.1".parse().unwrap()));
         assert!(!reaches(&interface, "10.20.1.1".parse().unwrap()));

@@ -21,6 +21,10 @@ use crate::{
 const NAME_SERVICE: u16 = 53;
 /// UDP port of DHCP clients.
 const DHCP_CLIENT: u16 = 68;
+/// UDP port of DHCPv6 clients.
+const DHCPV6_CLIENT: u16 = 546;
+/// RFC 4291 2.5.6.
+const LINK_LOCAL_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 
 /// Addresses that mean something in somebody's own network only (RFC 1918, RFC 6598, RFC 3927).
 const PRIVATE_V4: [Ipv4Net; 5] = [
@@ -33,7 +37,7 @@ const PRIVATE_V4: [Ipv4Net; 5] = [
 /// The same of IPv6 (RFC 4193, RFC 4291).
 const PRIVATE_V6: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
-    Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+    LINK_LOCAL_V6,
 ];
 
 /// A published port of the node, and the network whose machine answers it.
@@ -98,6 +102,13 @@ fn input(tenants: &str) -> Vec<Rule> {
         v6(icmp::NEIGHBOUR_SOLICITATION),
         v6(icmp::NEIGHBOUR_ADVERTISEMENT),
         v6(icmp::LISTENER_QUERY),
+        // A client asks all servers at once, so that no connection is known for their answers.
+        Rule::new()
+            .ipv6()
+            .destination_in(IpNet::V6(LINK_LOCAL_V6))
+            .transport(libc::IPPROTO_UDP)
+            .destination_port(DHCPV6_CLIENT)
+            .accept(),
         Rule::new()
             .transport(libc::IPPROTO_TCP)
             .destination_port(TENANT_PORT)

@@ -35,7 +35,7 @@ pub struct Route {
 
 /// What a link carries in one packet, in bytes: at least 1280, which IPv6 needs (RFC 8200 5); Linux
 /// takes IPv6 off a link that carries less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u16")]
 pub struct Mtu(u16);
 
@@ -123,7 +123,7 @@ pub struct LeaseRecord {
 }
 
 /// Marks our addresses (`IFA_PROTO`), with the number that routes by DHCP have (`RTPROT_DHCP`).
-const BY_DHCP: AddressProtocol = AddressProtocol::Other(16);
+pub const BY_DHCP: AddressProtocol = AddressProtocol::Other(16);
 
 /// Puts the lease in place on the link for so many seconds, or sets its new end, and removes what an
 /// earlier one brought.
@@ -171,8 +171,13 @@ pub async fn is_present(links: &Links, link: u32, lease: &Lease) -> io::Result<b
 
 async fn ours(links: &Links, link: u32) -> io::Result<Vec<AddressMessage>> {
     let mut addresses = links.addresses(link).await?;
-    addresses.retain(|m| m.attributes.contains(&AddressAttribute::Protocol(BY_DHCP)));
+    addresses.retain(|message| is_by_dhcp(message) && message.header.family == AddressFamily::Inet);
     Ok(addresses)
+}
+
+pub fn is_by_dhcp(message: &AddressMessage) -> bool {
+    let by_dhcp = AddressAttribute::Protocol(BY_DHCP);
+    message.attributes.contains(&by_dhcp)
 }
 
 async fn set_routes(links: &Links, link: u32, lease: &Lease) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! The node's way to the world: physical links up, an IPv4 lease on one of them, IPv6 by the kernel.
+//! The node's way to the world: physical links up, an IPv4 lease on one of them, IPv6 on all.
 //!
 //! | module | what |
 //! |---|---|
@@ -6,32 +6,42 @@
 //! | [`dhcp`] | the DHCPv4 client of one link |
 //! | [`packet_socket`] | where its frames come from and go |
 //! | [`lease`] | a lease as an address, routes, an MTU and a record |
+//! | [`ipv6`] | what routers say beside what the kernel takes from them |
+//! | [`dhcpv6`] | the DHCPv6 client of one link |
+//! | [`name_servers`] | which name servers count: pure |
+//! | [`view`] | what the uplink is now |
 //! | [`physical`] | which links are physical |
+//! | [`moment`] | time and chance as values |
 //!
-//! IPv6 is the kernel's own: it listens to router advertisements, makes addresses and routes, and
-//! this module only reads them. A restarted netd adopts what is there and asks for the lease anew
-//! behind it; the kernel ends the address itself when a lease ends while no netd runs.
+//! [`UplinkTask`] owns all of it: clients and listeners only tell. A restarted netd adopts what is
+//! there and asks anew behind it; the kernel ends addresses itself when a lease ends while no netd
+//! runs. What is followed of the RFCs is in `docs/uplink.md`.
 
 pub mod dhcp;
+pub mod dhcpv6;
 pub mod election;
+pub mod ipv6;
 pub mod lease;
+pub mod moment;
+pub mod name_servers;
 pub mod packet_socket;
 pub mod physical;
+pub mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     time::Duration,
 };
 
 use anyhow::Context;
 use election::{Action, Election, Event};
 use futures::StreamExt;
-use ipnet::IpNet;
+use ipv6::{Adopted, Heard, Ipv6Links};
 use lease::{Lease, LeaseRecord, Mtu};
 use loam_node_api::{network::Uplink, page::Changes};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{RouteNetlinkMessage, address::AddressScope, link::LinkAttribute};
+use netlink_packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use physical::Physical;
 use rtnetlink::MulticastGroup;
 use tokio::{
@@ -39,25 +49,16 @@ use tokio::{
     task::AbortHandle,
     time::{self, Instant},
 };
+pub use view::UplinkView;
+use view::{Kernel, Sources};
 
 use crate::{
     apart::{apart, block_on},
-    link::{self, Link, Links},
+    link::{Link, Links},
     name::TRANSIT_PREFIX,
     record::Records,
     sysctl,
 };
-
-/// What the uplink was when last looked at: after each notice of the kernel.
-#[derive(Clone, Debug)]
-pub struct UplinkView(watch::Receiver<Uplink>);
-
-impl UplinkView {
-    /// Asks nobody, so that no caller waits for the kernel or a DHCP server.
-    pub fn read(&self) -> Uplink {
-        self.0.borrow().clone()
-    }
-}
 
 /// The uplink on its thread.
 #[derive(Debug)]
@@ -99,57 +100,6 @@ pub async fn start(
     })
 }
 
-/// Asks the kernel.
-#[derive(Debug)]
-struct Kernel {
-    links: Links,
-    physical: Physical,
-}
-
-impl Kernel {
-    async fn uplink(&self, lease: Option<&LeaseRecord>) -> anyhow::Result<Uplink> {
-        let mut first = Uplink::default();
-        for link in self.links.all().await? {
-            let leased = lease.filter(|record| record.link == link.name);
-            if !self.physical.is(&link) || !(link.up && link.carrier || leased.is_some()) {
-                continue;
-            }
-            let uplink = self.describe(&link, leased).await?;
-            if leased.is_some() {
-                return Ok(uplink);
-            }
-            // Without any lease: a link with addresses (by router advertisements) before others.
-            let better = first.addresses.is_empty() && !uplink.addresses.is_empty();
-            if first.link.is_none() || better {
-                first = uplink;
-            }
-        }
-        Ok(first)
-    }
-
-    async fn describe(&self, link: &Link, leased: Option<&LeaseRecord>) -> anyhow::Result<Uplink> {
-        let addresses: Vec<IpNet> = self
-            .links
-            .addresses(link.index)
-            .await?
-            .iter()
-            .filter(|m| m.header.scope == AddressScope::Universe && link::is_usable(m))
-            .filter_map(link::address)
-            .collect();
-        // An address whose lease ended is gone, and its gateway with it.
-        let lease = leased.map(|record| &record.lease);
-        let lease = lease.filter(|lease| addresses.contains(&IpNet::V4(lease.address)));
-        Ok(Uplink {
-            link: Some(link.name.clone()),
-            gateway: lease.and_then(Lease::router),
-            dns: lease.map_or_else(Vec::new, |l| {
-                l.dns.iter().copied().map(IpAddr::V4).collect()
-            }),
-            addresses,
-        })
-    }
-}
-
 /// Watches the links and runs the DHCP clients. Owns the lease.
 #[derive(Debug)]
 pub struct UplinkTask {
@@ -168,13 +118,19 @@ pub struct UplinkTask {
     stopped: BTreeMap<u32, Instant>,
     events: mpsc::Sender<(u32, dhcp::Outcome)>,
     outcomes: mpsc::Receiver<(u32, dhcp::Outcome)>,
+    ipv6: Ipv6Links,
+    heard: mpsc::Receiver<(u32, Heard)>,
+    /// What was published and recorded last.
+    resolv_conf: Option<String>,
+    adopted: Adopted,
 }
 
 /// When to look again at what the kernel did not tell.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The name of the one record.
+/// Names of the records.
 const LEASE: &str = "lease";
+const NAME_SERVERS: &str = "name-servers";
 
 /// Where the node's other daemons find their name servers: `/etc/resolv.conf` of the image is a
 /// link to it (resolv.conf(5)).
@@ -204,7 +160,20 @@ impl UplinkTask {
             election.adopt(link.index);
             lease = Some(record);
         }
-        let shown = kernel.uplink(lease.as_ref()).await?;
+        let adopted = records
+            .read::<Adopted>(NAME_SERVERS)
+            .unwrap_or_else(|error| {
+                tracing::warn!("the record of name servers is of no use: {error}");
+                None
+            });
+        let adopted = adopted.unwrap_or_default();
+        let (tell, heard) = mpsc::channel(16);
+        let ipv6 = Ipv6Links::new(adopted.clone(), tell);
+        let sources = Sources {
+            lease: lease.as_ref(),
+            ipv6: &ipv6,
+        };
+        let shown = kernel.uplink(sources).await?;
         Ok(Self {
             kernel,
             lease,
@@ -218,11 +187,15 @@ impl UplinkTask {
             stopped: BTreeMap::new(),
             events,
             outcomes,
+            ipv6,
+            heard,
+            resolv_conf: None,
+            adopted,
         })
     }
 
     pub fn view(&self) -> UplinkView {
-        UplinkView(self.shown.subscribe())
+        UplinkView::new(self.shown.subscribe())
     }
 
     /// Runs until the kernel's notices end, which is an error.
@@ -264,8 +237,19 @@ impl UplinkTask {
                         let actions = self.election.on(Event::Lost(link));
                         self.act(actions, None).await;
                     }
-                }
+                },
+                Some((link, heard)) = self.heard.recv() => self.hear(link, heard).await,
             }
+        }
+    }
+
+    async fn hear(&mut self, link: u32, heard: Heard) {
+        let taken = async {
+            self.ipv6.take(&self.kernel.links, link, heard).await?;
+            self.show().await
+        };
+        if let Err(error) = taken.await {
+            tracing::error!(link, "IPv6: {error:#}");
         }
     }
 
@@ -273,6 +257,7 @@ impl UplinkTask {
     async fn look(&mut self) -> bool {
         let looked = async {
             self.look_at_links().await?;
+            self.ipv6.prove(&self.kernel.links).await?;
             self.show().await
         };
         match looked.await {
@@ -306,9 +291,14 @@ impl UplinkTask {
         }
     }
 
-    /// Tells those who ask what the uplink is now.
-    async fn show(&self) -> anyhow::Result<()> {
-        let now = self.kernel.uplink(self.lease.as_ref()).await?;
+    /// Tells those who ask what the uplink is now, and our resolvers whom to ask.
+    async fn show(&mut self) -> anyhow::Result<()> {
+        let sources = Sources {
+            lease: self.lease.as_ref(),
+            ipv6: &self.ipv6,
+        };
+        let now = self.kernel.uplink(sources).await?;
+        self.publish(&now.dns)?;
         let changed = self.shown.send_if_modified(|shown| {
             let differs = *shown != now;
             *shown = now;
@@ -316,6 +306,27 @@ impl UplinkTask {
         });
         if changed {
             self.changes.note();
+        }
+        Ok(())
+    }
+
+    /// What is written already is not written again.
+    fn publish(&mut self, servers: &[IpAddr]) -> anyhow::Result<()> {
+        let adopted = self.ipv6.adopted();
+        if adopted != self.adopted {
+            self.records.write(NAME_SERVERS, &adopted)?;
+            self.adopted = adopted;
+        }
+        let text = name_servers::resolv_conf(servers);
+        // Before anything was heard, a file of an earlier netd is the better one.
+        let news = match &self.resolv_conf {
+            None => !servers.is_empty(),
+            Some(before) => *before != text,
+        };
+        if news {
+            self.records.publish(RESOLV_CONF, &text)?;
+            self.resolv_conf = Some(text);
+            tracing::info!(?servers, "name servers");
         }
         Ok(())
     }
@@ -339,10 +350,10 @@ impl UplinkTask {
             }
         }
         self.log_carriers(&links);
-        let ready = links
-            .iter()
-            .filter(|link| link.up && link.carrier && link.mac.is_some());
-        let ready = ready.map(|link| link.index).collect();
+        let is_ready = |link: &&Link| link.up && link.carrier && link.mac.is_some();
+        let ready: Vec<&Link> = links.iter().filter(is_ready).collect();
+        self.ipv6.ready(&ready);
+        let ready = ready.iter().map(|link| link.index).collect();
         let mut actions = self.election.on(Event::Ready(ready));
         if let Some(holder) = self.election.holder()
             && !self.holds_address(holder).await?
@@ -436,8 +447,6 @@ impl UplinkTask {
         let before = self.lease.replace(record.clone());
         // First the record: an address without it would not be adopted.
         self.records.write(LEASE, &record)?;
-        self.records
-            .publish(RESOLV_CONF, &resolv_conf(&record.lease.dns))?;
         let carried = before.as_ref().filter(|before| before.link == link.name);
         let carried = carried.and_then(|before| before.lease.mtu);
         self.set_mtu(&link, carried, record.lease.mtu).await;
@@ -479,11 +488,4 @@ impl UplinkTask {
         }
         Ok(())
     }
-}
-
-fn resolv_conf(servers: &[Ipv4Addr]) -> String {
-    servers
-        .iter()
-        .map(|server| format!("nameserver {server}\n"))
-        .collect()
 }

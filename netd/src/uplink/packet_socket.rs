@@ -112,7 +112,7 @@ impl RoutedSocket {
         // Of this protocol nothing is ever received, and the header is the sender's (raw(7)).
         let (family, kind) = (AddressFamily::INET, SocketType::RAW);
         let socket = socket_with(family, kind, flags, Some(ipproto::RAW))?;
-        set_option(&socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &index(link)?)?;
+        bind_to_link(&socket, link)?;
         Ok(Self(socket))
     }
 
@@ -127,8 +127,13 @@ impl RoutedSocket {
     }
 }
 
+/// Binds the socket to the link: it hears and says nothing on others.
+pub fn bind_to_link(socket: &OwnedFd, link: u32) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &index(link)?)
+}
+
 /// In place of the filter that was there.
-fn attach(socket: &OwnedFd, filter: &[libc::sock_filter]) -> io::Result<()> {
+pub fn attach(socket: &OwnedFd, filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: filter.len() as u16,
         // The kernel only reads it.

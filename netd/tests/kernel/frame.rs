@@ -72,6 +72,16 @@ pub fn router_advertisement(prefix: Ipv6Addr) -> Vec<u8> {
     message
 }
 
+/// An option of a router advertisement with name servers (RFC 8106 5.1).
+pub fn name_servers(seconds: u32, servers: &[Ipv6Addr]) -> Vec<u8> {
+    let mut option = vec![25, 1 + 2 * servers.len() as u8, 0, 0];
+    option.extend(seconds.to_be_bytes());
+    servers
+        .iter()
+        .for_each(|server| option.extend(server.octets()));
+    option
+}
+
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks(2)

@@ -8,8 +8,10 @@
 
 mod bad_dhcp;
 mod dhcp_server;
+mod dhcpv6_server;
 mod frame;
 mod host;
+mod ipv6;
 mod killed;
 mod machine;
 mod netd;

@@ -157,16 +157,24 @@ fn a_pulled_cable_keeps_the_address_and_a_replugged_one_renews_it() {
 
 /// Sends one router advertisement for `2001:db8:9::/64` onto the uplink.
 pub fn advertise(world: &World) {
+    router_says(
+        world,
+        &frame::router_advertisement("2001:db8:9::".parse().unwrap()),
+        255,
+    );
+}
+
+/// Sends a message of ICMPv6 to all hosts, with so many hops to go.
+pub fn router_says(world: &World, message: &[u8], hops: u32) {
     use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sockopt};
     world.outside.run(|| {
         let (family, kind) = (AddressFamily::INET6, SocketType::RAW);
         let socket = rustix::net::socket(family, kind, Some(ipproto::ICMPV6)).unwrap();
-        sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+        sockopt::set_ipv6_multicast_hops(&socket, hops).unwrap();
         let index = rustix::net::netdevice::name_to_index(&socket, "out0").unwrap();
         let to = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
-        let message = frame::router_advertisement("2001:db8:9::".parse().unwrap());
         // Refused as long as the outside has no link-local address yet.
-        let _ = rustix::net::sendto(&socket, &message, SendFlags::empty(), &to);
+        let _ = rustix::net::sendto(&socket, message, SendFlags::empty(), &to);
     });
 }
 

@@ -3,7 +3,7 @@ use loam_deployment::{
     payload::Media,
     report::{State, Verdict, WorkloadReport},
 };
-use loam_node_api::{status::MAX_TEXT, transport::MAX_FRAME};
+use loam_node_api::{network::Missing, status::MAX_TEXT, transport::MAX_FRAME};
 
 use super::*;
 use crate::{desired::Contract, fixture};
@@ -116,6 +116,31 @@ fn what_a_farmer_should_look_at_is_told_in_its_order() {
         ]
     );
     assert_eq!(notices.more, 0);
+}
+
+#[test]
+fn what_the_network_lacks_is_told_in_place_of_the_cable() {
+    let mut screen = Screen {
+        endpoints: vec!["192.0.2.7".into(), "rpc.example.org".into()],
+        ..Screen::default()
+    };
+    let notices = |screen: &Screen| screen.status().notices.first;
+    screen.uplink.missing = Some(Missing::Dhcpv6Server);
+    let server = "the router says that addresses come by DHCPv6, and no server answers";
+    assert_eq!(notices(&screen), [server]);
+    screen.uplink.missing = None;
+    screen.uplink.addresses = vec!["2001:db8::2/64".parse().unwrap()];
+    let only = "this network gives IPv6 addresses only: an endpoint of the chain must have one \
+                too, and none of these answers: 192.0.2.7, rpc.example.org";
+    assert_eq!(notices(&screen), [only]);
+    screen.chain = ChainState::Following { block: 1 };
+    assert!(notices(&screen).is_empty());
+    screen.chain = ChainState::Connecting;
+    screen
+        .uplink
+        .addresses
+        .push("192.0.2.2/24".parse().unwrap());
+    assert!(notices(&screen).is_empty());
 }
 
 /// Many contracts, each with all the workloads and words that it may have.

@@ -87,6 +87,12 @@ const PACKAGES: [Package; 28] = [
         present: || in_path("ip"),
     },
     Package {
+        name: "dnsmasq-base",
+        why: "is router and DHCPv6 server in netd's tests",
+        need: Need::Tests,
+        present: || in_path("dnsmasq"),
+    },
+    Package {
         name: "xfsprogs",
         why: MAKES_DISKS,
         need: Need::Tests,

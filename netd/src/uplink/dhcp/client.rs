@@ -12,10 +12,10 @@ use super::{
     frame,
     machine::Machine,
     message,
-    timing::{Dice, Moment},
 };
 use crate::uplink::{
     lease::Lease,
+    moment::{Dice, Moment},
     packet_socket::{PacketSocket, RoutedSocket},
 };
 

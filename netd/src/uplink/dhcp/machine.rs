@@ -14,8 +14,9 @@ use super::{
     message::{Kind, Reply, Request, RequestKind},
     state::{Asking, Exchange, Held, Offer, State, renewal},
     terms::Oddity,
-    timing::{Backoff, Dice, FOR_EVER, LAST_RETRY, Moment},
+    timing::{Backoff, FOR_EVER, LAST_RETRY},
 };
+use crate::uplink::moment::{Dice, Moment};
 
 /// Between two messages, whatever a server says. It is also how long offers are collected (RFC 2131
 /// 4.4.1), so that the fastest server is not the one that wins.

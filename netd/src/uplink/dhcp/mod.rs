@@ -15,16 +15,8 @@
 //! up a lease at any server's refusal and asks again at once, thousands of times a second, and
 //! reads neither lists of routers nor options 26, 52 and 121. Here nothing that a server says gets
 //! it to send more than one message a second.
-
 //!
-//! | of the RFCs | here |
-//! |---|---|
-//! | options 1, 3, 6, 26, 51, 54, 58, 59, 121, in `file` and `sname` too (52), in parts (RFC 3396) | read |
-//! | option 61 and `chaddr` | the Ethernet address, by which a server finds its lease again |
-//! | probing, announcing, defending (RFC 5227) | done, with shorter waits before an address is taken |
-//! | all other options | passed over: not asked for, and nothing of the node needs them |
-//! | INIT-REBOOT, RELEASE, INFORM (RFC 2131) | not sent: a lease does not outlive the power, and who loses its power releases nothing |
-//! | a wait of one to ten seconds before the first message (RFC 2131 4.4.1) | not kept: firmware parts the nodes of a farm by more |
+//! What is followed of the RFCs, refused and ignored is in `docs/uplink.md`.
 
 pub mod client;
 mod event;

@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 use super::{
     message::{Request, RequestKind},
     terms::Terms,
-    timing::{Backoff, Dice, Moment},
+    timing::Backoff,
 };
+use crate::uplink::moment::{Dice, Moment};
 
 #[derive(Clone, Debug)]
 pub enum State {

@@ -1,41 +1,8 @@
 //! When a client asks, and how long what it was given lasts.
 
-use std::{ops::Add, time::Duration};
+use std::time::Duration;
 
-/// A point in time: what has passed since the client began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(pub Duration);
-
-impl Moment {
-    /// Nothing if `earlier` is later.
-    pub fn since(self, earlier: Moment) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
-}
-
-impl Add<Duration> for Moment {
-    type Output = Moment;
-
-    fn add(self, span: Duration) -> Moment {
-        Moment(self.0.saturating_add(span))
-    }
-}
-
-/// What is drawn for one event: the machine has no source of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// A transaction's number.
-    pub fn xid(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// From 0 to 2 s, to be centred around 1 s.
-    fn jitter(self) -> Duration {
-        Duration::from_millis((self.0 >> 32) % 2001)
-    }
-}
+use crate::uplink::moment::Dice;
 
 /// RFC 2131 4.1 begins with 4 s. Half of it: a switch that just saw the cable often loses the first
 /// frames, and who boots waits for it.
@@ -55,8 +22,13 @@ impl Backoff {
     pub fn next(&mut self, dice: Dice) -> Duration {
         let doubled = FIRST_RETRY * (1 << self.waits.min(5));
         self.waits = self.waits.saturating_add(1);
-        doubled.min(LAST_RETRY) + dice.jitter() - JITTER
+        doubled.min(LAST_RETRY) + jitter(dice) - JITTER
     }
+}
+
+/// From 0 to 2 s, to be centred around 1 s.
+fn jitter(dice: Dice) -> Duration {
+    Duration::from_millis(u64::from(dice.fraction()) % 2001)
 }
 
 /// When the server does not say (RFC 2131 demands that it does).
