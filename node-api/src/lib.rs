@@ -12,6 +12,7 @@
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
+//! | [`healthcheck`] | | how programs are asked whether they do their work |
 //! | [`signal`] | | how programs are asked to end |
 //! | [`page`] | | how long lists are told, and when to look again |
 //! | `tls` | | how certificates are judged while the time is not known |
@@ -20,6 +21,7 @@
 pub mod clock;
 pub mod debug;
 pub mod guest;
+pub mod healthcheck;
 pub mod id;
 pub mod machine;
 pub mod network;

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use loam_deployment::Bytes;
+use loam_deployment::{Bytes, report::Health};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -109,10 +109,20 @@ pub struct Machine {
     pub state: MachineState,
     /// Seconds since the process was started.
     pub age_seconds: u64,
+    /// While it runs, if its image has a check.
+    pub health: Option<MachineHealth>,
     /// How often the guest restarted itself within this process record.
     pub resets: u32,
     /// Position after the last byte that the guest wrote to its console.
     pub console_position: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineHealth {
+    pub health: Health,
+    /// Of one that is unhealthy: why its last check failed, in the guest's words, without control
+    /// characters. At most [`crate::guest::MAX_CHECK_OUTPUT`] bytes.
+    pub output: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

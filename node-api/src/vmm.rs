@@ -67,6 +67,8 @@ pub enum VmmEvent {
     GuestExited { status: i32 },
     /// The guest's init said that it could not set the machine up.
     GuestFailed { reason: String },
+    /// The guest's init said what the checks of its command say (`guest::GuestEvent::Health`).
+    GuestHealth { healthy: bool, output: String },
     /// The guest powered off; the process ends with status 0.
     PoweredOff,
     /// The guest asked for a reset; the process ends with status 0 and is to be started again.

@@ -524,6 +524,7 @@ impl Machines for FakeNode {
                 false => MachineState::Running,
             },
             age_seconds: 0,
+            health: None,
             resets: 0,
             console_position: 0,
         };
