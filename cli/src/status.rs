@@ -182,3 +182,33 @@ async fn host(session: &Session, contract: &ContractRecord) -> anyhow::Result<Op
         .await?;
     Ok(node.and_then(|node| node.addresses.split_whitespace().next().map(str::to_owned)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_health_stands_beside_the_state_where_there_is_one() {
+        let line = |health: Option<&str>| Line {
+            contract: 1,
+            version: 1,
+            node: String::new(),
+            workload: "web".into(),
+            state: "running".into(),
+            health: health.map(str::to_owned),
+            health_since: health.map(|_| 5),
+            detail: String::new(),
+            addresses: vec![],
+            published: vec![],
+            exit_status: None,
+        };
+        assert_eq!(line(None).state_and_health(), "running");
+        let line = line(Some("unhealthy"));
+        assert_eq!(line.state_and_health(), "running, unhealthy");
+        let json = serde_json::to_value(&line).unwrap();
+        assert_eq!(
+            (&json["health"], &json["health_since"]),
+            (&"unhealthy".into(), &5.into())
+        );
+    }
+}

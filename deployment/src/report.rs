@@ -266,7 +266,8 @@ fn check(report: &Report) -> Result<(), ReportError> {
 
 impl Report {
     /// Cuts what is longest until the report fits its limits: texts first, then, of a deployment
-    /// with very many ports or addresses, these. States and numbers always stay.
+    /// with very many ports or addresses, these. States and numbers always stay; health does unless all
+    /// workloads that there may be have every number at once, which none has.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         if let Verdict::Rejected { code, reason } = &mut self.verdict {
@@ -293,6 +294,11 @@ impl Report {
             && let Verdict::Rejected { reason, .. } = &mut self.verdict
         {
             cut(reason, limits::DETAIL_BYTES);
+        }
+        if !self.fits() {
+            for workload in self.workloads.values_mut() {
+                workload.health = None;
+            }
         }
         self
     }

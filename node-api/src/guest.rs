@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{healthcheck::Healthcheck, network::Mac, signal::StopSignal};
+use crate::{healthcheck::Healthcheck, network::Mac, signal::StopSignal, window::WindowSize};
 
 /// Where guest init finds its [`GuestConfig`].
 pub const CONFIG_PATH: &str = "/loam/guest.json";
@@ -94,4 +94,9 @@ pub const MAX_CHECK_OUTPUT: usize = 200;
 pub enum GuestRequest {
     /// End the command (by its stop signal) and power off.
     Stop,
+    /// The console is shown at a terminal of this size.
+    ///
+    /// virtio-console has a message for it (virtio 1.2, 5.3.6.2, `VIRTIO_CONSOLE_RESIZE`), but kernels
+    /// differ on whether columns or rows come first in it.
+    ConsoleSize { size: WindowSize },
 }

@@ -13,6 +13,7 @@
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
 //! | [`healthcheck`] | | how programs are asked whether they do their work |
+//! | [`window`] | | how large the terminal is at which a console is shown |
 //! | [`signal`] | | how programs are asked to end |
 //! | [`page`] | | how long lists are told, and when to look again |
 //! | `tls` | | how certificates are judged while the time is not known |
@@ -35,5 +36,6 @@ pub mod tenant;
 pub mod tls;
 pub mod transport;
 pub mod vmm;
+pub mod window;
 
 pub use id::WorkloadId;

@@ -13,6 +13,7 @@ use crate::{
     network::Mac,
     page::{Page, Revision},
     status::NodeStatus,
+    window::WindowSize,
 };
 
 #[tarpc::service]
@@ -41,6 +42,8 @@ pub trait Machines {
     async fn console_read(id: WorkloadId, from: u64) -> Result<ConsoleChunk, MachineError>;
     /// Types into the guest's console.
     async fn console_write(id: WorkloadId, bytes: Vec<u8>) -> Result<(), MachineError>;
+    /// Tells the guest how large its console is shown.
+    async fn console_resize(id: WorkloadId, size: WindowSize) -> Result<(), MachineError>;
 
     /// What the node's own screen shall show.
     async fn set_status(status: NodeStatus);

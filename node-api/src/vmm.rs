@@ -6,7 +6,7 @@
 use loam_deployment::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::network::Mac;
+use crate::{network::Mac, window::WindowSize};
 
 /// The descriptor on which `loam-vmm` finds its [`VmmConfig`] as JSON (read to the end).
 pub const CONFIG_FD: i32 = 3;
@@ -89,6 +89,10 @@ pub enum ControlRequest {
     /// Types into the guest's console.
     ConsoleInput {
         bytes: Vec<u8>,
+    },
+    /// Tells guest init how large the console is shown, now or as soon as it listens.
+    ConsoleSize {
+        size: WindowSize,
     },
 }
 

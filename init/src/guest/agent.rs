@@ -27,7 +27,7 @@ const ABSENT_PAUSE: Duration = Duration::from_millis(100);
 /// Leaves room for escapes and the rest of the line within the port's 4 KiB.
 const MAX_REASON: usize = 1500;
 
-/// The longest request line; the one that exists takes 20 bytes.
+/// The longest request line; those that exist take 80 bytes.
 const MAX_REQUEST: usize = 4096;
 
 /// What is told again later has no need to wait, nor may it hold up what is told once.

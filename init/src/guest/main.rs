@@ -166,18 +166,19 @@ fn run(machine: &mut Machine) -> Result<End> {
     let group = Path::new(health::GROUP);
     let watch = Watch::new(&config, &surroundings, command.pid, group, ends);
     process::reap_all(command.pid, happened, ended).context("watching the command")?;
+    console::resize_again();
     agent.tell(&GuestEvent::Started);
     let watching = watch_health(watch, agent);
     attend(&command, machine.happenings.insert(happenings), watching)
 }
 
 fn listen(agent: &Agent, happened: Sender<Happening>) -> Result<()> {
-    agent.listen(move |request| {
-        let happening = match request {
-            GuestRequest::Stop => Happening::StopAsked,
-        };
-        // Fails only when the machine is ending already.
-        let _ = happened.send(happening);
+    agent.listen(move |request| match request {
+        GuestRequest::Stop => {
+            // Fails only when the machine is ending already.
+            let _ = happened.send(Happening::StopAsked);
+        }
+        GuestRequest::ConsoleSize { size } => console::resize(size),
     })?;
     Ok(())
 }

@@ -2,8 +2,10 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use loam_deployment::report::HealthState;
 use loam_node_api::{
-    machine::Exit,
+    healthcheck::Healthcheck,
+    machine::{Boot, Exit},
     page::{MAX_ITEMS, Revision},
     vmm::{VmmEvent, console::RING_OFFSET},
 };

@@ -195,7 +195,7 @@ fn what_is_not_there_yet_says_what_it_waits_for() {
 #[test]
 fn the_health_of_a_machine_that_runs_is_told_and_why_its_check_fails() {
     let mut round = Round::running();
-    let mut with = |round: &mut Round, state, output: &str| {
+    let with = |round: &mut Round, state, output: &str| {
         let health = Health { state, since: 5 };
         let output = output.to_owned();
         for machine in round.actual.machines.values_mut() {

@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    path::PathBuf,
     ptr,
     sync::mpsc::{self, Receiver},
 };
@@ -15,6 +16,8 @@ use crate::{fixture, namespace::PowerRequest};
 /// A command that was started as a machine's.
 pub struct Started {
     pub running: Running,
+    /// Its terminal.
+    pub console: PathBuf,
     /// What it writes, until the last process that has the terminal is gone.
     output: Receiver<Vec<u8>>,
     seen: String,
@@ -51,6 +54,7 @@ impl Started {
         });
         Self {
             running,
+            console: path,
             output,
             seen: String::new(),
             ended: false,
