@@ -4,13 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use loam_deployment::report::HealthState;
 use loam_init::reap::End;
 use loam_node_api::{
-    guest::MAX_CHECK_OUTPUT,
     machine::{Exit, MachineState, OnReset},
     vmm::VmmEvent,
 };
+
+use super::health::{Health, plain_text};
 
 /// A guest that resets itself sooner than this after its start is in a loop: it waits longer and
 /// longer before its next process, but for ever gets one.
@@ -82,15 +82,6 @@ struct Leaving {
     by: Instant,
     /// That time has passed.
     late: bool,
-}
-
-/// What is known of a command's health.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    pub state: HealthState,
-    pub since: Instant,
-    /// Why its last check failed.
-    pub output: String,
 }
 
 #[derive(Debug)]
@@ -266,7 +257,11 @@ impl Lifecycle {
         match event {
             VmmEvent::Started => {}
             VmmEvent::GuestStarted => process.guest_started(now, has_check),
-            VmmEvent::GuestHealth { healthy, output } => process.checked(now, healthy, &output),
+            VmmEvent::GuestHealth { healthy, output } => {
+                if let Some(health) = &mut process.health {
+                    health.checked(now, healthy, &output);
+                }
+            }
             VmmEvent::GuestExited { status } => process.status = Some(status),
             VmmEvent::GuestFailed { reason } => process.guest_failure = Some(reason),
             VmmEvent::PoweredOff => process.last_word = Some(LastWord::PoweredOff),
@@ -387,13 +382,7 @@ fn bounded(exit: Exit) -> Exit {
 }
 
 fn plain(reason: &str) -> String {
-    cut(reason, MAX_REASON)
-}
-
-/// The beginning of a text from outside, without what moves a cursor.
-fn cut(text: &str, most: usize) -> String {
-    let end = text.floor_char_boundary(most);
-    text[..end].replace(|char: char| char.is_control(), " ")
+    plain_text(reason, MAX_REASON)
 }
 
 impl Process {
@@ -417,11 +406,7 @@ impl Process {
     /// one before ended says nothing about how this one will.
     fn guest_started(&mut self, now: Instant, has_check: bool) {
         self.command_started = true;
-        self.health = has_check.then(|| Health {
-            state: HealthState::Starting,
-            since: now,
-            output: String::new(),
-        });
+        self.health = has_check.then(|| Health::starting(now));
         self.status = None;
         self.guest_failure = None;
     }
@@ -437,27 +422,6 @@ impl Process {
         };
         self.events += 1;
         self.events
-    }
-
-    fn checked(&mut self, now: Instant, healthy: bool, output: &str) {
-        let Some(health) = &mut self.health else {
-            return;
-        };
-        let state = match healthy {
-            true => HealthState::Healthy,
-            false => HealthState::Unhealthy,
-        };
-        // Words alone are no news.
-        if health.state != state {
-            *health = Health {
-                state,
-                since: now,
-                output: match healthy {
-                    true => String::new(),
-                    false => cut(output, MAX_CHECK_OUTPUT),
-                },
-            };
-        }
     }
 
     /// Nothing that it does is of use any more. The first reason for that counts.

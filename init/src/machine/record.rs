@@ -20,8 +20,9 @@ use tokio::sync::oneshot;
 
 use super::{
     console::{Console, ConsoleRing, ConsoleTail},
+    health,
     launcher::Order,
-    lifecycle::{self, Lifecycle},
+    lifecycle::Lifecycle,
     resource::DiskIdentity,
 };
 
@@ -209,7 +210,7 @@ fn has_check(boot: &Boot) -> bool {
 }
 
 /// The clock may have been set since the change, so it is asked how long ago that was.
-fn shown_health(health: &lifecycle::Health, now: Instant) -> MachineHealth {
+fn shown_health(health: &health::Health, now: Instant) -> MachineHealth {
     let age = now.saturating_duration_since(health.since).as_secs();
     MachineHealth {
         health: Health {

@@ -1,4 +1,6 @@
 use super::*;
+use loam_deployment::report::HealthState;
+use loam_node_api::guest::MAX_CHECK_OUTPUT;
 use proptest::prelude::*;
 
 const ENDED: Input = Input::ProcessEnded(End::Exited(0));

@@ -190,8 +190,9 @@ fn of_sizes_the_last_is_told_whenever_the_port_opens_and_none_piles_up() {
         bench.ports.size_agent(format!("size {n}\n").into_bytes());
     }
     bench.ports.order_agent(b"stop\n");
-    assert!(bench.ports.0.agent.locked().queue.len() < 64);
-    assert_eq!(agent_input(&mut bench, &memory), b"stop\n");
-    assert_eq!(agent_input(&mut bench, &memory), b"size 99999\n");
-    assert!(!bench.ports.0.agent.locked().waits());
+    let mut agent = bench.ports.0.agent.locked();
+    assert!(agent.queue.len() < 64);
+    assert_eq!(agent.take(64), b"stop\n");
+    assert_eq!(agent.take(64), b"size 99999\n");
+    assert!(!agent.waits());
 }
