@@ -72,16 +72,9 @@ impl Agent {
         } else {
             serde_json::from_slice::<GuestEvent>(&self.line).ok()
         };
+        let heard = event.as_ref().is_some_and(|event| self.hears(event));
         match event {
-            Some(event @ GuestEvent::Health { .. }) => {
-                if self.health.take(Instant::now()).is_ok() {
-                    self.notices.send(Notice::Guest(event));
-                }
-            }
-            Some(event) if self.heard < MOST_EVENTS => {
-                self.heard += 1;
-                self.notices.send(Notice::Guest(event));
-            }
+            Some(event) if heard => self.notices.send(Notice::Guest(event)),
             Some(_) => {}
             None if self.complaints < MOST_COMPLAINTS => {
                 self.complaints += 1;
@@ -90,6 +83,14 @@ impl Agent {
             None => {}
         }
         self.forget();
+    }
+
+    fn hears(&mut self, event: &GuestEvent) -> bool {
+        if let GuestEvent::Health { .. } = event {
+            return self.health.take(Instant::now()).is_ok();
+        }
+        self.heard = self.heard.saturating_add(1);
+        self.heard <= MOST_EVENTS
     }
 }
 
