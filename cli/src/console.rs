@@ -12,9 +12,15 @@ use loam_deployment::{ContractId, Name, TwinId};
 use loam_node_api::{
     path::TENANT_PORT,
     tenant::{Hello, TenantRequest, TenantResponse, channel::Channel},
+    window::WindowSize,
 };
 use rustix::termios::{self, OptionalActions, Termios};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
 
 use crate::{
     args::{Console, Logs},
@@ -238,8 +244,16 @@ impl LineEnds {
 async fn type_in(channel: &mut Channel<TcpStream>, target: &Target) -> anyhow::Result<()> {
     let mut input = tokio::io::stdin();
     let mut buffer = [0; 1024];
+    let mut resized = signal(SignalKind::window_change())?;
+    resize(channel, target).await?;
     loop {
-        let length = input.read(&mut buffer).await?;
+        let length = tokio::select! {
+            length = input.read(&mut buffer) => length?,
+            _ = resized.recv() => {
+                resize(channel, target).await?;
+                continue;
+            }
+        };
         let mut bytes = &buffer[..length];
         let leave = bytes.iter().position(|byte| *byte == LEAVE);
         bytes = &bytes[..leave.unwrap_or(length)];
@@ -258,6 +272,26 @@ async fn type_in(channel: &mut Channel<TcpStream>, target: &Target) -> anyhow::R
             return Ok(());
         }
     }
+}
+
+/// Tells the machine how large the terminal is.
+async fn resize(channel: &mut Channel<TcpStream>, target: &Target) -> anyhow::Result<()> {
+    // A terminal without a size leaves the machine's as it is.
+    let Ok(size) = termios::tcgetwinsize(std::io::stdin()) else {
+        return Ok(());
+    };
+    let request = TenantRequest::Resize {
+        contract: target.contract.id,
+        machine: target.machine.clone(),
+        size: WindowSize {
+            columns: size.ws_col,
+            rows: size.ws_row,
+        },
+    };
+    channel.send(&request).await?;
+    // A machine that does not run has no use for it; what it wrote is shown all the same.
+    channel.receive::<TenantResponse>().await?;
+    Ok(())
 }
 
 /// The terminal hands over every key at once until this is dropped.

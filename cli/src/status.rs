@@ -18,6 +18,12 @@ pub struct Line {
     pub node: String,
     pub workload: String,
     pub state: String,
+    /// What a machine's check says: `starting`, `healthy`, `unhealthy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
+    /// Since when, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_since: Option<u64>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -27,6 +33,15 @@ pub struct Line {
     pub published: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<i32>,
+}
+
+impl Line {
+    fn state_and_health(&self) -> String {
+        match &self.health {
+            Some(health) => format!("{}, {health}", self.state),
+            None => self.state.clone(),
+        }
+    }
 }
 
 pub async fn run(
@@ -69,7 +84,7 @@ pub fn print(lines: &[Line], output: Output) -> anyhow::Result<()> {
                 line.contract.to_string(),
                 line.version.to_string(),
                 line.workload.clone(),
-                line.state.clone(),
+                line.state_and_health(),
                 line.addresses.join(" "),
                 line.published.join(" "),
                 line.detail.clone(),
@@ -89,6 +104,8 @@ pub async fn contract_lines(
         node: contract.node.to_string(),
         workload: String::new(),
         state: state.into(),
+        health: None,
+        health_since: None,
         detail,
         addresses: vec![],
         published: vec![],
@@ -134,6 +151,8 @@ fn workload_lines<'a>(
         node: contract.node.to_string(),
         workload: name.to_string(),
         state: workload.state.as_str().into(),
+        health: workload.health.map(|health| health.state.as_str().into()),
+        health_since: workload.health.map(|health| health.since),
         detail: workload.detail.clone(),
         addresses: workload.addresses.iter().map(ToString::to_string).collect(),
         published: workload
@@ -162,4 +181,34 @@ async fn host(session: &Session, contract: &ContractRecord) -> anyhow::Result<Op
         .node(contract.node, session.latest().await?)
         .await?;
     Ok(node.and_then(|node| node.addresses.split_whitespace().next().map(str::to_owned)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_health_stands_beside_the_state_where_there_is_one() {
+        let line = |health: Option<&str>| Line {
+            contract: 1,
+            version: 1,
+            node: String::new(),
+            workload: "web".into(),
+            state: "running".into(),
+            health: health.map(str::to_owned),
+            health_since: health.map(|_| 5),
+            detail: String::new(),
+            addresses: vec![],
+            published: vec![],
+            exit_status: None,
+        };
+        assert_eq!(line(None).state_and_health(), "running");
+        let line = line(Some("unhealthy"));
+        assert_eq!(line.state_and_health(), "running, unhealthy");
+        let json = serde_json::to_value(&line).unwrap();
+        assert_eq!(
+            (&json["health"], &json["health_since"]),
+            (&"unhealthy".into(), &5.into())
+        );
+    }
 }

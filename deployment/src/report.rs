@@ -4,6 +4,8 @@
 //! nothing unprotected, external AAD `loam-report-v1`, chain id (8 bytes, big-endian), contract's
 //! address (20). The signer is the node that the report names. [`crate::cbor`] lists the fields.
 
+mod health;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use coset::{
@@ -20,6 +22,8 @@ use crate::{
     payload::Publish,
     rejection::{FieldError, Problem},
 };
+
+pub use health::{Health, HealthState};
 
 /// Start of the external AAD of a report's signature.
 pub const LABEL: &[u8] = b"loam-report-v1";
@@ -68,6 +72,8 @@ pub struct WorkloadReport {
     pub console_position: Option<u64>,
     /// Space that the data of a volume or object store takes.
     pub used: Option<Bytes>,
+    /// What a machine's check says.
+    pub health: Option<Health>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -260,7 +266,8 @@ fn check(report: &Report) -> Result<(), ReportError> {
 
 impl Report {
     /// Cuts what is longest until the report fits its limits: texts first, then, of a deployment
-    /// with very many ports or addresses, these. States and numbers always stay.
+    /// with very many ports or addresses, these. States and numbers always stay; health does unless all
+    /// workloads that there may be have every number at once, which none has.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         if let Verdict::Rejected { code, reason } = &mut self.verdict {
@@ -287,6 +294,11 @@ impl Report {
             && let Verdict::Rejected { reason, .. } = &mut self.verdict
         {
             cut(reason, limits::DETAIL_BYTES);
+        }
+        if !self.fits() {
+            for workload in self.workloads.values_mut() {
+                workload.health = None;
+            }
         }
         self
     }
@@ -373,6 +385,7 @@ impl Encode for WorkloadReport {
             .with_some("exit_status", self.exit_status.as_ref())
             .with_some("console_position", self.console_position.as_ref())
             .with_some("used", self.used.as_ref())
+            .with_some("health", self.health.as_ref())
             .finish()
     }
 }
@@ -388,6 +401,7 @@ impl Decode for WorkloadReport {
             exit_status: fields.optional("exit_status")?,
             console_position: fields.optional("console_position")?,
             used: fields.optional("used")?,
+            health: fields.optional("health")?,
         };
         fields.finish()?;
         Ok(report)

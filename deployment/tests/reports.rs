@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use loam_deployment::{
     Bytes, ChainContext, ContractId, NodeKey, SigningKey, Version, limits,
     payload::{Protocol, Publish},
-    report::{self, Report, ReportError, State, Verdict, WorkloadReport},
+    report::{self, Health, HealthState, Report, ReportError, State, Verdict, WorkloadReport},
 };
 use proptest::{
     collection::{btree_map, vec},
@@ -21,6 +21,15 @@ const CHAIN: ChainContext = ChainContext {
 
 fn node() -> SigningKey {
     SigningKey::from_bytes(&[5; 32])
+}
+
+fn health() -> impl Strategy<Value = Health> {
+    let states = select(vec![
+        HealthState::Starting,
+        HealthState::Healthy,
+        HealthState::Unhealthy,
+    ]);
+    (states, any::<u64>()).prop_map(|(state, since)| Health { state, since })
 }
 
 fn workload() -> impl Strategy<Value = WorkloadReport> {
@@ -44,10 +53,11 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
         option::of(any::<i32>()),
         option::of(any::<u64>()),
         option::of(any::<u64>()),
+        option::of(health()),
     );
     let lists = (vec(any::<IpAddr>(), 0..20), vec(port, 0..70));
     (states, "\\PC{0,400}", lists, numbers).prop_map(
-        |(state, detail, (addresses, ports), (exit_status, console_position, used))| {
+        |(state, detail, (addresses, ports), (exit_status, console_position, used, health))| {
             WorkloadReport {
                 state,
                 detail,
@@ -56,6 +66,7 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
                 exit_status,
                 console_position,
                 used: used.map(Bytes),
+                health,
             }
         },
     )
@@ -98,12 +109,13 @@ proptest! {
 
         prop_assert_eq!(short.workloads.len(), report.workloads.len());
         for (name, workload) in &report.workloads {
-            let WorkloadReport { state, exit_status, console_position, used, .. } = workload;
+            let WorkloadReport { state, exit_status, console_position, used, health, .. } = workload;
             let short = &short.workloads[name];
             prop_assert_eq!(
                 (short.state, short.exit_status, short.console_position, short.used),
                 (*state, *exit_status, *console_position, *used)
             );
+            prop_assert!(short.health == *health || short.health.is_none());
         }
     }
 
@@ -138,6 +150,10 @@ fn the_longest_report_there_can_be_is_shortened_to_fit() {
         exit_status: Some(i32::MIN),
         console_position: Some(u64::MAX),
         used: Some(Bytes(u64::MAX)),
+        health: Some(Health {
+            state: HealthState::Unhealthy,
+            since: u64::MAX,
+        }),
     };
     let name = |n: usize| format!("w{n:0>35}").parse().expect("a name");
     let report = Report {
@@ -160,6 +176,40 @@ fn the_longest_report_there_can_be_is_shortened_to_fit() {
     let short = report.shortened();
     let bytes = report::sign(&short, &CHAIN, &node()).expect("fits");
     assert_eq!(report::verify(&bytes, &CHAIN, &short.node), Ok(short));
+}
+
+#[test]
+fn as_many_machines_as_there_may_be_keep_their_health() {
+    let workload = WorkloadReport {
+        state: State::Starting,
+        detail: "é".repeat(1000),
+        addresses: vec![[0xfd; 16].into(); 16],
+        exit_status: Some(i32::MIN),
+        health: Some(Health {
+            state: HealthState::Unhealthy,
+            since: u64::MAX,
+        }),
+        ..WorkloadReport::default()
+    };
+    let name = |n: usize| format!("w{n:0>35}").parse().expect("a name");
+    let report = Report {
+        node: NodeKey(node().verifying_key().to_bytes()),
+        contract: ContractId(u64::MAX),
+        version: Version(u64::MAX),
+        time: u64::MAX,
+        verdict: Verdict::Accepted,
+        workloads: (0..limits::WORKLOADS)
+            .map(|n| (name(n), workload.clone()))
+            .collect(),
+    };
+    let short = report.shortened();
+    report::sign(&short, &CHAIN, &node()).expect("fits");
+    assert!(
+        short
+            .workloads
+            .values()
+            .all(|told| told.health == workload.health)
+    );
 }
 
 #[test]

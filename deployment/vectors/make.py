@@ -903,6 +903,7 @@ def reports():
                 "addresses": [address("10.20.0.5"), address("fd00:1::5")],
                 "ports": [{"protocol": "tcp", "node_port": 8080, "machine_port": 80}],
                 "console_position": 4096,
+                "health": {"state": "healthy", "since": 1799999990},
             },
             "job": {"state": "stopped", "exit_status": 0},
             "killed": {"state": "failed", "exit_status": -1},
@@ -924,6 +925,7 @@ def reports():
                 "exit_status": None,
                 "console_position": 4096,
                 "used": None,
+                "health": {"state": "healthy", "since": 1799999990},
             },
         }
         | {
@@ -935,6 +937,7 @@ def reports():
                 "exit_status": exit_status,
                 "console_position": None,
                 "used": used,
+                "health": None,
             }
             for name, state, exit_status, used in [
                 ("job", "stopped", 0, None),
@@ -977,6 +980,8 @@ def reports():
         ("envelope", "an unprotected header", report_envelope(running, uhdr={ContentType: 60})),
         ("field", "an unknown field", report_envelope(running | {"mood": "good"})),
         ("field", "an unknown state", report_envelope(base | {"workloads": {"web": {"state": "happy"}}})),
+        ("field", "an unknown health", report_envelope(base | {"workloads": {"web": {"state": "running", "health": {"state": "poorly", "since": 1}}}})),
+        ("field", "a health without its time", report_envelope(base | {"workloads": {"web": {"state": "running", "health": {"state": "healthy"}}}})),
         ("field", "without its time", report_envelope(without(running, "time"))),
         ("not-canonical", "an empty map", report_envelope(base | {"workloads": {}})),
         ("wrong-node", "in another node's name", report_envelope(base | {"node": public(ALICE)})),

@@ -10,6 +10,7 @@ use loam_node_api::{
     status::NodeStatus,
     transport,
     vmm::ControlRequest,
+    window::WindowSize,
 };
 use tarpc::context::Context;
 use tokio::sync::{mpsc, oneshot};
@@ -93,6 +94,21 @@ impl Server {
     }
 }
 
+impl Server {
+    async fn control(&self, id: &WorkloadId, request: &ControlRequest) -> Result<(), MachineError> {
+        let answered = control::ask(id, request).await;
+        answered.map(drop).map_err(|error| MachineError::Launch {
+            id: id.clone(),
+            what: format!("{error:#}"),
+        })
+    }
+
+    async fn reachable(&self, id: &WorkloadId) -> Result<(), MachineError> {
+        let id = id.clone();
+        self.checked(|reply| Call::Reachable { id, reply }).await
+    }
+}
+
 impl Machines for Server {
     async fn changes(self, _: Context, seen: Revision) -> Revision {
         self.changes.since(seen).await
@@ -156,23 +172,25 @@ impl Machines for Server {
         id: WorkloadId,
         bytes: Vec<u8>,
     ) -> Result<(), MachineError> {
-        self.checked(|reply| Call::Reachable {
-            id: id.clone(),
-            reply,
-        })
-        .await?;
+        self.reachable(&id).await?;
         for part in bytes.chunks(MAX_INPUT) {
             let request = ControlRequest::ConsoleInput {
                 bytes: part.to_vec(),
             };
-            control::ask(&id, &request)
-                .await
-                .map_err(|error| MachineError::Launch {
-                    id: id.clone(),
-                    what: format!("{error:#}"),
-                })?;
+            self.control(&id, &request).await?;
         }
         Ok(())
+    }
+
+    async fn console_resize(
+        self,
+        _: Context,
+        id: WorkloadId,
+        size: WindowSize,
+    ) -> Result<(), MachineError> {
+        self.reachable(&id).await?;
+        self.control(&id, &ControlRequest::ConsoleSize { size })
+            .await
     }
 
     async fn set_status(self, _: Context, status: NodeStatus) {

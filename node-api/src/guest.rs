@@ -1,12 +1,12 @@
 //! What an OCI machine finds inside: read by `loam-guest-init` from `/loam/guest.json` in its
 //! initramfs, and what the two ends of its agent port say to each other.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{network::Mac, signal::StopSignal};
+use crate::{healthcheck::Healthcheck, network::Mac, signal::StopSignal, window::WindowSize};
 
 /// Where guest init finds its [`GuestConfig`].
 pub const CONFIG_PATH: &str = "/loam/guest.json";
@@ -34,6 +34,8 @@ pub struct GuestConfig {
     pub user: String,
     /// By which the command is asked to end. None: SIGTERM, or for systemd its own.
     pub stop_signal: Option<StopSignal>,
+    /// What is run beside the command, to see whether it is healthy.
+    pub healthcheck: Option<Healthcheck>,
     /// Folders that are made if absent.
     pub volumes: Vec<String>,
     /// Written to `.ssh/authorized_keys` in root's home. Without any, those of an earlier start go.
@@ -72,7 +74,22 @@ pub enum GuestEvent {
     Exited { status: i32 },
     /// The machine could not be set up; the text says why. Power-off follows.
     Failed { reason: String },
+    /// What the checks of the command say now; told when it differs, and at most once in
+    /// [`HEALTH_PAUSE`]. Before the first one of a life nothing is known yet.
+    Health {
+        healthy: bool,
+        /// Of one that is not: why the last check failed, with the end of what it wrote. At most
+        /// [`MAX_CHECK_OUTPUT`] bytes.
+        output: String,
+    },
 }
+
+/// A node writes changes of health to the chain, and a machine that changes all the time says
+/// nothing that its owner could use.
+pub const HEALTH_PAUSE: Duration = Duration::from_secs(60);
+
+/// Fits a report beside a few words (`loam_deployment::limits::DETAIL_BYTES`).
+pub const MAX_CHECK_OUTPUT: usize = 200;
 
 /// VMM to guest, one JSON object a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,4 +97,9 @@ pub enum GuestEvent {
 pub enum GuestRequest {
     /// End the command (by its stop signal) and power off.
     Stop,
+    /// The console is shown at a terminal of this size.
+    ///
+    /// virtio-console has a message for it (virtio 1.2, 5.3.6.2, `VIRTIO_CONSOLE_RESIZE`), but kernels
+    /// differ on whether columns or rows come first in it.
+    ConsoleSize { size: WindowSize },
 }

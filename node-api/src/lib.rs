@@ -12,6 +12,8 @@
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
+//! | [`healthcheck`] | | how programs are asked whether they do their work |
+//! | [`window`] | | how large the terminal is at which a console is shown |
 //! | [`signal`] | | how programs are asked to end |
 //! | [`page`] | | how long lists are told, and when to look again |
 //! | `tls` | | how certificates are judged while the time is not known |
@@ -20,6 +22,7 @@
 pub mod clock;
 pub mod debug;
 pub mod guest;
+pub mod healthcheck;
 pub mod id;
 pub mod machine;
 pub mod network;
@@ -33,5 +36,6 @@ pub mod tenant;
 pub mod tls;
 pub mod transport;
 pub mod vmm;
+pub mod window;
 
 pub use id::WorkloadId;

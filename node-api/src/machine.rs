@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use loam_deployment::Bytes;
+use loam_deployment::{Bytes, report::Health};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     network::Mac,
     page::{Page, Revision},
     status::NodeStatus,
+    window::WindowSize,
 };
 
 #[tarpc::service]
@@ -41,6 +42,8 @@ pub trait Machines {
     async fn console_read(id: WorkloadId, from: u64) -> Result<ConsoleChunk, MachineError>;
     /// Types into the guest's console.
     async fn console_write(id: WorkloadId, bytes: Vec<u8>) -> Result<(), MachineError>;
+    /// Tells the guest how large its console is shown.
+    async fn console_resize(id: WorkloadId, size: WindowSize) -> Result<(), MachineError>;
 
     /// What the node's own screen shall show.
     async fn set_status(status: NodeStatus);
@@ -109,10 +112,20 @@ pub struct Machine {
     pub state: MachineState,
     /// Seconds since the process was started.
     pub age_seconds: u64,
+    /// While it runs, if its image has a check.
+    pub health: Option<MachineHealth>,
     /// How often the guest restarted itself within this process record.
     pub resets: u32,
     /// Position after the last byte that the guest wrote to its console.
     pub console_position: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineHealth {
+    pub health: Health,
+    /// Of one that is unhealthy: why its last check failed, in the guest's words, without control
+    /// characters. At most [`crate::guest::MAX_CHECK_OUTPUT`] bytes.
+    pub output: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

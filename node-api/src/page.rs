@@ -93,12 +93,14 @@ mod tests {
     use loam_deployment::{
         ContractId, Name, limits,
         payload::{Protocol, Publish},
+        report::{Health, HealthState},
     };
 
     use super::*;
     use crate::{
         WorkloadId,
-        machine::{Exit, Machine, MachineState},
+        guest::MAX_CHECK_OUTPUT,
+        machine::{Exit, Machine, MachineHealth, MachineState},
         network::{Interface, InterfaceId, InterfaceSpec, Mac},
         transport::MAX_FRAME,
     };
@@ -144,6 +146,13 @@ mod tests {
             fingerprint: "f".repeat(2 << 10),
             state: MachineState::Exited(Exit::Failed(reason)),
             age_seconds: u64::MAX,
+            health: Some(MachineHealth {
+                health: Health {
+                    state: HealthState::Unhealthy,
+                    since: u64::MAX,
+                },
+                output: r#""""#.repeat(MAX_CHECK_OUTPUT),
+            }),
             resets: u32::MAX,
             console_position: u64::MAX,
         };

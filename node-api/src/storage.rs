@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     WorkloadId,
+    healthcheck::Healthcheck,
     page::{Page, Revision},
     signal::StopSignal,
 };
@@ -219,6 +220,8 @@ pub struct ImageConfig {
     /// Folders that the image wants to be there.
     #[serde(default)]
     pub volumes: Vec<String>,
+    #[serde(default)]
+    pub healthcheck: Option<Healthcheck>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]

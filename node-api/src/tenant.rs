@@ -7,6 +7,8 @@
 use loam_deployment::{ContractId, Name, TwinId};
 use serde::{Deserialize, Serialize};
 
+use crate::window::WindowSize;
+
 #[cfg(feature = "tenant")]
 pub mod channel;
 
@@ -43,6 +45,12 @@ pub enum TenantRequest {
         contract: ContractId,
         machine: Name,
         bytes: Vec<u8>,
+    },
+    /// The terminal at which the console is shown has this size now.
+    Resize {
+        contract: ContractId,
+        machine: Name,
+        size: WindowSize,
     },
 }
 

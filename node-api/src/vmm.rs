@@ -6,7 +6,7 @@
 use loam_deployment::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::network::Mac;
+use crate::{network::Mac, window::WindowSize};
 
 /// The descriptor on which `loam-vmm` finds its [`VmmConfig`] as JSON (read to the end).
 pub const CONFIG_FD: i32 = 3;
@@ -67,6 +67,8 @@ pub enum VmmEvent {
     GuestExited { status: i32 },
     /// The guest's init said that it could not set the machine up.
     GuestFailed { reason: String },
+    /// The guest's init said what the checks of its command say (`guest::GuestEvent::Health`).
+    GuestHealth { healthy: bool, output: String },
     /// The guest powered off; the process ends with status 0.
     PoweredOff,
     /// The guest asked for a reset; the process ends with status 0 and is to be started again.
@@ -87,6 +89,10 @@ pub enum ControlRequest {
     /// Types into the guest's console.
     ConsoleInput {
         bytes: Vec<u8>,
+    },
+    /// Tells guest init how large the console is shown, now or as soon as it listens.
+    ConsoleSize {
+        size: WindowSize,
     },
 }
 

@@ -139,6 +139,7 @@ fn done(plan: &Plan) -> Actual {
                     fingerprint: plan.fingerprint,
                     state: MachineState::Running,
                     age_seconds: 0,
+                    health: None,
                     resets: 0,
                     console_position: 0,
                 };

@@ -163,6 +163,7 @@ pub fn spec(
             working_dir: image_config.working_dir.clone(),
             user: image_config.user.clone(),
             stop_signal: image_config.stop_signal,
+            healthcheck: image_config.healthcheck.clone(),
             volumes: image_config.volumes.clone(),
             ssh_keys: content.ssh_keys.clone(),
         })),
@@ -296,6 +297,7 @@ mod tests {
             user: "app".into(),
             stop_signal: Some("SIGQUIT".parse().unwrap()),
             volumes: vec!["/data".into()],
+            healthcheck: Some(fixture::healthcheck()),
         };
         let uplink = Uplink {
             mtu: Some(1400),
@@ -308,6 +310,7 @@ mod tests {
         assert_eq!(guest.env.last().unwrap(), "A=1");
         assert_eq!((&*guest.working_dir, &*guest.user), ("/srv", "app"));
         assert_eq!(guest.stop_signal, config.stop_signal);
+        assert_eq!(guest.healthcheck, config.healthcheck);
         assert_eq!(guest.volumes, config.volumes);
         // What the network carries reaches it as well.
         assert_eq!(guest.interfaces[0].mtu, Some(1400));

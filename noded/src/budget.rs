@@ -77,7 +77,7 @@ fn wordless(report: &Report) -> Report {
 mod tests {
     use loam_deployment::{
         ContractId, NodeKey, Version,
-        report::{State, Verdict, WorkloadReport},
+        report::{Health, HealthState, State, Verdict, WorkloadReport},
     };
 
     use super::*;
@@ -96,6 +96,14 @@ mod tests {
             verdict: Verdict::Accepted,
             workloads: [("web".parse().unwrap(), workload)].into(),
         }
+    }
+
+    fn healthy(state: HealthState, since: u64) -> Report {
+        let mut report = report(State::Running, "");
+        for workload in report.workloads.values_mut() {
+            workload.health = Some(Health { state, since });
+        }
+        report
     }
 
     /// Writes what is due, second by second.
@@ -129,6 +137,37 @@ mod tests {
             );
         }
         assert_eq!(written.last(), Some(&report(State::Failed, "gone")));
+    }
+
+    #[test]
+    fn a_check_that_flaps_all_day_costs_no_more_and_how_it_ends_is_told() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let mut written = Vec::new();
+        let states = [HealthState::Healthy, HealthState::Unhealthy];
+        for second in 0..86_400 {
+            let said = healthy(states[(second / 60 % 2) as usize], second);
+            let now = start + Duration::from_secs(second);
+            write(&mut budget, &said, now, &mut written);
+        }
+        assert!(written.len() <= 16 + 12 * 24 + 1, "{}", written.len());
+        for second in 86_400..86_400 + 600 {
+            let said = healthy(HealthState::Starting, second);
+            let now = start + Duration::from_secs(second);
+            write(&mut budget, &said, now, &mut written);
+        }
+        let last = written.last().unwrap();
+        assert!(says_the_same(last, &healthy(HealthState::Starting, 0)));
+        // Since when is no news by itself.
+        let told = written.len();
+        let later = start + Duration::from_secs(2 * 86_400);
+        write(
+            &mut budget,
+            &healthy(HealthState::Starting, 7),
+            later,
+            &mut written,
+        );
+        assert_eq!(written.len(), told);
     }
 
     #[test]

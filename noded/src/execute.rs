@@ -325,6 +325,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
                     fingerprint: plan.fingerprint.clone(),
                     state: MachineState::Booting,
                     age_seconds: 0,
+                    health: None,
                     resets: 0,
                     console_position: 0,
                 };

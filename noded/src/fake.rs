@@ -26,6 +26,7 @@ use loam_node_api::{
         Volume, VolumeKey, VolumeSpec,
     },
     transport,
+    window::WindowSize,
 };
 use tarpc::context::Context;
 use tokio::{
@@ -524,6 +525,7 @@ impl Machines for FakeNode {
                 false => MachineState::Running,
             },
             age_seconds: 0,
+            health: None,
             resets: 0,
             console_position: 0,
         };
@@ -556,6 +558,15 @@ impl Machines for FakeNode {
         id: WorkloadId,
         _: u64,
     ) -> Result<ConsoleChunk, MachineError> {
+        Err(MachineError::Unknown(id))
+    }
+
+    async fn console_resize(
+        self,
+        _: Context,
+        id: WorkloadId,
+        _size: WindowSize,
+    ) -> Result<(), MachineError> {
         Err(MachineError::Unknown(id))
     }
 

@@ -8,12 +8,24 @@ use loam_deployment::{
 };
 use loam_node_api::{
     WorkloadId,
+    healthcheck::Healthcheck,
     machine::{Machine as ActualMachine, MachineState},
     network::{Interface, InterfaceId, InterfaceSpec, NetworkSpec},
     storage::{Volume as VolumeThere, VolumeKey, VolumeSpec},
 };
 
 use crate::desired::{Machine, Workloads};
+
+pub fn healthcheck() -> Healthcheck {
+    Healthcheck {
+        command: vec!["/check".into()],
+        interval: Healthcheck::INTERVAL,
+        timeout: Healthcheck::TIMEOUT,
+        start_period: Healthcheck::START_PERIOD,
+        start_interval: Healthcheck::START_INTERVAL,
+        retries: Healthcheck::RETRIES,
+    }
+}
 
 pub fn image(n: u8) -> OciReference {
     format!("registry.example/hello@sha256:{}", hex::encode([n; 32]))
@@ -106,6 +118,7 @@ pub fn running(id: &WorkloadId, fingerprint: &str, state: MachineState) -> Actua
         fingerprint: fingerprint.into(),
         state,
         age_seconds: 0,
+        health: None,
         resets: 0,
         console_position: 0,
     }

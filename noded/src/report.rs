@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use loam_deployment::{
     ContractId, Name, NodeKey, Version, limits,
-    report::{Report, State, Verdict, WorkloadReport},
+    report::{HealthState, Report, State, Verdict, WorkloadReport},
 };
 use loam_node_api::{
     WorkloadId,
@@ -139,7 +139,16 @@ impl Findings<'_> {
 
     fn machine(&self, id: &WorkloadId, asked: &Machine, halt: Option<Halt>) -> WorkloadReport {
         let there = self.actual.machines.get(id);
-        let (state, detail) = self.machine_state(id, asked, there, halt);
+        let (state, mut detail) = self.machine_state(id, asked, there, halt);
+        // Only what is there of this version runs.
+        let health = there
+            .and_then(|machine| machine.health.as_ref())
+            .filter(|_| state == State::Running);
+        if let Some(told) = health.filter(|told| told.health.state == HealthState::Unhealthy)
+            && detail.is_empty()
+        {
+            detail = format!("its check fails: {}", told.output);
+        }
         let mut addresses = Vec::new();
         let mut ports = Vec::new();
         for interface in self.interfaces(id) {
@@ -159,6 +168,7 @@ impl Findings<'_> {
                 | MachineState::Ending(Exit::PoweredOff { status }) => status,
                 _ => None,
             }),
+            health: health.map(|told| told.health),
             ..WorkloadReport::default()
         }
     }
@@ -281,8 +291,9 @@ fn ended(exit: &Exit) -> (State, String) {
     }
 }
 
-/// Whether two reports say the same to their reader: the time, how far a fetch is, and how full a
-/// volume is change all the while, and are not worth a transaction each.
+/// Whether two reports say the same to their reader: the time, how far a fetch is, how full a volume
+/// is, and since when a machine is as healthy as it was before change all the while, and are not
+/// worth a transaction each.
 pub fn says_the_same(a: &Report, b: &Report) -> bool {
     essence(a) == essence(b)
 }
@@ -293,6 +304,9 @@ fn essence(report: &Report) -> Report {
     for workload in essence.workloads.values_mut() {
         workload.used = None;
         workload.console_position = None;
+        if let Some(health) = &mut workload.health {
+            health.since = 0;
+        }
         if workload.state == State::Fetching {
             workload.detail.clear();
         }

@@ -99,6 +99,9 @@ impl Screen {
 fn lines<'a>(report: &'a Report, desired: &'a Desired) -> impl Iterator<Item = WorkloadLine> + 'a {
     report.workloads.iter().map(|(name, workload)| {
         let mut state = workload.state.as_str().to_owned();
+        if let Some(health) = workload.health {
+            state = format!("{state}, {}", health.state.as_str());
+        }
         if !workload.detail.is_empty() {
             state = format!("{state}: {}", workload.detail);
         }

@@ -12,6 +12,7 @@ use loam_node_api::{
     WorkloadId,
     path::TENANT_PORT,
     tenant::{Hello, TenantRequest, TenantResponse, channel::Channel},
+    window::WindowSize,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -97,6 +98,9 @@ async fn converse(
             }
             | TenantRequest::Input {
                 contract, machine, ..
+            }
+            | TenantRequest::Resize {
+                contract, machine, ..
             } => (*contract, machine.clone()),
         };
         // Looked up at each request: a contract that was cancelled meanwhile is closed at once.
@@ -114,6 +118,7 @@ async fn converse(
                 console(&mut channel, sockets, contract, &machine, from, follow).await
             }
             TenantRequest::Input { bytes, .. } => input(sockets, contract, &machine, bytes).await,
+            TenantRequest::Resize { size, .. } => resize(sockets, contract, &machine, size).await,
         };
         let answer = answer.unwrap_or_else(|error| TenantResponse::Refused {
             reason: format!("{error:#}"),
@@ -201,6 +206,18 @@ async fn input(
     let init = sockets.machines().await?;
     let id = WorkloadId::new(contract, machine.clone());
     init.console_write(deadline(), id, bytes).await??;
+    Ok(TenantResponse::Done)
+}
+
+async fn resize(
+    sockets: &Sockets,
+    contract: ContractId,
+    machine: &Name,
+    size: WindowSize,
+) -> anyhow::Result<TenantResponse> {
+    let init = sockets.machines().await?;
+    let id = WorkloadId::new(contract, machine.clone());
+    init.console_resize(deadline(), id, size).await??;
     Ok(TenantResponse::Done)
 }
 

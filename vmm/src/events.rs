@@ -167,6 +167,13 @@ impl EventPipe {
                     reason: cut(reason),
                 },
             ),
+            GuestEvent::Health { healthy, output } => (
+                self.told.phase == Phase::Started,
+                VmmEvent::GuestHealth {
+                    healthy,
+                    output: cut(output),
+                },
+            ),
         };
         if news {
             self.write(&event, None);
@@ -290,6 +297,25 @@ mod tests {
         assert_eq!(lines.len(), 2 * lives + 1);
         assert_eq!(lines[3], VmmEvent::GuestExited { status: 1 });
         assert_eq!(lines[2 * lives], VmmEvent::Reset);
+    }
+
+    #[test]
+    fn health_is_told_of_a_life_that_has_begun_and_fits_a_line() {
+        let (reader, mut events) = pipe();
+        let health = |output: &str| GuestEvent::Health {
+            healthy: false,
+            output: output.to_owned(),
+        };
+        events.guest(health("too early"));
+        events.guest(GuestEvent::Started);
+        events.guest(health(&"\u{1}".repeat(4000)));
+        events.guest(GuestEvent::Exited { status: 0 });
+        events.guest(health("too late"));
+        drop(events);
+        let lines: Vec<String> = BufReader::new(reader).lines().map(Result::unwrap).collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[1].starts_with(r#"{"event":"guest-health","healthy":false"#));
+        assert!(lines[1].len() < LINE_LIMIT);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | [`backend`] | what devices stand on: files, taps, the console ring |
 //! | [`control`] | the control socket |
 //! | [`events`] | what the launcher is told |
+//! | [`pace`] | how often a guest may have something done |
 //! | [`seccomp`] | a filter per kind of thread |
 //! | [`probe`] | does KVM work here? |
 
@@ -29,6 +30,7 @@ pub mod lifecycle;
 pub mod lock;
 pub mod machine;
 pub mod memory;
+pub mod pace;
 pub mod platform;
 pub mod probe;
 pub mod seccomp;

@@ -72,6 +72,7 @@
 //! | `ports` | as a machine's `publish` | empty |
 //! | `exit_status` | int, 32 bits | none |
 //! | `console_position`, `used` | uint | none |
+//! | `health` | `{state: starting, healthy or unhealthy, since: uint}` | none |
 
 mod fields;
 mod payload;

@@ -12,6 +12,7 @@ fn workload() -> WorkloadReport {
         exit_status: None,
         console_position: None,
         used: None,
+        health: None,
     }
 }
 
@@ -123,6 +124,14 @@ fn states_are_written_by_their_names() {
         (State::Failed, "failed"),
     ];
     for (state, name) in states {
+        assert_eq!(state.as_str(), name);
+    }
+    let healths = [
+        (HealthState::Starting, "starting"),
+        (HealthState::Healthy, "healthy"),
+        (HealthState::Unhealthy, "unhealthy"),
+    ];
+    for (state, name) in healths {
         assert_eq!(state.as_str(), name);
     }
 }

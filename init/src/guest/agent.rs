@@ -5,7 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -27,13 +27,18 @@ const ABSENT_PAUSE: Duration = Duration::from_millis(100);
 /// Leaves room for escapes and the rest of the line within the port's 4 KiB.
 const MAX_REASON: usize = 1500;
 
-/// The longest request line; the one that exists takes 20 bytes.
+/// The longest request line; those that exist take 80 bytes.
 const MAX_REQUEST: usize = 4096;
 
-#[derive(Debug)]
+/// What is told again later has no need to wait, nor may it hold up what is told once.
+const SHORT_WRITE_LIMIT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
 pub struct Agent {
     /// The kernel lets a port be opened only once, so both directions share it.
     port: Option<Arc<File>>,
+    /// Lines of two threads do not mix. Whether the last one was left unfinished.
+    torn: Arc<Mutex<bool>>,
 }
 
 impl Agent {
@@ -54,24 +59,41 @@ impl Agent {
             Some(Ok(file)) => {
                 return Self {
                     port: Some(Arc::new(file)),
+                    torn: Arc::default(),
                 };
             }
             Some(Err(())) => {}
             None => say!("there is no port named {AGENT_PORT}; nobody hears of me"),
         }
-        Self { port: None }
+        Self {
+            port: None,
+            torn: Arc::default(),
+        }
     }
 
     /// Tells the VMM, or the console if the VMM cannot be told.
     pub fn tell(&self, event: &GuestEvent) {
-        let line = match line(event) {
-            Ok(line) => line,
-            Err(error) => return say!("writing {event:?} as JSON: {error}"),
-        };
-        let Some(port) = &self.port else { return };
-        if let Err(error) = write_all(port, line.as_bytes(), WRITE_LIMIT) {
+        if let Err(error) = self.write(event, WRITE_LIMIT) {
             say!("telling the VMM {event:?}: {error}");
         }
+    }
+
+    /// Tells the VMM, if it takes it soon; says whether it did.
+    pub fn tell_soon(&self, event: &GuestEvent) -> bool {
+        self.write(event, SHORT_WRITE_LIMIT).is_ok()
+    }
+
+    fn write(&self, event: &GuestEvent, limit: Duration) -> io::Result<()> {
+        let line = line(event)?;
+        let Some(port) = &self.port else {
+            return Ok(());
+        };
+        let mut torn = self.torn.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = if *torn { "\n" } else { "" };
+        *torn = true;
+        write_all(port, format!("{end}{line}").as_bytes(), limit)?;
+        *torn = false;
+        Ok(())
     }
 
     /// Hands every request of the VMM to `act`, in a thread of its own.

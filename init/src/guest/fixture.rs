@@ -23,6 +23,7 @@ pub fn config() -> GuestConfig {
         working_dir: String::new(),
         user: String::new(),
         stop_signal: None,
+        healthcheck: None,
         volumes: Vec::new(),
         ssh_keys: vec!["ssh-ed25519 AAAA a@b".into()],
     }

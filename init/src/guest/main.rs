@@ -12,7 +12,9 @@
 //! | [`settings`] | the kernel's, as ordinary systems have them |
 //! | [`files`] | `/etc/resolv.conf` and its like |
 //! | [`identity`], [`command`] | as whom, what and with which environment to run; pure |
+//! | [`surroundings`] | all that together, for the command and its check |
 //! | [`process`] | starts the command, reaps, ends |
+//! | [`health`] | runs the image's check beside it |
 //! | [`namespace`] | makes the command process 1 of a PID namespace |
 //! | [`agent`] | the line to the VMM |
 //! | [`console`] | the command's terminal, and our messages |
@@ -31,6 +33,7 @@ mod files;
 #[cfg(test)]
 mod fixture;
 mod folder;
+mod health;
 mod identity;
 mod modules;
 mod namespace;
@@ -40,10 +43,11 @@ mod patience;
 mod process;
 mod root;
 mod settings;
+mod surroundings;
 
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     panic,
     path::Path,
     process::ExitCode,
@@ -59,9 +63,11 @@ use rustix::system::RebootCommand;
 
 use agent::Agent;
 use disk::Disk;
+use health::{Watch, Watching};
 use namespace::PowerRequest;
 use process::Running;
 use root::Hidden;
+use surroundings::Surroundings;
 
 /// How long the command may take to end after its stop signal, as container engines have it. A node that
 /// waits less long ends the machine by force.
@@ -156,21 +162,40 @@ fn run(machine: &mut Machine) -> Result<End> {
     disk::mount_volumes(&config.mounts)?;
     files::write_all(Path::new("/"), &config);
 
-    let command = process::start(&config, console)?;
-    process::reap_all(command.pid, happened).context("watching the command")?;
+    let surroundings = Surroundings::of(&config)?;
+    let command = process::start(&config, &surroundings, console)?;
+    let (ended, ends) = mpsc::channel();
+    let group = Path::new(health::GROUP);
+    let watch = Watch::new(&config, &surroundings, command.pid, group, ends);
+    process::reap_all(command.pid, happened, ended).context("watching the command")?;
+    console::resize_again();
     agent.tell(&GuestEvent::Started);
-    attend(&command, machine.happenings.insert(happenings))
+    let watching = watch_health(watch, agent);
+    attend(&command, machine.happenings.insert(happenings), watching)
 }
 
 fn listen(agent: &Agent, happened: Sender<Happening>) -> Result<()> {
-    agent.listen(move |request| {
-        let happening = match request {
-            GuestRequest::Stop => Happening::StopAsked,
-        };
-        // Fails only when the machine is ending already.
-        let _ = happened.send(happening);
+    agent.listen(move |request| match request {
+        GuestRequest::Stop => {
+            // Fails only when the machine is ending already.
+            let _ = happened.send(Happening::StopAsked);
+        }
+        GuestRequest::ConsoleSize { size } => console::resize(size),
     })?;
     Ok(())
+}
+
+/// A machine whose health cannot be watched is one without, and runs.
+fn watch_health(watch: io::Result<Option<Watch>>, agent: &Agent) -> Option<Watching> {
+    let agent = agent.clone();
+    let started = watch.and_then(|watch| {
+        let start = |watch: Watch| watch.start(move |event| agent.tell_soon(event));
+        watch.map(start).transpose()
+    });
+    started.unwrap_or_else(|error| {
+        say!("the image's health check is not run: {error}");
+        None
+    })
 }
 
 fn read_config() -> Result<GuestConfig> {
@@ -188,13 +213,22 @@ fn read_config() -> Result<GuestConfig> {
 }
 
 /// Waits for the command's end; ends it when asked.
-fn attend(command: &Running, happenings: &Receiver<Happening>) -> Result<End> {
+fn attend(
+    command: &Running,
+    happenings: &Receiver<Happening>,
+    mut watching: Option<Watching>,
+) -> Result<End> {
     let mut deadline: Option<Instant> = None;
     loop {
         let left = deadline.map_or(Duration::MAX, |at| {
             at.saturating_duration_since(Instant::now())
         });
-        match happenings.recv_timeout(left) {
+        let happening = happenings.recv_timeout(left);
+        if happening == Ok(Happening::StopAsked) {
+            // What is on its way down is not checked.
+            drop(watching.take());
+        }
+        match happening {
             Ok(Happening::CommandEnded(end)) => return Ok(end),
             Ok(Happening::StopAsked) if command.ask_to_end() => {
                 deadline.get_or_insert(Instant::now() + GRACE);

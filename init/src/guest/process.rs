@@ -6,28 +6,25 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
-    sync::mpsc::Sender,
+    sync::{Mutex, MutexGuard, PoisonError, mpsc::Sender},
     thread,
 };
 
 use anyhow::{Context, Result, anyhow};
-use loam_init::reap;
+use loam_init::reap::{self, End};
 use loam_node_api::{guest::GuestConfig, signal::StopSignal};
 use rustix::{
-    fs::{Gid, Uid},
+    fs::Uid,
     io::Errno,
-    process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions},
-    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    process::{Pid, WaitId, WaitIdOptions},
 };
 
-use crate::{Happening, command, console, files, folder, identity::Identity, namespace};
-
-/// As container engines have them. Programs that close every possible descriptor look at the first
-/// number of the open files only. Processes are limited by the machine's memory, which is its own.
-const LIMITS: [(Resource, Option<u64>, Option<u64>); 2] = [
-    (Resource::Nofile, Some(1024), Some(524_288)),
-    (Resource::Nproc, None, None),
-];
+use crate::{
+    Happening, command, console,
+    identity::Identity,
+    namespace,
+    surroundings::{Surroundings, become_user},
+};
 
 /// The command, once it was started.
 #[derive(Clone, Copy, Debug)]
@@ -37,18 +34,12 @@ pub struct Running {
 }
 
 /// Starts the command with the console as its terminal.
-pub fn start(config: &GuestConfig, console: &Path) -> Result<Running> {
-    let passwd = files::read_text(Path::new("/etc/passwd")).context("the image's /etc/passwd")?;
-    let group = files::read_text(Path::new("/etc/group")).context("the image's /etc/group")?;
-    let identity = Identity::resolve(&config.user, &passwd, &group)?;
-    let (environment, odd) = command::environment(&config.env, &config.hostname, &identity.home);
-    for entry in odd {
-        say!("`{entry}` is no environment variable (NAME=value) and is passed over");
-    }
-    let working_dir = Path::new("/").join(&config.working_dir);
-    folder::make(Path::new("/"), &working_dir, 0o755)
-        .with_context(|| format!("making the working directory {}", working_dir.display()))?;
-
+pub fn start(config: &GuestConfig, surroundings: &Surroundings, console: &Path) -> Result<Running> {
+    let Surroundings {
+        identity,
+        environment,
+        working_dir,
+    } = surroundings;
     let (program, arguments) = config
         .command
         .split_first()
@@ -56,25 +47,26 @@ pub fn start(config: &GuestConfig, console: &Path) -> Result<Running> {
     let path = environment
         .get("PATH")
         .map_or(command::DEFAULT_PATH, String::as_str);
-    let file = command::find_program(program, path, &working_dir, command::is_executable)?;
-    let terminal = hand_over(console, &identity)?;
+    let file = command::find_program(program, path, working_dir, command::is_executable)?;
+    let terminal = hand_over(console, identity)?;
 
     let mut command = Command::new(&file);
     command
         .arg0(program)
         .args(arguments)
         .env_clear()
-        .envs(&environment)
-        .current_dir(&working_dir)
+        .envs(environment)
+        .current_dir(working_dir)
         .stdin(stdio(&terminal)?)
         .stdout(stdio(&terminal)?)
         .stderr(stdio(&terminal)?);
-    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    let (identity, groups) = (identity.clone(), surroundings.groups());
     // SAFETY: between fork and exec only system calls are made: nothing is allocated (the list was
     // made before), no lock is taken.
     unsafe {
         command.pre_exec(move || {
             namespace::mount_own_proc()?;
+            lead_session()?;
             become_user(&identity, &groups)
         });
     }
@@ -90,33 +82,11 @@ pub fn start(config: &GuestConfig, console: &Path) -> Result<Running> {
 }
 
 /// Runs in the child.
-fn become_user(identity: &Identity, groups: &[Gid]) -> io::Result<()> {
+fn lead_session() -> io::Result<()> {
     // A session of its own, so that the console can become its terminal; it does without one.
     rustix::process::setsid()?;
     let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
-    for (resource, current, maximum) in LIMITS {
-        set_limit(resource, current, maximum)?;
-    }
-    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    set_thread_groups(groups)?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)?;
     Ok(())
-}
-
-/// None: without limit. Who may not raise the maximum, as whoever tests this, goes as far as it goes.
-fn set_limit(resource: Resource, current: Option<u64>, maximum: Option<u64>) -> io::Result<()> {
-    let limit = Rlimit { current, maximum };
-    match rustix::process::setrlimit(resource, limit) {
-        Err(Errno::PERM) => {
-            let maximum = rustix::process::getrlimit(resource).maximum;
-            let least = |a: u64| maximum.map_or(a, |b| a.min(b));
-            let current = current.map(least).or(maximum);
-            rustix::process::setrlimit(resource, Rlimit { current, maximum })?;
-            Ok(())
-        }
-        done => Ok(done?),
-    }
 }
 
 /// The console belongs to the command's user, who may open it again as /dev/stdout.
@@ -134,20 +104,38 @@ fn stdio(terminal: &File) -> Result<Stdio> {
         .into())
 }
 
-/// Reaps every child, ours or inherited, in a thread of its own; tells of the command's end, and
-/// of the end of the last one.
-pub fn reap_all(command: Pid, happenings: Sender<Happening>) -> io::Result<()> {
+/// Held by who reaps, and by who starts a child and has something to do before that is reaped: else its
+/// number may be another's by then.
+static REAPING: Mutex<()> = Mutex::new(());
+
+pub fn before_any_is_reaped() -> MutexGuard<'static, ()> {
+    // It guards nothing that a panic could leave half done.
+    REAPING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reaps every child, ours or inherited, in a thread of its own; tells of the command's end, of the
+/// end of the last one, and `others` of every other's.
+pub fn reap_all(
+    command: Pid,
+    happenings: Sender<Happening>,
+    others: Sender<(Pid, End)>,
+) -> io::Result<()> {
     thread::Builder::new().name("reap".into()).spawn(move || {
         // Waits without reaping, for `reap::next` to find.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         // Any other error: no child is left.
         while let Ok(_) | Err(Errno::INTR) = rustix::process::waitid(WaitId::All, options) {
+            let reaping = before_any_is_reaped();
             while let Some((pid, end)) = reap::next() {
                 if pid == command {
                     // The receiver is the main thread, which outlives this one.
                     let _ = happenings.send(Happening::CommandEnded(end));
+                } else {
+                    // Nobody may wait for it any more.
+                    let _ = others.send((pid, end));
                 }
             }
+            drop(reaping);
         }
         let _ = happenings.send(Happening::AllEnded);
     })?;
@@ -190,4 +178,4 @@ pub fn kill_all() {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

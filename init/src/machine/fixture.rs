@@ -25,6 +25,7 @@ pub fn spec(id: &str) -> MachineSpec {
             working_dir: String::new(),
             user: String::new(),
             stop_signal: None,
+            healthcheck: None,
             volumes: vec![],
             ssh_keys: vec![],
         })),

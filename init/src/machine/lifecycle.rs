@@ -10,6 +10,8 @@ use loam_node_api::{
     vmm::VmmEvent,
 };
 
+use super::health::{Health, plain_text};
+
 /// A guest that resets itself sooner than this after its start is in a loop: it waits longer and
 /// longer before its next process, but for ever gets one.
 const HEALTHY: Duration = Duration::from_secs(60);
@@ -20,8 +22,11 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// that does not help, as the kernel waits for a disk on its behalf, the list says so.
 const LETS_GO: Duration = Duration::from_secs(10);
 
-/// An honest VMM sends four events at most. One that sends more is not listened to any longer.
+/// An honest VMM sends four events at most, and one for each change of health that it passes on, which
+/// it does once in 30 s after the first four. So one is forgotten in somewhat less. Who sends more is
+/// not listened to any longer.
 const MAX_EVENTS: u32 = 64;
+const FORGETS: Duration = Duration::from_secs(20);
 
 /// What a machine's end says at most: lists of machines must fit their frame.
 const MAX_REASON: usize = 2 << 10;
@@ -29,6 +34,8 @@ const MAX_REASON: usize = 2 << 10;
 #[derive(Debug)]
 pub struct Lifecycle {
     on_reset: OnReset,
+    /// Whether its image has a check; else it has no health, whatever it says.
+    has_check: bool,
     phase: Phase,
     stop: Stop,
     resets: u32,
@@ -51,7 +58,11 @@ enum Phase {
 struct Process {
     started: Instant,
     events: u32,
+    /// Up to when events were forgotten.
+    forgotten: Instant,
     command_started: bool,
+    /// Of the command, in its present life.
+    health: Option<Health>,
     /// Status of the guest's command, in its present life.
     status: Option<i32>,
     /// Why the guest could not set itself up, in its present life.
@@ -125,9 +136,10 @@ pub enum Action {
 
 impl Lifecycle {
     /// What the first process may use is about to be opened.
-    pub fn new(on_reset: OnReset) -> Self {
+    pub fn new(on_reset: OnReset, has_check: bool) -> Self {
         Self {
             on_reset,
+            has_check,
             phase: Phase::Opening,
             stop: Stop::No,
             resets: 0,
@@ -144,6 +156,16 @@ impl Lifecycle {
             _ if self.is_stopping() => MachineState::Stopping,
             Phase::Process(process) if process.command_started => MachineState::Running,
             _ => MachineState::Booting,
+        }
+    }
+
+    /// While it runs, if it is checked.
+    pub fn health(&self) -> Option<&Health> {
+        match &self.phase {
+            Phase::Process(process) if self.state() == MachineState::Running => {
+                process.health.as_ref()
+            }
+            _ => None,
         }
     }
 
@@ -226,15 +248,20 @@ impl Lifecycle {
     }
 
     fn event(&mut self, now: Instant, event: VmmEvent) -> Option<Action> {
+        let has_check = self.has_check;
         let process = self.process()?;
-        process.events += 1;
-        if process.events > MAX_EVENTS {
+        if process.count_event(now) > MAX_EVENTS {
             let what = format!("the VMM sent more than {MAX_EVENTS} events");
             return self.broken(now, what);
         }
         match event {
             VmmEvent::Started => {}
-            VmmEvent::GuestStarted => process.guest_started(),
+            VmmEvent::GuestStarted => process.guest_started(now, has_check),
+            VmmEvent::GuestHealth { healthy, output } => {
+                if let Some(health) = &mut process.health {
+                    health.checked(now, healthy, &output);
+                }
+            }
             VmmEvent::GuestExited { status } => process.status = Some(status),
             VmmEvent::GuestFailed { reason } => process.guest_failure = Some(reason),
             VmmEvent::PoweredOff => process.last_word = Some(LastWord::PoweredOff),
@@ -355,8 +382,7 @@ fn bounded(exit: Exit) -> Exit {
 }
 
 fn plain(reason: &str) -> String {
-    let end = reason.floor_char_boundary(MAX_REASON);
-    reason[..end].replace(|char: char| char.is_control(), " ")
+    plain_text(reason, MAX_REASON)
 }
 
 impl Process {
@@ -364,7 +390,9 @@ impl Process {
         Self {
             started,
             events: 0,
+            forgotten: started,
             command_started: false,
+            health: None,
             status: None,
             guest_failure: None,
             last_word: None,
@@ -376,10 +404,24 @@ impl Process {
 
     /// A guest that starts another kernel (kexec) has a second life in the same process. How the
     /// one before ended says nothing about how this one will.
-    fn guest_started(&mut self) {
+    fn guest_started(&mut self, now: Instant, has_check: bool) {
         self.command_started = true;
+        self.health = has_check.then(|| Health::starting(now));
         self.status = None;
         self.guest_failure = None;
+    }
+
+    /// How many events have come, those not counted that are long past.
+    fn count_event(&mut self, now: Instant) -> u32 {
+        let passed = now.saturating_duration_since(self.forgotten).as_nanos();
+        let past = u32::try_from(passed / FORGETS.as_nanos()).unwrap_or(u32::MAX);
+        self.events = self.events.saturating_sub(past);
+        self.forgotten = match self.events {
+            0 => now,
+            _ => self.forgotten + FORGETS * past,
+        };
+        self.events += 1;
+        self.events
     }
 
     /// Nothing that it does is of use any more. The first reason for that counts.

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`lifecycle`] | what one machine goes through (pure) |
+//! | [`health`] | what is kept of what a guest says of its health (pure) |
 //! | [`request`] | what a specification must keep to (pure) |
 //! | [`memory`] | how much memory machines may have together (pure) |
 //! | [`launcher`] | what may be asked of whoever makes processes |
@@ -16,6 +17,7 @@ pub mod control;
 mod disk_opener;
 #[cfg(test)]
 pub mod fixture;
+mod health;
 mod initrd;
 mod launch;
 pub mod launcher;

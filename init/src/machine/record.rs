@@ -6,16 +6,21 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use loam_deployment::Bytes;
+use loam_deployment::{
+    Bytes,
+    report::{Health, HealthState},
+};
 use loam_node_api::{
     WorkloadId,
-    machine::{Exit, Machine, MachineError, MachineSpec, MachineState},
+    clock::UnixTime,
+    machine::{Boot, Exit, Machine, MachineError, MachineHealth, MachineSpec, MachineState},
 };
 use rustix::process::Pid;
 use tokio::sync::oneshot;
 
 use super::{
     console::{Console, ConsoleRing, ConsoleTail},
+    health,
     launcher::Order,
     lifecycle::Lifecycle,
     resource::DiskIdentity,
@@ -96,7 +101,7 @@ impl Record {
         let console = ConsoleRing::make(&spec.id, before).context("making its console")?;
         Ok(Self {
             id: spec.id.clone(),
-            life: Lifecycle::new(spec.on_reset),
+            life: Lifecycle::new(spec.on_reset, has_check(&spec.boot)),
             console: Console::Ring(Arc::new(console)),
             launches: 0,
             fingerprint: spec.fingerprint.clone(),
@@ -170,14 +175,16 @@ impl Record {
             fingerprint: self.fingerprint.clone(),
             state: self.life.state(),
             age_seconds: now.saturating_duration_since(self.started).as_secs(),
+            health: self.life.health().map(|health| shown_health(health, now)),
             resets: self.life.resets(),
             console_position: self.console.position(),
         }
     }
 
     /// What a list shows of it, but for what only grows.
-    pub fn shown(&self) -> (MachineState, u32) {
-        (self.life.state(), self.life.resets())
+    pub fn shown(&self) -> (MachineState, u32, Option<HealthState>) {
+        let health = self.life.health().map(|health| health.state);
+        (self.life.state(), self.life.resets(), health)
     }
 
     /// Why there is no machine, for whoever waits for its start.
@@ -194,5 +201,22 @@ impl Record {
     pub fn release(&mut self) {
         self.holding = None;
         self.console.shrink();
+    }
+}
+
+fn has_check(boot: &Boot) -> bool {
+    let Boot::Guest(config) = boot;
+    config.healthcheck.is_some()
+}
+
+/// The clock may have been set since the change, so it is asked how long ago that was.
+fn shown_health(health: &health::Health, now: Instant) -> MachineHealth {
+    let age = now.saturating_duration_since(health.since).as_secs();
+    MachineHealth {
+        health: Health {
+            state: health.state,
+            since: UnixTime::kernel().0.saturating_sub(age),
+        },
+        output: health.output.clone(),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use loam_deployment::report::HealthState;
 use loam_node_api::{
-    machine::Exit,
+    healthcheck::Healthcheck,
+    machine::{Boot, Exit},
     page::{MAX_ITEMS, Revision},
     vmm::{VmmEvent, console::RING_OFFSET},
 };
@@ -548,6 +550,44 @@ fn what_is_known_of_ended_machines_is_counted() {
     assert!((250..350).contains(&n), "{n}");
     let error = node.machines.check(&spec("2.web")).unwrap_err().to_string();
     assert!(error.contains("do not fit"), "{error}");
+}
+
+#[test]
+fn a_change_of_health_is_told_and_what_says_the_same_is_not() {
+    let mut node = Node::new();
+    let mut checked = spec("1.web");
+    let Boot::Guest(config) = &mut checked.boot;
+    config.healthcheck = Some(Healthcheck {
+        command: vec!["/check".into()],
+        interval: Healthcheck::INTERVAL,
+        timeout: Healthcheck::TIMEOUT,
+        start_period: Healthcheck::START_PERIOD,
+        start_interval: Healthcheck::START_INTERVAL,
+        retries: Healthcheck::RETRIES,
+    });
+    let _answer = node.start(checked);
+    node.opened("1.web", Ok(vec![]));
+    node.news("1.web", News::Executed);
+    let health = |node: &Node| {
+        let machine = node.machines.list(None, node.now).items.remove(0);
+        let told = machine.health?;
+        Some((told.health.state, told.output))
+    };
+    assert_eq!(health(&node), None);
+    let say = |node: &mut Node, event| {
+        let before = node.changes.now();
+        node.news("1.web", News::Life(Input::Event(event)));
+        node.changes.now() != before
+    };
+    let unhealthy = || VmmEvent::GuestHealth {
+        healthy: false,
+        output: "no".into(),
+    };
+    assert!(say(&mut node, VmmEvent::GuestStarted));
+    assert_eq!(health(&node), Some((HealthState::Starting, String::new())));
+    assert!(say(&mut node, unhealthy()));
+    assert_eq!(health(&node), Some((HealthState::Unhealthy, "no".into())));
+    assert!(!say(&mut node, unhealthy()));
 }
 
 #[test]

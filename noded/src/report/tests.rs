@@ -1,7 +1,9 @@
 use std::rc::Rc;
 
-use loam_deployment::{Bytes, payload::OciReference};
+use loam_deployment::{Bytes, payload::OciReference, report::Health};
 use loam_node_api::{
+    guest::MAX_CHECK_OUTPUT,
+    machine::MachineHealth,
     network::{InterfaceSpec, Mac},
     storage::{ImageStatus, VolumeSpec},
 };
@@ -188,6 +190,45 @@ fn what_is_not_there_yet_says_what_it_waits_for() {
     let volumes = round.actual.volumes.values_mut();
     volumes.for_each(|volume| volume.path = None);
     assert_eq!(round.says("data"), said(State::Pending, ""));
+}
+
+#[test]
+fn the_health_of_a_machine_that_runs_is_told_and_why_its_check_fails() {
+    let mut round = Round::running();
+    let with = |round: &mut Round, state, output: &str| {
+        let health = Health { state, since: 5 };
+        let output = output.to_owned();
+        for machine in round.actual.machines.values_mut() {
+            machine.health = Some(MachineHealth {
+                health,
+                output: output.clone(),
+            });
+        }
+        let web = round.of("web");
+        (web.state, web.health, web.detail)
+    };
+    let health = |state| Some(Health { state, since: 5 });
+    for state in [HealthState::Starting, HealthState::Healthy] {
+        let expected = (State::Running, health(state), String::new());
+        assert_eq!(with(&mut round, state, ""), expected);
+    }
+    let output = "o".repeat(MAX_CHECK_OUTPUT);
+    let (state, told, detail) = with(&mut round, HealthState::Unhealthy, &output);
+    assert_eq!(
+        (state, told),
+        (State::Running, health(HealthState::Unhealthy))
+    );
+    assert_eq!(detail, format!("its check fails: {output}"));
+    assert!(detail.len() <= limits::DETAIL_BYTES);
+    // Only of this version, and of what runs.
+    round.plan.outdated.insert(id("web"), "now".into());
+    assert_eq!(with(&mut round, HealthState::Healthy, "").1, None);
+    round.plan.outdated.clear();
+    round.machine("web", MachineState::Stopping);
+    assert_eq!(with(&mut round, HealthState::Healthy, "").1, None);
+    round.halt = Some(Halt::Suspended);
+    round.machine("web", MachineState::Running);
+    assert_eq!(with(&mut round, HealthState::Healthy, "").1, None);
 }
 
 #[test]
@@ -408,6 +449,14 @@ fn what_changes_all_the_while_is_not_worth_a_transaction() {
         &same,
         &report(&|r| web(r, &|w| w.exit_status = Some(1)))
     ));
+    let health = |state, since| {
+        let health = Some(Health { state, since });
+        report(&move |r| web(r, &|w| w.health = health))
+    };
+    let healthy = health(HealthState::Healthy, 1);
+    assert!(says_the_same(&healthy, &health(HealthState::Healthy, 2)));
+    assert!(!says_the_same(&healthy, &health(HealthState::Unhealthy, 1)));
+    assert!(!says_the_same(&healthy, &same));
     assert!(!says_the_same(&same, &report(&|r| r.workloads.clear())));
     let fetching = |how: &str| {
         let how = how.to_owned();

@@ -19,6 +19,8 @@ use serde::{
 };
 use serde_json::Value;
 
+use super::healthcheck;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("the {what} cannot be read: {source}")]
@@ -96,6 +98,7 @@ fn check_run(run: &ImageConfig) -> Result<(), ConfigError> {
         ("User", json(&run.user)?),
         ("WorkingDir", json(&run.working_dir)?),
         ("Volumes", json(&run.volumes)?),
+        ("Healthcheck", json(&run.healthcheck)?),
     ];
     let largest = fields.into_iter().max_by_key(|(_, size)| *size);
     let field = largest.map_or("Env", |(field, _)| field);
@@ -122,6 +125,8 @@ struct RunConfig {
     user: Option<Value>,
     stop_signal: Option<Value>,
     volumes: Option<Value>,
+    healthcheck: Option<Value>,
+    shell: Option<Value>,
 }
 
 impl RunConfig {
@@ -132,6 +137,7 @@ impl RunConfig {
             entrypoint.clear();
         }
         let volumes: BTreeMap<String, IgnoredAny> = field("Volumes", self.volumes)?;
+        let check: healthcheck::Written = field("Healthcheck", self.healthcheck)?;
         let stop_signal: String = field("StopSignal", self.stop_signal)?;
         Ok(ImageConfig {
             entrypoint,
@@ -147,6 +153,7 @@ impl RunConfig {
                 })?),
             },
             volumes: volumes.into_keys().collect(),
+            healthcheck: check.read(|| field("Shell", self.shell))?,
         })
     }
 }

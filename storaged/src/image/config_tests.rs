@@ -76,9 +76,9 @@ fn every_way_to_write_how_to_run_it_is_read() {
         serde_json::json!(null),
         serde_json::json!({}),
         serde_json::json!({"Entrypoint": null, "Cmd": null, "Env": null, "WorkingDir": null,
-            "User": null, "StopSignal": null, "Volumes": null}),
+            "User": null, "StopSignal": null, "Volumes": null, "Healthcheck": null, "Shell": null}),
         serde_json::json!({"Entrypoint": [], "Cmd": [], "Env": [], "WorkingDir": "", "User": "",
-            "StopSignal": "", "Volumes": {}}),
+            "StopSignal": "", "Volumes": {}, "Healthcheck": {}}),
         serde_json::json!({"Entrypoint": [""]}),
     ] {
         assert_eq!(read(nothing), ImageConfig::default());
@@ -90,6 +90,12 @@ fn every_way_to_write_how_to_run_it_is_read() {
         "Volumes": {"/prometheus": {}, "/data": null}}));
     assert_eq!(run.stop_signal.unwrap().number(), 37);
     assert_eq!(run.volumes, ["/data", "/prometheus"]);
+    let run = read(serde_json::json!({"Shell": ["/bin/bash", "-c"],
+        "Healthcheck": {"Test": ["CMD-SHELL", "true"]}}));
+    assert_eq!(
+        run.healthcheck.unwrap().command,
+        ["/bin/bash", "-c", "true"]
+    );
 }
 
 #[test]
@@ -97,7 +103,7 @@ fn what_does_not_concern_a_machine_may_be_anything() {
     let run = serde_json::json!({
         "Cmd": ["/hello"],
         "ArgsEscaped": "yes", "ExposedPorts": ["80"], "Labels": {"a": 1}, "OnBuild": {},
-        "Shell": 5, "Healthcheck": {"Test": "?"}, "Memory": -1, "Domainname": [], "Tty": 1,
+        "Shell": 5, "Healthcheck": {"Test": ["CMD", "/check"], "Other": 5}, "Memory": -1, "Domainname": [], "Tty": 1,
     });
     assert_eq!(run_config(&run).unwrap().run.cmd, ["/hello"]);
 }
@@ -117,6 +123,15 @@ fn a_field_that_cannot_be_used_is_named() {
         ("Env", serde_json::json!({"A": "b"})),
         ("User", serde_json::json!(1000)),
         ("WorkingDir", serde_json::json!(["/"])),
+        ("Healthcheck", serde_json::json!({"Test": "/check"})),
+        (
+            "Healthcheck",
+            serde_json::json!({"Test": ["CMD", "/check"], "Interval": "30s"}),
+        ),
+        (
+            "Healthcheck",
+            serde_json::json!({"Test": ["CMD", "/check"], "Retries": 1.5}),
+        ),
     ] {
         let error = run_config(&serde_json::json!({ field: value })).unwrap_err();
         let named = error.starts_with(&format!("the image's `{field}` cannot be used: "));

@@ -8,7 +8,7 @@
 //! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
 //! | [`late`] | what an attempt still does on a disk that hangs, when it has gone to another |
 //! | [`blob`] | a layer to a file; the registry is asked by [`loam_oci`] |
-//! | [`config`] | what an image says about how to run it |
+//! | [`config`], [`healthcheck`] | what an image says about how to run it, and to see whether it is healthy |
 //! | [`layer`], [`tarball`] | a layer's bytes, unpacked and checked, then its entries |
 //! | [`ustar`], [`pax`], [`sparse`] | what an entry's header says, its extensions, and the map of its holes |
 //! | [`tree`] | layers one over another, as a tree of names |
@@ -33,6 +33,7 @@ pub mod failure;
 pub mod feed;
 pub mod fetch;
 pub mod found;
+pub mod healthcheck;
 pub mod kept;
 pub mod known;
 pub mod late;

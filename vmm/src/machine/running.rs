@@ -3,6 +3,7 @@
 use loam_node_api::{
     guest::GuestRequest,
     vmm::{ControlRequest, ControlResponse, VmState},
+    window::WindowSize,
 };
 
 use crate::{
@@ -128,11 +129,13 @@ impl Machine {
     }
 
     fn order_agent_to_stop(&self) -> bool {
-        let line = serde_json::to_vec(&GuestRequest::Stop);
-        line.is_ok_and(|mut line| {
-            line.push(b'\n');
-            self.devices.ports.order_agent(&line)
-        })
+        line(&GuestRequest::Stop).is_some_and(|line| self.devices.ports.order_agent(&line))
+    }
+
+    fn resize_console(&self, size: WindowSize) {
+        if let Some(line) = line(&GuestRequest::ConsoleSize { size }) {
+            self.devices.ports.size_agent(line);
+        }
     }
 
     /// To the console's driver; before there is one, to the serial port.
@@ -159,6 +162,13 @@ impl Machine {
     }
 }
 
+/// None: never, as requests are plain.
+fn line(request: &GuestRequest) -> Option<Vec<u8>> {
+    let mut line = serde_json::to_vec(request).ok()?;
+    line.push(b'\n');
+    Some(line)
+}
+
 impl Halted for Machine {
     fn halt(&self) {
         self.vcpus.halt();
@@ -178,6 +188,7 @@ impl Controlled for Machine {
             ControlRequest::Resume => self.resume(),
             ControlRequest::Stop => self.stop(),
             ControlRequest::ConsoleInput { bytes } => return self.type_in(&bytes),
+            ControlRequest::ConsoleSize { size } => self.resize_console(size),
         }
         ControlResponse::Done
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lock::Lock;
+use crate::{lock::Lock, pace::Pace};
 
 /// Changes of interrupt routes and doorbells make the host's kernel wait for all its CPUs (SRCU), in
 /// workers outside the machine's cgroup. A guest has no need for more than a few hundred at boot, so
@@ -14,40 +14,12 @@ use crate::lock::Lock;
 pub const CHANGES_AT_ONCE: u32 = 1024;
 pub const CHANGES_A_SECOND: u32 = 256;
 
-/// A token bucket.
-#[derive(Debug)]
-struct Pace {
-    left: u32,
-    since: Instant,
-}
-
-impl Pace {
-    fn new(now: Instant) -> Self {
-        Self {
-            left: CHANGES_AT_ONCE,
-            since: now,
-        }
-    }
-
-    /// Takes one; else says how long to wait for it.
-    fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let every = Duration::from_secs(1) / CHANGES_A_SECOND;
-        let passed = now.saturating_duration_since(self.since);
-        let come = u32::try_from(passed.as_nanos() / every.as_nanos()).unwrap_or(u32::MAX);
-        self.left = self.left.saturating_add(come).min(CHANGES_AT_ONCE);
-        self.since = if self.left == CHANGES_AT_ONCE {
-            now
-        } else {
-            self.since + every * come
-        };
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => Err(every - now.saturating_duration_since(self.since)),
-        }
-    }
+fn changes(now: Instant) -> Pace {
+    Pace::new(
+        CHANGES_AT_ONCE,
+        Duration::from_secs(1) / CHANGES_A_SECOND,
+        now,
+    )
 }
 
 /// The time as those who wait for their turn see it.
@@ -80,7 +52,7 @@ pub struct Turns<C> {
 impl<C: Clock> Turns<C> {
     pub fn new(clock: C) -> Self {
         Self {
-            pace: Mutex::new(Pace::new(clock.now())),
+            pace: Mutex::new(changes(clock.now())),
             clock,
         }
     }
@@ -104,7 +76,7 @@ mod tests {
     #[test]
     fn a_guest_gets_a_burst_and_then_so_many_changes_a_second() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = changes(start);
         for _ in 0..CHANGES_AT_ONCE {
             pace.take(start).unwrap();
         }

@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 60] = [
+const PURE: [&str; 61] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -62,6 +62,7 @@ const PURE: [&str; 60] = [
     "storaged/src/duplicate.rs",
     "storaged/src/given_up.rs",
     "storaged/src/header.rs",
+    "storaged/src/image/healthcheck.rs",
     "storaged/src/image/merged.rs",
     "storaged/src/image/pax.rs",
     "storaged/src/image/sparse.rs",

@@ -3,23 +3,26 @@
 use std::{
     io::Read,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    path::PathBuf,
     ptr,
     sync::mpsc::{self, Receiver},
 };
 
-use loam_init::reap::End;
-use rustix::process::{Signal, WaitOptions, geteuid, kill_process, waitpid};
+use rustix::process::{Resource, Signal, WaitOptions, geteuid, kill_process, waitpid};
 
 use super::*;
 use crate::{fixture, namespace::PowerRequest};
 
 /// A command that was started as a machine's.
-struct Started {
-    running: Running,
+pub struct Started {
+    pub running: Running,
+    /// Its terminal.
+    pub console: PathBuf,
     /// What it writes, until the last process that has the terminal is gone.
     output: Receiver<Vec<u8>>,
     seen: String,
-    ended: bool,
+    /// And reaped.
+    pub ended: bool,
 }
 
 /// What a test that fails started goes, too.
@@ -32,14 +35,14 @@ impl Drop for Started {
 }
 
 impl Started {
-    fn new(config: &GuestConfig) -> Self {
+    pub fn new(config: &GuestConfig) -> Self {
         assert!(
             geteuid().is_root(),
             "these tests make namespaces: run them as root"
         );
         let (terminal, held) = terminal();
         let path = fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).unwrap();
-        let running = start(config, &path).unwrap();
+        let running = start(config, &Surroundings::of(config).unwrap(), &path).unwrap();
         drop(held);
         let (tell, output) = mpsc::channel();
         thread::spawn(move || {
@@ -51,6 +54,7 @@ impl Started {
         });
         Self {
             running,
+            console: path,
             output,
             seen: String::new(),
             ended: false,
@@ -77,7 +81,7 @@ impl Started {
     }
 
     /// Waits until it has written `text`.
-    fn until(&mut self, text: &str) {
+    pub fn until(&mut self, text: &str) {
         while !self.seen.contains(text) {
             let part = self.output.recv();
             let part = part.unwrap_or_else(|_| panic!("it ended with {:?}", self.seen));
@@ -85,7 +89,7 @@ impl Started {
         }
     }
 
-    fn kill(&self) {
+    pub fn kill(&self) {
         kill_process(self.running.pid, Signal::KILL).unwrap();
     }
 

@@ -1,11 +1,13 @@
 use super::*;
+use loam_deployment::report::HealthState;
+use loam_node_api::guest::MAX_CHECK_OUTPUT;
 use proptest::prelude::*;
 
 const ENDED: Input = Input::ProcessEnded(End::Exited(0));
 
 fn running() -> (Lifecycle, Instant) {
     let now = Instant::now();
-    let mut life = Lifecycle::new(OnReset::Restart);
+    let mut life = Lifecycle::new(OnReset::Restart, true);
     launch(&mut life, now);
     life.step(now, Input::Event(VmmEvent::Started));
     assert_eq!(life.state(), MachineState::Booting);
@@ -29,6 +31,11 @@ fn end(life: &mut Lifecycle, now: Instant, last: VmmEvent) -> Option<Action> {
         "its pipe is not yet read to the end"
     );
     life.step(now, Input::EventsClosed)
+}
+
+fn health(healthy: bool) -> Input {
+    let output = "no\u{1b}[2J€".repeat(1000);
+    Input::Event(VmmEvent::GuestHealth { healthy, output })
 }
 
 fn exit(life: &Lifecycle) -> Exit {
@@ -202,7 +209,7 @@ fn a_reset_starts_it_again() {
 #[test]
 fn a_reset_ends_what_is_not_to_be_started_again() {
     let (_, now) = running();
-    let mut life = Lifecycle::new(OnReset::End);
+    let mut life = Lifecycle::new(OnReset::End, true);
     launch(&mut life, now);
     life.step(now, Input::Event(VmmEvent::GuestStarted));
     assert_eq!(end(&mut life, now, VmmEvent::Reset), Some(Action::Release));
@@ -262,7 +269,7 @@ fn stop_between_two_processes_ends_it_at_once() {
 fn a_stop_while_it_is_opened_is_kept() {
     for opened in [Input::Opened, Input::LaunchFailed("no disk".into())] {
         let now = Instant::now();
-        let mut life = Lifecycle::new(OnReset::Restart);
+        let mut life = Lifecycle::new(OnReset::Restart, true);
         let grace = Duration::from_secs(5);
         assert_eq!(life.step(now, Input::Stop { grace }), Some(Action::GiveUp));
         assert_eq!(life.state(), MachineState::Stopping);
@@ -273,7 +280,7 @@ fn a_stop_while_it_is_opened_is_kept() {
 
 #[test]
 fn what_cannot_be_opened_has_failed() {
-    let mut life = Lifecycle::new(OnReset::Restart);
+    let mut life = Lifecycle::new(OnReset::Restart, true);
     let what = Input::LaunchFailed("no disk".into());
     assert_eq!(life.step(Instant::now(), what), Some(Action::Release));
     assert_eq!(exit(&life), Exit::NotStarted("no disk".into()));
@@ -314,6 +321,63 @@ fn a_flood_of_events_gets_it_killed() {
         Some(Action::Release)
     );
     assert!(matches!(exit(&life), Exit::Failed(_)));
+}
+
+#[test]
+fn health_is_that_of_the_command_that_runs() {
+    let (mut life, now) = running();
+    let told = |life: &Lifecycle| {
+        let health = life.health()?;
+        Some((health.state, health.since - now))
+    };
+    let after = Duration::from_secs;
+    assert_eq!(told(&life), Some((HealthState::Starting, after(0))));
+    life.step(now + after(5), health(true));
+    assert_eq!(told(&life), Some((HealthState::Healthy, after(5))));
+    // The same again is no change.
+    life.step(now + after(6), health(true));
+    assert_eq!(told(&life), Some((HealthState::Healthy, after(5))));
+    assert_eq!(life.health().unwrap().output, "");
+    life.step(now + after(7), health(false));
+    assert_eq!(told(&life), Some((HealthState::Unhealthy, after(7))));
+    let output = &life.health().unwrap().output;
+    assert!(output.len() <= MAX_CHECK_OUTPUT && !output.contains(char::is_control));
+    assert!(output.starts_with("no [2J€no"), "{output}");
+    // Another life of the guest begins anew.
+    life.step(now + after(8), Input::Event(VmmEvent::GuestStarted));
+    assert_eq!(told(&life), Some((HealthState::Starting, after(8))));
+    let grace = after(10);
+    life.step(now + after(9), Input::Stop { grace });
+    assert_eq!(told(&life), None);
+}
+
+#[test]
+fn who_has_no_check_or_does_not_run_has_no_health() {
+    let now = Instant::now();
+    for has_check in [false, true] {
+        let mut life = Lifecycle::new(OnReset::Restart, has_check);
+        life.step(now, health(true));
+        launch(&mut life, now);
+        life.step(now, health(true));
+        assert_eq!(life.health(), None);
+        life.step(now, Input::Event(VmmEvent::GuestStarted));
+        life.step(now, health(false));
+        assert_eq!(life.health().is_some(), has_check);
+    }
+}
+
+/// As often as an honest VMM passes it on, and as often as only another would.
+#[test]
+fn health_that_changes_for_ever_is_heard_at_its_pace_and_a_flood_is_not() {
+    let (mut life, now) = running();
+    let at = |n: u64, pause: u64| now + Duration::from_secs(n * pause);
+    for n in 0..10_000 {
+        assert_eq!(life.step(at(n, 30), health(n % 2 == 0)), None);
+    }
+    let later = at(10_000, 30);
+    let killed = (0..=u64::from(MAX_EVENTS) + 1)
+        .find_map(|n| life.step(later + Duration::from_secs(n / 4), health(true)));
+    assert_eq!(killed, Some(Action::Kill));
 }
 
 /// Its last word is known, and the kernel waits for a disk before it lets go of the process.
@@ -398,6 +462,7 @@ fn inputs() -> impl Strategy<Value = Input> {
         Just(Input::Event(VmmEvent::PoweredOff)),
         Just(Input::Event(VmmEvent::Reset)),
         Just(Input::Event(VmmEvent::GuestExited { status: 1 })),
+        any::<bool>().prop_map(health),
         Just(Input::Broken("no".into())),
         Just(Input::EventsClosed),
         Just(Input::ProcessEnded(End::Exited(0))),
@@ -412,7 +477,7 @@ proptest! {
     /// Whatever happens in whatever order: an end is final, is released once, and stays.
     #[test]
     fn an_end_is_final(steps in prop::collection::vec((inputs(), 0u64..20), 0..60)) {
-        let mut life = Lifecycle::new(OnReset::Restart);
+        let mut life = Lifecycle::new(OnReset::Restart, true);
         let mut now = Instant::now();
         let mut released = 0;
         let mut last = None;

@@ -1,8 +1,13 @@
 //! The VMM's end of the agent port: lines from guest init, each a [`GuestEvent`].
 
+use std::time::{Duration, Instant};
+
 use loam_node_api::guest::GuestEvent;
 
-use crate::events::{Notice, Notices};
+use crate::{
+    events::{Notice, Notices},
+    pace::Pace,
+};
 
 /// As the interface says; a longer line is no event.
 pub const LINE_LIMIT: usize = 4096;
@@ -18,10 +23,17 @@ pub struct Agent {
     complaints: u32,
     /// A guest has little to say; what it repeats beyond this is not even passed on.
     heard: u32,
+    /// What it says of its health comes again and again, and so has a pace.
+    health: Pace,
 }
 
 /// Events from one guest that are passed on; a life has three, and lives are told up to eight.
 const MOST_EVENTS: u32 = 24;
+
+/// Guest init tells its health once in [`HEALTH_PAUSE`](loam_node_api::guest::HEALTH_PAUSE). Twice as
+/// often is passed on, as this thread may see late what came in time.
+const HEALTH_AT_ONCE: u32 = 4;
+const HEALTH_EVERY: Duration = Duration::from_secs(30);
 
 impl Agent {
     pub fn new(notices: Notices) -> Self {
@@ -31,6 +43,7 @@ impl Agent {
             overlong: false,
             complaints: 0,
             heard: 0,
+            health: Pace::new(HEALTH_AT_ONCE, HEALTH_EVERY, Instant::now()),
         }
     }
 
@@ -59,11 +72,9 @@ impl Agent {
         } else {
             serde_json::from_slice::<GuestEvent>(&self.line).ok()
         };
+        let heard = event.as_ref().is_some_and(|event| self.hears(event));
         match event {
-            Some(event) if self.heard < MOST_EVENTS => {
-                self.heard += 1;
-                self.notices.send(Notice::Guest(event));
-            }
+            Some(event) if heard => self.notices.send(Notice::Guest(event)),
             Some(_) => {}
             None if self.complaints < MOST_COMPLAINTS => {
                 self.complaints += 1;
@@ -72,6 +83,14 @@ impl Agent {
             None => {}
         }
         self.forget();
+    }
+
+    fn hears(&mut self, event: &GuestEvent) -> bool {
+        if let GuestEvent::Health { .. } = event {
+            return self.health.take(Instant::now()).is_ok();
+        }
+        self.heard = self.heard.saturating_add(1);
+        self.heard <= MOST_EVENTS
     }
 }
 
@@ -89,6 +108,21 @@ mod tests {
         agent.take(b"rted\"}\n{\"event\":\"exited\",\"status\":3}\n");
         assert_eq!(board.next(), Some(Notice::Guest(GuestEvent::Started)));
         let exited = GuestEvent::Exited { status: 3 };
+        assert_eq!(board.next(), Some(Notice::Guest(exited)));
+    }
+
+    #[test]
+    fn health_has_a_pace_of_its_own() {
+        let (notices, board) = events::notices().unwrap();
+        let mut agent = Agent::new(notices);
+        for _ in 0..10_000 {
+            agent.take(b"{\"event\":\"health\",\"healthy\":true,\"output\":\"\"}\n");
+        }
+        let told = std::iter::from_fn(|| board.next()).count();
+        assert_eq!(told, HEALTH_AT_ONCE as usize);
+        // And what it says otherwise is heard.
+        agent.take(b"{\"event\":\"exited\",\"status\":0}\n");
+        let exited = GuestEvent::Exited { status: 0 };
         assert_eq!(board.next(), Some(Notice::Guest(exited)));
     }
 

@@ -81,19 +81,34 @@ struct AgentPort {
     /// What guest init is to be told whenever it opens the port: an order that came while the guest
     /// was booting, or had reset the device, must not be lost.
     order: Option<Vec<u8>>,
+    /// How large the console is shown; of several that come before guest init reads, the last.
+    size: Option<Vec<u8>>,
+    size_waits: bool,
 }
 
 impl AgentPort {
     fn set_open(&mut self, open: bool) {
         self.queue.clear();
         self.open = open;
+        self.size_waits = open && self.size.is_some();
         if open && let Some(order) = &self.order {
             self.queue.extend(order);
         }
     }
 
     fn waits(&self) -> bool {
-        self.open && !self.queue.is_empty()
+        self.open && (!self.queue.is_empty() || self.size_waits)
+    }
+
+    /// The next bytes for guest init, `room` at most.
+    fn take(&mut self, room: usize) -> Vec<u8> {
+        if self.queue.is_empty()
+            && std::mem::take(&mut self.size_waits)
+            && let Some(size) = &self.size
+        {
+            self.queue.extend(size);
+        }
+        take(&mut self.queue, room)
     }
 }
 
@@ -133,6 +148,14 @@ impl ConsolePorts {
             self.wake();
         }
         agent.open
+    }
+
+    /// Tells guest init how large the console is shown, now or when it begins to listen.
+    pub fn size_agent(&self, size: Vec<u8>) {
+        let mut agent = self.0.agent.locked();
+        agent.size = Some(size);
+        agent.size_waits = agent.open;
+        self.wake();
     }
 
     #[cfg(test)]
@@ -254,7 +277,7 @@ impl Console {
     fn send_to_agent(&mut self) -> Result<Progress, ConsoleError> {
         self.send(
             AGENT_IN,
-            |this, room| take(&mut this.ports.0.agent.locked().queue, room),
+            |this, room| this.ports.0.agent.locked().take(room),
             |this| this.ports.0.agent.locked().waits(),
         )
     }

@@ -175,3 +175,24 @@ fn an_order_is_told_at_once_and_again_after_a_reset() {
     bench.output(&memory, CONTROL_OUT, &CLOSE_AGENT).unwrap();
     assert!(!bench.ports.0.agent.locked().waits());
 }
+
+#[test]
+fn of_sizes_the_last_is_told_whenever_the_port_opens_and_none_piles_up() {
+    let memory = small_memory();
+    let mut bench = Bench::new();
+    bench.ports.size_agent(b"size 1\n".to_vec());
+    assert!(!bench.ports.0.agent.locked().waits());
+    bench.output(&memory, CONTROL_OUT, &OPEN_AGENT).unwrap();
+    assert_eq!(agent_input(&mut bench, &memory), b"size 1\n");
+    assert!(!bench.ports.0.agent.locked().waits());
+    // Nobody reads meanwhile, and an order goes before them.
+    for n in 0..100_000 {
+        bench.ports.size_agent(format!("size {n}\n").into_bytes());
+    }
+    bench.ports.order_agent(b"stop\n");
+    let mut agent = bench.ports.0.agent.locked();
+    assert!(agent.queue.len() < 64);
+    assert_eq!(agent.take(64), b"stop\n");
+    assert_eq!(agent.take(64), b"size 99999\n");
+    assert!(!agent.waits());
+}
