@@ -12,6 +12,7 @@ mod failing_disk;
 mod foreign_disk;
 mod forgotten;
 mod full_disk;
+mod guest;
 mod hanging_disk;
 mod hello;
 mod late;
@@ -21,6 +22,7 @@ mod reboot;
 mod refused;
 mod shutdown;
 mod silence;
+mod software;
 mod spoiled;
 mod stock_guest;
 mod stop_in_boot;
@@ -36,6 +38,7 @@ qemu_tests::shared_cases! {
         update,
         refused,
         full_disk,
+        software,
         // Last: if it fails, the chain sleeps on.
         silence,
     }

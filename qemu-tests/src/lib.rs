@@ -18,8 +18,10 @@
 //! The cases are in `cases/`; `cargo xtask test` builds what they need and runs them.
 
 mod console;
+pub mod debian_image;
 pub mod folder;
 pub mod grid;
+pub mod guest;
 pub mod http;
 pub mod nbd;
 pub mod node;

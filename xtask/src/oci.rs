@@ -62,6 +62,35 @@ impl Image {
         &self.blobs
     }
 
+    /// What its configuration says of running it.
+    pub fn run(&self) -> Result<RunConfig> {
+        let parsed = |digest: &Digest| -> Result<Value> {
+            let bytes = self.blobs.get(digest).context("a blob is missing")?;
+            serde_json::from_slice(bytes).context("a blob is no JSON")
+        };
+        let manifest = parsed(&self.manifest)?;
+        let config = manifest["config"]["digest"].as_str().unwrap_or_default();
+        let config = self
+            .blobs
+            .keys()
+            .find(|digest| digest.to_string() == config);
+        let run = &parsed(config.context("the configuration is missing")?)?["config"];
+        let list = |name: &str| -> Result<Vec<String>> {
+            let list = serde_json::from_value::<Option<_>>(run[name].clone());
+            Ok(list
+                .with_context(|| format!("{name} is no list"))?
+                .unwrap_or_default())
+        };
+        let text = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
+        Ok(RunConfig {
+            entrypoint: list("Entrypoint")?,
+            cmd: list("Cmd")?,
+            env: list("Env")?,
+            working_dir: text("WorkingDir"),
+            user: text("User"),
+        })
+    }
+
     /// As a deployment writes it. `registry` is host and port.
     pub fn reference(&self, registry: &str, repository: &str) -> String {
         format!("{registry}/{repository}@{}", self.manifest)
@@ -194,6 +223,35 @@ pub fn image(layers: &[&[Entry]], run: &RunConfig) -> Result<Image> {
     Ok(image)
 }
 
+/// The image of a folder in the OCI image layout that holds one.
+pub fn read_layout(folder: &Path) -> Result<Image> {
+    let blobs = folder.join("blobs/sha256");
+    let blob = |digest: &Value| -> Result<(Digest, Vec<u8>)> {
+        let digest = digest.as_str().context("a descriptor has no digest")?;
+        let name = digest.strip_prefix("sha256:").context("not a SHA-256")?;
+        let file = blobs.join(name);
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let found = Digest::of(&bytes);
+        anyhow::ensure!(found.to_string() == digest, "{} is damaged", file.display());
+        Ok((found, bytes))
+    };
+    let index = fs::read(folder.join("index.json")).context("cannot read index.json")?;
+    let index: Value = serde_json::from_slice(&index).context("index.json is no JSON")?;
+    let (manifest, bytes) = blob(&index["manifests"][0]["digest"])?;
+    let parsed: Value = serde_json::from_slice(&bytes).context("the manifest is no JSON")?;
+    let mut image = Image {
+        manifest,
+        layers: Vec::new(),
+        blobs: BTreeMap::from([(manifest, bytes.into())]),
+    };
+    image.add(blob(&parsed["config"]["digest"])?.1);
+    for layer in parsed["layers"].as_array().into_iter().flatten() {
+        let digest = image.add(blob(&layer["digest"])?.1);
+        image.layers.push(digest);
+    }
+    Ok(image)
+}
+
 fn descriptor(media_type: &str, digest: Digest, size: usize) -> Value {
     json!({ "mediaType": media_type, "digest": digest.to_string(), "size": size })
 }
@@ -203,7 +261,7 @@ fn to_bytes(value: &Value) -> Result<Vec<u8>> {
 }
 
 /// Owned by root, and from 1970, so that only paths, modes and contents count.
-fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
+pub fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = tar::Header::new_ustar();

@@ -1,5 +1,8 @@
 use super::*;
-use crate::image::testing::{Layer, entries, merge, stream};
+use crate::image::{
+    tarball::Time,
+    testing::{Layer, entries, merge, stream},
+};
 
 #[test]
 fn everything_about_an_entry_survives() {
@@ -63,6 +66,42 @@ fn times_survive_that_a_header_cannot_hold() {
             "{time}"
         );
     }
+}
+
+#[test]
+fn devices_keep_their_numbers() {
+    let layer = Layer::default().header(|header| {
+        header.as_old_mut().name[..3].copy_from_slice(b"tty");
+        header.set_entry_type(tar::EntryType::Char);
+        header.set_device_major(204).unwrap();
+        header.set_device_minor(65).unwrap();
+    });
+    let stream = stream(&[layer.tar()]);
+    let mut archive = tar::Archive::new(&stream[..]);
+    let device = archive.entries().unwrap().nth(1).unwrap().unwrap();
+    let header = device.header();
+    assert_eq!(header.device_major().unwrap(), Some(204));
+    assert_eq!(header.device_minor().unwrap(), Some(65));
+}
+
+#[test]
+fn what_a_header_holds_has_no_record() {
+    let records = |name: usize, link: usize, seconds: i64| {
+        let modified = Time {
+            seconds,
+            nanoseconds: 0,
+        };
+        let attributes = Attributes {
+            modified,
+            ..Attributes::default()
+        };
+        let records = pax_records(&vec![b'n'; name], &vec![b'l'; link], &attributes);
+        String::from_utf8(records).unwrap()
+    };
+    assert_eq!(records(100, 100, (1 << 33) - 1), "");
+    assert!(records(101, 100, 0).contains(" path=n"));
+    assert!(records(100, 101, 0).contains(" linkpath=l"));
+    assert!(records(1, 1, 1 << 33).contains(" mtime=8589934592."));
 }
 
 /// `mkfs.erofs` knows no holes.

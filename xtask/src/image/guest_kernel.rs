@@ -54,6 +54,8 @@ const RECIPE: &str = "2";
 
 /// What it is made from: the source, the configuration, how, and the compiler and linker.
 pub fn key(source: &Locked, config: &str) -> Result<Key> {
+    // What is needed last is missed first, not after ten minutes. It changes nothing in the result.
+    version("depmod")?;
     Ok(Key::new(RECIPE)
         .with(format!("{SAME_EVERYWHERE:?}"))
         .with(&source.sha256)
@@ -153,9 +155,17 @@ pub fn made(
     Ok(made)
 }
 
+/// `program`, also where only root has its folder in the path.
+fn command(program: &str) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(program);
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command
+}
+
 /// Its first line says which it is.
 fn version(program: &str) -> Result<String> {
-    let output = Command::new(program).arg("--version").output();
+    let output = command(program).arg("--version").output();
     let output = output.with_context(|| {
         format!(
             "running {program}, which compiles the guests' kernel; `cargo xtask setup` installs it"
@@ -294,9 +304,7 @@ fn list_what_is_built_in(place: &Path, out: &Path, in_vain: &AtomicBool) -> Resu
         fs::copy(out.join(list), lists.join(list)).with_context(|| format!("copying {list}"))?;
     }
     fs::write(lists.join(NO_MODULES), "")?;
-    let mut depmod = Command::new("depmod");
-    let path = std::env::var("PATH").unwrap_or_default();
-    depmod.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    let mut depmod = command("depmod");
     depmod.arg("--basedir").arg(&root).arg(release);
     told(&mut depmod, in_vain, |_| ())?;
     fs::rename(root.join("lib/modules"), place.join(MODULES))?;

@@ -9,6 +9,7 @@ pub mod cpio;
 pub mod daemons;
 pub mod disk;
 pub mod guest_kernel;
+pub mod host_program;
 pub mod kernel;
 pub mod module;
 pub mod packages;
@@ -76,6 +77,30 @@ pub fn folder() -> PathBuf {
 pub fn linux() -> PathBuf {
     folder().join("stages/linux")
 }
+
+/// What OCI machines boot, as files of this machine.
+#[derive(Debug, Clone)]
+pub struct GuestFiles {
+    pub kernel: PathBuf,
+    /// Archives, to be put behind each other.
+    pub initrd: Vec<PathBuf>,
+}
+
+/// Once an image has been made.
+pub fn guest() -> Result<GuestFiles> {
+    let stages = folder().join("stages");
+    let init = Spec::read(&inputs().0)?.guest.init;
+    Ok(GuestFiles {
+        kernel: stages.join(GUEST_LINUX),
+        initrd: [GUEST_BUILTIN, &init]
+            .map(|stage| stages.join(stage::archive_name(stage)))
+            .to_vec(),
+    })
+}
+
+/// Stages that [`guest`] reads.
+const GUEST_LINUX: &str = "guest-linux";
+const GUEST_BUILTIN: &str = "guest-builtin";
 
 /// `image/image.toml` and `image/packages.lock` of this repository.
 pub fn inputs() -> (PathBuf, PathBuf) {
@@ -235,7 +260,7 @@ impl Builder<'_> {
     }
 
     fn programs(&self) -> Result<Kept> {
-        let packages: Vec<&Locked> = self.program_packages().collect();
+        let packages = program_packages(self.spec, &self.lock);
         let mut key = Key::new(include_str!("programs.rs")).with(format!("{:?}", self.spec.debian));
         for package in &packages {
             key = key.with(&package.sha256);
@@ -247,18 +272,6 @@ impl Builder<'_> {
                 .collect::<Result<Vec<_>>>()?;
             Ok(programs::Pool::read(&files)?.closure(&self.spec.debian)?.0)
         })
-    }
-
-    /// All but the kernels and the stub.
-    fn program_packages(&self) -> impl Iterator<Item = &Locked> {
-        let others = [
-            &self.spec.kernel.package,
-            &self.spec.guest.source,
-            &self.spec.guest.debian.package,
-            &self.spec.stub.package,
-        ];
-        let packages = self.lock.packages.iter();
-        packages.filter(move |package| !others.iter().any(|name| package.is(name)))
     }
 
     fn our_program(&self, ours: &spec::Ours, bytes: Vec<u8>) -> Result<Kept> {
@@ -301,8 +314,8 @@ impl Builder<'_> {
             .with_context(|| format!("reading {}", config.display()))?;
         let key = guest_kernel::key(source, &config)?;
         let made = || guest_kernel::made(source, &config, &key, phase, in_vain);
-        let linux = self.stages.plain("guest-linux", &key, || made()?.image())?;
-        let modules = self.stages.archive("guest-builtin", &key, LEVEL_ONCE, || {
+        let linux = self.stages.plain(GUEST_LINUX, &key, || made()?.image())?;
+        let modules = self.stages.archive(GUEST_BUILTIN, &key, LEVEL_ONCE, || {
             let mut tree = Tree::default();
             for (path, bytes) in made()?.modules()? {
                 tree.file(&format!("lib/modules/{path}"), DATA, bytes);
@@ -443,6 +456,20 @@ fn joined_thread<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// All but the kernels and the stub.
+fn program_packages<'a>(spec: &Spec, lock: &'a Lock) -> Vec<&'a Locked> {
+    let others = [
+        &spec.kernel.package,
+        &spec.guest.source,
+        &spec.guest.debian.package,
+        &spec.stub.package,
+    ];
+    let packages = lock.packages.iter();
+    packages
+        .filter(|package| !others.iter().any(|name| package.is(name)))
+        .collect()
 }
 
 /// Archives behind each other, each padded already.

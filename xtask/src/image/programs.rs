@@ -13,7 +13,7 @@ use super::tree::{EXECUTABLE, Tree};
 use crate::debian::deb::{self, Entry};
 
 /// Where Debian's amd64 libraries are; none of our programs uses another place.
-const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// The files of several packages, and which package each is from.
 #[derive(Debug, Default)]

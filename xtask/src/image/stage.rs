@@ -149,7 +149,7 @@ impl Stages {
             .clone()
             .with(include_str!("cpio.rs"))
             .with(level.to_le_bytes());
-        self.file(&format!("{name}.cpio.zst"), &key, || {
+        self.file(&archive_name(name), &key, || {
             let archive = cpio::archive(&make()?);
             let mut packed = zstd::encode_all(&archive[..], level)
                 .with_context(|| format!("compressing {name}"))?;
@@ -167,6 +167,11 @@ impl Kept {
     pub fn read(&self) -> Result<Vec<u8>> {
         fs::read(&self.file).with_context(|| format!("reading {}", self.file.display()))
     }
+}
+
+/// The file of an archive's stage.
+pub fn archive_name(stage: &str) -> String {
+    format!("{stage}.cpio.zst")
 }
 
 fn read_record(file: &Path) -> Option<Record> {

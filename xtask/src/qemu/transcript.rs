@@ -63,6 +63,19 @@ impl Transcript {
         self.wait_after(0, pattern, limit).map(|_| ())
     }
 
+    /// Waits for the end, and gives all that was said.
+    pub fn whole(&self, limit: Duration) -> Result<String> {
+        let heard = self.heard();
+        let ended = &self.shared.1;
+        let (heard, _) = ended
+            .wait_timeout_while(heard, limit, |heard| !heard.ended)
+            .unwrap_or_else(PoisonError::into_inner);
+        if !heard.ended {
+            bail!("it goes on; it said last:\n{}", tail(&heard.text, 20));
+        }
+        Ok(heard.text.clone())
+    }
+
     /// Waits until `pattern` has been said after the first `mark` bytes (see [`Self::mark`]);
     /// returns the mark behind it.
     pub fn wait_after(&self, mark: usize, pattern: &str, limit: Duration) -> Result<usize> {

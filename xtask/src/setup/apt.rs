@@ -31,7 +31,7 @@ const COMPILES_KERNEL: &str = "compiles the kernel that machines boot";
 /// What storaged makes of layers, beside what others do.
 const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
 
-const PACKAGES: [Package; 28] = [
+const PACKAGES: [Package; 31] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -79,6 +79,18 @@ const PACKAGES: [Package; 28] = [
         why: "makes the list of what that kernel has built in",
         need: Need::Demo,
         present: || in_path("depmod"),
+    },
+    Package {
+        name: "busybox-static",
+        why: "is all that most machines of the tests have in them",
+        need: Need::Tests,
+        present: || Path::new("/bin/busybox").exists(),
+    },
+    Package {
+        name: "mmdebstrap",
+        why: "makes images of ordinary software for the tests",
+        need: Need::Tests,
+        present: || in_path("mmdebstrap"),
     },
     Package {
         name: "iproute2",

@@ -1,0 +1,128 @@
+//! What ordinary programs expect to find.
+
+use xtask::oci::Entry;
+
+use super::{all_hold, script, script_over};
+
+#[test]
+fn a_machine_is_what_programs_expect() -> anyhow::Result<()> {
+    let checks = [
+        ("process 1", "[ $$ = 1 ]"),
+        ("no processes of the kernel", "! ps | grep -q [k]threadd"),
+        (
+            "its own name",
+            "grep -q guest /etc/hosts && [ $(hostname) = guest ]",
+        ),
+        ("loopback is up", "grep -q lo: /proc/net/dev"),
+        (
+            "packets as large as the uplink's",
+            "[ $(cat /sys/class/net/eth0/mtu) = 1400 ]",
+        ),
+        ("a terminal", "test -t 0 && test -t 1"),
+        (
+            "standard streams in /dev",
+            "echo x > /dev/stdout && [ -e /dev/fd/0 ]",
+        ),
+        ("shared memory", "echo x > /dev/shm/x"),
+        ("pseudo terminals", "[ -c /dev/ptmx ] && [ -d /dev/pts ]"),
+        (
+            "FUSE and TUN for everybody",
+            "[ $(stat -c %a /dev/fuse) = 666 ] && [ $(stat -c %a /dev/net/tun) = 666 ]",
+        ),
+        ("loop devices", "[ -c /dev/loop-control ]"),
+        (
+            "cgroup v2, writable",
+            "mkdir /sys/fs/cgroup/x && [ -e /sys/fs/cgroup/x/cgroup.procs ]",
+        ),
+        ("mounts in /etc/mtab", "grep -q \" / overlay\" /etc/mtab"),
+        (
+            "few open files at first, many if wanted",
+            "[ $(ulimit -Sn):$(ulimit -Hn) = 1024:524288 ]",
+        ),
+        (
+            "low ports for everybody",
+            "[ $(cat /proc/sys/net/ipv4/ip_unprivileged_port_start) = 0 ]",
+        ),
+        (
+            "many mappings",
+            "[ $(cat /proc/sys/vm/max_map_count) = 1048576 ]",
+        ),
+        (
+            "the time is UTC",
+            "[ $(cat /proc/uptime | wc -l) = 1 ] && [ -z \"$TZ\" ]",
+        ),
+        ("the kernel's configuration", "[ -e /proc/config.gz ]"),
+        (
+            "what the kernel has built in",
+            "grep -q br_netfilter /lib/modules/$(uname -r)/modules.builtin",
+        ),
+        ("a writable root", "touch /new && rm /new"),
+        ("a home", "[ $HOME = / ] || [ $HOME = /root ]"),
+    ];
+    all_hold(&mut script("")?.network()?, &checks)
+}
+
+#[test]
+fn links_lead_inside_wherever_they_are() -> anyhow::Result<()> {
+    let odd = vec![
+        Entry::symlink("home", "/var/home"),
+        Entry::symlink("work", "/srv/of/work"),
+        Entry::symlink("data", "../../data2"),
+        Entry::symlink("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
+    ];
+    let mut options = script_over("", odd)?
+        .volume("/data/in", Some("ext4"), 64 << 20)?
+        .volume("/dev/disk/raw", None, 1 << 20)?;
+    options.config.working_dir = "/work".into();
+    options.config.volumes = vec!["/home/app".into()];
+    options.config.dns = vec!["192.0.2.53".parse()?];
+    options.config.ssh_keys = vec!["ssh-ed25519 AAAA someone".into()];
+    let checks = [
+        (
+            "a working directory behind a dangling link",
+            "[ $(readlink -f .) = /srv/of/work ]",
+        ),
+        ("a volume's folder behind one", "[ -d /var/home/app ]"),
+        (
+            "a disk where a link leads",
+            "grep -q \" /data2/in ext4\" /proc/mounts",
+        ),
+        (
+            "a raw disk as a device",
+            "[ -b /dev/disk/raw ] && dd if=/dev/disk/raw of=/dev/null bs=512 count=1 2>/dev/null",
+        ),
+        (
+            "name servers behind a dangling link",
+            "grep -q 'nameserver 192.0.2.53' /etc/resolv.conf",
+        ),
+        (
+            "keys for root alone",
+            "[ $(stat -c %a:%u /root/.ssh/authorized_keys) = 600:0 ]",
+        ),
+    ];
+    all_hold(&mut options, &checks)
+}
+
+#[test]
+fn keys_that_are_withdrawn_let_nobody_in_and_volumes_hide_nothing() -> anyhow::Result<()> {
+    let mut options = script("")?.volume("/root", Some("ext4"), 64 << 20)?;
+    options.config.ssh_keys = vec!["ssh-ed25519 AAAA someone".into()];
+    let written = [(
+        "keys over the volume",
+        "grep -q someone /root/.ssh/authorized_keys",
+    )];
+    all_hold(&mut options, &written)?;
+    // Another start with the same disks.
+    options.config.ssh_keys.clear();
+    let gone = [
+        (
+            "no keys any more",
+            "! grep -q someone /root/.ssh/authorized_keys 2>/dev/null",
+        ),
+        (
+            "no trace of the file system's making",
+            "! [ -e /root/lost+found ]",
+        ),
+    ];
+    all_hold(&mut options, &gone)
+}

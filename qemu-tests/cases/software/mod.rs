@@ -1,0 +1,104 @@
+//! Ordinary software in machines: images made of Debian's packages, each with a script that tries what
+//! people use it for. Each row of the table has a machine of its own, without a node; three also run on a
+//! node, for the VMM and the way from a registry.
+
+mod table;
+
+use anyhow::ensure;
+use loam_deployment::Version;
+use loam_node_api::path::TENANT_PORT;
+use qemu_tests::{grid::Grid, guest::GuestOptions, node::Node, tenant::Tenant, wait::wait_for};
+
+use table::Software;
+
+/// `name => ROW` makes a test of each row.
+macro_rules! alone {
+    ($($name:ident => $row:ident),+ $(,)?) => {$(
+        #[test]
+        #[ignore = "slow: an image of Debian's packages"]
+        fn $name() -> anyhow::Result<()> {
+            run_alone(&table::$row)
+        }
+    )+};
+}
+
+alone! {
+    systemd => SYSTEMD,
+    s6 => S6,
+    postgresql => POSTGRESQL,
+    mariadb => MARIADB,
+    redis => REDIS,
+    nginx => NGINX,
+    rabbitmq => RABBITMQ,
+    openssh_and_cron => OPENSSH,
+    podman => PODMAN,
+    wireguard_and_firewalls => NETWORKS,
+    file_systems => FILE_SYSTEMS,
+    java_node_python_go => LANGUAGES,
+    check_scripts_of_docker_and_lxc => CHECK_SCRIPTS,
+}
+
+fn run_alone(software: &Software) -> anyhow::Result<()> {
+    let mut options = GuestOptions::of_layer(&software.image.layer()?)?;
+    options.memory = software.memory;
+    options.layer = 8 << 30;
+    let run = software.image.run()?;
+    options.config.command = [run.entrypoint, run.cmd].concat();
+    options.config.env = run.env;
+    options.config.user = run.user;
+    let said = options.start()?.wait_off()?;
+    all_right(software, &said)
+}
+
+/// Those that run on a node as well, on the way that a tenant's image takes.
+pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
+    let alice = grid.tenant("software")?;
+    for software in [&table::SYSTEMD, &table::NGINX, &table::POSTGRESQL] {
+        run_on(grid, node, &alice, software)?;
+    }
+    Ok(())
+}
+
+fn run_on(
+    grid: &Grid,
+    node: &mut Node<'_>,
+    alice: &Tenant,
+    software: &Software,
+) -> anyhow::Result<()> {
+    let image = software.image.make()?;
+    grid.registry.add(software.name, &image);
+    let toml = format!(
+        "[machines.it]\nimage = \"{}\"\ncpus = 1\nmemory = \"{} MiB\"\nroot = \"8 GiB\"\n\
+         restart = \"never\"\n",
+        grid.reference(&image, software.name),
+        software.memory,
+    );
+    let contract = alice.deploy(node, &toml)?;
+    let tenant_port = node.forward(TENANT_PORT)?;
+    contract.wait_running(Version(1))?;
+    let said = wait_for(&format!("{} to end", software.name), || {
+        let said = contract.console(tenant_port, "it")?;
+        Ok(has_ended(&said).then_some(said))
+    })?;
+    contract.cancel()?;
+    all_right(software, &said)
+}
+
+/// By guest init's last words.
+fn has_ended(said: &str) -> bool {
+    ["loam: the command ended", "loam: the machine was"]
+        .iter()
+        .any(|end| said.contains(end))
+}
+
+fn all_right(software: &Software, said: &str) -> anyhow::Result<()> {
+    for what in software.right {
+        ensure!(
+            said.lines()
+                .any(|line| line.trim_end() == format!("right: {what}")),
+            "{}: not told: {what}; the console:\n{said}",
+            software.name
+        );
+    }
+    Ok(())
+}
