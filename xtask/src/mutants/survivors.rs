@@ -213,6 +213,8 @@ fn command(
     let mut mutants = scratch.cargo();
     mutants
         .args(["mutants", "--in-place", "--cap-lints", "true"])
+        // Also when it only builds: the tests that are not asked take most of the time to link.
+        .arg(format!("--cargo-arg={}", part.tests))
         // Of many tests the first that fails decides, and those that only wait do so together.
         .args(["--test-tool", "nextest", "--package", package, "--output"])
         .arg(output)
@@ -229,8 +231,7 @@ fn command(
     }
     mutants
         .args(["--", "--profile", "mutants"])
-        .args(["--max-fail", "1:immediate", "--test-threads", "8"])
-        .arg(part.tests);
+        .args(["--max-fail", "1:immediate", "--test-threads", "8"]);
     mutants
 }
 
