@@ -513,6 +513,40 @@ fn attributes_as_libarchive_writes_them() {
 }
 
 #[test]
+fn attributes_are_kept_as_far_as_linux_has_them() {
+    let names = |records: &[(&str, &[u8])]| {
+        let entry = one(Layer::default().pax(records).file("x", b""));
+        entry.map(|entry| entry.attributes.xattrs.into_iter().map(|(name, _)| name))
+    };
+    for acl in ["access", "default"] {
+        let name = format!("SCHILY.xattr.system.posix_acl_{acl}");
+        let kept: Vec<_> = names(&[(&name, b"x")]).unwrap().collect();
+        assert_eq!(kept, [format!("system.posix_acl_{acl}").into_bytes()]);
+    }
+    let of_length = |length: usize| {
+        let name = format!("SCHILY.xattr.user.{}", "n".repeat(length - "user.".len()));
+        names(&[(&name, b"x")]).unwrap().count()
+    };
+    assert_eq!((of_length(255), of_length(256)), (1, 0));
+    assert_eq!(
+        names(&[("LIBARCHIVE.xattr.user.%00", b"eA")])
+            .unwrap()
+            .count(),
+        0
+    );
+    let of_all = |value: usize| {
+        let value = vec![b'v'; value];
+        names(&[
+            ("SCHILY.xattr.user.a", b"x"),
+            ("SCHILY.xattr.user.b", &value),
+        ])
+    };
+    let most = limits::XATTRS - "user.a".len() - 1 - "user.b".len();
+    assert_eq!(of_all(most).unwrap().count(), 2);
+    assert!(of_all(most + 1).is_err());
+}
+
+#[test]
 fn devices_are_those_that_linux_has() {
     let device = |major: u32, minor: u32| {
         let tar = changed(|header| {
