@@ -40,6 +40,9 @@ alone! {
 
 fn run_alone(software: &Software) -> anyhow::Result<()> {
     let mut options = GuestOptions::of_layer(&software.image.layer()?)?;
+    if let Some(path) = software.volume {
+        options = options.volume(path, Some("ext4"), 4 << 30)?;
+    }
     options.memory = software.memory;
     options.layer = 8 << 30;
     let run = software.image.run()?;

@@ -11,6 +11,8 @@ pub struct Software {
     pub image: DebianImage,
     /// MiB.
     pub memory: u32,
+    /// Where a volume is mounted.
+    pub volume: Option<&'static str>,
     /// What must be told.
     pub right: &'static [&'static str],
 }
@@ -32,6 +34,7 @@ pub const SYSTEMD: Software = Software {
         config: &["--config.cmd", "/sbin/init"],
     },
     memory: 512,
+    volume: None,
     right: &[
         "the system runs",
         "its services run",
@@ -57,6 +60,7 @@ pub const S6: Software = Software {
         ],
     },
     memory: 256,
+    volume: None,
     right: &["s6 is process 1", "it supervises"],
 };
 
@@ -69,6 +73,7 @@ pub const POSTGRESQL: Software = Software {
         config: &["--config.user", "postgres", "--config.cmd", "/check"],
     },
     memory: 512,
+    volume: None,
     right: &["it makes tables", "its own bench", "killed and recovered"],
 };
 
@@ -81,6 +86,7 @@ pub const MARIADB: Software = Software {
         config: &CHECK,
     },
     memory: 512,
+    volume: None,
     right: &["its own bench", "killed and recovered"],
 };
 
@@ -93,6 +99,7 @@ pub const REDIS: Software = Software {
         config: &CHECK,
     },
     memory: 256,
+    volume: None,
     right: &["its own bench", "killed and recovered"],
 };
 
@@ -105,6 +112,7 @@ pub const NGINX: Software = Software {
         config: &CHECK,
     },
     memory: 256,
+    volume: None,
     right: &["its configuration", "it serves", "by the machine's name"],
 };
 
@@ -117,6 +125,7 @@ pub const RABBITMQ: Software = Software {
         config: &CHECK,
     },
     memory: 768,
+    volume: None,
     right: &["it starts", "it says that it runs"],
 };
 
@@ -129,6 +138,7 @@ pub const OPENSSH: Software = Software {
         config: &CHECK,
     },
     memory: 256,
+    volume: None,
     right: &["a session with a terminal", "cron runs"],
 };
 
@@ -158,6 +168,8 @@ pub const PODMAN: Software = Software {
         config: &CHECK,
     },
     memory: 768,
+    // The kernel has no overlay over an overlay, which the root is.
+    volume: Some("/var/lib/containers"),
     right: &["a build", "a container", "with limits", "without a network"],
 };
 
@@ -178,6 +190,7 @@ pub const NETWORKS: Software = Software {
         config: &CHECK,
     },
     memory: 256,
+    volume: None,
     right: &[
         "what is built in is known",
         "what is not is not",
@@ -206,6 +219,7 @@ pub const FILE_SYSTEMS: Software = Software {
         config: &CHECK,
     },
     memory: 256,
+    volume: None,
     right: &[
         "a sparse file of 4 GiB",
         "ext4 over a loop",
@@ -232,6 +246,7 @@ pub const LANGUAGES: Software = Software {
         config: &CHECK,
     },
     memory: 768,
+    volume: None,
     right: &["Java", "Node.js", "Python", "a program in Go"],
 };
 
@@ -244,6 +259,7 @@ pub const CHECK_SCRIPTS: Software = Software {
         config: &CHECK,
     },
     memory: 512,
+    volume: None,
     right: &[
         "nothing that docker needs is missing",
         "nothing that lxc needs is missing",
