@@ -229,9 +229,12 @@ fn command(
     for file in &part.files {
         mutants.args(["--file", file]);
     }
-    mutants
-        .args(["--", "--profile", "mutants"])
-        .args(["--max-fail", "1:immediate", "--test-threads", "8"]);
+    mutants.args(["--", "--profile", "mutants"]).args([
+        "--max-fail",
+        "1:immediate",
+        "--test-threads",
+        "8",
+    ]);
     mutants
 }
 
