@@ -100,7 +100,7 @@ impl DebianImage {
         let mut mmdebstrap = Command::new("mmdebstrap");
         mmdebstrap
             .args(["--quiet", "--variant=apt", "--dpkgopt=force-unsafe-io"])
-            .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
+            .args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")))
             .arg(format!("--include={}", self.packages.join(",")))
             .arg(format!("--customize-hook=sync-in {} /", files.display()));
         if !self.setup.is_empty() {

@@ -4,8 +4,8 @@
 
 mod table;
 
-use anyhow::ensure;
-use loam_deployment::Version;
+use anyhow::{bail, ensure};
+use loam_deployment::report::{Report, Verdict};
 use loam_node_api::path::TENANT_PORT;
 use qemu_tests::{grid::Grid, guest::GuestOptions, node::Node, tenant::Tenant, wait::wait_for};
 
@@ -71,16 +71,24 @@ fn run_on(
     let image = software.image.make()?;
     grid.registry.add(software.name, &image);
     let toml = format!(
-        "[machines.it]\nimage = \"{}\"\ncpus = 1\nmemory = \"{} MiB\"\nroot = \"8 GiB\"\n\
-         restart = \"never\"\n",
+        "kind = \"workload\"\n[machine.it]\nimage = \"{}\"\ncpus = 1\nmemory = \"{}MiB\"\n\
+         root = \"1GiB\"\nrestart = \"never\"\n",
         grid.reference(&image, software.name),
         software.memory,
     );
     let contract = alice.deploy(node, &toml)?;
     let tenant_port = node.forward(TENANT_PORT)?;
-    contract.wait_running(Version(1))?;
+    // It may be over before anybody has read that it runs.
     let said = wait_for(&format!("{} to end", software.name), || {
-        let said = contract.console(tenant_port, "it")?;
+        if let Some(Report {
+            verdict: Verdict::Rejected { reason, .. },
+            ..
+        }) = contract.report()?
+        {
+            bail!("it was rejected: {reason}");
+        }
+        // Until there is a machine there is no console.
+        let said = contract.console(tenant_port, "it").unwrap_or_default();
         Ok(has_ended(&said).then_some(said))
     })?;
     contract.cancel()?;

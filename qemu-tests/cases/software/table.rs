@@ -253,7 +253,7 @@ pub const LANGUAGES: Software = Software {
 pub const CHECK_SCRIPTS: Software = Software {
     name: "check scripts",
     image: DebianImage {
-        packages: &["lxc", "docker.io", "kmod"],
+        packages: &["lxc", "docker.io", "apparmor", "kmod"],
         files: &[("check", include_str!("scripts/check-scripts.sh"))],
         setup: "",
         config: &CHECK,
