@@ -3,4 +3,3 @@ rabbitmq-server > /tmp/log 2>&1 &
 until rabbitmqctl -q await_startup --timeout 300 2>/dev/null; do sleep 2; done
 echo right: it starts
 rabbitmq-diagnostics -q check_running && echo right: it says that it runs
-rabbitmqctl -q stop
