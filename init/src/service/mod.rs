@@ -219,9 +219,10 @@ fn start(service: &'static Service, log: &Log) -> anyhow::Result<Pid> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixListener, process::Command, thread};
+    use std::{os::unix::net::UnixListener, process::Command};
 
     use loam_deployment::Bytes;
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
 
     use super::*;
 
@@ -252,9 +253,9 @@ mod tests {
         assert!(socket.exists(), "it serves");
 
         child.kill().unwrap();
-        while !lingering::is_at_its_end(pid) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        // To its very end: on its way there, the signal is not pending any more.
+        let seen = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), seen).unwrap();
         // It is not reaped, and long before its successor.
         services.tick(start + LOOK);
         assert!(!socket.exists());
