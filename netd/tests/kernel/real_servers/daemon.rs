@@ -87,9 +87,13 @@ impl Files {
 
     /// `kea-dhcp4` or `kea-dhcp6` with what is in `Dhcp4` or `Dhcp6` beside files, links and logging.
     pub fn kea(&self, host: &Host, program: &str, configuration: &str) -> Daemon {
-        let room = match program {
-            "kea-dhcp6" => "Dhcp6",
-            _ => "Dhcp4",
+        let (room, identity) = match program {
+            // Else it makes one and keeps it where an installed one does.
+            "kea-dhcp6" => (
+                "Dhcp6",
+                r#""server-id": {"type": "LL", "htype": 1, "identifier": "020000000002", "persist": false},"#,
+            ),
+            _ => ("Dhcp4", ""),
         };
         let leases = self.leases();
         let leases = leases.display();
@@ -99,6 +103,7 @@ impl Files {
                 "lease-database": {{"type": "memfile", "name": "{leases}", "lfc-interval": 0}},
                 "loggers": [{{"name": "{program}", "severity": "INFO",
                     "output_options": [{{"output": "stderr"}}]}}],
+                {identity}
                 {configuration}
             }}}}"#
         );

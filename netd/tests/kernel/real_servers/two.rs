@@ -88,7 +88,10 @@ fn of_two_servers_with_different_subnets_one_is_kept_and_the_other_there_when_it
         dead.kill();
         let leased = netd.wait_for_log("leased");
         let left = servers[0].0;
-        assert!(leased.contains(&format!("address={left}.")), "{leased}");
+        assert!(
+            leased.contains(&format!(r#""address":"{left}."#)),
+            "{leased}"
+        );
         let there = world.node.ip("-4 -o addr show up0");
         assert_eq!(there.lines().count(), 1, "{there}");
         lan.wire.was_peaceful();
