@@ -125,8 +125,8 @@ impl Wire {
 /// Whether in no span of time more messages follow the first than there are seconds, and one.
 fn are_apart(times: &[Duration]) -> bool {
     times.iter().enumerate().all(|(first, from)| {
-        let later = (1u32..).zip(&times[first + 1..]);
-        later.into_iter().all(|(others, to)| {
+        let mut later = (1u32..).zip(&times[first + 1..]);
+        later.all(|(others, to)| {
             to.saturating_sub(*from) + TOLERANCE >= Duration::from_secs(1) * others
         })
     })
