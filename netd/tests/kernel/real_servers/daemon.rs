@@ -136,12 +136,12 @@ impl Files {
             host,
             Command::new("dnsmasq")
                 .args([
-                    "--keep-in-foreground",
+                    // Who changes his user survives his parent, and in this mode it stays who it is.
+                    "--no-daemon",
                     "--conf-file=/dev/null",
                     "--log-facility=-",
                     "--log-dhcp",
                     "--port=0",
-                    "--user=root",
                 ])
                 .arg(format!("--interface={LINK}"))
                 .arg(option("pid-file", self.pid()))
