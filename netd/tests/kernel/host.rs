@@ -4,13 +4,19 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsFd,
-    process::Command,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::CommandExt,
+    },
+    process::{Child, Command},
     thread,
     time::Duration,
 };
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::{
+    process::{Signal, getpid, getppid, set_parent_process_death_signal},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
 
 /// For what must come and does; far more than a slow machine needs.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -57,6 +63,31 @@ impl Host {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+
+    /// Starts a program inside. It is killed when the calling thread ends, however that comes about.
+    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        let namespace = self.namespace.try_clone()?;
+        let parent = getpid();
+        let enter = move || {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), network)?;
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // It may have ended before, and will not end again.
+            match getppid() == Some(parent) {
+                true => Ok(()),
+                false => Err(rustix::io::Errno::SRCH.into()),
+            }
+        };
+        // SAFETY: nothing but system calls between fork and exec.
+        unsafe { command.pre_exec(enter) }.spawn()
+    }
+
+    /// Takes a link over from another host.
+    pub fn take(&self, from: &Self, link: &str) {
+        // `ip` knows a namespace by a file.
+        let (process, file) = (std::process::id(), self.namespace.as_raw_fd());
+        from.ip(&format!("link set {link} netns /proc/{process}/fd/{file}"));
     }
 
     /// `ip` of iproute2, inside.

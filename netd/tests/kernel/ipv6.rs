@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{IpAddr, Ipv6Addr},
-    process::{Child, Command},
     thread,
     time::Duration,
 };
@@ -233,63 +232,5 @@ fn the_uplinks_mtu_is_that_of_dhcp_or_of_the_router() {
         });
         // The kernel keeps to it for IPv6 alone.
         assert!(world.node.ip("-o link show up0").contains(" mtu 1450 "));
-    });
-}
-
-/// A server of another make, which ends with the test.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn dnsmasq_gives_address_name_server_and_mtu() {
-    World::enter(|world| {
-        without_dhcpv4(world);
-        world.outside.ip("addr add 2001:db8:9::1/64 dev out0 nodad");
-        let arguments = [
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--port=0",
-            "--user=root",
-            "--interface=out0",
-            "--pid-file=/run/dnsmasq.pid",
-            "--dhcp-leasefile=/run/dnsmasq.leases",
-            "--enable-ra",
-            "--ra-param=out0,mtu:1400,4,1200",
-            "--dhcp-range=2001:db8:9::100,2001:db8:9::1ff,64,10m",
-            "--dhcp-option=option6:dns-server,[2001:db8:9::53]",
-        ];
-        let _dnsmasq = world.outside.run(|| {
-            let child = Command::new("dnsmasq").args(arguments).spawn();
-            Server(child.expect("`dnsmasq` does not run; install the package dnsmasq-base"))
-        });
-        let netd = world.netd_without_lease();
-        let client = netd.client(world);
-        let leased = |uplink: &Uplink| {
-            let address = uplink.addresses.first().map(|net| net.addr());
-            let Some(IpAddr::V6(address)) = address else {
-                return false;
-            };
-            (0x100..=0x1ff).contains(&address.segments()[7]) && uplink.mtu == Some(1400)
-        };
-        let mut seen = client.changes(world);
-        client.wait_for(world, seen, |client| leased(&client.uplink(world)));
-        assert_eq!(client.uplink(world).dns, [IpAddr::V6(DNS)]);
-        assert!(world.node.ip("-6 route show default").contains("proto ra"));
-        // Known again, a netd that starts anew is given the same address.
-        let before = client.uplink(world).addresses;
-        netd.kill();
-        let mut netd = world.netd_without_lease();
-        netd.wait_for_log("leased by DHCPv6");
-        seen = netd.client(world).changes(world);
-        let client = netd.client(world);
-        client.wait_for(world, seen, |client| {
-            client.uplink(world).addresses == before
-        });
     });
 }

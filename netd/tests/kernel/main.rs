@@ -16,6 +16,7 @@ mod killed;
 mod machine;
 mod netd;
 mod nft;
+mod real_servers;
 mod restart;
 mod scale;
 mod spoofing;

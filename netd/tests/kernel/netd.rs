@@ -58,6 +58,12 @@ impl Netd {
         }
     }
 
+    /// That no line of those not waited for holds `text`.
+    pub fn did_not_say(&mut self, text: &str) {
+        let line = self.log.try_iter().find(|line| line.contains(text));
+        assert_eq!(line, None);
+    }
+
     /// `SIGKILL`: it has no chance to put anything in order.
     pub fn kill(mut self) {
         self.stop();

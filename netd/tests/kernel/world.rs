@@ -1,6 +1,6 @@
 //! A node with one uplink, and a host at its other end that is the rest of the world.
 
-use std::{fs, thread};
+use std::thread;
 
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
@@ -44,11 +44,7 @@ impl World {
         let node = Host::here();
         let outside = Host::new();
         node.ip("link add up0 type veth peer name out0");
-        let name = "/run/outside";
-        // `ip` moves links by the name of a namespace's file.
-        fs::File::create(name).unwrap();
-        outside.run(|| rustix::mount::mount_bind("/proc/thread-self/ns/net", name).unwrap());
-        node.ip(&format!("link set out0 netns {name}"));
+        outside.take(&node, "out0");
         outside.ip("addr add 192.0.2.1/24 dev out0");
         outside.ip("link set out0 up");
         let dhcp = DhcpServer::start(&outside, "out0");

@@ -240,7 +240,8 @@ fn command(subcommand: &str) -> Result<Command> {
     let mut nextest = workspace::tool(&setup::nextest()?);
     nextest
         .args(["nextest", subcommand])
-        .env("LOAM_CHRONYD", setup::chronyd()?);
+        .env("LOAM_CHRONYD", setup::chronyd()?)
+        .env("LOAM_LEASE_SERVERS", setup::lease_servers()?);
     Ok(nextest)
 }
 

@@ -2,12 +2,17 @@
 
 mod apt;
 mod chrony;
+mod lease_servers;
 mod nextest;
 mod npm;
+mod unpacked;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+
+use chrony::CHRONY;
+use lease_servers::LEASE_SERVERS;
 
 /// What something is needed for; who runs the tests needs all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,8 +29,16 @@ pub fn run(need: Need) -> Result<()> {
     );
     let packages = apt::missing(need);
     let tools = npm::missing(need)?;
-    let wants_chrony = need == Need::Tests && chrony::find()?.is_none();
-    if packages.is_empty() && tools.is_empty() && !wants_chrony {
+    let mut unpacked = vec![];
+    if need == Need::Tests {
+        if chrony::find()?.is_none() {
+            unpacked.push(CHRONY);
+        }
+        if LEASE_SERVERS.find()?.is_none() {
+            unpacked.push(LEASE_SERVERS);
+        }
+    }
+    if packages.is_empty() && tools.is_empty() && unpacked.is_empty() {
         println!("setup: everything is here");
         return Ok(());
     }
@@ -35,12 +48,13 @@ pub fn run(need: Need) -> Result<()> {
     for tool in &tools {
         println!("setup: npm package    {:16} {}", tool.to_string(), tool.why);
     }
-    if wants_chrony {
-        println!("setup: {:21} {}", "chrony, unpacked", chrony::WHY);
+    for unpacked in &unpacked {
+        let names = unpacked.packages.join(", ");
+        println!("setup: {names}, unpacked: {}", unpacked.why);
     }
     apt::install(&packages)?;
-    if wants_chrony {
-        chrony::install()?;
+    for unpacked in &unpacked {
+        unpacked.install()?;
     }
     npm::install(&tools)
 }
@@ -62,4 +76,9 @@ pub fn nextest() -> Result<PathBuf> {
 /// Where `chronyd` is.
 pub fn chronyd() -> Result<PathBuf> {
     chrony::find()?.context("chronyd is missing: run `cargo xtask setup`")
+}
+
+/// Where the DHCP servers of others are unpacked.
+pub fn lease_servers() -> Result<PathBuf> {
+    lease_servers::folder()
 }
