@@ -66,7 +66,7 @@ impl Layer {
         let mut bytes = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let length = (1..5)
+            let length = (1..=5)
                 .map(|digits| rest + digits)
                 .find(|n| n.to_string().len() + rest == *n);
             bytes.extend_from_slice(format!("{} {key}=", length.unwrap()).as_bytes());
