@@ -65,7 +65,10 @@ enum Command {
     /// End the demo, wherever it was brought up.
     Down,
     /// Measure what docs/promises.md states: sizes, memory, and times as ratios to a bare kernel.
-    Bench,
+    Bench {
+        #[command(subcommand)]
+        only: Option<Bench>,
+    },
     /// Break the product on purpose, and see whether a test notices.
     ///
     /// Runs `cargo mutants` over FILES [default: the files whose functions only compute] and fails
@@ -94,6 +97,17 @@ enum Command {
         /// Print the names of the cases.
         #[arg(long, conflicts_with_all = ["only", "case", "all"])]
         list: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Fetch an image of 200 MB from a registry on loopback to a pool, beside gunzip and, where they are
+    /// installed, skopeo and umoci. As root.
+    Image {
+        /// Measure, in the mount namespace that was made for it.
+        #[arg(long, hide = true)]
+        inside: bool,
     },
 }
 
@@ -155,7 +169,13 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Up { hold: true, .. } => up::hold(),
         Command::Up { keep, .. } => up::run(keep),
         Command::Down => up::down(),
-        Command::Bench => bench::run(),
+        Command::Bench { only: None } => bench::run(),
+        Command::Bench {
+            only: Some(Bench::Image { inside: false }),
+        } => bench::fetch::run(),
+        Command::Bench {
+            only: Some(Bench::Image { inside: true }),
+        } => bench::fetch::run_inside(),
         Command::Mutants {
             cases: Some(only), ..
         } => mutants::cases::run(only.as_deref()),

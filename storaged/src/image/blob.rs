@@ -70,9 +70,16 @@ pub async fn fetch(layers: &Layers<'_>, layer: &Descriptor) -> Result<(), BlobEr
         .map_err(&failed)
 }
 
+/// What is handed to the file at once: a registry sends some kilobytes at a time, and each write to a file goes
+/// by way of another thread.
+const PIECE: usize = 256 << 10;
+
 /// What is here of a layer.
 struct Partial<'a> {
     file: File,
+    /// The last of what is here, not yet in the file.
+    pending: Vec<u8>,
+    /// With what is pending.
     length: u64,
     hasher: Sha256,
     digest: Digest,
@@ -111,6 +118,7 @@ impl<'a> Partial<'a> {
         layers.done.fetch_add(length, Ordering::Relaxed);
         let mut partial = Self {
             file,
+            pending: Vec::with_capacity(PIECE),
             length,
             hasher,
             digest: layer.digest,
@@ -120,6 +128,14 @@ impl<'a> Partial<'a> {
             partial.restart().await?;
         }
         Ok(partial)
+    }
+}
+
+impl Partial<'_> {
+    async fn write_pending(&mut self) -> Result<(), BlobError> {
+        let written = self.file.write_all(&self.pending).await;
+        self.pending.clear();
+        written.map_err(io_error(self.digest))
     }
 }
 
@@ -144,9 +160,13 @@ impl Target for Partial<'_> {
                 digest: self.digest,
                 full,
             })?;
-        self.file.write_all(bytes).await.map_err(&failed)?;
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= PIECE {
+            self.write_pending().await?;
+        }
         self.hasher.update(bytes);
         if length / SYNC_EVERY > self.length / SYNC_EVERY {
+            self.write_pending().await?;
             self.file.sync_data().await.map_err(&failed)?;
         }
         self.length = length;
@@ -156,10 +176,12 @@ impl Target for Partial<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), BlobError> {
+        self.write_pending().await?;
         self.file.flush().await.map_err(io_error(self.digest))
     }
 
     async fn restart(&mut self) -> Result<(), BlobError> {
+        self.pending.clear();
         let cleared = async {
             self.file.set_len(0).await?;
             self.file.seek(SeekFrom::Start(0)).await

@@ -18,6 +18,7 @@ use super::{
     blob,
     claim::SpaceClaim,
     config::Config,
+    entries::{self, LayerFile, Step},
     erofs::Pack,
     failure::{FetchError, io},
     kept::Kept,
@@ -26,7 +27,6 @@ use super::{
     pace::Patience,
     staging::Staging,
     stop::Stop,
-    tarball::{TarError, Tarball},
     tree::{LayerIndex, Tree},
     watch::Watch,
 };
@@ -96,32 +96,23 @@ impl Build {
     fn merge(&self, manifest: &Manifest, config: &Config) -> Result<Tree, FetchError> {
         let folder = self.staging.folder();
         let allowance = Allowance::new(&self.stop, self.until);
+        let layers: Vec<LayerFile> = manifest
+            .layers
+            .iter()
+            .zip(&config.diff_ids)
+            .map(|(descriptor, expected)| (blob::path(&folder, descriptor.digest), *expected))
+            .collect();
         let mut tree = Tree::default();
-        for (layer, (descriptor, expected)) in
-            manifest.layers.iter().zip(&config.diff_ids).enumerate()
-        {
-            let tar = |source: TarError| self.unless_stopped(FetchError::Tar { layer, source });
-            let path = blob::path(&folder, descriptor.digest);
-            let mut unpacked =
-                Unpacked::open(&path, allowance.clone()).map_err(|e| tar(e.into()))?;
-            let mut tarball = Tarball::new(&mut unpacked);
+        entries::each(&layers, &allowance, |layer, step| {
             let index = LayerIndex::try_from(layer)
                 .map_err(|_| FetchError::Document(DocumentError::Layers(manifest.layers.len())))?;
-            let tree_error = |source| FetchError::Tree { layer, source };
-            while let Some(entry) = tarball.next_entry().map_err(tar)? {
-                tree.apply(index, entry).map_err(tree_error)?;
-            }
-            tree.finish_layer(index).map_err(tree_error)?;
-            tarball.finish().map_err(tar)?;
-            let found = unpacked.digest();
-            if found != *expected {
-                return Err(FetchError::DiffId {
-                    layer,
-                    expected: *expected,
-                    found,
-                });
-            }
-        }
+            let applied = match step {
+                Step::Entry(entry) => tree.apply(index, entry),
+                Step::End => tree.finish_layer(index),
+            };
+            applied.map_err(|source| FetchError::Tree { layer, source })
+        })
+        .map_err(|error| self.unless_stopped(error))?;
         Ok(tree)
     }
 

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::io::ioctl_fionbio;
+use rustix::{io::ioctl_fionbio, pipe::fcntl_setpipe_size};
 
 use super::{
     erofs::{PackError, Stream},
@@ -29,6 +29,9 @@ use crate::{
     cgroup::Confined,
     program::{self, Killer, Running},
 };
+
+/// What its pipe holds, so that it and who feeds it seldom wait for each other. What anybody may ask for.
+const PIPE: usize = 1 << 20;
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -148,6 +151,8 @@ fn hand_over(
     let pipe = running
         .take_input()
         .ok_or_else(|| io("built")(io::ErrorKind::BrokenPipe.into()))?;
+    // A smaller one will do.
+    let _ = fcntl_setpipe_size(&pipe, PIPE);
     ioctl_fionbio(&pipe, true).map_err(|error| io("built")(error.into()))?;
     let mut input = Input {
         pipe,

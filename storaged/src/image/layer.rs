@@ -61,6 +61,11 @@ impl Allowance {
         }
     }
 
+    /// Ends whoever still reads by it, as soon as more has come out.
+    pub fn withdraw(&self) {
+        self.left.store(0, Ordering::Relaxed);
+    }
+
     fn take(&self, bytes: u64) -> io::Result<()> {
         if self.stop.is_set() {
             return Err(io::Error::other("the image is no longer wanted"));
@@ -86,7 +91,6 @@ impl Allowance {
 pub struct Unpacked {
     stream: Box<dyn Read + Send>,
     allowance: Allowance,
-    hasher: Sha256,
 }
 
 impl std::fmt::Debug for Unpacked {
@@ -114,16 +118,36 @@ impl Unpacked {
         }
         let stream: Box<dyn Read + Send> = if start.starts_with(GZIP) {
             Box::new(GzipMembers::new(packed))
-        } else if start.starts_with(ZSTD) || start.get(1..4) == Some(ZSTD_SKIPPABLE) {
+        } else if begins_as_zstd(start) {
             Box::new(ZstdFrames::new(packed))
         } else {
             Box::new(packed)
         };
-        Ok(Self {
-            stream,
-            allowance,
+        Ok(Self { stream, allowance })
+    }
+}
+
+impl Read for Unpacked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.stream.read(buffer)?;
+        self.allowance.take(length as u64)?;
+        Ok(length)
+    }
+}
+
+/// Hashes what is read of a layer. Only for who reads it first: then it is known to be what it should.
+#[derive(Debug)]
+pub struct Hashed<R> {
+    unpacked: R,
+    hasher: Sha256,
+}
+
+impl<R: Read> Hashed<R> {
+    pub fn new(unpacked: R) -> Self {
+        Self {
+            unpacked,
             hasher: Sha256::new(),
-        })
+        }
     }
 
     /// Of all that was read. Equals the layer's diff id once it was read to its end.
@@ -132,13 +156,23 @@ impl Unpacked {
     }
 }
 
-impl Read for Unpacked {
+impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.stream.read(buffer)?;
-        self.allowance.take(length as u64)?;
+        let length = self.unpacked.read(buffer)?;
         self.hasher.update(&buffer[..length]);
         Ok(length)
     }
+}
+
+/// Whether the layer is compressed by zstd, of which each frame may ask for [`ZSTD_WINDOW`].
+pub fn is_zstd(path: &Path) -> io::Result<bool> {
+    Ok(begins_as_zstd(
+        BufReader::new(File::open(path)?).fill_buf()?,
+    ))
+}
+
+fn begins_as_zstd(start: &[u8]) -> bool {
+    start.starts_with(ZSTD) || start.get(1..4) == Some(ZSTD_SKIPPABLE)
 }
 
 /// All members of a gzip file. Builders that make layers seekable use many.

@@ -15,6 +15,9 @@ use super::{
     ustar::BLOCK,
 };
 
+/// What is copied at once. Made once, for most files are a hundredth of it.
+const PIECE: usize = 128 << 10;
+
 /// Seconds that a header's eleven octal digits hold.
 const TIMES: std::ops::Range<i64> = 0..1 << 33;
 
@@ -100,9 +103,10 @@ impl<'a> Merged<'a> {
         for place in &self.plain {
             self.write_header(out, *place, None)?;
         }
+        let mut piece = vec![0; PIECE];
         for (layer, files) in &self.files {
             let input = open(*layer).map_err(TarError::Read)?;
-            self.write_files(out, files, Tarball::new(input))?;
+            self.write_files(out, files, Tarball::new(input), &mut piece)?;
         }
         for (place, target) in &self.links {
             self.write_header(out, *place, Some(*target))?;
@@ -169,6 +173,7 @@ impl<'a> Merged<'a> {
         out: &mut impl Write,
         files: &HashMap<u32, PlaceIndex>,
         mut layer: Tarball<R>,
+        piece: &mut [u8],
     ) -> Result<(), MergedError> {
         let mut left = files.len();
         while left > 0 {
@@ -182,7 +187,7 @@ impl<'a> Merged<'a> {
                 return Err(MergedError::Changed);
             }
             self.write_header(out, *place, None)?;
-            let copied = copy(&mut layer.data(), out)?;
+            let copied = copy(&mut layer.data(), out, piece)?;
             pad(out, copied)?;
         }
         Ok(())
@@ -284,16 +289,14 @@ fn put(field: &mut [u8], bytes: &[u8]) {
 }
 
 /// Like [`io::copy`], but tells which side failed.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<u64, MergedError> {
-    let mut buffer = vec![0; 128 << 10];
+fn copy(from: &mut impl Read, to: &mut impl Write, piece: &mut [u8]) -> Result<u64, MergedError> {
     let mut copied = 0;
     loop {
-        let length = from.read(&mut buffer).map_err(TarError::Read)?;
+        let length = from.read(piece).map_err(TarError::Read)?;
         if length == 0 {
             return Ok(copied);
         }
-        to.write_all(&buffer[..length])
-            .map_err(MergedError::Write)?;
+        to.write_all(&piece[..length]).map_err(MergedError::Write)?;
         copied += length as u64;
     }
 }

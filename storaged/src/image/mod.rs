@@ -10,6 +10,7 @@
 //! | [`blob`] | a layer to a file; the registry is asked by [`loam_oci`] |
 //! | [`config`], [`healthcheck`] | what an image says about how to run it, and to see whether it is healthy |
 //! | [`layer`], [`tarball`] | a layer's bytes, unpacked and checked, then its entries |
+//! | [`entries`] | those of all layers in their order, while several layers are read |
 //! | [`ustar`], [`pax`], [`sparse`] | what an entry's header says, its extensions, and the map of its holes |
 //! | [`tree`] | layers one over another, as a tree of names |
 //! | [`merged`] | that tree as one tar stream |
@@ -28,6 +29,7 @@ pub mod build;
 pub mod claim;
 pub mod config;
 pub mod copy;
+pub mod entries;
 pub mod erofs;
 pub mod failure;
 pub mod feed;

@@ -13,6 +13,9 @@ use super::{
     ustar::{BLOCK, Header, Pieces},
 };
 
+/// What is skipped at once.
+const SKIPPED: usize = 64 << 10;
+
 /// Largest device numbers that Linux has (`MAJOR`, `MINOR`: 12 and 20 bits).
 const MAJOR: i64 = 0xfff;
 const MINOR: i64 = 0xf_ffff;
@@ -123,6 +126,8 @@ pub struct Tarball<R> {
     /// If the current entry is a file with holes.
     expansion: Option<Expansion>,
     next: u32,
+    /// Where goes what nobody asks for: most of a layer, when only its names are wanted.
+    skipped: Box<[u8]>,
 }
 
 impl<R: Read> Tarball<R> {
@@ -133,6 +138,7 @@ impl<R: Read> Tarball<R> {
             padding: 0,
             expansion: None,
             next: 0,
+            skipped: vec![0; SKIPPED].into_boxed_slice(),
         }
     }
 
@@ -166,8 +172,23 @@ impl<R: Read> Tarball<R> {
 
     /// Reads what is left of the archive, so that whoever hashes the input sees all of it.
     pub fn finish(mut self) -> Result<(), TarError> {
-        io::copy(&mut self.input, &mut io::sink())?;
+        self.skip(u64::MAX)?;
         Ok(())
+    }
+
+    /// So much of the archive, or what is left of it.
+    fn skip(&mut self, most: u64) -> io::Result<u64> {
+        let mut skipped = 0;
+        while skipped < most {
+            let length = (most - skipped).min(self.skipped.len() as u64) as usize;
+            match self.input.read(&mut self.skipped[..length]) {
+                Ok(0) => break,
+                Ok(length) => skipped += length as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(skipped)
     }
 
     fn header(&mut self) -> Result<Option<Header>, TarError> {
@@ -341,7 +362,7 @@ impl<R: Read> Tarball<R> {
 
     fn skip_data(&mut self) -> Result<(), TarError> {
         let left = self.data.saturating_add(self.padding);
-        let skipped = io::copy(&mut (&mut self.input).take(left), &mut io::sink())?;
+        let skipped = self.skip(left)?;
         // The padding of the last entry may be missing together with the closing blocks.
         if skipped < self.data {
             return Err(ends_inside("a file"));

@@ -5,6 +5,7 @@
 //! firmware counts for neither. Seconds tell of this machine and its load; a ratio tells of Loam.
 
 mod bare;
+pub mod fetch;
 mod memory;
 mod node_log;
 mod probe;

@@ -11,6 +11,9 @@ pub const IMAGE: u64 = 64 << 20;
 /// Init and the three daemons with their programs, idle: what a farmer cannot sell.
 pub const DAEMONS: u64 = 32 << 20;
 
+/// storaged's own memory while it fetches an image: what a node keeps free for it on top of the idle daemons.
+pub const FETCHING: u64 = 64 << 20;
+
 pub fn check(what: &str, bytes: u64, bound: u64) -> Result<()> {
     ensure!(
         bytes <= bound,

@@ -8,7 +8,7 @@ use tabled::{
     settings::{Alignment, Style, object::Columns},
 };
 
-use super::memory::Daemon;
+use super::{fetch::Usage, memory::Daemon};
 use crate::image::{self, Image, sizes::mebibytes};
 
 /// Something that was reached, and when.
@@ -88,6 +88,35 @@ pub fn memory(daemons: &[Daemon], node_kib: u64, bare_kib: u64) -> String {
     )
 }
 
+/// Who unpacks an image, each beside the first.
+pub fn unpackers(rows: &[(String, Usage)]) -> String {
+    let mut builder = Builder::default();
+    let Some((rival, first)) = rows.first() else {
+        return String::new();
+    };
+    builder.push_record([
+        "an image".to_owned(),
+        "took".to_owned(),
+        format!("took / {rival}"),
+        "processor".to_owned(),
+        "processor / its".to_owned(),
+        "memory, all of it".to_owned(),
+        "the program alone".to_owned(),
+    ]);
+    for (name, usage) in rows {
+        builder.push_record([
+            name.clone(),
+            format!("{:.2} s", usage.seconds),
+            ratio(usage.seconds, first.seconds),
+            format!("{:.2} s", usage.processor_seconds),
+            ratio(usage.processor_seconds, first.processor_seconds),
+            mebibytes(usage.peak_kib << 10),
+            mebibytes(usage.own_peak_kib << 10),
+        ]);
+    }
+    finish(builder)
+}
+
 fn ratio(ours: f64, rival: f64) -> String {
     format!("{:.2}", ours / rival)
 }
@@ -122,5 +151,24 @@ mod tests {
             "{table}"
         );
         assert!(lines[4].contains("1.50"), "{table}");
+    }
+
+    #[test]
+    fn unpackers_are_beside_the_first() {
+        let usage = |seconds| Usage {
+            seconds,
+            processor_seconds: 2.0 * seconds,
+            peak_kib: 1024,
+            own_peak_kib: 512,
+        };
+        let rows = [
+            ("first".to_owned(), usage(2.0)),
+            ("second".to_owned(), usage(3.0)),
+        ];
+        let table = unpackers(&rows);
+        let second = table.lines().find(|line| line.contains("second")).unwrap();
+        for part in ["3.00 s", "1.50", "6.00 s", "1.00 MiB", "0.50 MiB"] {
+            assert!(second.contains(part), "{part}: {table}");
+        }
     }
 }

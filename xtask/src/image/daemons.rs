@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,16 +34,7 @@ pub fn build_telling(
     progress: impl Fn(&str),
     in_vain: &AtomicBool,
 ) -> Result<PathBuf> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["build", "--release", "--locked", "--target", TARGET]);
-    for package in packages.iter().chain(&BESIDE) {
-        cargo.args(["-p", package]);
-    }
-    // These would replace the flags below, or be added to them.
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags());
+    let mut cargo = command(packages);
     cargo.stderr(Stdio::piped());
     let mut child = cargo.spawn().context("running cargo")?;
     let mut complaints = String::new();
@@ -73,6 +64,22 @@ pub fn build_telling(
         packages.join(", ")
     );
     Ok(folder())
+}
+
+/// The cargo that builds the packages. What is built beside them with the same packages and flags shares all
+/// that they stand on.
+pub fn command(packages: &[&str]) -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--release", "--locked", "--target", TARGET]);
+    for package in packages.iter().chain(&BESIDE) {
+        cargo.args(["-p", package]);
+    }
+    // These would replace the flags below, or be added to them.
+    cargo
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags());
+    cargo
 }
 
 /// Cargo's own lines, such as `   Compiling serde v1.0.2`: a verb set to the right.

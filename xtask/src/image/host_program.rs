@@ -18,7 +18,7 @@ const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 
 /// Runs the program at `path` of the image, which has no leading slash, with the image's libraries.
 pub fn command(path: &str) -> Result<Command> {
-    let folder = unpacked()?;
+    let folder = folder()?;
     let mut command = Command::new(folder.join(LOADER));
     command
         .arg("--library-path")
@@ -27,7 +27,8 @@ pub fn command(path: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn unpacked() -> Result<PathBuf> {
+/// The root in which the image's programs and their libraries are at the image's places.
+pub fn folder() -> Result<PathBuf> {
     let (spec, lock) = super::inputs();
     let (spec, lock) = (Spec::read(&spec)?, Lock::read(&lock)?);
     let packages = super::program_packages(&spec, &lock);

@@ -445,10 +445,7 @@ impl Builder<'_> {
 }
 
 fn build_ours(spec: &Spec, phase: &phase::Phase, in_vain: &AtomicBool) -> Result<PathBuf> {
-    let mut packages: Vec<&str> = spec.ours.iter().map(|ours| ours.package.as_str()).collect();
-    packages.sort_unstable();
-    packages.dedup();
-    daemons::build_telling(&packages, |line| phase.note(line), in_vain)
+    daemons::build_telling(&spec.packages(), |line| phase.note(line), in_vain)
 }
 
 /// What a thread gave; its panic becomes ours.

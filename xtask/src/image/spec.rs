@@ -110,6 +110,14 @@ impl Spec {
         );
         Ok(spec)
     }
+
+    /// Those of this workspace that the image's programs are from.
+    pub fn packages(&self) -> Vec<&str> {
+        let mut packages: Vec<&str> = self.ours.iter().map(|ours| ours.package.as_str()).collect();
+        packages.sort_unstable();
+        packages.dedup();
+        packages
+    }
 }
 
 #[cfg(test)]
