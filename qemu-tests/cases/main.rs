@@ -38,9 +38,13 @@ qemu_tests::shared_cases! {
         update,
         refused,
         full_disk,
-        software,
         // Last: if it fails, the chain sleeps on.
         silence,
+    }
+
+    #[ignore = "slow: systemd, nginx and PostgreSQL, emulated twice"]
+    served {
+        software,
     }
 
     // These take as long as the others together: machines that are tried again with growing pauses,

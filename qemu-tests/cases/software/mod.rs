@@ -4,7 +4,7 @@
 
 mod table;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use loam_deployment::report::{Report, Verdict};
 use loam_node_api::path::TENANT_PORT;
 use qemu_tests::{grid::Grid, guest::GuestOptions, node::Node, tenant::Tenant, wait::wait_for};
@@ -79,7 +79,8 @@ fn run_on(
     let contract = alice.deploy(node, &toml)?;
     let tenant_port = node.forward(TENANT_PORT)?;
     // It may be over before anybody has read that it runs.
-    let said = wait_for(&format!("{} to end", software.name), || {
+    let mut said = String::new();
+    let ended = wait_for(&format!("{} to end", software.name), || {
         if let Some(Report {
             verdict: Verdict::Rejected { reason, .. },
             ..
@@ -88,9 +89,10 @@ fn run_on(
             bail!("it was rejected: {reason}");
         }
         // Until there is a machine there is no console.
-        let said = contract.console(tenant_port, "it").unwrap_or_default();
-        Ok(has_ended(&said).then_some(said))
-    })?;
+        said = contract.console(tenant_port, "it").unwrap_or_default();
+        Ok(has_ended(&said).then_some(()))
+    });
+    ended.with_context(|| format!("its console:\n{said}"))?;
     contract.cancel()?;
     all_right(software, &said)
 }
