@@ -11,6 +11,7 @@
 //! | [`name_servers`] | which name servers count: pure |
 //! | [`view`] | what the uplink is now |
 //! | [`physical`] | which links are physical |
+//! | [`misgivings`] | what both clients remember against servers and addresses: pure |
 //! | [`moment`] | time and chance as values |
 //!
 //! [`UplinkTask`] owns all of it: clients and listeners only tell. A restarted netd adopts what is
@@ -22,6 +23,7 @@ pub mod dhcpv6;
 pub mod election;
 pub mod ipv6;
 pub mod lease;
+pub mod misgivings;
 pub mod moment;
 pub mod name_servers;
 pub mod packet_socket;

@@ -7,7 +7,7 @@
 //! A node has no INIT-REBOOT: its lease is in `/run` and goes with the power, and a netd that starts
 //! anew while the address is there asks from the beginning, behind it.
 
-use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
     event::{Action, Arp, Destination, Event, Note},
@@ -16,7 +16,10 @@ use super::{
     terms::Oddity,
     timing::{Backoff, FOR_EVER, LAST_RETRY},
 };
-use crate::uplink::moment::{Dice, Moment};
+use crate::uplink::{
+    misgivings::{Conflicts, Distrusted},
+    moment::{Dice, Moment},
+};
 
 /// Between two messages, whatever a server says. It is also how long offers are collected (RFC 2131
 /// 4.4.1), so that the fastest server is not the one that wins.
@@ -34,17 +37,8 @@ const PROBE_PAUSE: Duration = Duration::from_millis(300);
 /// RFC 5227 1.1: `ANNOUNCE_NUM` and `ANNOUNCE_INTERVAL`.
 const ANNOUNCEMENTS: u8 = 2;
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(2);
-/// RFC 2131 3.1.5: after a conflict.
-const CONFLICT_PAUSE: Duration = Duration::from_secs(10);
-/// RFC 5227 1.1: `MAX_CONFLICTS` and `RATE_LIMIT_INTERVAL`.
-const MANY_CONFLICTS: u8 = 10;
-const MANY_CONFLICTS_PAUSE: Duration = Duration::from_secs(60);
 /// RFC 5227 1.1: `DEFEND_INTERVAL`.
 const DEFEND_PAUSE: Duration = Duration::from_secs(10);
-
-/// Servers that came to nothing since the last lease. More than there are in any network; who makes
-/// up more only makes us forget the first.
-const DISTRUSTED: usize = 8;
 
 /// The client of one link.
 #[derive(Debug)]
@@ -57,8 +51,8 @@ pub struct Machine {
     /// No discovery begins before.
     discover_at: Moment,
     backoff: Backoff,
-    conflicts: u8,
-    distrusted: VecDeque<Ipv4Addr>,
+    conflicts: Conflicts,
+    distrusted: Distrusted<Ipv4Addr>,
     /// The address is not defended before.
     defend_at: Moment,
     state: State,
@@ -73,8 +67,8 @@ impl Machine {
             quiet_until,
             discover_at: Moment::default(),
             backoff: Backoff::default(),
-            conflicts: 0,
-            distrusted: VecDeque::new(),
+            conflicts: Conflicts::default(),
+            distrusted: Distrusted::default(),
             defend_at: Moment::default(),
             state: State::Init,
         }
@@ -164,7 +158,7 @@ impl Machine {
             } if *sent == REQUESTS && now >= *next => {
                 let server = offer.server;
                 actions.push(Action::Note(Note::Unacknowledged { server }));
-                self.distrust(server);
+                self.distrusted.add(server);
                 self.state = State::Init;
             }
             State::Requesting {
@@ -190,7 +184,7 @@ impl Machine {
             State::Probing { held, .. } if now >= held.end() => {
                 let server = held.server;
                 actions.push(Action::Watch(None));
-                self.distrust(server);
+                self.distrusted.add(server);
                 self.state = State::Init;
             }
             State::Probing { held, sent, next } if now >= *next => {
@@ -219,12 +213,7 @@ impl Machine {
                     server: Some(*server),
                 };
                 self.send(request, Destination::Broadcast, actions);
-                let pause = if self.conflicts < MANY_CONFLICTS {
-                    CONFLICT_PAUSE
-                } else {
-                    MANY_CONFLICTS_PAUSE
-                };
-                self.discover_at = self.discover_at.max(now + pause);
+                self.discover_at = self.discover_at.max(now + self.conflicts.pause());
                 self.state = State::Init;
             }
             State::Bound { held, .. }
@@ -335,7 +324,7 @@ impl Machine {
                 }
                 Kind::Refuse => {
                     actions.push(Action::Note(Note::Refused { server }));
-                    self.distrust(server);
+                    self.distrusted.add(server);
                     self.state = State::Init;
                 }
                 Kind::Offer(_) => {}
@@ -400,7 +389,7 @@ impl Machine {
             lease: held.terms.lease.clone(),
             seconds,
         });
-        self.conflicts = 0;
+        self.conflicts = Conflicts::default();
         self.distrusted.clear();
         self.state = State::Bound {
             held,
@@ -420,13 +409,6 @@ impl Machine {
         self.state = State::Init;
     }
 
-    fn distrust(&mut self, server: Ipv4Addr) {
-        if !self.distrusted.contains(&server) {
-            self.distrusted.truncate(DISTRUSTED - 1);
-            self.distrusted.push_front(server);
-        }
-    }
-
     fn hear(&mut self, arp: Arp, actions: &mut Vec<Action>) {
         // Some switches send our own frames back.
         if arp.sender_mac == self.mac {
@@ -443,7 +425,7 @@ impl Machine {
                 }
                 actions.push(Action::Note(Note::Conflict { address, mac }));
                 actions.push(Action::Watch(None));
-                self.conflicts = self.conflicts.saturating_add(1);
+                self.conflicts.add();
                 self.state = State::Declining {
                     xid: held.xid,
                     server: held.server,

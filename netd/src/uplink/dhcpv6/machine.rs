@@ -8,7 +8,7 @@
 
 mod answer;
 
-use std::{collections::VecDeque, net::Ipv6Addr, time::Duration};
+use std::{net::Ipv6Addr, time::Duration};
 
 use loam_node_api::network::Missing;
 
@@ -20,7 +20,10 @@ use super::{
     state::{Exchange, Held, State, xid},
     terms::Address,
 };
-use crate::uplink::moment::{Dice, Moment};
+use crate::uplink::{
+    misgivings::{Conflicts, Distrusted},
+    moment::{Dice, Moment},
+};
 
 /// Between two messages, whatever a server says. It is also how long advertisements are collected
 /// (RFC 8415 18.2.1), so that the fastest server is not the one that wins.
@@ -44,17 +47,8 @@ const UNANSWERED: u8 = 3;
 const REFRESH: u32 = 86400;
 const SHORTEST_REFRESH: u32 = 600;
 
-/// After an address that another host has, as in IPv4 (RFC 2131 3.1.5, RFC 5227 1.1): the RFCs of IPv6
-/// leave it open.
-const CONFLICT_PAUSE: Duration = Duration::from_secs(10);
-const MANY_CONFLICTS: u8 = 10;
-const MANY_CONFLICTS_PAUSE: Duration = Duration::from_secs(60);
-
 /// A lease that goes sooner is asked for as seldom as one that never comes.
 const LASTING: Duration = Duration::from_secs(60);
-
-/// Servers that came to nothing since the last lease. Who makes up more only makes us forget the first.
-const DISTRUSTED: usize = 8;
 
 const fn seconds(first: u64, longest: u64) -> Limits {
     Limits {
@@ -78,8 +72,8 @@ pub struct Machine {
     inform_limits: Limits,
     /// Messages since something that could be used.
     unanswered: u8,
-    conflicts: u8,
-    distrusted: VecDeque<ServerId>,
+    conflicts: Conflicts,
+    distrusted: Distrusted<ServerId>,
     missing: Option<Missing>,
     /// Name servers without a lease.
     settings: Vec<Ipv6Addr>,
@@ -98,8 +92,8 @@ impl Machine {
             solicit_limits: SOLICIT,
             inform_limits: INFORM,
             unanswered: 0,
-            conflicts: 0,
-            distrusted: VecDeque::new(),
+            conflicts: Conflicts::default(),
+            distrusted: Distrusted::default(),
             missing: None,
             settings: Vec::new(),
             state: State::Idle,
@@ -216,7 +210,7 @@ impl Machine {
             } if now >= exchange.next => {
                 if exchange.sent == REQUESTS {
                     let server = server.clone();
-                    self.distrust(&server);
+                    self.distrusted.add(server.clone());
                     actions.push(Action::Note(Note::Unanswered { server }));
                     self.lose();
                     return true;
@@ -333,16 +327,9 @@ impl Machine {
         if self.held().is_some_and(lasted) {
             self.retry = Retry::default();
             self.solicit_at = self.now;
-            self.conflicts = 0;
+            self.conflicts = Conflicts::default();
         }
         self.state = State::Idle;
-    }
-
-    fn distrust(&mut self, server: &ServerId) {
-        if !self.distrusted.contains(server) {
-            self.distrusted.truncate(DISTRUSTED - 1);
-            self.distrusted.push_front(server.clone());
-        }
     }
 
     fn decline(&mut self, address: Ipv6Addr, dice: Dice, actions: &mut Vec<Action>) {
@@ -352,13 +339,8 @@ impl Machine {
         }
         let server = held.server.clone();
         actions.push(Action::Note(Note::Duplicate { address }));
-        self.conflicts = self.conflicts.saturating_add(1);
-        let pause = if self.conflicts < MANY_CONFLICTS {
-            CONFLICT_PAUSE
-        } else {
-            MANY_CONFLICTS_PAUSE
-        };
-        self.solicit_at = self.solicit_at.max(self.now + pause);
+        self.conflicts.add();
+        self.solicit_at = self.solicit_at.max(self.now + self.conflicts.pause());
         self.state = State::Declining {
             exchange: Exchange::new(dice, self.now),
             server,

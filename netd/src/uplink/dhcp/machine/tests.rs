@@ -265,7 +265,7 @@ fn an_address_in_use_is_declined_and_another_asked_for_ten_seconds_later() {
 #[test]
 fn after_ten_conflicts_a_minute_passes_between_two() {
     let mut bench = Bench::new();
-    bench.machine.conflicts = 9;
+    bench.machine.conflicts = Conflicts(9);
     bench.reply(SERVER, Kind::Offer(terms(ADDRESS)));
     bench.due();
     bench.reply(SERVER, Kind::Acknowledge(terms(ADDRESS)));

@@ -116,7 +116,7 @@ impl Machine {
     }
 
     fn refused(&mut self, server: ServerId, actions: &mut Vec<Action>) {
-        self.distrust(&server);
+        self.distrusted.add(server.clone());
         self.no_addresses(server, actions);
         self.lose();
     }
