@@ -6,7 +6,7 @@
 //! made from.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,7 +64,7 @@ pub fn key(source: &Locked, config: &str) -> Result<Key> {
         .with(version("ld")?))
 }
 
-/// A kernel, and what it is called.
+/// A kernel and the lists of what it has built in, in a folder of the cache.
 #[derive(Debug, Clone)]
 pub struct Made {
     folder: PathBuf,
@@ -102,10 +102,9 @@ impl Made {
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = fs::read_dir(folder)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .with_context(|| format!("reading {}", folder.display()))
-        .map(|paths: Vec<PathBuf>| paths)?;
+    let paths: io::Result<Vec<PathBuf>> =
+        fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths = paths.with_context(|| format!("reading {}", folder.display()))?;
     paths.sort();
     Ok(paths)
 }
