@@ -4,18 +4,17 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context, ensure};
-use rustix::fs::{FlockOperation, flock};
 use xtask::{
-    cache,
+    cache::{self, Shelf},
     image::stage::Key,
-    oci::{self, Image, RunConfig},
+    oci::{Image, Layout, RunConfig},
+    program,
 };
 
 /// To be raised with every change of this file that changes the images.
@@ -39,8 +38,7 @@ pub struct DebianImage {
 impl DebianImage {
     /// The image, made now if it is not kept.
     pub fn make(&self) -> anyhow::Result<Image> {
-        let layout = self.layout()?;
-        oci::read_layout(&layout).with_context(|| format!("reading {}", layout.display()))
+        self.layout()?.image()
     }
 
     /// The root as one layer.
@@ -50,33 +48,21 @@ impl DebianImage {
 
     /// How it is run: what `umoci` has written of it.
     pub fn run(&self) -> anyhow::Result<RunConfig> {
-        self.make()?.run()
+        self.layout()?.run()
     }
 
-    fn layout(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.kept()?.join("layout"))
+    fn layout(&self) -> anyhow::Result<Layout> {
+        Layout::open(&self.kept()?.join("layout"))
     }
 
     fn kept(&self) -> anyhow::Result<PathBuf> {
         let suite = suite()?;
         let key = Key::new(RECIPE).with(&suite).with(format!("{self:?}"));
-        let folder = cache::root()?.join("software");
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let kept = folder.join(key.hex());
-        let lock = File::create(folder.join("lock")).context("locking the cache of software")?;
-        flock(&lock, FlockOperation::LockExclusive).context("locking the cache of software")?;
-        if kept.exists() {
-            return Ok(kept);
-        }
-        let half = folder.join("unfinished");
-        // What an interrupted run left.
-        let _ = fs::remove_dir_all(&half);
-        fs::create_dir(&half).with_context(|| format!("making {}", half.display()))?;
-        println!("making an image of {}", self.packages.join(", "));
-        self.bootstrap(&suite, &half)?;
-        self.pack(&half)?;
-        fs::rename(&half, &kept).with_context(|| format!("making {}", kept.display()))?;
-        Ok(kept)
+        Shelf::new(cache::root()?.join("software"))?.get(&key, |folder| {
+            println!("making an image of {}", self.packages.join(", "));
+            self.bootstrap(&suite, folder)?;
+            self.pack(folder)
+        })
     }
 
     fn bootstrap(&self, suite: &str, folder: &Path) -> anyhow::Result<()> {
@@ -111,7 +97,7 @@ impl DebianImage {
             .arg(folder.join("root.tar"))
             // The sources come on its standard input, so that they are this machine's.
             .arg("-");
-        fed(&mut mmdebstrap, &sources()?)
+        program::feed(&mut mmdebstrap, &sources()?).map(drop)
     }
 
     fn pack(&self, folder: &Path) -> anyhow::Result<()> {
@@ -120,7 +106,7 @@ impl DebianImage {
         let umoci = |arguments: &[&dyn AsRef<OsStr>]| {
             let mut umoci = Command::new("umoci");
             umoci.args(arguments.iter().map(|argument| argument.as_ref()));
-            fed(&mut umoci, b"")
+            program::run(&mut umoci).map(drop)
         };
         umoci(&[&"init", &"--layout", &layout])?;
         umoci(&[&"new", &"--image", &image])?;
@@ -176,25 +162,4 @@ fn sources() -> anyhow::Result<Vec<u8>> {
 /// For a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
-}
-
-fn fed(command: &mut Command, input: &[u8]) -> anyhow::Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("running {name}, which `cargo xtask setup` installs"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input)?;
-    }
-    let output = child.wait_with_output()?;
-    ensure!(
-        output.status.success(),
-        "{name} ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

@@ -24,6 +24,7 @@ use loam_node_api::{
 use xtask::{
     image::{self, cpio, tree::Tree},
     oci::{self, Entry},
+    program::run,
     qemu::{self, Transcript, accel::Choice, process::Process},
 };
 
@@ -310,19 +311,5 @@ fn initrd_of(guest: &image::GuestFiles, config: &GuestConfig) -> anyhow::Result<
 
 fn make_ext4(file: &Path, size: u64) -> anyhow::Result<()> {
     File::create(file)?.set_len(size)?;
-    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(file))
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("running {name}"))?;
-    ensure!(
-        output.status.success(),
-        "{name} ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(file)).map(drop)
 }

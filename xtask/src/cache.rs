@@ -1,8 +1,13 @@
 //! What is fetched once and kept between builds and clones: Debian packages and host tools.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::image::stage::Key;
 
 /// `$LOAM_CACHE`, else `$XDG_CACHE_HOME/loam`, else `~/.cache/loam`: where `loam-chain` looks too.
 pub fn root() -> Result<PathBuf> {
@@ -17,4 +22,96 @@ pub fn debs() -> Result<PathBuf> {
 /// Host tools, one folder each, such as `anvil-1.7.1`.
 pub fn tools() -> Result<PathBuf> {
     Ok(root()?.join("tools"))
+}
+
+/// A folder of things that take long to make, each a folder named after the hash of all that it is made from.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    folder: PathBuf,
+}
+
+impl Shelf {
+    pub fn new(folder: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(Self { folder })
+    }
+
+    /// What was made with this key, or is made now: `make` is given an empty folder on this shelf.
+    pub fn get(&self, key: &Key, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        self.get_after(key, || (), make)
+    }
+
+    /// The same. `waits` is told if another process makes something here first.
+    pub fn get_after(
+        &self,
+        key: &Key,
+        waits: impl FnOnce(),
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let kept = self.folder.join(key.hex());
+        if kept.exists() {
+            return Ok(kept);
+        }
+        let locking = || format!("locking {}", self.folder.display());
+        let lock = File::create(self.folder.join("lock")).with_context(locking)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            waits();
+            flock(&lock, FlockOperation::LockExclusive).with_context(locking)?;
+            if kept.exists() {
+                return Ok(kept);
+            }
+        }
+        let half = self.folder.join("unfinished");
+        // What an interrupted run left is of no use.
+        match fs::remove_dir_all(&half) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", half.display()));
+            }
+            _ => fs::create_dir(&half).with_context(|| format!("making {}", half.display()))?,
+        }
+        make(&half)?;
+        // A name that outlives a power cut stands for bytes that do as well.
+        sync(&half)
+            .and_then(|()| fs::rename(&half, &kept))
+            .with_context(|| format!("making {}", kept.display()))?;
+        Ok(kept)
+    }
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_once_stays_and_what_was_interrupted_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(folder.path().join("things")).unwrap();
+        let key = Key::new("one");
+        let write = |text: &'static str| move |half: &Path| Ok(fs::write(half.join("file"), text)?);
+
+        let failed = shelf.get(&key, |half| {
+            fs::write(half.join("rest"), "")?;
+            anyhow::bail!("the power went")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "the power went");
+        let made = shelf.get(&key, write("first")).unwrap();
+        assert!(!made.join("rest").exists());
+        let again = shelf.get(&key, write("second")).unwrap();
+        assert_eq!(fs::read_to_string(again.join("file")).unwrap(), "first");
+        let other = shelf.get(&Key::new("two"), write("other")).unwrap();
+        assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "other");
+    }
 }

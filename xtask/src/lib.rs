@@ -9,6 +9,7 @@ pub mod image;
 pub mod mutants;
 pub mod oci;
 pub mod phase;
+pub mod program;
 pub mod qemu;
 pub mod registry;
 pub mod setup;

@@ -3,7 +3,13 @@
 //! The same files give the same bytes and so the same digests on every machine, so that a second
 //! run of the demo finds its image on the node already.
 
-use std::{collections::BTreeMap, fmt, fs, io::Write, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
@@ -62,35 +68,6 @@ impl Image {
         &self.blobs
     }
 
-    /// What its configuration says of running it.
-    pub fn run(&self) -> Result<RunConfig> {
-        let parsed = |digest: &Digest| -> Result<Value> {
-            let bytes = self.blobs.get(digest).context("a blob is missing")?;
-            serde_json::from_slice(bytes).context("a blob is no JSON")
-        };
-        let manifest = parsed(&self.manifest)?;
-        let config = manifest["config"]["digest"].as_str().unwrap_or_default();
-        let config = self
-            .blobs
-            .keys()
-            .find(|digest| digest.to_string() == config);
-        let run = &parsed(config.context("the configuration is missing")?)?["config"];
-        let list = |name: &str| -> Result<Vec<String>> {
-            let list = serde_json::from_value::<Option<_>>(run[name].clone());
-            Ok(list
-                .with_context(|| format!("{name} is no list"))?
-                .unwrap_or_default())
-        };
-        let text = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
-        Ok(RunConfig {
-            entrypoint: list("Entrypoint")?,
-            cmd: list("Cmd")?,
-            env: list("Env")?,
-            working_dir: text("WorkingDir"),
-            user: text("User"),
-        })
-    }
-
     /// As a deployment writes it. `registry` is host and port.
     pub fn reference(&self, registry: &str, repository: &str) -> String {
         format!("{registry}/{repository}@{}", self.manifest)
@@ -112,6 +89,29 @@ pub struct RunConfig {
     pub env: Vec<String>,
     pub working_dir: String,
     pub user: String,
+}
+
+impl RunConfig {
+    /// From an image's configuration.
+    fn read(config: &[u8]) -> Result<Self> {
+        let config: Value =
+            serde_json::from_slice(config).context("the configuration is no JSON")?;
+        let run = &config["config"];
+        let list = |name: &str| -> Result<Vec<String>> {
+            let list = serde_json::from_value::<Option<_>>(run[name].clone());
+            Ok(list
+                .with_context(|| format!("{name} is no list"))?
+                .unwrap_or_default())
+        };
+        let text = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            entrypoint: list("Entrypoint")?,
+            cmd: list("Cmd")?,
+            env: list("Env")?,
+            working_dir: text("WorkingDir"),
+            user: text("User"),
+        })
+    }
 }
 
 /// One thing in a layer. Paths are relative to the root; folders come before what is in them.
@@ -223,33 +223,63 @@ pub fn image(layers: &[&[Entry]], run: &RunConfig) -> Result<Image> {
     Ok(image)
 }
 
-/// The image of a folder in the OCI image layout that holds one.
-pub fn read_layout(folder: &Path) -> Result<Image> {
-    let blobs = folder.join("blobs/sha256");
-    let blob = |digest: &Value| -> Result<(Digest, Vec<u8>)> {
-        let digest = digest.as_str().context("a descriptor has no digest")?;
-        let name = digest.strip_prefix("sha256:").context("not a SHA-256")?;
-        let file = blobs.join(name);
-        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let found = Digest::of(&bytes);
-        anyhow::ensure!(found.to_string() == digest, "{} is damaged", file.display());
-        Ok((found, bytes))
-    };
-    let index = fs::read(folder.join("index.json")).context("cannot read index.json")?;
-    let index: Value = serde_json::from_slice(&index).context("index.json is no JSON")?;
-    let (manifest, bytes) = blob(&index["manifests"][0]["digest"])?;
-    let parsed: Value = serde_json::from_slice(&bytes).context("the manifest is no JSON")?;
-    let mut image = Image {
-        manifest,
-        layers: Vec::new(),
-        blobs: BTreeMap::from([(manifest, bytes.into())]),
-    };
-    image.add(blob(&parsed["config"]["digest"])?.1);
-    for layer in parsed["layers"].as_array().into_iter().flatten() {
-        let digest = image.add(blob(&layer["digest"])?.1);
-        image.layers.push(digest);
+/// A folder in the OCI image layout, with one image. What is asked for is read and its digest compared.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    blobs: PathBuf,
+    digest: Digest,
+    bytes: Vec<u8>,
+    manifest: Value,
+}
+
+impl Layout {
+    pub fn open(folder: &Path) -> Result<Self> {
+        let blobs = folder.join("blobs/sha256");
+        let index = fs::read(folder.join("index.json"))
+            .with_context(|| format!("cannot read index.json of {}", folder.display()))?;
+        let index: Value = serde_json::from_slice(&index).context("index.json is no JSON")?;
+        let (digest, bytes) = blob(&blobs, &index["manifests"][0])?;
+        let manifest = serde_json::from_slice(&bytes).context("the manifest is no JSON")?;
+        Ok(Self {
+            blobs,
+            digest,
+            bytes,
+            manifest,
+        })
     }
-    Ok(image)
+
+    /// What the image's configuration says of running it.
+    pub fn run(&self) -> Result<RunConfig> {
+        RunConfig::read(&blob(&self.blobs, &self.manifest["config"])?.1)
+    }
+
+    pub fn image(&self) -> Result<Image> {
+        let mut image = Image {
+            manifest: self.digest,
+            layers: Vec::new(),
+            blobs: BTreeMap::from([(self.digest, self.bytes.clone().into())]),
+        };
+        let (config, bytes) = blob(&self.blobs, &self.manifest["config"])?;
+        image.blobs.insert(config, bytes.into());
+        for layer in self.manifest["layers"].as_array().into_iter().flatten() {
+            let (layer, bytes) = blob(&self.blobs, layer)?;
+            image.blobs.insert(layer, bytes.into());
+            image.layers.push(layer);
+        }
+        Ok(image)
+    }
+}
+
+/// What a descriptor stands for.
+fn blob(blobs: &Path, descriptor: &Value) -> Result<(Digest, Vec<u8>)> {
+    let digest = descriptor["digest"].as_str();
+    let digest = digest.context("a descriptor has no digest")?;
+    let name = digest.strip_prefix("sha256:").context("not a SHA-256")?;
+    let file = blobs.join(name);
+    let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let found = Digest::of(&bytes);
+    anyhow::ensure!(found.to_string() == digest, "{} is damaged", file.display());
+    Ok((found, bytes))
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: usize) -> Value {

@@ -5,7 +5,7 @@
 //! To compile it takes minutes, so both are kept outside the clone, by the hash of all that they are
 //! made from.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,11 +14,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use liblzma::read::XzDecoder;
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal};
 
 use super::stage::Key;
-use crate::cache;
+use crate::cache::{self, Shelf};
 use crate::debian::deb::{self, Entry};
 use crate::debian::lock::{self, Locked};
 use crate::phase::Phase;
@@ -117,41 +116,21 @@ pub fn made(
     phase: &Phase,
     in_vain: &AtomicBool,
 ) -> Result<Made> {
-    let folder = cache::root()?.join("guest-kernel");
-    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let made = Made {
-        folder: folder.join(key.hex()),
-    };
-    if made.folder.exists() {
-        return Ok(made);
-    }
-    let lock = File::create(folder.join("lock")).context("locking the cache of guest kernels")?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        phase.note("another build makes a kernel");
-        flock(&lock, FlockOperation::LockExclusive)
-            .context("locking the cache of guest kernels")?;
-    }
-    if made.folder.exists() {
-        return Ok(made);
-    }
-    // What an interrupted build left is of no use.
-    let place = folder.join("build");
-    let unfinished = folder.join("unfinished");
-    for left in [&place, &unfinished] {
-        let _ = fs::remove_dir_all(left);
-    }
-    ensure_plain(&place)?;
-    phase.note("unpacking the source");
-    unpack(&lock::verified(source)?, &place.join("source"))?;
-    compile(&place, config, phase, in_vain)?;
-    fs::create_dir(&unfinished)
-        .and_then(|()| fs::rename(place.join(IMAGE), unfinished.join(IMAGE)))
-        .and_then(|()| fs::rename(place.join(MODULES), unfinished.join(MODULES)))
-        .and_then(|()| File::open(unfinished.join(IMAGE))?.sync_all())
-        .and_then(|()| fs::rename(&unfinished, &made.folder))
-        .with_context(|| format!("writing {}", made.folder.display()))?;
-    fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))?;
-    Ok(made)
+    let shelf = Shelf::new(cache::root()?.join("guest-kernel"))?;
+    let waits = || phase.note("another build makes a kernel");
+    let folder = shelf.get_after(key, waits, |folder| {
+        // All that is needed on the way is in a folder that goes.
+        let place = folder.join("build");
+        ensure_plain(&place)?;
+        phase.note("unpacking the source");
+        unpack(&lock::verified(source)?, &place.join("source"))?;
+        compile(&place, config, phase, in_vain)?;
+        for part in [IMAGE, MODULES] {
+            fs::rename(place.join(part), folder.join(part))?;
+        }
+        fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))
+    })?;
+    Ok(Made { folder })
 }
 
 /// `program`, also where only root has its folder in the path.

@@ -261,16 +261,9 @@ impl Builder<'_> {
 
     fn programs(&self) -> Result<Kept> {
         let packages = program_packages(self.spec, &self.lock);
-        let mut key = Key::new(include_str!("programs.rs")).with(format!("{:?}", self.spec.debian));
-        for package in &packages {
-            key = key.with(&package.sha256);
-        }
+        let key = programs::key(&self.spec.debian, &packages);
         self.stages.archive("programs", &key, LEVEL_ONCE, || {
-            let files = packages
-                .iter()
-                .map(|package| Ok((package.name.clone(), lock::verified(package)?)))
-                .collect::<Result<Vec<_>>>()?;
-            Ok(programs::Pool::read(&files)?.closure(&self.spec.debian)?.0)
+            programs::tree(&self.spec.debian, &packages)
         })
     }
 

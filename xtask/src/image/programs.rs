@@ -9,11 +9,30 @@ use object::elf::{DT_NEEDED, DT_STRSZ, DT_STRTAB, FileHeader64, PT_INTERP};
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 
 use super::spec;
+use super::stage::Key;
 use super::tree::{EXECUTABLE, Tree};
 use crate::debian::deb::{self, Entry};
+use crate::debian::lock::{self, Locked};
 
 /// Where Debian's amd64 libraries are; none of our programs uses another place.
 pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// What [`tree`] is made from.
+pub fn key(programs: &[spec::Debian], packages: &[&Locked]) -> Key {
+    let key = Key::new(include_str!("programs.rs")).with(format!("{programs:?}"));
+    packages
+        .iter()
+        .fold(key, |key, package| key.with(&package.sha256))
+}
+
+/// The programs at their places in the image, with all that they need of `packages`.
+pub fn tree(programs: &[spec::Debian], packages: &[&Locked]) -> Result<Tree> {
+    let files = packages
+        .iter()
+        .map(|package| Ok((package.name.clone(), lock::verified(package)?)))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Pool::read(&files)?.closure(programs)?.0)
+}
 
 /// The files of several packages, and which package each is from.
 #[derive(Debug, Default)]

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::unpacked::{Unpacked, run};
+use super::unpacked::Unpacked;
+use crate::program::run;
 
 pub const CHRONY: Unpacked = Unpacked {
     folder: "chrony",

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::unpacked::{Unpacked, run};
+use super::unpacked::Unpacked;
+use crate::program::run;
 
 pub const LEASE_SERVERS: Unpacked = Unpacked {
     folder: "lease-servers",

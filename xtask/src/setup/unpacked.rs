@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::apt;
-use crate::{cache, phase};
+use crate::{cache, phase, program::run};
 
 /// Programs that belong together, in a folder of the cache.
 pub struct Unpacked {
@@ -94,21 +94,6 @@ fn new(simulated: &str) -> impl Iterator<Item = &str> {
         let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
         rest.starts_with('(').then_some(name)
     })
-}
-
-/// Gives what it prints.
-pub fn run(command: &mut Command) -> Result<String> {
-    let program = command.get_program().display().to_string();
-    let output = command
-        .output()
-        .with_context(|| format!("running {program}"))?;
-    ensure!(
-        output.status.success(),
-        "{program} ended with {}:\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

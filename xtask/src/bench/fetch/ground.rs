@@ -5,10 +5,12 @@ use std::{
     fs::{self, File},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+
+use crate::program;
 
 /// Sparse. Room for the image three times: packed, being built, and built.
 const DISK: u64 = 6 << 30;
@@ -100,17 +102,5 @@ impl Drop for Ground {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("running {name}"))?;
-    ensure!(
-        output.status.success(),
-        "{name} ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    program::run(command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")).map(drop)
 }

@@ -70,7 +70,7 @@ pub fn run() -> Result<()> {
 /// The second half of [`run`].
 pub fn run_inside() -> Result<()> {
     let layout = sample_image::layout()?;
-    let sample = oci::read_layout(&layout)?;
+    let sample = oci::Layout::open(&layout)?.image()?;
     let registry = Registry::start(IpAddr::V4(Ipv4Addr::LOCALHOST))?;
     registry.add(REPOSITORY, &sample);
     let blobs = layout.join("blobs/sha256");

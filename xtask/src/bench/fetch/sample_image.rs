@@ -3,16 +3,15 @@
 //! outside the clone, by the text of this file.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
 use crate::{
-    cache,
+    cache::{self, Shelf},
     image::stage::Key,
     oci::{self, Entry, Image, MANIFEST_TYPE, RunConfig},
     phase,
@@ -26,22 +25,13 @@ const REPLACED: u64 = 5;
 
 /// The image's folder, in the OCI image layout; made now if it is not kept.
 pub fn layout() -> Result<PathBuf> {
-    let folder = cache::root()?.join("bench");
-    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let lock = File::create(folder.join("lock")).context("locking the cache of the bench")?;
-    flock(&lock, FlockOperation::LockExclusive).context("locking the cache of the bench")?;
-    let kept = folder.join(Key::new(include_str!("sample_image.rs")).hex());
-    if kept.exists() {
-        return Ok(kept);
-    }
-    phase::run("image for the bench", |_| {
-        let half = folder.join("unfinished");
-        // What an interrupted run left.
-        let _ = fs::remove_dir_all(&half);
-        let image = make(&LAYERS)?;
-        write(&image, &half).with_context(|| format!("writing {}", half.display()))?;
-        fs::rename(&half, &kept).with_context(|| format!("making {}", kept.display()))?;
-        Ok((kept, image.digest().to_string()))
+    let key = Key::new(include_str!("sample_image.rs"));
+    Shelf::new(cache::root()?.join("bench"))?.get(&key, |folder| {
+        phase::run("image for the bench", |_| {
+            let image = make(&LAYERS)?;
+            write(&image, folder).with_context(|| format!("writing {}", folder.display()))?;
+            Ok(((), image.digest().to_string()))
+        })
     })
 }
 
@@ -207,7 +197,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("kept");
         write(&image, &kept).unwrap();
-        let read = oci::read_layout(&kept).unwrap();
+        let layout = oci::Layout::open(&kept).unwrap();
+        assert!(layout.run().unwrap().cmd.is_empty());
+        let read = layout.image().unwrap();
         assert_eq!(read.digest(), image.digest());
         assert_eq!(read.layers(), image.layers());
     }
