@@ -42,7 +42,7 @@ qemu_tests::shared_cases! {
         silence,
     }
 
-    #[ignore = "slow: systemd, nginx and PostgreSQL, emulated twice"]
+    #[ignore = "slow: systemd and nginx, emulated twice"]
     served {
         software,
     }

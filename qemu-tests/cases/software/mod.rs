@@ -1,5 +1,5 @@
 //! Ordinary software in machines: images made of Debian's packages, each with a script that tries what
-//! people use it for. Each row of the table has a machine of its own, without a node; three also run on a
+//! people use it for. Each row of the table has a machine of its own, without a node; two also run on a
 //! node, for the VMM and the way from a registry.
 
 mod table;
@@ -57,7 +57,7 @@ fn run_alone(software: &Software) -> anyhow::Result<()> {
 /// Those that run on a node as well, on the way that a tenant's image takes.
 pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     let alice = grid.tenant("software")?;
-    for software in [&table::SYSTEMD, &table::NGINX, &table::POSTGRESQL] {
+    for software in [&table::SYSTEMD, &table::NGINX] {
         run_on(grid, node, &alice, software)?;
     }
     Ok(())
