@@ -91,9 +91,24 @@ impl Rpc {
             })
     }
 
-    /// Asks the endpoint in use. When it is silent or wrong, the request fails, and the next one
-    /// goes to the next endpoint: whoever asks again decides when.
+    /// Asks the endpoint in use, and when it is silent or wrong the next, each once; whoever asks again decides
+    /// when. The one that answers is in use from then on.
     pub(crate) async fn request<P: RpcSend, R: RpcRecv>(
+        &self,
+        method: &'static str,
+        params: P,
+    ) -> Result<R, RpcFailure> {
+        let mut answer = self.request_once(method, params.clone()).await;
+        for _ in 1..self.endpoints.len() {
+            if !matches!(answer, Err(RpcFailure::Read(_))) {
+                break;
+            }
+            answer = self.request_once(method, params.clone()).await;
+        }
+        answer
+    }
+
+    async fn request_once<P: RpcSend, R: RpcRecv>(
         &self,
         method: &'static str,
         params: P,

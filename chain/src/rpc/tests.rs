@@ -110,19 +110,24 @@ async fn a_refusal_is_told_and_keeps_to_one_line() {
 }
 
 #[tokio::test]
-async fn the_next_endpoint_is_asked_after_a_failure() {
+async fn the_next_endpoint_is_asked_when_one_fails() {
     // Nobody listens there any more.
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone = format!("http://{}", dead.local_addr().unwrap());
     drop(dead);
     let foreign = endpoint(1, http(&result(r#""0x1""#))).await;
     let good = endpoint(CHAIN, http(&result(r#""0x10""#))).await;
-    let rpc = Rpc::new(CHAIN, &[gone, foreign, good]).unwrap();
-    let ask = async || rpc.ask::<_, U64>("eth_blockNumber", ()).await;
-    assert!(is_silent(&ask().await));
-    assert!(is_wrong(&ask().await), "another chain");
-    assert_eq!(ask().await, Ok(U64::from(16)));
-    assert_eq!(ask().await, Ok(U64::from(16)));
+    let rpc = Rpc::new(CHAIN, &[gone.clone(), foreign.clone(), good]).unwrap();
+    let ask = async |rpc: &Rpc| rpc.ask::<_, U64>("eth_blockNumber", ()).await;
+    assert_eq!(ask(&rpc).await, Ok(U64::from(16)));
+    // It stays the one in use.
+    assert!(rpc.current().name.ends_with(rpc.endpoints[2].name.as_str()));
+    assert_eq!(ask(&rpc).await, Ok(U64::from(16)));
+
+    let rpc = Rpc::new(CHAIN, &[gone, foreign]).unwrap();
+    assert!(is_wrong(&ask(&rpc).await), "another chain");
+    // Then it is the first's turn again.
+    assert!(is_wrong(&ask(&rpc).await));
 }
 
 #[test]
