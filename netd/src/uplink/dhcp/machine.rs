@@ -129,6 +129,7 @@ impl Machine {
                 let exchange = Exchange {
                     xid: dice.xid(),
                     began: now,
+                    waited: Duration::ZERO,
                 };
                 self.discover(exchange, dice, actions);
             }
@@ -174,7 +175,7 @@ impl Machine {
                 let request = Request {
                     kind: RequestKind::Request,
                     xid: exchange.xid,
-                    waited: now.since(exchange.began),
+                    waited: exchange.waited,
                     client: None,
                     requested: Some(offer.address),
                     server: Some(offer.server),
@@ -258,11 +259,15 @@ impl Machine {
     }
 
     fn discover(&mut self, exchange: Exchange, dice: Dice, actions: &mut Vec<Action>) {
+        let exchange = Exchange {
+            waited: self.now.since(exchange.began),
+            ..exchange
+        };
         let request = Request {
             kind: RequestKind::Discover,
             // The same each time, so that a slow server's answer counts (some ping the address first).
             xid: exchange.xid,
-            waited: self.now.since(exchange.began),
+            waited: exchange.waited,
             client: None,
             requested: None,
             server: None,

@@ -1,6 +1,6 @@
 //! The states that a client can be in (RFC 2131 4.4), and what it holds in each.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use super::{
     message::{Request, RequestKind},
@@ -56,6 +56,9 @@ pub enum State {
 pub struct Exchange {
     pub xid: u32,
     pub began: Moment,
+    /// What the last discovery said of the time since then. A request for what was offered has to say the same
+    /// (RFC 2131, 4.4.1).
+    pub waited: Duration,
 }
 
 #[derive(Clone, Debug)]

@@ -165,6 +165,25 @@ fn offers_that_nobody_makes_are_asked_for_ever_more_seldom() {
     assert_eq!(bench.messages().last(), Some(&(Ask, 191)));
 }
 
+/// RFC 2131, 4.4.1.
+#[test]
+fn a_request_says_of_the_time_what_its_discovery_said() {
+    let mut bench = Bench::new();
+    let waited = |bench: &Bench| bench.sent().pop().unwrap().1.waited;
+    assert_eq!(waited(&bench), Duration::ZERO);
+    bench.due();
+    let said = waited(&bench);
+    assert!(said > Duration::ZERO);
+    bench.after(Duration::from_millis(1500));
+    bench.reply(SERVER, Kind::Offer(terms(ADDRESS)));
+    bench.due();
+    for _ in 0..2 {
+        assert_eq!(bench.sent().pop().unwrap().1.kind, Ask);
+        assert_eq!(waited(&bench), said);
+        bench.due();
+    }
+}
+
 #[test]
 fn a_refusal_counts_from_the_chosen_server_alone() {
     let mut bench = Bench::new();
