@@ -84,7 +84,10 @@ impl DebianImage {
             .args(["--quiet", "--variant=apt", "--dpkgopt=force-unsafe-io"])
             .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
             .arg(format!("--include={}", self.packages.join(",")))
-            .arg(format!("--customize-hook=sync-in {} /", files.display()));
+            .arg(format!(
+                "--customize-hook=sync-in {} /",
+                quoted(&files.to_string_lossy())
+            ));
         if !self.setup.is_empty() {
             mmdebstrap.arg(format!(
                 "--customize-hook=chroot \"$1\" /bin/sh -ec {}",

@@ -21,7 +21,6 @@ mod console;
 pub mod debian_image;
 pub mod folder;
 pub mod grid;
-pub mod guest;
 pub mod http;
 pub mod nbd;
 pub mod node;

@@ -109,6 +109,8 @@ enum Bench {
         #[arg(long, hide = true)]
         inside: bool,
     },
+    /// Start a machine on the guests' kernel, beside Debian's cloud kernel.
+    Guest,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +178,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Bench {
             only: Some(Bench::Image { inside: true }),
         } => bench::fetch::run_inside(),
+        Command::Bench {
+            only: Some(Bench::Guest),
+        } => bench::guest::run(),
         Command::Mutants {
             cases: Some(only), ..
         } => mutants::cases::run(only.as_deref()),

@@ -1,5 +1,5 @@
 //! What a machine finds inside, tried without a node: the guests' kernel and guest init alone
-//! (`qemu_tests::guest`). Seconds each.
+//! (`xtask::qemu::guest`). Seconds each.
 
 mod ends;
 mod health;
@@ -7,8 +7,11 @@ mod oddities;
 mod surroundings;
 
 use anyhow::{Context, ensure};
-use qemu_tests::guest::{Guest, GuestOptions};
-use xtask::oci::Entry;
+use qemu_tests::folder;
+use xtask::{
+    oci::Entry,
+    qemu::guest::{Guest, GuestOptions},
+};
 
 /// What the scripts use. Debian's static busybox is all the image has.
 const APPLETS: [&str; 33] = [
@@ -41,7 +44,11 @@ fn script(text: &str) -> anyhow::Result<GuestOptions> {
 }
 
 fn script_over(text: &str, more: Vec<Entry>) -> anyhow::Result<GuestOptions> {
-    let mut options = GuestOptions::new(&busybox(more)?, &["/bin/sh", "-c", text])?;
+    let mut options = GuestOptions::new(
+        folder::new("guest")?,
+        &busybox(more)?,
+        &["/bin/sh", "-c", text],
+    )?;
     options.config.env = vec!["PATH=/bin".into()];
     Ok(options)
 }

@@ -2,8 +2,8 @@
 
 use anyhow::ensure;
 use loam_node_api::guest::GuestEvent;
-use qemu_tests::guest::GuestOptions;
 use xtask::oci::Entry;
+use xtask::qemu::guest::GuestOptions;
 
 use super::{script, script_over, started};
 

@@ -7,7 +7,8 @@ mod table;
 use anyhow::{Context, bail, ensure};
 use loam_deployment::report::{Report, Verdict};
 use loam_node_api::path::TENANT_PORT;
-use qemu_tests::{grid::Grid, guest::GuestOptions, node::Node, tenant::Tenant, wait::wait_for};
+use qemu_tests::{folder, grid::Grid, node::Node, tenant::Tenant, wait::wait_for};
+use xtask::qemu::guest::GuestOptions;
 
 use table::Software;
 
@@ -40,7 +41,7 @@ alone! {
 }
 
 fn run_alone(software: &Software) -> anyhow::Result<()> {
-    let mut options = GuestOptions::of_layer(&software.image.layer()?)?;
+    let mut options = GuestOptions::of_layer(folder::new("guest")?, &software.image.layer()?)?;
     if let Some(path) = software.volume {
         options = options.volume(path, Some("ext4"), 4 << 30)?;
     }

@@ -6,6 +6,7 @@
 
 mod bare;
 pub mod fetch;
+pub mod guest;
 mod memory;
 mod node_log;
 mod probe;

@@ -88,6 +88,33 @@ pub fn memory(daemons: &[Daemon], node_kib: u64, bare_kib: u64) -> String {
     )
 }
 
+/// Kernels, each beside the first.
+pub fn kernels(rows: &[(&str, super::guest::Boot)]) -> String {
+    let mut builder = Builder::default();
+    let Some((rival, first)) = rows.first() else {
+        return String::new();
+    };
+    builder.push_record([
+        "a machine on".to_owned(),
+        "to its command".to_owned(),
+        format!("/ {rival}"),
+        "processor".to_owned(),
+        "/ its".to_owned(),
+        "memory in use".to_owned(),
+    ]);
+    for (name, boot) in rows {
+        builder.push_record([
+            (*name).to_owned(),
+            format!("{:.2} s", boot.seconds),
+            ratio(boot.seconds, first.seconds),
+            format!("{:.2} s", boot.processor_seconds),
+            ratio(boot.processor_seconds, first.processor_seconds),
+            mebibytes(boot.used_kib << 10),
+        ]);
+    }
+    finish(builder)
+}
+
 /// Who unpacks an image, each beside the first.
 pub fn unpackers(rows: &[(String, Usage)]) -> String {
     let mut builder = Builder::default();
@@ -117,6 +144,13 @@ pub fn unpackers(rows: &[(String, Usage)]) -> String {
     finish(builder)
 }
 
+/// Of an odd number of numbers.
+pub fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or_default()
+}
+
 fn ratio(ours: f64, rival: f64) -> String {
     format!("{:.2}", ours / rival)
 }
@@ -132,6 +166,7 @@ fn finish(builder: Builder) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::guest::Boot;
 
     #[test]
     fn rows_are_in_the_order_of_time() {
@@ -151,6 +186,20 @@ mod tests {
             "{table}"
         );
         assert!(lines[4].contains("1.50"), "{table}");
+    }
+
+    #[test]
+    fn kernels_are_beside_the_first() {
+        let boot = |seconds| Boot {
+            seconds,
+            processor_seconds: seconds,
+            used_kib: 2048,
+        };
+        let table = kernels(&[("stock", boot(4.0)), ("ours", boot(1.0))]);
+        let ours = table.lines().find(|line| line.contains("ours")).unwrap();
+        for part in ["1.00 s", "0.25", "2.00 MiB"] {
+            assert!(ours.contains(part), "{part}: {table}");
+        }
     }
 
     #[test]

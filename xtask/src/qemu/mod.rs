@@ -1,11 +1,13 @@
 //! Nodes in QEMU: a computer with UEFI firmware that boots the image from a USB disk, as a
-//! farmer's would, with its console, its logs and its power button in our hands.
+//! farmer's would, with its console, its logs and its power button in our hands. And machines without
+//! a node ([`guest`]).
 
 pub mod accel;
 pub mod config;
 pub mod debug_port;
 pub mod disk;
 pub mod firmware;
+pub mod guest;
 pub mod node;
 pub mod process;
 pub mod qmp;

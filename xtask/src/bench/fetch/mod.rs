@@ -25,7 +25,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-pub use self::usage::Usage;
+pub use self::usage::{Usage, children_seconds};
 use self::{
     contender::{Contender, Source},
     ground::Ground,

@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bench::table;
+
 /// How often its memory is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -27,16 +29,12 @@ pub struct Usage {
 
 /// Each number's median by itself; of an odd number of usages.
 pub fn median(usages: &[Usage]) -> Usage {
-    fn of(usages: &[Usage], number: impl Fn(&Usage) -> f64) -> f64 {
-        let mut numbers: Vec<f64> = usages.iter().map(number).collect();
-        numbers.sort_by(f64::total_cmp);
-        numbers.get(numbers.len() / 2).copied().unwrap_or_default()
-    }
+    let of = |number: fn(&Usage) -> f64| table::median(usages.iter().map(number));
     Usage {
-        seconds: of(usages, |usage| usage.seconds),
-        processor_seconds: of(usages, |usage| usage.processor_seconds),
-        peak_kib: of(usages, |usage| usage.peak_kib as f64) as u64,
-        own_peak_kib: of(usages, |usage| usage.own_peak_kib as f64) as u64,
+        seconds: of(|usage| usage.seconds),
+        processor_seconds: of(|usage| usage.processor_seconds),
+        peak_kib: of(|usage| usage.peak_kib as f64) as u64,
+        own_peak_kib: of(|usage| usage.own_peak_kib as f64) as u64,
     }
 }
 
@@ -110,7 +108,7 @@ fn held_kib(process: u32) -> u64 {
 
 /// What all processes that were waited for took of the processors, those that they waited for included
 /// (`proc(5)`, `/proc/pid/stat`, fields 16 and 17).
-fn children_seconds() -> Result<f64> {
+pub fn children_seconds() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat").context("reading /proc/self/stat")?;
     let ticks = children_ticks(&stat).context("/proc/self/stat has no times of children")?;
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)

@@ -12,23 +12,25 @@ use std::{
     process::{Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
+    time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use super::{PROGRAM, Transcript, accel::Choice, config::prefixed, process::Process};
+use crate::{
+    image::{self, GuestFiles, cpio, tree::Tree},
+    oci::{self, Entry},
+    program::run,
+};
+use anyhow::{Context, Result, bail, ensure};
 use loam_node_api::{
     guest::{
         AGENT_PORT, CONFIG_PATH, GuestConfig, GuestEvent, GuestInterface, GuestMount, GuestRequest,
     },
     network::Mac,
 };
-use xtask::{
-    image::{self, cpio, tree::Tree},
-    oci::{self, Entry},
-    program::run,
-    qemu::{self, Transcript, accel::Choice, process::Process},
-};
 
-use crate::{folder, wait::LIMIT};
+/// Far above what a loaded machine with two cores needs in software emulation.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// As init starts machines, but for the early console, for which this machine has no place.
 const COMMAND_LINE: &str = "quiet console=hvc0 panic=1";
@@ -59,20 +61,19 @@ pub struct GuestOptions {
 }
 
 impl GuestOptions {
-    /// Of an image with these things in it; `command` runs.
-    pub fn new(entries: &[Entry], command: &[&str]) -> anyhow::Result<Self> {
-        let folder = folder::new("guest")?;
+    /// Of an image with these things in it; `command` runs. What the machine needs goes to `folder`.
+    pub fn new(folder: PathBuf, entries: &[Entry], command: &[&str]) -> Result<Self> {
         let tar = folder.join("image.tar");
         fs::write(&tar, oci::tar(entries)?)?;
         Self::of_tar(folder, &tar, command)
     }
 
     /// Of an image with one layer, a tar archive.
-    pub fn of_layer(tar: &Path) -> anyhow::Result<Self> {
-        Self::of_tar(folder::new("guest")?, tar, &[])
+    pub fn of_layer(folder: PathBuf, tar: &Path) -> Result<Self> {
+        Self::of_tar(folder, tar, &[])
     }
 
-    fn of_tar(folder: PathBuf, tar: &Path, command: &[&str]) -> anyhow::Result<Self> {
+    fn of_tar(folder: PathBuf, tar: &Path, command: &[&str]) -> Result<Self> {
         let image = folder.join("image.erofs");
         run(image::host_program::command("usr/bin/mkfs.erofs")?
             .args(["-x-1", "--quiet", "--tar=f"])
@@ -105,7 +106,7 @@ impl GuestOptions {
     }
 
     /// With a network card in QEMU's network.
-    pub fn network(mut self) -> anyhow::Result<Self> {
+    pub fn network(mut self) -> Result<Self> {
         self.config.interfaces.push(GuestInterface {
             mac: MAC,
             addresses: vec![ADDRESS.parse()?],
@@ -116,12 +117,7 @@ impl GuestOptions {
     }
 
     /// With a disk of this many bytes, made by mkfs.ext4 or not at all.
-    pub fn volume(
-        mut self,
-        path: &str,
-        filesystem: Option<&str>,
-        size: u64,
-    ) -> anyhow::Result<Self> {
+    pub fn volume(mut self, path: &str, filesystem: Option<&str>, size: u64) -> Result<Self> {
         let serial = format!("volume{}", self.disks.len());
         let file = self.folder.join(&serial);
         match filesystem {
@@ -144,17 +140,22 @@ impl GuestOptions {
         self
     }
 
-    /// The machine's disks stay, so that it can be started again with another configuration.
-    pub fn start(&self) -> anyhow::Result<Guest> {
+    /// On the guests' own kernel. The machine's disks stay, so that it can be started again with another
+    /// configuration.
+    pub fn start(&self) -> Result<Guest> {
+        self.start_on(&image::guest()?)
+    }
+
+    /// On another kernel, with what belongs to it.
+    pub fn start_on(&self, guest: &GuestFiles) -> Result<Guest> {
         let layer = self.folder.join("layer.ext4");
         if !layer.exists() {
             make_ext4(&layer, self.layer)?;
         }
-        let guest = image::guest()?;
         let initrd = self.folder.join("initrd");
-        fs::write(&initrd, initrd_of(&guest, &self.config)?)?;
+        fs::write(&initrd, initrd_of(guest, &self.config)?)?;
 
-        let mut qemu = Command::new(qemu::PROGRAM);
+        let mut qemu = Command::new(PROGRAM);
         let accel = Choice::of_environment()?.decide(&image::linux());
         qemu.args(accel.arguments())
             .args(["-M", "q35", "-nodefaults", "-no-user-config", "-no-reboot"])
@@ -171,10 +172,10 @@ impl GuestOptions {
             .map(|(serial, file)| (serial.as_str(), file, "off"));
         for (serial, file, read_only) in own.into_iter().chain(more) {
             qemu.arg("-drive")
-                .arg(format!(
-                    "if=none,id={serial},format=raw,readonly={read_only},file={}",
-                    file.display()
-                ))
+                .arg(prefixed(
+                    &format!("if=none,id={serial},format=raw,readonly={read_only},file="),
+                    file,
+                )?)
                 .arg("-device")
                 .arg(format!("virtio-blk-pci,drive={serial},serial={serial}"));
         }
@@ -223,7 +224,7 @@ pub struct Guest {
     console: UnixStream,
     transcript: Transcript,
     agent: UnixStream,
-    events: Receiver<anyhow::Result<GuestEvent>>,
+    events: Receiver<Result<GuestEvent>>,
 }
 
 impl Guest {
@@ -233,19 +234,19 @@ impl Guest {
     }
 
     /// Waits until the console has shown it, also if that was before the call.
-    pub fn wait_said(&self, text: &str) -> anyhow::Result<()> {
-        self.transcript.wait_for(text, LIMIT)
+    pub fn wait_said(&self, text: &str) -> Result<()> {
+        self.transcript.wait_for(text, PATIENCE)
     }
 
-    pub fn type_text(&self, text: &str) -> anyhow::Result<()> {
+    pub fn type_text(&self, text: &str) -> Result<()> {
         (&self.console)
             .write_all(text.as_bytes())
             .context("typing on the machine's console")
     }
 
     /// The next that guest init tells the VMM.
-    pub fn event(&self) -> anyhow::Result<GuestEvent> {
-        match self.events.recv_timeout(LIMIT) {
+    pub fn event(&self) -> Result<GuestEvent> {
+        match self.events.recv_timeout(PATIENCE) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => bail!("guest init tells nothing; {}", self.last()),
             Err(RecvTimeoutError::Disconnected) => bail!("the machine is off; {}", self.last()),
@@ -253,11 +254,11 @@ impl Guest {
     }
 
     /// As the VMM asks for the end.
-    pub fn ask_stop(&self) -> anyhow::Result<()> {
+    pub fn ask_stop(&self) -> Result<()> {
         self.ask(&GuestRequest::Stop)
     }
 
-    pub fn ask(&self, request: &GuestRequest) -> anyhow::Result<()> {
+    pub fn ask(&self, request: &GuestRequest) -> Result<()> {
         let mut line = serde_json::to_string(request)?;
         line.push('\n');
         (&self.agent)
@@ -266,12 +267,19 @@ impl Guest {
     }
 
     /// Waits until it has powered off or reset itself; gives all that its console has shown.
-    pub fn wait_off(&self) -> anyhow::Result<String> {
-        match self.process.wait(LIMIT) {
+    pub fn wait_off(&self) -> Result<String> {
+        match self.process.wait(PATIENCE) {
             Some(status) => ensure!(status.success(), "QEMU ended with {status}"),
             None => bail!("the machine is still on; {}", self.last()),
         }
-        self.transcript.whole(LIMIT)
+        self.transcript.whole(PATIENCE)
+    }
+
+    /// Takes its power, and waits until it is gone.
+    pub fn kill(self) -> Result<()> {
+        self.process.kill();
+        let ended = self.process.wait(PATIENCE);
+        ended.map(drop).context("QEMU does not end")
     }
 
     fn last(&self) -> String {
@@ -280,7 +288,7 @@ impl Guest {
 }
 
 /// Those that come in, until the machine is off.
-fn events(agent: UnixStream) -> Receiver<anyhow::Result<GuestEvent>> {
+fn events(agent: UnixStream) -> Receiver<Result<GuestEvent>> {
     let (sender, events) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(agent).lines() {
@@ -296,7 +304,7 @@ fn events(agent: UnixStream) -> Receiver<anyhow::Result<GuestEvent>> {
 }
 
 /// Guest init, what belongs to the kernel, and the configuration.
-fn initrd_of(guest: &image::GuestFiles, config: &GuestConfig) -> anyhow::Result<Vec<u8>> {
+fn initrd_of(guest: &GuestFiles, config: &GuestConfig) -> Result<Vec<u8>> {
     let mut initrd = Vec::new();
     for part in &guest.initrd {
         let mut part = fs::read(part).with_context(|| format!("reading {}", part.display()))?;
@@ -309,7 +317,7 @@ fn initrd_of(guest: &image::GuestFiles, config: &GuestConfig) -> anyhow::Result<
     Ok(initrd)
 }
 
-fn make_ext4(file: &Path, size: u64) -> anyhow::Result<()> {
+fn make_ext4(file: &Path, size: u64) -> Result<()> {
     File::create(file)?.set_len(size)?;
     run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(file)).map(drop)
 }
