@@ -22,6 +22,9 @@ pub const GRID: &str = "/etc/loam/grid.toml";
 /// Whom the node asks for the time: TOML, read by clockd.
 pub const TIME: &str = "/etc/loam/time.toml";
 
+/// Of the image: by a registry's name, the hosts that are asked before it.
+pub const MIRRORS: &str = "/etc/loam/mirrors.toml";
+
 /// The kernel and the initial file system that OCI machines boot.
 pub const GUEST_KERNEL: &str = "/usr/lib/loam/guest/vmlinux";
 pub const GUEST_INITRD: &str = "/usr/lib/loam/guest/initrd";

@@ -3,7 +3,7 @@
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | [`host`], [`address`] | which host is asked; where a registry is, and where it must not be |
+//! | [`host`], [`mirror`], [`address`] | which host is asked, and which before it; where a registry is, and where it must not be |
 //! | [`registry`] | asking one repository for manifests and blobs |
 //! | [`pause`] | how long a registry is left alone that cannot answer now |
 //! | [`transfer`], [`gate`] | a blob to where it is kept, resumed where it was cut; what holds transfers up |
@@ -25,6 +25,7 @@ pub mod host;
 pub mod limits;
 pub mod login;
 pub mod manifest;
+pub mod mirror;
 pub mod pause;
 pub mod platform;
 pub mod registry;

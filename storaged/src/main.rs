@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use loam_node_api::{clock::Clock, page::Changes, path, tls, transport};
 use loam_oci::{
     address::{Outside, Reach},
+    mirror::Mirrors,
     platform::Level,
 };
 use loam_storaged::{
@@ -53,11 +54,13 @@ fn main() -> anyhow::Result<()> {
         tracing::warn!(%error, "/proc/cpuinfo cannot be read; images run that any processor runs");
         String::new()
     });
+    let mirrors = mirrors(Path::new(path::MIRRORS))?;
     let seen = inventory.clone();
     let images = Images::new(
         Arc::new(move || seen.pools()),
         packer,
         outside,
+        mirrors,
         Level::of_cpuinfo(&cpuinfo),
         inventory.changes().clone(),
     );
@@ -71,4 +74,13 @@ fn main() -> anyhow::Result<()> {
             loam_node_api::storage::Storage::serve(service),
         ))
         .with_context(|| format!("serve {}", path::STORAGED_SOCKET))
+}
+
+/// Those of the image; none if it says nothing of any.
+fn mirrors(file: &Path) -> anyhow::Result<Mirrors> {
+    let text = match fs::read_to_string(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Mirrors::default()),
+        text => text.with_context(|| format!("read {}", file.display()))?,
+    };
+    toml::from_str(&text).with_context(|| format!("in {}", file.display()))
 }

@@ -12,6 +12,7 @@ use loam_node_api::{
 };
 use loam_oci::{
     address::{Outside, Reach},
+    mirror::Mirrors,
     platform::Level,
 };
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -42,6 +43,7 @@ fn service(folder: &Path, pools: Vec<Arc<Pool>>) -> (Arc<Inventory>, Storaged) {
         Arc::new(move || pools.clone()),
         Arc::new(MkfsErofs::default()),
         outside,
+        Mirrors::default(),
         Level::V1,
         inventory.changes().clone(),
     );

@@ -11,6 +11,7 @@ use loam_deployment::payload::{Media, OciReference};
 use loam_node_api::{clock::Clock, page::Changes, storage::ImageState, tls};
 use loam_oci::{
     address::{Outside, Reach},
+    mirror::Mirrors,
     platform::Level,
 };
 use loam_storaged::{
@@ -53,6 +54,7 @@ async fn fetch(reference: OciReference, root: PathBuf) -> anyhow::Result<()> {
         Arc::new(move || pools.clone()),
         Arc::new(MkfsErofs::default()),
         outside,
+        Mirrors::default(),
         Level::V1,
         changes.clone(),
     );

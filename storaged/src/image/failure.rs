@@ -38,11 +38,11 @@ pub enum FetchError {
     Slow(Bytes),
     #[error("the layers have been coming for {0} hours")]
     TooLong(u64),
-    #[error("layer {layer}: {source}")]
+    #[error("layer {}: {source}", .layer + 1)]
     Tar { layer: usize, source: TarError },
-    #[error("layer {layer}: {source}")]
+    #[error("layer {}: {source}", .layer + 1)]
     Tree { layer: usize, source: TreeError },
-    #[error("layer {layer} unpacks to {found}; the configuration says {expected}")]
+    #[error("layer {} unpacks to {found}; the configuration says {expected}", .layer + 1)]
     DiffId {
         layer: usize,
         expected: Digest,
@@ -76,11 +76,25 @@ impl FetchError {
         }
     }
 
-    /// How long the registry wants to be left alone, if that is all that is wrong.
-    pub fn wait(&self) -> Option<Duration> {
-        match self.registry()? {
-            RegistryError::Busy { wait, .. } => Some(wait.unwrap_or_default()),
+    /// How long to leave the registry alone, if all that is wrong is that it wants that, or that it fails in a
+    /// way that may pass and has not done so too often: `passing` says whether it may once more.
+    pub fn wait(&self, passing: bool) -> Option<Duration> {
+        match self.registry() {
+            Some(RegistryError::Busy { wait, .. }) => Some(wait.unwrap_or_default()),
+            Some(error) if passing && error.is_passing() => Some(Duration::ZERO),
+            None if passing && matches!(self, Self::SlowDocument | Self::Slow(_)) => {
+                Some(Duration::ZERO)
+            }
             _ => None,
+        }
+    }
+
+    /// Whether who was asked is at fault, so that another who has the image may do better.
+    pub fn is_registrys(&self) -> bool {
+        match self {
+            Self::Registry(_) | Self::SlowDocument | Self::Slow(_) => true,
+            Self::Blob(BlobError::Transfer(error)) => !matches!(error, TransferError::Halted(_)),
+            _ => false,
         }
     }
 

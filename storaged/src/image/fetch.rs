@@ -17,6 +17,7 @@ use loam_oci::{
     digest::Digest,
     gate::Gate,
     manifest::{Descriptor, Manifest},
+    mirror::{Mirrors, Source},
     platform::Level,
     registry::{Registry, RegistryError},
     resolve::{Resolved, Search},
@@ -69,6 +70,9 @@ pub struct Progress {
 pub struct Means {
     pub packer: Arc<dyn Pack>,
     pub outside: Outside,
+    pub mirrors: Arc<Mirrors>,
+    /// So often in a row a registry may fail in a way that may pass before the image has failed.
+    pub passing: u32,
     /// What the processors can that machines run on.
     pub level: Level,
     pub patience: Patience,
@@ -117,6 +121,9 @@ struct Held {
     /// A build that is not waited for any more.
     built: Option<JoinHandle<Result<Kept, FetchError>>>,
 }
+
+/// All layers, in the staging folder, and what is made of them.
+type Brought = (Arc<Staging>, Resolved, Config);
 
 impl Fetch {
     /// The image is on a pool when this returns well; else nothing is on any that is not counted.
@@ -208,13 +215,40 @@ impl Fetch {
         begun: &mut Option<Arc<Staging>>,
         held: &mut Held,
     ) -> Result<Kept, FetchError> {
+        let (at, resolved, config) = self.bring(begun).await?;
+        held.turn = Some(self.turn(&self.means.building).await?);
+        if !self.means.answering.answers(at.pool()) {
+            return Err(Hangs.into());
+        }
+        self.build(at, resolved, config, held).await
+    }
+
+    /// All of the image from the first who has it: a mirror, or its registry, whose failure is the one to tell.
+    async fn bring(&self, begun: &mut Option<Arc<Staging>>) -> Result<Brought, FetchError> {
+        for mirror in self.means.mirrors.sources(&self.image) {
+            match self.bring_from(&mirror, begun).await {
+                Err(error) if error.is_registrys() => {
+                    let host = &mirror.host;
+                    tracing::info!(image = %self.image, %host, %error, "a mirror fails; asking the next");
+                }
+                other => return other,
+            }
+        }
+        let registry = Source {
+            host: self.image.registry().to_owned(),
+            repository: self.image.repository().to_owned(),
+        };
+        self.bring_from(&registry, begun).await
+    }
+
+    async fn bring_from(
+        &self,
+        source: &Source,
+        begun: &mut Option<Arc<Staging>>,
+    ) -> Result<Brought, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
-        let registry = Registry::new(
-            self.image.registry(),
-            self.image.repository(),
-            &self.means.outside,
-            None,
-        )?;
+        let outside = &self.means.outside;
+        let registry = Registry::new(&source.host, &source.repository, outside, None)?;
         let (resolved, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),
@@ -234,12 +268,7 @@ impl Fetch {
         };
         self.is_at(at.pool());
         self.transfer(turn, &registry, &at, layers).await?;
-
-        held.turn = Some(self.turn(&self.means.building).await?);
-        if !self.means.answering.answers(at.pool()) {
-            return Err(Hangs.into());
-        }
-        self.build(at, resolved, config, held).await
+        Ok((at, resolved, config))
     }
 
     async fn build(
@@ -312,7 +341,14 @@ impl Fetch {
         let digest = Digest::of_manifest(&self.image);
         let mut search = Search::new(digest, self.means.level);
         let resolved = loop {
-            let document = self.soon(registry.manifest(search.wanted())).await?;
+            let document = match self.soon(registry.manifest(search.wanted())).await {
+                // What an index has besides may be there.
+                Err(FetchError::Registry(error)) if !error.is_passing() => {
+                    search.pass_over(FetchError::from(error))?;
+                    continue;
+                }
+                document => document?,
+            };
             if let Some(resolved) = search.take_in(&document)? {
                 break resolved;
             }
@@ -386,7 +422,7 @@ impl Fetch {
         let mut pace = Pace::new(&self.means.patience, self.done());
         let mut windows = interval_at(Moment::now() + window, window);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let deadline = Moment::from_std(staging.began) + transfer;
+        let deadline = Moment::from_std(staging.began()) + transfer;
         let mut turn = Some(turn);
         let error = loop {
             tokio::select! {

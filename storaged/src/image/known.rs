@@ -52,8 +52,8 @@ pub struct Failure {
     pub again: Instant,
     /// What is there still.
     pub left: Option<Staging>,
-    /// The number of the fetch that failed, if its registry only wants to be asked later: then it is, and
-    /// nobody need ask for it.
+    /// The number of the fetch that failed, if its registry is waited for: then it is asked again, and nobody
+    /// need ask for that.
     pub waits: Option<u64>,
 }
 

@@ -31,6 +31,10 @@ pub const PIECES: usize = 1 << 18;
 /// of one file.
 pub const XATTRS: usize = 32 << 10;
 
+/// Failures of a registry in a row that are waited out and called no failure, if they may pass: a minute and a
+/// quarter, with the pauses between.
+pub const PASSING_FAILURES: u32 = 4;
+
 /// Fetches at a time. Few, so that each gets on; more than one site's, so that none waits for one
 /// site alone.
 pub const FETCHES: usize = 4;

@@ -67,8 +67,7 @@ pub struct Staging {
     pool: Arc<Pool>,
     record: Mutex<Record>,
     claim: SpaceClaim,
-    /// When its first byte was asked for.
-    pub began: Instant,
+    began: Mutex<Instant>,
 }
 
 impl Staging {
@@ -78,7 +77,7 @@ impl Staging {
             pool: pool.clone(),
             record: Mutex::new(record),
             claim: SpaceClaim::recorded(pool, 0),
-            began: Instant::now(),
+            began: Mutex::new(Instant::now()),
         };
         staging.note(|_| {})?;
         make_folder(&staging.folder())?;
@@ -90,7 +89,7 @@ impl Staging {
             claim: SpaceClaim::recorded(pool, leftover.bytes),
             pool: pool.clone(),
             record: Mutex::new(leftover.record),
-            began: Instant::now(),
+            began: Mutex::new(Instant::now()),
         }
     }
 
@@ -110,6 +109,11 @@ impl Staging {
         self.lock().clone()
     }
 
+    /// When the first byte of what is here, or of what comes next, was asked for.
+    pub fn began(&self) -> Instant {
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes the record. Durable when it returns; on an error it is remembered all the same.
     pub fn note(&self, change: impl FnOnce(&mut Record)) -> io::Result<()> {
         let record = {
@@ -120,8 +124,9 @@ impl Staging {
         durable::write(&self.record_path(), &serde_json::to_vec(&record)?)
     }
 
-    /// Removes all layers, and gives their space back.
+    /// Removes all layers, and gives their space back. What comes next has time of its own.
     pub fn clear(&self) -> io::Result<()> {
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let removed = remove_folder(&self.folder());
         // Also after an error: some may be gone.
         self.recount();

@@ -17,7 +17,7 @@ use loam_node_api::{
     page::Changes,
     storage::{ImageConfig, ImageState, ImageStatus, StorageError},
 };
-use loam_oci::{address::Outside, digest::Digest, platform::Level};
+use loam_oci::{address::Outside, digest::Digest, mirror::Mirrors, platform::Level};
 use tokio::{runtime::Handle, sync::watch, time::sleep};
 
 use super::{
@@ -66,10 +66,12 @@ impl Images {
         pools: Pools,
         packer: Arc<dyn Pack>,
         outside: Outside,
+        mirrors: Mirrors,
         level: Level,
         changes: Changes,
     ) -> Self {
         let means = Means {
+            mirrors: Arc::new(mirrors),
             level,
             ..means(packer, outside)
         };
@@ -232,7 +234,7 @@ impl Images {
                 left.into_iter().for_each(|left| self.put_away(known, left));
             }
             Err(error) if is_wanted => {
-                let wait = error.wait();
+                let wait = error.wait(record.failures <= self.0.means.passing);
                 let pause = pause(&record).max(wait.unwrap_or_default());
                 tracing::warn!(image = %reference, %error, ?pause, "could not fetch an image; it may be asked for again after a pause");
                 if wait.is_some() {
@@ -266,7 +268,7 @@ impl Images {
         drop(turn);
     }
 
-    /// Goes on with an attempt whose registry wants to be asked later, unless it has ended or gone on
+    /// Goes on with an attempt whose registry is waited for, unless it has ended or gone on
     /// meanwhile.
     fn go_on_after(&self, pause: Duration, reference: OciReference, number: u64) {
         let images = self.clone();
@@ -459,6 +461,8 @@ fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
     Means {
         packer,
         outside,
+        mirrors: Arc::default(),
+        passing: limits::PASSING_FAILURES,
         level: Level::V1,
         patience: Patience::USUAL,
         fetching: Queue::new(Places {

@@ -225,6 +225,14 @@ fn anywhere() -> Outside {
     }
 }
 
+/// With no failure waited out: most tests are about what comes after.
+fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
+    Means {
+        passing: 0,
+        ..super::means(packer, outside)
+    }
+}
+
 fn images(
     pools: &[Arc<Pool>],
     packer: &Arc<KeepTar>,
@@ -353,12 +361,6 @@ async fn wrong_beginnings_and_registries_without_ranges_start_anew() {
         let mut node = Node::new();
         leave(&node, &image, &[7; 50_000]);
         node.restart();
-        if !no_ranges {
-            let why = node.failed(&image).await;
-            assert!(why.contains("another digest"), "{why}");
-            node.assert_empty();
-            node.forgive();
-        }
         node.ready(&image).await;
         node.assert_true_claims();
     }
@@ -563,6 +565,36 @@ fn number_of(node: &Node, image: &OciReference) -> Option<u64> {
         Some(Attempt::Failed(failure)) => failure.waits,
         _ => None,
     }
+}
+
+#[tokio::test]
+async fn a_failure_that_may_pass_is_waited_out_and_told_when_it_stays() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    registry.behave(|b| b.down = true);
+    let mut node = Node::new();
+    let pools = vec![node.pool.clone()];
+    let means = Means {
+        passing: 1,
+        ..means(node.packer.clone(), anywhere())
+    };
+    node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
+    node.images.ensure(image.clone());
+    while number_of(&node, &image).is_none() {
+        tokio::task::yield_now().await;
+    }
+    let ImageState::Fetching { waits_for, .. } = node.images.ensure(image.clone()).state else {
+        panic!("it has failed");
+    };
+    assert!(waits_for.is_some_and(|why| why.contains("500")));
+    let number = number_of(&node, &image).unwrap();
+    node.images
+        .go_on_after(Duration::ZERO, image.clone(), number);
+    assert!(node.failed(&image).await.contains("500"));
+    // What no time mends has failed at once.
+    registry.behave(|b| (b.down, b.account) = (false, Some("alice:secret")));
+    let other = registry.image(&[Layer::default().file("other", b"").tar()]);
+    assert!(node.failed(&other).await.contains("log in"));
 }
 
 #[tokio::test]
@@ -794,14 +826,22 @@ async fn a_registry_that_drips_gets_no_further_than_its_time() {
     let image = registry.image(&layers());
     registry.behave(|b| b.drip = Some(100_000));
     let patience = Patience {
-        transfer: Duration::from_millis(200),
+        transfer: Duration::from_secs(1),
         ..Patience::USUAL
     };
     let node = Node::with(KeepTar::default(), patience);
     assert!(node.failed(&image).await.contains("hours"));
     node.assert_empty();
+    // Its next try has time of its own, in the same place.
+    registry.behave(|b| b.drip = None);
+    if let Some(Attempt::Failed(failure)) = node.images.lock().attempts.get_mut(&image) {
+        assert!(failure.left.is_some());
+        failure.again = Instant::now();
+    }
+    node.ready(&image).await;
 
-    registry.behave(|b| (b.drip, b.hold) = (None, true));
+    let image = registry.image(&[Layer::default().file("other", b"").tar()]);
+    registry.behave(|b| b.hold = true);
     let patience = Patience {
         document: Duration::from_millis(50),
         ..Patience::USUAL
@@ -1149,3 +1189,6 @@ mod hang;
 
 #[path = "builder_tests.rs"]
 mod builder;
+
+#[path = "mirror_tests.rs"]
+mod mirror;

@@ -29,12 +29,11 @@ pub fn tree(spec: &Spec) -> Result<Tree> {
     // The node learns its name servers by DHCP; netd writes them down.
     tree.symlink("etc/resolv.conf", "/run/loam/netd/resolv.conf");
     tree.file("etc/os-release", DATA, os_release().into_bytes());
-    if let Some(grid) = &spec.grid {
-        tree.file(
-            "etc/loam/grid.toml",
-            DATA,
-            toml::to_string(grid)?.into_bytes(),
-        );
+    for (name, table) in [("grid", &spec.grid), ("mirrors", &spec.mirrors)] {
+        if let Some(table) = table {
+            let text = toml::to_string(table)?.into_bytes();
+            tree.file(&format!("etc/loam/{name}.toml"), DATA, text);
+        }
     }
     let mut time = spec.time.clone().unwrap_or_default();
     time.insert("built".to_owned(), built().into());
@@ -97,8 +96,11 @@ mod tests {
         let demo = paths(&spec("allow_grid_override = true"));
         assert!(demo.contains(&"etc/loam/allow-grid-override".to_owned()));
         let farm = paths(&spec(
-            "allow_grid_override = false\ngrid = { chain_id = 1 }",
+            "allow_grid_override = false\ngrid = { chain_id = 1 }\n\
+             mirrors = { 'docker.io' = ['mirror.example'] }",
         ));
+        assert!(farm.contains(&"etc/loam/mirrors.toml".to_owned()));
+        assert!(!demo.contains(&"etc/loam/mirrors.toml".to_owned()));
         assert!(farm.contains(&"etc/loam/grid.toml".to_owned()));
         assert!(!farm.contains(&"etc/loam/allow-grid-override".to_owned()));
     }

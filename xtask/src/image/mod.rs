@@ -88,19 +88,30 @@ pub struct GuestFiles {
 
 /// Once an image has been made.
 pub fn guest() -> Result<GuestFiles> {
+    guest_files(GUEST_LINUX, GUEST_BUILTIN)
+}
+
+/// The stock kernel's, once an image has been made with it.
+pub fn stock_guest() -> Result<GuestFiles> {
+    guest_files(STOCK_GUEST_LINUX, STOCK_GUEST_MODULES)
+}
+
+fn guest_files(kernel: &str, modules: &str) -> Result<GuestFiles> {
     let stages = folder().join("stages");
     let init = Spec::read(&inputs().0)?.guest.init;
     Ok(GuestFiles {
-        kernel: stages.join(GUEST_LINUX),
-        initrd: [GUEST_BUILTIN, &init]
+        kernel: stages.join(kernel),
+        initrd: [modules, &init]
             .map(|stage| stages.join(stage::archive_name(stage)))
             .to_vec(),
     })
 }
 
-/// Stages that [`guest`] reads.
+/// Stages that are read as files, too.
 const GUEST_LINUX: &str = "guest-linux";
 const GUEST_BUILTIN: &str = "guest-builtin";
+const STOCK_GUEST_LINUX: &str = "debian-guest-linux";
+const STOCK_GUEST_MODULES: &str = "guest-modules";
 
 /// `image/image.toml` and `image/packages.lock` of this repository.
 pub fn inputs() -> (PathBuf, PathBuf) {
@@ -291,7 +302,7 @@ impl Builder<'_> {
                     remark(self.guest_modules(package)?)
                 })?;
                 Ok(Guest {
-                    linux: self.linux(package, "debian-guest-linux")?,
+                    linux: self.linux(package, STOCK_GUEST_LINUX)?,
                     modules,
                 })
             }
@@ -323,11 +334,12 @@ impl Builder<'_> {
             .with(include_str!("module.rs"))
             .with(&package.sha256)
             .with(format!("{:?}", self.spec.guest.debian));
-        self.stages.archive("guest-modules", &key, LEVEL_ONCE, || {
-            let release = kernel::release(package)?;
-            let catalog = kernel::catalog(&lock::verified(package)?, release)?;
-            kernel::guest_modules(&catalog, release, &self.spec.guest.debian)
-        })
+        self.stages
+            .archive(STOCK_GUEST_MODULES, &key, LEVEL_ONCE, || {
+                let release = kernel::release(package)?;
+                let catalog = kernel::catalog(&lock::verified(package)?, release)?;
+                kernel::guest_modules(&catalog, release, &self.spec.guest.debian)
+            })
     }
 
     fn guest_init(&self, binaries: &Path) -> Result<Kept> {
@@ -364,9 +376,10 @@ impl Builder<'_> {
         let key = Key::new(include_str!("base.rs"))
             .with(base::os_release())
             .with(format!(
-                "{:?} {:?} {} {}",
+                "{:?} {:?} {:?} {} {}",
                 self.spec.grid,
                 self.spec.time,
+                self.spec.mirrors,
                 base::built(),
                 self.spec.allow_grid_override
             ));

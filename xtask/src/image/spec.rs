@@ -19,6 +19,8 @@ pub struct Spec {
     pub grid: Option<toml::Table>,
     /// Becomes `/etc/loam/time.toml`: which servers are asked for the time.
     pub time: Option<toml::Table>,
+    /// Becomes `/etc/loam/mirrors.toml`: who is asked for images before their registries.
+    pub mirrors: Option<toml::Table>,
     pub stub: Stub,
     pub kernel: Kernel,
     pub guest: Guest,
