@@ -34,8 +34,14 @@ pub enum DocumentError {
     },
     #[error("the image has {0} layers; at most {limit} are accepted", limit = limits::LAYERS)]
     Layers(usize),
-    #[error("a layer is of type `{0}`, which is not a tar archive that this node can unpack")]
-    LayerType(String),
+    #[error(
+        "layer {layer} is of type `{kind}`, which is not a tar archive that this node can unpack"
+    )]
+    LayerType {
+        /// From 1, the lowest.
+        layer: usize,
+        kind: String,
+    },
 }
 
 /// One part of an image: where to ask for it, and how to check it.
@@ -168,13 +174,16 @@ impl Manifest {
             return Err(DocumentError::Layers(self.layers.len()));
         }
         let mut total = 0u64;
-        for layer in &self.layers {
+        for (number, layer) in self.layers.iter().enumerate() {
             // How it is compressed shows in its first bytes. Docker's types end in `.tar.gzip`,
             // OCI's in `.tar`, `.tar+gzip`, `.tar+zstd`.
             let kind = &layer.media_type;
             let readable = [".tar", ".tar+gzip", ".tar+zstd", ".tar.gzip", ".tar.zstd"];
             if !readable.iter().any(|end| kind.ends_with(end)) {
-                return Err(DocumentError::LayerType(kind.chars().take(120).collect()));
+                return Err(DocumentError::LayerType {
+                    layer: number + 1,
+                    kind: kind.chars().take(120).collect(),
+                });
             }
             total = total.saturating_add(layer.size);
         }

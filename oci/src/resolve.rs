@@ -49,12 +49,13 @@ impl Search {
     ///
     /// # Errors
     ///
-    /// It is none, or there is no image for the node.
+    /// It leads to no image for the node, nor does any other that an index has.
     pub fn take_in(&mut self, document: &[u8]) -> Result<Option<Resolved>, DocumentError> {
         let (_, level) = self.wanted;
-        let index = match Document::parse(document)? {
-            Document::Manifest(manifest) => return Ok(Some(Resolved { manifest, level })),
-            Document::Index(index) => index,
+        let index = match Document::parse(document) {
+            Ok(Document::Manifest(manifest)) => return Ok(Some(Resolved { manifest, level })),
+            Ok(Document::Index(index)) => index,
+            Err(error) => return self.pass_over(error).map(|()| None),
         };
         self.indexes += 1;
         if self.indexes > limits::INDEXES {
@@ -67,12 +68,26 @@ impl Search {
         for (entry, needs) in candidates.into_iter().rev() {
             self.others.push((entry.clone(), level.max(needs)));
         }
-        let next = self.others.pop();
-        let none = || DocumentError::Platform(self.platforms.join(", "));
-        let (next, level) = next.ok_or_else(none)?;
-        next.check_document()?;
-        self.wanted = (next.digest, level);
-        Ok(None)
+        let none = DocumentError::Platform(self.platforms.join(", "));
+        self.pass_over(none).map(|()| None)
+    }
+
+    /// Goes on with the next best of what indexes have, in place of what is wanted and cannot be had.
+    ///
+    /// # Errors
+    ///
+    /// There is none: then why the last was passed over.
+    pub fn pass_over<E: From<DocumentError>>(&mut self, mut why: E) -> Result<(), E> {
+        while let Some((next, level)) = self.others.pop() {
+            match next.check_document() {
+                Ok(()) => {
+                    self.wanted = (next.digest, level);
+                    return Ok(());
+                }
+                Err(error) => why = error.into(),
+            }
+        }
+        Err(why)
     }
 }
 

@@ -36,7 +36,11 @@ impl Documents {
         let mut search = Search::new(digest, level);
         loop {
             self.asked.lock().unwrap().push(search.wanted());
-            let document = &self.all[&search.wanted()];
+            let Some(document) = self.all.get(&search.wanted()) else {
+                let gone = DocumentError::Kind("is not there".to_owned());
+                search.pass_over(gone).map_err(|error| error.to_string())?;
+                continue;
+            };
             match search.take_in(document) {
                 Ok(None) => {}
                 Ok(Some(found)) => return Ok((found.manifest.config.size, found.level)),
@@ -205,7 +209,33 @@ fn a_document_that_is_too_large_to_be_read_is_not_asked_for() {
     let error = documents.resolve(index, Level::V1).unwrap_err();
     assert!(error.contains("at most"), "{error}");
     assert_eq!(*documents.asked.lock().unwrap(), [index]);
-    // Nor does it spoil what is beside it.
-    let index = documents.index(&[amd.clone(), amd.replace("500", &size)]);
-    assert_eq!(documents.resolve(index, Level::V1), Ok((1, Level::V1)));
+    // Nor does it spoil what is beside it, before or behind it.
+    for entries in [
+        [amd.clone(), amd.replace("500", &size)],
+        [amd.replace("500", &size), amd.clone()],
+    ] {
+        let index = documents.index(&entries);
+        assert_eq!(documents.resolve(index, Level::V1), Ok((1, Level::V1)));
+    }
+}
+
+#[test]
+fn what_an_index_names_best_and_cannot_be_had_gives_way_to_the_next() {
+    let mut documents = Documents::default();
+    let plain = documents.image(1);
+    let broken = documents.add("{}");
+    let gone = Digest::of(b"thrown away");
+    let v3 = platform("amd64", r#","variant":"v3""#);
+    for best in [broken, gone] {
+        let index = documents.index(&[entry(best, &v3), entry(plain, &platform("amd64", ""))]);
+        assert_eq!(documents.resolve(index, Level::V3), Ok((1, Level::V1)));
+        // Alone, it is what is told of.
+        let index = documents.index(&[entry(best, &v3)]);
+        let told = documents.resolve(index, Level::V3).unwrap_err();
+        let expected = match best == broken {
+            true => "not an image's manifest",
+            false => "is not there",
+        };
+        assert!(told.contains(expected), "{told}");
+    }
 }

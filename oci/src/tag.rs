@@ -75,10 +75,15 @@ async fn follow(
         let wanted = search.wanted();
         let document = match known.get(&wanted) {
             Some(document) => document,
-            None => {
-                let document = registry.manifest(wanted).await?;
-                known.entry(wanted).or_insert(document)
-            }
+            None => match registry.manifest(wanted).await {
+                Ok(document) => known.entry(wanted).or_insert(document),
+                Err(error) if error.is_passing() => return Err(error.into()),
+                // What an index has besides may be there.
+                Err(error) => {
+                    search.pass_over(TagError::from(error))?;
+                    continue;
+                }
+            },
         };
         if let Some(resolved) = search.take_in(document)? {
             return Ok(resolved);

@@ -20,6 +20,10 @@ pub struct Behaviour {
     /// Ends the connection after so many bytes of a blob's answer, so often.
     pub cut: Option<(usize, u32)>,
     pub no_ranges: bool,
+    /// So many bytes at most are in the answer to a range, which says so.
+    pub part: Option<usize>,
+    /// Sends whole blobs in chunks, without their length.
+    pub chunked: bool,
     /// Answers 416 to every range.
     pub refuses_ranges: bool,
     /// Wants `Bearer <this>`.
@@ -278,7 +282,12 @@ impl TestRegistry {
             }
             _ => usize::MAX,
         };
-        let no_ranges = state.behaviour.no_ranges;
+        let Behaviour {
+            no_ranges,
+            part,
+            chunked,
+            ..
+        } = state.behaviour;
         let drip = state.behaviour.drip.filter(|drip| bytes.len() > *drip);
         drop(state);
         let from: Option<usize> = range
@@ -303,9 +312,22 @@ impl TestRegistry {
         }
         match from {
             Some(from) => {
-                let last = bytes.len() - 1;
-                let extra = format!("content-range: bytes {from}-{last}/{}\r\n", bytes.len());
-                respond(&mut out, "206 Partial Content", &extra, &bytes[from..], cut)
+                let end = part.map_or(bytes.len(), |part| bytes.len().min(from + part));
+                let (last, all) = (end - 1, bytes.len());
+                let extra = format!("content-range: bytes {from}-{last}/{all}\r\n");
+                let part = &bytes[from..end];
+                respond(&mut out, "206 Partial Content", &extra, part, cut)
+            }
+            None if chunked => {
+                let head =
+                    "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+                out.write_all(head.as_bytes())?;
+                for chunk in bytes.chunks(7000) {
+                    write!(out, "{:x}\r\n", chunk.len())?;
+                    out.write_all(chunk)?;
+                    out.write_all(b"\r\n")?;
+                }
+                out.write_all(b"0\r\n\r\n")
             }
             None => respond(&mut out, "200 OK", "", &bytes, cut),
         }

@@ -81,17 +81,42 @@ enum Answered {
     /// The blob's end, or the gate was closed.
     Whole,
     Cut(RegistryError),
+    /// It is not the blob.
+    Wrong(TransferError),
 }
 
 impl<T: Target> Transfer<'_, T> {
     async fn complete(&mut self) -> Result<(), T::Error> {
-        let Descriptor { digest, size, .. } = *self.blob;
+        let had = self.target.length() > 0;
+        match self.completed().await? {
+            // What was here before, perhaps from another host, may be at fault.
+            Some(_) if had => match self.completed().await? {
+                Some(wrong) => Err(wrong.into()),
+                None => Ok(()),
+            },
+            Some(wrong) => Err(wrong.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Has as many bytes as the blob has; gives what is wrong with them, which are thrown away then, since to
+    /// resume would only keep them.
+    async fn completed(&mut self) -> Result<Option<TransferError>, T::Error> {
+        let Descriptor {
+            digest: expected,
+            size,
+            ..
+        } = *self.blob;
         let (mut tries, mut pauses) = (0, Pauses::default());
         while self.target.length() < size {
             self.gate.open().await.map_err(TransferError::from)?;
             let before = self.target.length();
             match self.continued().await? {
                 Answered::Whole => {}
+                Answered::Wrong(wrong) => {
+                    self.target.restart().await?;
+                    return Ok(Some(wrong));
+                }
                 Answered::Cut(why) => {
                     let have = self.target.length();
                     let pause = if have > before {
@@ -106,7 +131,7 @@ impl<T: Target> Transfer<'_, T> {
                         return Err(TransferError::from(why).into());
                     };
                     tries += 1;
-                    tracing::info!(layer = %digest, have, of = size, %why, ?pause, "a transfer was cut; resuming");
+                    tracing::info!(layer = %expected, have, of = size, %why, ?pause, "a transfer was cut; resuming");
                     tokio::select! {
                         () = sleep(pause) => {}
                         () = self.gate.closed() => {}
@@ -115,13 +140,11 @@ impl<T: Target> Transfer<'_, T> {
             }
         }
         let found = self.target.digest();
-        if found != digest || self.target.length() != size {
-            // Resuming would only keep what is wrong.
-            self.target.restart().await?;
-            let expected = digest;
-            return Err(TransferError::Digest { expected, found }.into());
+        if found == expected && self.target.length() == size {
+            return Ok(None);
         }
-        Ok(())
+        self.target.restart().await?;
+        Ok(Some(TransferError::Digest { expected, found }))
     }
 
     /// Appends what one answer of the registry brings, as long as the gate is open.
@@ -148,14 +171,26 @@ impl<T: Target> Transfer<'_, T> {
                 chunk = response.chunk() => chunk,
                 () = self.gate.closed() => break Ok(Answered::Whole),
             };
+            let length = self.target.length();
             match chunk {
+                Ok(Some(chunk)) if length + chunk.len() as u64 > self.blob.size => {
+                    break Ok(Answered::Wrong(
+                        self.wrong_size(length + chunk.len() as u64),
+                    ));
+                }
                 Ok(Some(chunk)) => {
-                    if let Err(error) = self.append(&chunk).await {
+                    if let Err(error) = self.target.append(&chunk).await {
                         break Err(error);
                     }
                 }
-                Ok(None) if self.target.length() < self.blob.size => {
-                    break Err(self.wrong_size(self.target.length()).into());
+                // The end of a part, or of a connection that was the only sign of the end. If there is no
+                // more, the next answer brings nothing.
+                Ok(None) if length < self.blob.size && length > have => {
+                    let why = "it sent less than was asked for".to_owned();
+                    break Ok(Answered::Cut(RegistryError::Http(why)));
+                }
+                Ok(None) if length < self.blob.size => {
+                    break Ok(Answered::Wrong(self.wrong_size(length)));
                 }
                 Ok(None) => break Ok(Answered::Whole),
                 Err(error) => break Ok(Answered::Cut(registry::http(error))),
@@ -164,14 +199,6 @@ impl<T: Target> Transfer<'_, T> {
         // What came is worth keeping whatever happens next.
         self.target.flush().await?;
         received
-    }
-
-    async fn append(&mut self, bytes: &[u8]) -> Result<(), T::Error> {
-        let length = self.target.length() + bytes.len() as u64;
-        if length > self.blob.size {
-            return Err(self.wrong_size(length).into());
-        }
-        self.target.append(bytes).await
     }
 
     fn wrong_size(&self, found: u64) -> TransferError {

@@ -89,6 +89,40 @@ async fn one_that_knows_no_ranges_begins_anew() {
 }
 
 #[tokio::test]
+async fn parts_and_chunks_are_put_together() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.part = Some(9000));
+    let (done, all, asked) = rest(&registry, &bytes()[..5000]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true));
+    assert_eq!(asked, ["bytes=5000-", "bytes=14000-", "bytes=23000-"]);
+
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.chunked = true);
+    let (done, all, _) = rest(&registry, &[]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true));
+}
+
+#[tokio::test]
+async fn what_was_there_and_is_wrong_costs_one_more_answer() {
+    let registry = TestRegistry::start();
+    let (done, all, asked) = rest(&registry, &[7; 5000]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true));
+    assert_eq!(asked, ["bytes=5000-", ""]);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_shorter_than_it_is_said_to_be_is_an_error_after_two_answers() {
+    let registry = TestRegistry::start();
+    let swapped =
+        std::collections::HashMap::from([(Digest::of(&bytes()), bytes()[..9000].to_vec())]);
+    registry.behave(|b| (b.refuses_ranges, b.swapped) = (true, swapped));
+    let (done, _, asked) = rest(&registry, &[]).await;
+    let error = done.unwrap_err();
+    assert!(error.contains("9000 bytes"), "{error}");
+    assert_eq!(asked, ["", "bytes=9000-", ""]);
+}
+
+#[tokio::test]
 async fn a_cut_that_brought_nothing_is_mended_after_a_pause() {
     let registry = TestRegistry::start();
     registry.behave(|b| b.cut = Some((0, 1)));

@@ -178,7 +178,7 @@ fn percent_decoded(name: &[u8]) -> Vec<u8> {
 /// `<length> <key>=<value>\n`, where the length counts its own digits.
 pub fn write_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
+    let mut length = rest;
     while length != rest + length.to_string().len() {
         length = rest + length.to_string().len();
     }
