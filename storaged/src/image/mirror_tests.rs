@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use loam_oci::test_registry::Behaviour;
+
 use super::*;
+
+/// How a mirror is bad.
+type Badness = (&'static str, fn(&mut Behaviour));
 
 /// A node that asks these before the registry.
 fn node(registry: &TestRegistry, mirrors: &[&TestRegistry]) -> Node {
@@ -32,7 +37,7 @@ async fn a_mirror_that_has_an_image_is_asked_alone() {
 #[tokio::test]
 async fn whatever_mirrors_do_the_registry_is_asked_after_them() {
     let other = [gzip(&Layer::default().file("evil", b"").tar())];
-    let bad: [(&str, fn(&mut loam_oci::test_registry::Behaviour)); 4] = [
+    let bad: [Badness; 4] = [
         ("is down", |b| b.down = true),
         ("has an error", |b| {
             b.instead = Some(Instead {
