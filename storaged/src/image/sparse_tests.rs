@@ -323,3 +323,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn each_record_of_holes_says_that_there_are_some() {
+    let is_any = |key: &str, value: &str| {
+        let mut records = Records::default();
+        records.read(key.as_bytes(), value.as_bytes()).unwrap();
+        records.is_any()
+    };
+    for (key, value) in [
+        ("major", "1"),
+        ("minor", "0"),
+        ("size", "5"),
+        ("realsize", "5"),
+        ("map", ""),
+        ("offset", "0"),
+    ] {
+        assert!(is_any(key, value), "{key}");
+    }
+    assert!(!is_any("name", "x") && !is_any("numblocks", "0"));
+}
+
+#[test]
+fn a_map_before_the_data_has_as_many_pieces_as_may_be() {
+    let map = |count: usize| {
+        let mut text = format!("{count}\n{}", "0\n0\n".repeat(count)).into_bytes();
+        text.resize(text.len().next_multiple_of(BLOCK), 0);
+        read_map(&mut &text[..]).map(|pieces| pieces.len())
+    };
+    assert_eq!(map(limits::PIECES).unwrap(), limits::PIECES);
+    let error = map(limits::PIECES + 1).unwrap_err().to_string();
+    assert!(error.contains("more than"), "{error}");
+}

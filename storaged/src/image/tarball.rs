@@ -179,16 +179,16 @@ impl<R: Read> Tarball<R> {
     /// So much of the archive, or what is left of it.
     fn skip(&mut self, most: u64) -> io::Result<u64> {
         let mut skipped = 0;
-        while skipped < most {
+        loop {
             let length = (most - skipped).min(self.skipped.len() as u64) as usize;
             match self.input.read(&mut self.skipped[..length]) {
-                Ok(0) => break,
+                // The end, or nothing more was asked for.
+                Ok(0) => return Ok(skipped),
                 Ok(length) => skipped += length as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(skipped)
     }
 
     fn header(&mut self) -> Result<Option<Header>, TarError> {

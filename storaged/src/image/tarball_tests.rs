@@ -592,3 +592,31 @@ proptest! {
         let _ = entries(&tar);
     }
 }
+
+#[test]
+fn an_interruption_is_no_end_and_a_failure_is_no_interruption() {
+    /// Is interrupted before each read, and fails with this at the end.
+    struct Restless<'a> {
+        bytes: &'a [u8],
+        ready: bool,
+        end: Option<io::ErrorKind>,
+    }
+    impl Read for Restless<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.ready = !self.ready;
+            match self.end {
+                _ if !self.ready => self.bytes.read(buffer),
+                Some(kind) if self.bytes.is_empty() => Err(kind.into()),
+                _ => Err(io::ErrorKind::Interrupted.into()),
+            }
+        }
+    }
+    let finish = |end| {
+        let bytes = &[0; 300_000];
+        let ready = false;
+        Tarball::new(Restless { bytes, ready, end }).finish()
+    };
+    finish(None).unwrap();
+    let failed = finish(Some(io::ErrorKind::TimedOut)).unwrap_err();
+    assert!(matches!(failed, TarError::Read(error) if error.kind() == io::ErrorKind::TimedOut));
+}
