@@ -11,11 +11,13 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use loam_deployment::{Bytes, payload::OciReference};
+use loam_deployment::Bytes;
+use loam_node_api::image::{Image, ImageLogin, ImageRequest};
 use loam_oci::{
     address::Outside,
     digest::Digest,
     gate::Gate,
+    login::Credentials,
     manifest::{Descriptor, Manifest},
     platform::Level,
     registry::{Registry, RegistryError},
@@ -79,7 +81,7 @@ pub struct Means {
 
 #[derive(Debug)]
 pub struct Fetch {
-    pub image: OciReference,
+    pub request: ImageRequest,
     pub pools: Vec<Arc<Pool>>,
     /// Of these, some that hold what must be gone before.
     pub avoid: Vec<Arc<Pool>>,
@@ -173,7 +175,7 @@ impl Fetch {
         }
         let is_over = matches!(result, Ok(_) | Err(FetchError::Stopped));
         let keeps_layers = result.as_ref().is_err_and(FetchError::keeps_layers);
-        let (image, pool) = (self.image.clone(), staging.pool().clone());
+        let (image, pool) = (self.image(), staging.pool().clone());
         let mut settled = spawn_blocking(move || {
             let done = if is_over {
                 staging.remove()
@@ -209,12 +211,7 @@ impl Fetch {
         held: &mut Held,
     ) -> Result<Kept, FetchError> {
         let turn = self.turn(&self.means.fetching).await?;
-        let registry = Registry::new(
-            self.image.registry(),
-            self.image.repository(),
-            &self.means.outside,
-            None,
-        )?;
+        let registry = self.registry()?;
         let (resolved, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),
@@ -252,7 +249,7 @@ impl Fetch {
         let pool = staging.pool().clone();
         let stop = Stop::default();
         let build = Build {
-            image: self.image.clone(),
+            image: self.image(),
             level,
             packer: self.means.packer.clone(),
             stop: stop.clone(),
@@ -301,15 +298,34 @@ impl Fetch {
         }
     }
 
+    /// The one that the reference names is told the login, and no other: nothing else of this knows it.
+    fn registry(&self) -> Result<Registry, RegistryError> {
+        let ImageRequest { reference, login } = &self.request;
+        let credentials = |login: &ImageLogin| Credentials {
+            user: login.user.clone(),
+            password: login.password.clone(),
+        };
+        Registry::new(
+            reference.registry(),
+            reference.repository(),
+            &self.means.outside,
+            login.as_ref().map(credentials),
+        )
+    }
+
+    fn image(&self) -> Image {
+        self.request.image()
+    }
+
     async fn turn(&self, queue: &Queue) -> Result<Turn, FetchError> {
         tokio::select! {
-            turn = queue.turn(Origin::of(&self.image)) => Ok(turn),
+            turn = queue.turn(Origin::of(&self.request.reference)) => Ok(turn),
             () = self.stop.wait() => Err(FetchError::Stopped),
         }
     }
 
     async fn documents(&self, registry: &Registry) -> Result<(Resolved, Config), FetchError> {
-        let digest = Digest::of_manifest(&self.image);
+        let digest = Digest::of_manifest(&self.request.reference);
         let mut search = Search::new(digest, self.means.level);
         let resolved = loop {
             let document = self.soon(registry.manifest(search.wanted())).await?;
