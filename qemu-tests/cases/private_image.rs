@@ -31,8 +31,8 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     };
 
     let hers = Hello {
-        port: 8880,
-        subnet: "10.80.0",
+        port: 9080,
+        subnet: "10.90.0",
         ..Hello::default()
     };
     let contract = alice.deploy(node, &with(&hers, Some("guess")))?;
@@ -41,8 +41,8 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     wait_start(node.forward(hers.port)?)?;
 
     let his = Hello {
-        port: 8881,
-        subnet: "10.81.0",
+        port: 9081,
+        subnet: "10.91.0",
         ..Hello::default()
     };
     let gets = grid.registry.gets(image.digest());
