@@ -12,6 +12,7 @@
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
+//! | [`image`] | | which image, and whose |
 //! | [`healthcheck`] | | how programs are asked whether they do their work |
 //! | [`window`] | | how large the terminal is at which a console is shown |
 //! | [`signal`] | | how programs are asked to end |
@@ -24,6 +25,7 @@ pub mod debug;
 pub mod guest;
 pub mod healthcheck;
 pub mod id;
+pub mod image;
 pub mod machine;
 pub mod network;
 pub mod page;

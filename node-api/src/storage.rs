@@ -8,13 +8,14 @@ use std::{fmt, path::PathBuf};
 
 use loam_deployment::{
     Bytes, ContractId, ImageDigest, NodeKey, Version,
-    payload::{Filesystem, Media, OciReference},
+    payload::{Filesystem, Media},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     WorkloadId,
     healthcheck::Healthcheck,
+    image::{Image, ImageRequest},
     page::{Page, Revision},
     signal::StopSignal,
 };
@@ -46,15 +47,16 @@ pub trait Storage {
     async fn volume_delete(key: VolumeKey, why: Deletion) -> Result<(), StorageError>;
 
     /// Starts to fetch the image unless it is here or being fetched, and says how far it is.
-    /// A failed fetch starts again, no sooner than its back-off allows.
-    async fn image_ensure(image: OciReference) -> ImageStatus;
-    /// Attempts by their references, and each digest that is ready under one of its references; in
-    /// the order of the references, from the first one behind `after` on.
-    async fn images(after: Option<OciReference>) -> Page<ImageStatus>;
+    /// A failed fetch starts again, no sooner than its back-off allows, or with another login. The
+    /// next try is with the login that was named last.
+    async fn image_ensure(request: ImageRequest) -> ImageStatus;
+    /// Attempts by their images, and what is ready, each under one of the names of its content; in
+    /// the order of the images, from the first one behind `after` on.
+    async fn images(after: Option<Image>) -> Page<ImageStatus>;
     /// What a ready image says about how to run it.
-    async fn image_config(image: OciReference) -> Result<ImageConfig, StorageError>;
-    /// Ends the attempt of this reference; removes a ready image by its digest. Absent is success.
-    async fn image_delete(image: OciReference) -> Result<(), StorageError>;
+    async fn image_config(image: Image) -> Result<ImageConfig, StorageError>;
+    /// Ends the attempt at this image; removes what is ready by its content. Absent is success.
+    async fn image_delete(image: Image) -> Result<(), StorageError>;
 
     /// Says who this node is, so that the marks on its pools name it to another node.
     async fn node_is(node: NodeKey) -> Result<(), StorageError>;
@@ -176,7 +178,7 @@ pub struct MountId(pub u64);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageStatus {
-    pub image: OciReference,
+    pub image: Image,
     pub state: ImageState,
 }
 
@@ -243,7 +245,7 @@ pub enum StorageError {
         wanted: String,
     },
     #[error("image {0} is not here")]
-    NoImage(OciReference),
+    NoImage(Box<Image>),
     #[error("{key} was named by version {named} of its deployment, so version {by} cannot drop it")]
     StillNamed {
         key: Box<VolumeKey>,

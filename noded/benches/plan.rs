@@ -52,6 +52,7 @@ fn workloads(number: u64) -> Workloads {
         });
     let machine = Machine {
         image: image(),
+        image_login: None,
         cpus: 1,
         memory: Bytes::mib(256),
         root: Bytes::mib(512),
@@ -101,8 +102,8 @@ fn done(plan: &Plan) -> Actual {
     let mut actual = Actual::default();
     for task in &plan.tasks {
         match task.step.clone() {
-            Step::ImageEnsure(image) => actual.images.note(ImageStatus {
-                image,
+            Step::ImageEnsure(request) => actual.images.note(ImageStatus {
+                image: request.image(),
                 state: ImageState::Ready { path: "/i".into() },
             }),
             Step::VolumeEnsure(key, spec, version) => {

@@ -6,9 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use loam_deployment::{ContractId, ImageDigest, payload::OciReference};
+use loam_deployment::ContractId;
 use loam_node_api::{
     WorkloadId,
+    image::{Image, ImageContent},
     machine::Machine,
     network::{Interface, InterfaceId, Network},
     storage::{ImageState, ImageStatus, MountId, Volume, VolumeKey},
@@ -38,37 +39,35 @@ pub struct Mounted {
 }
 
 /// What is ready belongs to its digest, whoever named it; an attempt to fetch belongs to the
-/// reference that asked for it, so that no tenant's registry stands for another's.
+/// reference that asked for it, so that no tenant's registry stands for another's. What was asked for
+/// with a contract's login is that contract's alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Images {
-    pub ready: BTreeMap<ImageDigest, ReadyImage>,
+    pub ready: BTreeMap<ImageContent, ReadyImage>,
     /// Under way or failed.
-    pub attempts: BTreeMap<OciReference, ImageState>,
+    pub attempts: BTreeMap<Image, ImageState>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyImage {
     /// One of the names under which storaged has it.
-    pub reference: OciReference,
+    pub image: Image,
     /// The read-only EROFS file to hand to a machine as its disk.
     pub path: PathBuf,
 }
 
 impl Images {
-    pub fn ready(&self, image: &OciReference) -> Option<&ReadyImage> {
-        self.ready.get(&image.digest())
+    pub fn ready(&self, content: ImageContent) -> Option<&ReadyImage> {
+        self.ready.get(&content)
     }
 
-    /// Takes in what storaged says of a reference.
+    /// Takes in what storaged says of an image.
     pub fn note(&mut self, ImageStatus { image, state }: ImageStatus) {
         match state {
             ImageState::Ready { path } => {
                 self.attempts.remove(&image);
-                let ready = ReadyImage {
-                    reference: image.clone(),
-                    path,
-                };
-                self.ready.insert(image.digest(), ready);
+                let content = image.content();
+                self.ready.insert(content, ReadyImage { image, path });
             }
             state @ (ImageState::Fetching { .. } | ImageState::Failed(_)) => {
                 self.attempts.insert(image, state);

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 
 use loam_deployment::{
     Bytes, ChainContext, ContractId, Name, Rejection, Version,
-    payload::{self, Body, ImageSource, Media, NodePolicy, OciReference, Payload, Workload},
+    payload::{
+        self, Body, ImageSource, Media, NodePolicy, OciReference, Payload, Sealed, Workload,
+    },
     seal::{self, SealContext, SealError, SealedField},
 };
 use loam_node_api::{
     WorkloadId,
+    image::ImageLogin,
     network::NetworkSpec,
     path::TENANT_PORT,
     storage::{Volume, VolumeKey, VolumeSpec},
@@ -185,9 +188,6 @@ impl Judge<'_> {
             ImageSource::Oci(image) => image.clone(),
             ImageSource::Disk(_) => return Err(not_offered("image", "whole-disk images")),
         };
-        if machine.image_login.is_some() {
-            return Err(not_offered("image_login", "logins at registries"));
-        }
         if machine.mesh {
             return Err(not_offered("mesh", "the mesh"));
         }
@@ -197,6 +197,7 @@ impl Judge<'_> {
         self.update_of_root(payload, name, machine.root, &image)?;
         Ok(Machine {
             image,
+            image_login: self.image_login(payload, name, machine)?,
             cpus: machine.cpus,
             memory: machine.memory,
             root: machine.root,
@@ -218,21 +219,50 @@ impl Judge<'_> {
     ) -> Result<BTreeMap<String, String>, Refusal> {
         let mut env = machine.env.clone();
         for (variable, sealed) in &machine.sealed_env {
-            let context = SealContext {
-                chain: self.chain,
-                node: self.identity.node,
-                contract: payload.contract,
-                workload: name,
-                field: SealedField::Env(variable),
-            };
-            let opened = seal::open(sealed, &self.identity.hpke.private, &context)?;
-            let text = std::str::from_utf8(&opened)
-                .ok()
-                .filter(|text| !text.contains('\0'))
-                .ok_or_else(|| Refusal::SecretText(name.clone(), variable.clone()))?;
-            env.insert(variable.clone(), text.to_owned());
+            let field = SealedField::Env(variable);
+            let text = self.open(payload.contract, name, field, sealed)?;
+            env.insert(variable.clone(), text);
         }
         Ok(env)
+    }
+
+    /// Whose registry it is for, verification has seen to.
+    fn image_login(
+        &self,
+        payload: &Payload,
+        name: &Name,
+        machine: &payload::Machine,
+    ) -> Result<Option<ImageLogin>, Refusal> {
+        let Some(login) = &machine.image_login else {
+            return Ok(None);
+        };
+        let open = |field, sealed| self.open(payload.contract, name, field, sealed);
+        Ok(Some(ImageLogin {
+            contract: payload.contract,
+            user: open(SealedField::ImageUser, &login.sealed_user)?,
+            password: open(SealedField::ImagePassword, &login.sealed_password)?,
+        }))
+    }
+
+    fn open(
+        &self,
+        contract: ContractId,
+        workload: &Name,
+        field: SealedField<'_>,
+        sealed: &Sealed,
+    ) -> Result<String, Refusal> {
+        let context = SealContext {
+            chain: self.chain,
+            node: self.identity.node,
+            contract,
+            workload,
+            field,
+        };
+        let opened = seal::open(sealed, &self.identity.hpke.private, &context)?;
+        let text = std::str::from_utf8(&opened).ok();
+        let text = text.filter(|text| !text.contains('\0'));
+        text.map(str::to_owned)
+            .ok_or_else(|| Refusal::SecretText(workload.clone(), what(field).to_owned()))
     }
 
     fn update_of_volume(
@@ -302,6 +332,16 @@ fn check_ports(
         }
     }
     Ok(())
+}
+
+/// Of a secret that a machine has, in its own words.
+fn what(field: SealedField<'_>) -> &str {
+    match field {
+        SealedField::Env(variable) => variable,
+        SealedField::ImageUser => "image_login.sealed_user",
+        SealedField::ImagePassword => "image_login.sealed_password",
+        SealedField::Password => "sealed_password",
+    }
 }
 
 /// Only what is followed is admitted, so that no farmer believes in a policy that does nothing.

@@ -79,7 +79,7 @@ pub fn spec(
     let content = &plan.content;
     let image = actual
         .images
-        .ready(&content.image)
+        .ready(content.image.content())
         .ok_or_else(|| format!("image {} is not there", content.image))?;
     let volume_path = |key: &VolumeKey| {
         let volume = actual
@@ -148,7 +148,7 @@ pub fn spec(
     }
     Ok(MachineSpec {
         id: plan.id.clone(),
-        fingerprint: fingerprint::started(&plan.fingerprint, &held),
+        fingerprint: fingerprint::started(&plan.fingerprint, &content.image, &held),
         cpus: content.cpus,
         memory: content.memory,
         boot: Boot::Guest(Box::new(GuestConfig {
@@ -247,10 +247,10 @@ mod tests {
         };
         actual.mounts.insert("/".into(), mounted);
         let ready = ReadyImage {
-            reference: image.clone(),
+            image: image.clone().into(),
             path: "/image".into(),
         };
-        actual.images.ready.insert(image.digest(), ready);
+        actual.images.ready.insert(ready.image.content(), ready);
         let there = fixture::volume_there(&root, spec_of, Version(1));
         actual.volumes.insert(root.clone(), there);
         let planned = PlannedInterface {
@@ -272,7 +272,7 @@ mod tests {
         let content = MachineContent {
             cpus: 1,
             memory: Bytes::mib(128),
-            image,
+            image: image.into(),
             root: PlannedDisk {
                 volume: root,
                 size: Bytes::mib(64),

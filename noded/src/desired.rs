@@ -11,7 +11,13 @@ use loam_deployment::{
     Bytes, ContractId, Name, Version,
     payload::{NetworkAttachment, OciReference, Publish, Restart, Volume},
 };
-use loam_node_api::{WorkloadId, clock::UnixTime, network::NetworkSpec, storage::VolumeKey};
+use loam_node_api::{
+    WorkloadId,
+    clock::UnixTime,
+    image::{Image, ImageContent, ImageLogin, ImageRequest},
+    network::NetworkSpec,
+    storage::VolumeKey,
+};
 
 use crate::{fingerprint, step::Resource};
 
@@ -56,7 +62,7 @@ impl Kept {
         match resource {
             Resource::Machine(_) => !self.suspended,
             Resource::Interface(_) | Resource::Network(_) | Resource::Volume(_) => true,
-            // Images belong to nobody. Those that its machines need, its root layers name.
+            // Those that its machines need, its root layers name.
             Resource::Image(_) => false,
         }
     }
@@ -92,6 +98,8 @@ pub struct Workloads {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     pub image: OciReference,
+    /// What the image's registry is told, opened. It changes without a restart.
+    pub image_login: Option<ImageLogin>,
     pub cpus: u32,
     pub memory: Bytes,
     pub root: Bytes,
@@ -104,6 +112,35 @@ pub struct Machine {
     pub networks: Vec<NetworkAttachment>,
     pub publish: Vec<Publish>,
     pub restart: Restart,
+}
+
+impl Machine {
+    pub fn image_request(&self) -> ImageRequest {
+        ImageRequest {
+            reference: self.image.clone(),
+            login: self.image_login.clone(),
+        }
+    }
+
+    /// Which image it needs, and whose.
+    pub fn image_needed(&self) -> Image {
+        Image {
+            reference: self.image.clone(),
+            only_for: self.image_owner(),
+        }
+    }
+
+    /// The same, by whatever name.
+    pub fn image_content(&self) -> ImageContent {
+        ImageContent {
+            digest: self.image.digest(),
+            only_for: self.image_owner(),
+        }
+    }
+
+    fn image_owner(&self) -> Option<ContractId> {
+        self.image_login.as_ref().map(|login| login.contract)
+    }
 }
 
 /// The key of a machine's writable layer: another image gets another layer.
@@ -121,6 +158,19 @@ impl Workloads {
             machines: BTreeMap::new(),
             volumes: BTreeMap::new(),
             networks: BTreeMap::new(),
+        }
+    }
+}
+
+impl Workloads {
+    /// Whether the volume of their contract is one of theirs.
+    pub fn names(&self, key: &VolumeKey) -> bool {
+        match key {
+            VolumeKey::Data(id) => self.volumes.contains_key(&id.name),
+            VolumeKey::Root { machine, image } => {
+                let asked = self.machines.get(&machine.name);
+                asked.is_some_and(|asked| *image == asked.image.digest())
+            }
         }
     }
 }
@@ -144,6 +194,14 @@ impl Desired {
             Some((w, _)) if w.volumes.contains_key(name) => "volume",
             Some((w, _)) if w.networks.contains_key(name) => "network",
             _ => "",
+        }
+    }
+
+    /// Whether it is known that its contract wants the volume.
+    pub fn names(&self, key: &VolumeKey) -> bool {
+        match self.of(key.contract()) {
+            Fate::Stated(stated, _) => stated.workloads.names(key),
+            Fate::Kept(_) | Fate::Cancelled => false,
         }
     }
 

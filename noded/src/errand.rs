@@ -178,7 +178,7 @@ fn uses(step: &Step, resource: &Resource) -> bool {
             id.machine == plan.id
         }
         (Step::MachineCheck(plan) | Step::MachineStart(plan), Resource::Image(image)) => {
-            plan.content.image.digest() == image.digest()
+            plan.content.image.content() == image.content()
         }
         (Step::InterfaceEnsure(id, _), Resource::Network(network)) => id.network == *network,
         (Step::NetworkDelete(network), Resource::Interface(id)) => id.network == *network,
@@ -190,10 +190,10 @@ fn uses(step: &Step, resource: &Resource) -> bool {
     }
 }
 
-/// Images belong to nobody.
+/// Most images belong to nobody.
 pub fn contract(resource: &Resource) -> Option<ContractId> {
     match resource {
-        Resource::Image(_) => None,
+        Resource::Image(image) => image.only_for,
         Resource::Volume(key) => Some(key.contract()),
         Resource::Network(id) | Resource::Machine(id) => Some(id.contract),
         Resource::Interface(id) => Some(id.machine.contract),

@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loam_deployment::{ContractId, ImageDigest, payload::OciReference};
+use loam_deployment::ContractId;
 use loam_node_api::{
+    image::{Image, ImageContent, ImageLogin},
     machine::{Machine, MachineSpec, MachineState},
     network::{Network, Uplink},
     storage::{ImageConfig, ImageState},
@@ -40,8 +41,10 @@ pub struct Executor {
     retries: Retries,
     complaints: Complaints,
     news: Lines,
-    /// Of ready images, by their digests.
-    configs: BTreeMap<ImageDigest, ImageConfig>,
+    /// Of ready images, by their contents.
+    configs: BTreeMap<ImageContent, ImageConfig>,
+    /// Which login storaged was told last, of attempts with one.
+    logins: BTreeMap<Image, ImageLogin>,
     away: BTreeSet<Daemon>,
     touched: BTreeSet<Daemon>,
 }
@@ -55,6 +58,7 @@ impl Executor {
             complaints: Complaints::default(),
             news: Lines::of_news(),
             configs: BTreeMap::new(),
+            logins: BTreeMap::new(),
             away: BTreeSet::new(),
             touched: BTreeSet::new(),
         }
@@ -112,7 +116,9 @@ impl Executor {
             .retain(|resource| planned.contains(resource), now);
         self.news.prune(now);
         self.configs
-            .retain(|digest, _| actual.images.ready.contains_key(digest));
+            .retain(|content, _| actual.images.ready.contains_key(content));
+        self.logins
+            .retain(|image, _| actual.images.attempts.contains_key(image));
     }
 
     /// Marks what the steps of this round have made old.
@@ -160,13 +166,17 @@ impl Executor {
             return Progress::UnderWay(reason);
         }
         let spec = match step {
-            // Its end is told.
-            Step::ImageEnsure(image) => match actual.images.attempts.get(image) {
-                Some(state @ ImageState::Fetching { .. }) => {
-                    return Progress::UnderWay(fetching(state));
+            Step::ImageEnsure(request) => {
+                let image = request.image();
+                let is_told = self.logins.get(&image) == request.login.as_ref();
+                match actual.images.attempts.get(&image) {
+                    // Its end is told.
+                    Some(state @ ImageState::Fetching { .. }) if is_told => {
+                        return Progress::UnderWay(fetching(state));
+                    }
+                    _ => None,
                 }
-                _ => None,
-            },
+            }
             Step::MachineStop(id) => match actual.machines.get(id).map(|m| &m.state) {
                 Some(MachineState::Stopping) => return Progress::Begun("stopping".into()),
                 Some(MachineState::Ending(_)) => return Progress::UnderWay(ENDING.into()),
@@ -175,8 +185,8 @@ impl Executor {
             Step::MachineCheck(plan) | Step::MachineStart(plan) => {
                 // By the name under which storaged has it, which may be another's.
                 let image = &plan.content.image;
-                let ready = actual.images.ready(image);
-                let image = ready.map_or(image, |ready| &ready.reference).clone();
+                let ready = actual.images.ready(image.content());
+                let image = ready.map_or(image, |ready| &ready.image).clone();
                 let config = match self.config(step, &image).await {
                     Ok(config) => config,
                     Err(progress) => return progress,
@@ -201,8 +211,8 @@ impl Executor {
     }
 
     /// The image's configuration, asked for once.
-    async fn config(&mut self, step: &Step, image: &OciReference) -> Result<ImageConfig, Progress> {
-        if let Some(config) = self.configs.get(&image.digest()) {
+    async fn config(&mut self, step: &Step, image: &Image) -> Result<ImageConfig, Progress> {
+        if let Some(config) = self.configs.get(&image.content()) {
             return Ok(config.clone());
         }
         let (sockets, asked) = (self.sockets.clone(), image.clone());
@@ -251,6 +261,11 @@ impl Executor {
             return Progress::Done;
         }
         self.touched.insert(owner(&step.resource()));
+        if let Step::ImageEnsure(request) = step
+            && let Some(login) = &request.login
+        {
+            self.logins.insert(request.image(), login.clone());
+        }
         match &effect {
             Effect::Begun(what) => return Progress::Begun(what.clone()),
             Effect::Image(status) => match &status.state {
@@ -298,7 +313,7 @@ impl Executor {
     fn learn(&mut self, step: &Step, config: ImageConfig) {
         if let Step::MachineCheck(plan) | Step::MachineStart(plan) = step {
             let MachinePlan { content, .. } = &**plan;
-            self.configs.insert(content.image.digest(), config);
+            self.configs.insert(content.image.content(), config);
         }
     }
 }
@@ -351,7 +366,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
             }
             Step::ImageDelete(image) => {
                 actual.images.attempts.remove(image);
-                actual.images.ready.remove(&image.digest());
+                actual.images.ready.remove(&image.content());
             }
             Step::MachineStop(_)
             | Step::MachineCheck(_)
@@ -410,8 +425,8 @@ async fn perform(sockets: Sockets, step: Step, spec: Option<MachineSpec>) -> End
                         .await;
                     said(Daemon::Storaged, deleted, done)
                 }
-                Step::ImageEnsure(image) => storage
-                    .image_ensure(deadline(), image)
+                Step::ImageEnsure(request) => storage
+                    .image_ensure(deadline(), request)
                     .await
                     .map(Effect::Image)
                     .map_err(|error| text(call(Daemon::Storaged)(error))),

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
-use loam_deployment::{Bytes, ImageDigest, NodeKey, Version, payload::OciReference};
+use loam_deployment::{Bytes, NodeKey, Version};
 use loam_node_api::{
     WorkloadId,
     clock::{Clock, ClockService, UnixTime},
+    image::{Image, ImageContent, ImageLogin, ImageRequest},
     machine::{
         ConsoleChunk, Exit, Machine, MachineError, MachineSpec, MachineState, Machines, Shutdown,
     },
@@ -59,10 +60,14 @@ pub struct State {
     /// Another one each time that it is put back.
     pub mount: u64,
     pub volumes: BTreeMap<VolumeKey, Volume>,
-    pub images: BTreeMap<ImageDigest, OciReference>,
-    pub attempts: BTreeMap<OciReference, ImageState>,
+    pub images: BTreeMap<ImageContent, Image>,
+    pub attempts: BTreeMap<Image, ImageState>,
     /// These fetches never end.
-    pub slow_images: BTreeSet<OciReference>,
+    pub slow_images: BTreeSet<Image>,
+    /// Which logins it was told.
+    pub logins: Vec<ImageLogin>,
+    /// A registry refuses this password.
+    pub refused_password: Option<String>,
     pub networks: BTreeMap<WorkloadId, Network>,
     pub interfaces: BTreeMap<InterfaceId, Interface>,
     pub uplink: Uplink,
@@ -301,9 +306,17 @@ impl Storage for FakeNode {
         Ok(())
     }
 
-    async fn image_ensure(self, _: Context, image: OciReference) -> ImageStatus {
+    async fn image_ensure(self, _: Context, request: ImageRequest) -> ImageStatus {
+        let image = request.image();
         let mut state = self.changing("image_ensure", &image, &self.storaged);
-        let status = if state.slow_images.contains(&image) {
+        let password = request.login.as_ref().map(|login| login.password.clone());
+        state.logins.extend(request.login);
+        let is_refused = password.is_some() && password == state.refused_password;
+        let status = if is_refused {
+            let failed = ImageState::Failed("the registry refuses the login".into());
+            state.attempts.insert(image.clone(), failed.clone());
+            failed
+        } else if state.slow_images.contains(&image) {
             let fetching = ImageState::Fetching {
                 done: Bytes(1),
                 total: Some(Bytes(2)),
@@ -313,7 +326,7 @@ impl Storage for FakeNode {
             fetching
         } else if state.disk {
             state.attempts.remove(&image);
-            state.images.insert(image.digest(), image.clone());
+            state.images.insert(image.content(), image.clone());
             ImageState::Ready {
                 path: "/pool/image".into(),
             }
@@ -326,14 +339,14 @@ impl Storage for FakeNode {
         }
     }
 
-    async fn images(self, _: Context, after: Option<OciReference>) -> Page<ImageStatus> {
+    async fn images(self, _: Context, after: Option<Image>) -> Page<ImageStatus> {
         let state = self.called("images");
         let ready = state.images.values().filter(|_| state.disk).map(|image| {
             let path = "/pool/image".into();
             (image.clone(), ImageState::Ready { path })
         });
         let attempts = state.attempts.iter().map(|(i, s)| (i.clone(), s.clone()));
-        let all: BTreeMap<OciReference, ImageState> = ready.chain(attempts).collect();
+        let all: BTreeMap<Image, ImageState> = ready.chain(attempts).collect();
         let all = all.into_iter().map(|(image, state)| {
             let status = ImageStatus {
                 image: image.clone(),
@@ -344,14 +357,10 @@ impl Storage for FakeNode {
         page(&all.collect(), after)
     }
 
-    async fn image_config(
-        self,
-        _: Context,
-        image: OciReference,
-    ) -> Result<ImageConfig, StorageError> {
+    async fn image_config(self, _: Context, image: Image) -> Result<ImageConfig, StorageError> {
         let state = self.called("image_config");
-        if !state.disk || !state.images.contains_key(&image.digest()) {
-            return Err(StorageError::NoImage(image));
+        if !state.disk || !state.images.contains_key(&image.content()) {
+            return Err(StorageError::NoImage(Box::new(image)));
         }
         Ok(ImageConfig {
             cmd: vec!["/hello".into()],
@@ -359,10 +368,10 @@ impl Storage for FakeNode {
         })
     }
 
-    async fn image_delete(self, _: Context, image: OciReference) -> Result<(), StorageError> {
+    async fn image_delete(self, _: Context, image: Image) -> Result<(), StorageError> {
         let mut state = self.changing("image_delete", &image, &self.storaged);
         state.attempts.remove(&image);
-        state.images.remove(&image.digest());
+        state.images.remove(&image.content());
         Ok(())
     }
 

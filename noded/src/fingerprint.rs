@@ -5,7 +5,8 @@
 //! fingerprint also tells, of a machine that still runs by one of them, which disks it holds.
 //!
 //! Besides it names the mounts that the machine's files were on: one that is gone has taken them along,
-//! also when the disk is back.
+//! also when the disk is back. And it says whether the image is its contract's own, which restarts nothing
+//! when it changes.
 //!
 //! [`MachineContent`]: crate::step::MachineContent
 
@@ -14,8 +15,11 @@ use std::{
     net::IpAddr,
 };
 
-use loam_deployment::{Bytes, ImageDigest, Name, payload::Filesystem};
-use loam_node_api::storage::MountId;
+use loam_deployment::{Bytes, ContractId, ImageDigest, Name, payload::Filesystem};
+use loam_node_api::{
+    image::{Image, ImageContent},
+    storage::MountId,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -28,9 +32,9 @@ use crate::{
 /// Room for a fingerprint with a few volumes.
 const LENGTH: usize = 192;
 
-/// `digest/image/volume,volume`, and `/pool=mount,pool=mount` once it is started: of the content and
-/// the image in full, of volumes enough to tell them apart. Two that look alike cost a machine a wait
-/// for another's end, no more.
+/// `digest/image/volume,volume`, and `/pool=mount,pool=mount` once it is started, and `/own` if its image
+/// is its contract's own: of the content and the image in full, of volumes enough to tell them apart. Two
+/// that look alike cost a machine a wait for another's end, no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(String);
 
@@ -87,13 +91,20 @@ impl Fingerprint {
     }
 }
 
-/// The fingerprint of a machine that is started with files on `mounts`.
-pub fn started(fingerprint: &str, mounts: &BTreeSet<&Mounted>) -> String {
+/// What a contract's own image adds.
+const OWN: &str = "own";
+
+/// The fingerprint of a machine that is started from `image` with files on `mounts`.
+pub fn started(fingerprint: &str, image: &Image, mounts: &BTreeSet<&Mounted>) -> String {
     let mounts = mounts.iter();
     let mounts: Vec<_> = mounts
         .map(|m| format!("{}={}", m.pool, m.mount.0))
         .collect();
-    format!("{fingerprint}/{}", mounts.join(","))
+    let started = format!("{fingerprint}/{}", mounts.join(","));
+    match image.only_for {
+        Some(_) => format!("{started}/{OWN}"),
+        None => started,
+    }
 }
 
 /// The mounts that the machine's files were on when it was started: each one's pool, and which it was.
@@ -110,6 +121,8 @@ pub fn mounts(fingerprint: &str) -> impl Iterator<Item = (&str, MountId)> {
 pub struct Disks {
     /// None when the fingerprint does not say: then it may be any.
     known: Option<(ImageDigest, BTreeSet<String>)>,
+    /// Whether its image is its contract's own. None when the fingerprint does not say.
+    has_own_image: Option<bool>,
 }
 
 impl Disks {
@@ -119,7 +132,11 @@ impl Disks {
             let volumes = volumes.split(',').map(str::to_owned).collect();
             Some((image.parse().ok()?, volumes))
         });
-        Self { known }
+        let has_own_image = parts.next().map(|_mounts| parts.next() == Some(OWN));
+        Self {
+            known,
+            has_own_image,
+        }
     }
 
     /// Whether the machine may hold the contract's volume of this name.
@@ -131,6 +148,16 @@ impl Disks {
 
     pub fn image(&self) -> Option<ImageDigest> {
         self.known.as_ref().map(|(image, _)| *image)
+    }
+
+    /// Which of what is ready under its image's digest it may have, as a machine of the contract: the one,
+    /// or either if the fingerprint does not say.
+    pub fn images(&self, contract: ContractId) -> impl Iterator<Item = ImageContent> + use<> {
+        let has_own = self.has_own_image;
+        let either = self.image().into_iter().flat_map(move |digest| {
+            [None, Some(contract)].map(|only_for| ImageContent { digest, only_for })
+        });
+        either.filter(move |content| has_own.is_none_or(|own| own == content.only_for.is_some()))
     }
 }
 
@@ -185,6 +212,8 @@ pub fn digest(machine: &Machine, workloads: &Workloads) -> [u8; 32] {
     }
     let Machine {
         image,
+        // It says how the bytes are got, and they are the same.
+        image_login: _,
         cpus,
         memory,
         root,

@@ -1,7 +1,7 @@
 //! Small desired states for tests.
 
 use loam_deployment::{
-    Bytes, Name, Version,
+    Bytes, ContractId, Name, Version,
     payload::{
         Filesystem, Media, NetworkAttachment, OciReference, Protocol, Publish, Restart, Volume,
     },
@@ -9,6 +9,7 @@ use loam_deployment::{
 use loam_node_api::{
     WorkloadId,
     healthcheck::Healthcheck,
+    image::ImageLogin,
     machine::{Machine as ActualMachine, MachineState},
     network::{Interface, InterfaceId, InterfaceSpec, NetworkSpec},
     storage::{Volume as VolumeThere, VolumeKey, VolumeSpec},
@@ -33,9 +34,18 @@ pub fn image(n: u8) -> OciReference {
         .unwrap()
 }
 
+pub fn login(contract: u64, password: &str) -> ImageLogin {
+    ImageLogin {
+        contract: ContractId(contract),
+        user: "alice".into(),
+        password: password.into(),
+    }
+}
+
 pub fn machine(networks: &[&str], volumes: &[&str]) -> Machine {
     Machine {
         image: image(1),
+        image_login: None,
         cpus: 1,
         memory: Bytes::mib(256),
         root: Bytes::mib(64),

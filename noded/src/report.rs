@@ -257,8 +257,8 @@ impl Findings<'_> {
             return (State::Failed, trouble.clone());
         }
         let images = &self.actual.images;
-        match images.attempts.get(&asked.image) {
-            _ if images.ready(&asked.image).is_some() => {}
+        match images.attempts.get(&asked.image_needed()) {
+            _ if images.ready(asked.image_content()).is_some() => {}
             Some(ImageState::Failed(reason)) => return (State::Failed, reason.clone()),
             Some(state @ ImageState::Fetching { waits_for, .. }) => {
                 // How far a fetch is changes all the while and is no news; what it waits for is.

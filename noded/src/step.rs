@@ -3,12 +3,10 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
-use loam_deployment::{
-    Bytes, Version,
-    payload::{Filesystem, OciReference},
-};
+use loam_deployment::{Bytes, Version, payload::Filesystem};
 use loam_node_api::{
     WorkloadId,
+    image::{Image, ImageRequest},
     machine::OnReset,
     network::{InterfaceId, InterfaceSpec, Mac, NetworkSpec},
     storage::{Deletion, VolumeKey, VolumeSpec},
@@ -22,7 +20,7 @@ pub enum Step {
     InterfaceDelete(InterfaceId),
     NetworkDelete(WorkloadId),
     VolumeDelete(VolumeKey, Deletion),
-    ImageEnsure(OciReference),
+    ImageEnsure(ImageRequest),
     /// With the version of the deployment that names the volume.
     VolumeEnsure(VolumeKey, VolumeSpec, Version),
     /// Asks whether the network could be changed to this once nobody runs on it.
@@ -34,8 +32,8 @@ pub enum Step {
     MachineCheck(Box<MachinePlan>),
     /// In place of one of its id that ended, if there is one.
     MachineStart(Box<MachinePlan>),
-    /// Ends the fetch by this reference, or removes what is ready under its digest.
-    ImageDelete(OciReference),
+    /// Ends the fetch of this image, or removes what is ready of its content.
+    ImageDelete(Image),
 }
 
 /// A machine to be started, by the names of what it needs; paths and taps are filled in when the
@@ -59,7 +57,7 @@ pub struct MachinePlan {
 pub struct MachineContent {
     pub cpus: u32,
     pub memory: Bytes,
-    pub image: OciReference,
+    pub image: Image,
     pub root: PlannedDisk,
     pub mounts: Vec<PlannedMount>,
     pub interfaces: Vec<PlannedInterface>,
@@ -94,7 +92,7 @@ pub struct PlannedInterface {
 /// A piece of the node's state. A step acts on one and may need others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
-    Image(OciReference),
+    Image(Image),
     Volume(VolumeKey),
     Network(WorkloadId),
     Interface(InterfaceId),
@@ -123,7 +121,8 @@ impl Step {
             Self::VolumeDelete(key, _) | Self::VolumeEnsure(key, ..) => {
                 Resource::Volume(key.clone())
             }
-            Self::ImageEnsure(image) | Self::ImageDelete(image) => Resource::Image(image.clone()),
+            Self::ImageEnsure(request) => Resource::Image(request.image()),
+            Self::ImageDelete(image) => Resource::Image(image.clone()),
         }
     }
 }
@@ -149,7 +148,7 @@ impl fmt::Display for Step {
             Self::NetworkEnsure(id, _) => write!(f, "make network {id}"),
             Self::VolumeDelete(key, _) => write!(f, "delete {key}"),
             Self::VolumeEnsure(key, spec, _) => write!(f, "make {key} of {}", spec.size),
-            Self::ImageEnsure(image) => write!(f, "fetch {image}"),
+            Self::ImageEnsure(request) => write!(f, "fetch {}", request.image()),
             Self::ImageDelete(image) => write!(f, "drop {image}"),
         }
     }

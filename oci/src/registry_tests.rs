@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
-use crate::test_registry::TestRegistry;
+use crate::test_registry::{Instead, TestRegistry};
 
 fn of(
     image: &OciReference,
@@ -241,6 +241,42 @@ async fn a_login_does_not_follow_a_redirection_to_another() {
     registry.behave(|b| b.blobs_at = Some(registry.address));
     let error = client.small_blob(blob, 2).await.unwrap_err().to_string();
     assert!(error.contains("too many redirections"), "{error}");
+}
+
+#[tokio::test]
+async fn a_password_does_not_follow_a_redirection_to_another() {
+    // alice:secret
+    let account = Some("YWxpY2U6c2VjcmV0");
+    let alice = || Credentials {
+        user: "alice".to_owned(),
+        password: "secret".to_owned(),
+    };
+    let [registry, store] = [TestRegistry::start(), TestRegistry::start()];
+    let blob = store.blob(b"{}".to_vec());
+    let image = registry.manifest("{}".to_owned());
+    store.behave(|b| b.no_logins = true);
+    registry.behave(|b| {
+        (b.account, b.blobs_at) = (account, Some(store.address));
+        b.challenges = vec!["Basic realm=\"x\""];
+    });
+    let client = of(&image, &outside(), Some(alice())).unwrap();
+    client.small_blob(blob, 2).await.unwrap();
+
+    // Nor from the registry's own token server to one that it names.
+    let location = format!("location: http://{}/token\r\n", store.address);
+    store.behave(|b| b.token = Some("sesame"));
+    registry.behave(|b| {
+        (b.token, b.challenges) = (Some("sesame"), vec![]);
+        b.instead = Some(Instead {
+            of: "/token",
+            times: 1,
+            status: "307 Temporary Redirect",
+            headers: location.leak(),
+        });
+    });
+    let client = of(&image, &outside(), Some(alice())).unwrap();
+    client.manifest(Digest::of(b"{}")).await.unwrap();
+    assert!(store.requests().iter().any(|asked| asked == "/token"));
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod hello;
 mod late;
 mod moved_disk;
 mod power_cut;
+mod private_image;
 mod reboot;
 mod refused;
 mod shutdown;
@@ -55,6 +56,7 @@ qemu_tests::shared_cases! {
         cancel,
         crash,
         failed_update,
+        private_image,
         suspended,
     }
 }

@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use loam_deployment::{NodeKey, Version, payload::OciReference};
+use loam_deployment::{NodeKey, Version};
 use loam_node_api::{
+    image::{Image, ImageRequest},
     page::{Page, Revision},
     storage::{
         Deletion, Disk, ImageConfig, ImageStatus, Pool, Storage, StorageError, Volume, VolumeKey,
@@ -98,26 +99,22 @@ impl Storage for Storaged {
         .await
     }
 
-    async fn image_ensure(self, _: Context, image: OciReference) -> ImageStatus {
+    async fn image_ensure(self, _: Context, request: ImageRequest) -> ImageStatus {
         self.inventory.settled().await;
-        self.images.ensure(image)
+        self.images.ensure(request)
     }
 
-    async fn images(self, _: Context, after: Option<OciReference>) -> Page<ImageStatus> {
+    async fn images(self, _: Context, after: Option<Image>) -> Page<ImageStatus> {
         self.inventory.settled().await;
         page(self.images.list(), |status| &status.image, after.as_ref())
     }
 
-    async fn image_config(
-        self,
-        _: Context,
-        image: OciReference,
-    ) -> Result<ImageConfig, StorageError> {
+    async fn image_config(self, _: Context, image: Image) -> Result<ImageConfig, StorageError> {
         self.inventory.settled().await;
         self.images.config(&image).await
     }
 
-    async fn image_delete(self, _: Context, image: OciReference) -> Result<(), StorageError> {
+    async fn image_delete(self, _: Context, image: Image) -> Result<(), StorageError> {
         self.inventory.settled().await;
         self.images.delete(&image);
         Ok(())

@@ -3,7 +3,7 @@ use std::{path::Path, time::Duration};
 use futures::FutureExt as _;
 use loam_deployment::{
     Bytes,
-    payload::{Filesystem, Media},
+    payload::{Filesystem, Media, OciReference},
 };
 use loam_node_api::{
     clock::Clock,
@@ -84,9 +84,8 @@ fn pages_together_are_the_list() {
 #[test]
 fn questions_about_an_image_on_a_disk_that_hangs_leave_other_calls_their_threads() {
     let folder = tempfile::tempdir().unwrap();
-    let image: OciReference = format!("a.org/x@sha256:{}", "ab".repeat(32))
-        .parse()
-        .unwrap();
+    let image = format!("a.org/x@sha256:{}", "ab".repeat(32));
+    let image = Image::from(image.parse::<OciReference>().unwrap());
     let root = folder.path().join("pool");
     std::fs::create_dir(&root).unwrap();
     let before = Arc::new(pool(&root, Media::Ssd));

@@ -70,6 +70,8 @@ struct Shared {
 struct State {
     blobs: BTreeMap<Digest, Blob>,
     faults: BTreeMap<Digest, (Fault, Times)>,
+    /// What `Authorization` must say for a repository that is not anybody's.
+    accounts: BTreeMap<String, String>,
     /// Rises when faults are cleared; an answer that is held goes on when it has.
     clearings: u64,
     served: Vec<Served>,
@@ -134,6 +136,13 @@ impl Registry {
                 .repositories
                 .insert(repository.to_owned());
         }
+    }
+
+    /// Shows `repository` from now on only to who says `Authorization: Basic ACCOUNT` (RFC 7617).
+    pub fn only_for(&self, repository: &str, account: &str) {
+        let authorization = format!("Basic {account}");
+        let mut state = self.shared.state();
+        state.accounts.insert(repository.to_owned(), authorization);
     }
 
     /// The next GET of `digest` goes wrong.
@@ -331,6 +340,23 @@ mod tests {
         }
         let (head, _) = f.ask(&format!("PUT {}", f.blob()), "");
         assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
+    }
+
+    #[test]
+    fn a_repository_can_be_one_account_s() {
+        let f = start();
+        f.registry.only_for("some/repository", "YTpi");
+        f.registry.add("other", &f.image);
+        let line = format!("GET {}", f.blob());
+        for wrong in ["", "Authorization: Basic YTpj\r\n"] {
+            let (head, body) = f.ask(&line, wrong);
+            assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+            assert!(head.contains("WWW-Authenticate: Basic"), "{head}");
+            assert!(body.is_empty());
+        }
+        assert_eq!(f.ask(&line, "authorization: Basic YTpi\r\n").1, f.content());
+        let other = format!("GET /v2/other/blobs/{}", f.layer);
+        assert_eq!(f.ask(&other, "").1, f.content());
     }
 
     #[test]

@@ -25,14 +25,7 @@ fn identity() -> Identity {
 /// A deployment like `examples/hello.toml`.
 fn hello(identity: &Identity) -> Payload {
     let web: Name = "web".parse().unwrap();
-    let context = SealContext {
-        chain: CHAIN,
-        node: identity.node,
-        contract: ContractId(3),
-        workload: &web,
-        field: SealedField::Env("TOKEN"),
-    };
-    let sealed = seal::seal(b"hunter2", &identity.hpke.public, &context).unwrap();
+    let sealed = sealed(identity, SealedField::Env("TOKEN"), b"hunter2");
     let plain = fixture::machine(&["private"], &["data"]);
     let machine = payload::Machine {
         image: ImageSource::Oci(plain.image),
@@ -137,6 +130,88 @@ fn a_secret_copied_into_another_contract_does_not_open() {
     assert!(matches!(refusal, Refusal::Seal(_)), "{refusal}");
 }
 
+/// As its owner seals it for a field of contract 3's machine `web`.
+fn sealed(identity: &Identity, field: SealedField<'_>, secret: &[u8]) -> payload::Sealed {
+    let web: Name = "web".parse().unwrap();
+    let context = SealContext {
+        chain: CHAIN,
+        node: identity.node,
+        contract: ContractId(3),
+        workload: &web,
+        field,
+    };
+    seal::seal(secret, &identity.hpke.public, &context).unwrap()
+}
+
+fn with_login(identity: &Identity, user: payload::Sealed, password: payload::Sealed) -> Payload {
+    let mut payload = hello(identity);
+    let machine = machine_of(&mut payload);
+    machine.image_login = Some(payload::ImageLogin {
+        registry: "registry.example".to_owned(),
+        sealed_user: user,
+        sealed_password: password,
+    });
+    payload
+}
+
+#[test]
+fn a_login_is_opened_and_is_of_its_contract() {
+    let identity = identity();
+    let user = sealed(&identity, SealedField::ImageUser, b"alice");
+    let password = sealed(&identity, SealedField::ImagePassword, b"correct horse");
+    let payload = with_login(&identity, user, password);
+    let workloads = admit(&identity, &payload).unwrap();
+    let web = &workloads.machines[&"web".parse::<Name>().unwrap()];
+    let expected = ImageLogin {
+        contract: ContractId(3),
+        user: "alice".to_owned(),
+        password: "correct horse".to_owned(),
+    };
+    assert_eq!(web.image_login, Some(expected));
+    assert_eq!(web.image_needed().only_for, Some(ContractId(3)));
+    let shown = format!("{web:?}");
+    assert!(
+        !shown.contains("horse") && !shown.contains("alice"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_login_that_does_not_open_is_refused_by_its_field() {
+    let identity = identity();
+    let user = || sealed(&identity, SealedField::ImageUser, b"alice");
+    let password = || sealed(&identity, SealedField::ImagePassword, b"secret");
+    let elsewhere = || sealed(&identity, SealedField::Env("TOKEN"), b"secret");
+    let refused = |user, password| {
+        let payload = with_login(&identity, user, password);
+        let refusal = admit(&identity, &payload).unwrap_err();
+        (refusal.code(), refusal.to_string())
+    };
+    for (user, password, field) in [
+        (elsewhere(), password(), "sealed_user"),
+        (user(), elsewhere(), "sealed_password"),
+        (password(), user(), "sealed_user"),
+    ] {
+        let (code, text) = refused(user, password);
+        assert_eq!(code, "sealed");
+        let place = format!("web.image_login.{field} does not open");
+        assert!(text.starts_with(&place), "{text}");
+    }
+    // Another contract's does not open either.
+    let mut copied = with_login(&identity, user(), password());
+    machine_of(&mut copied).sealed_env.clear();
+    copied.contract = ContractId(4);
+    let refusal = admit(&identity, &copied).unwrap_err().to_string();
+    assert!(refusal.contains("image_login.sealed_user"), "{refusal}");
+    let binary = sealed(&identity, SealedField::ImagePassword, &[0xff, 0xfe]);
+    let (code, text) = refused(user(), binary);
+    assert_eq!(code, "secret-text");
+    assert!(
+        text.starts_with("workloads.web: the secret of image_login.sealed_password is not"),
+        "{text}"
+    );
+}
+
 #[test]
 fn what_is_not_offered_is_refused_with_its_place() {
     let identity = identity();
@@ -149,22 +224,6 @@ fn what_is_not_offered_is_refused_with_its_place() {
     assert_eq!(
         mesh,
         "workloads.web.mesh: this node does not offer the mesh yet"
-    );
-    let login = refused(&|payload| {
-        let machine = machine_of(payload);
-        let ImageSource::Oci(image) = &machine.image else {
-            panic!("an image")
-        };
-        let sealed = machine.sealed_env["TOKEN"].clone();
-        machine.image_login = Some(payload::ImageLogin {
-            registry: image.registry().to_owned(),
-            sealed_user: sealed.clone(),
-            sealed_password: sealed,
-        });
-    });
-    assert_eq!(
-        login,
-        "workloads.web.image_login: this node does not offer logins at registries yet"
     );
     let encrypted = refused(&|payload| {
         let Body::Workload(workloads) = &mut payload.body else {
@@ -325,15 +384,7 @@ fn a_secret_that_no_environment_can_hold_is_refused() {
     let identity = identity();
     for secret in [&b"a\0b"[..], &[0xff, 0xfe]] {
         let mut payload = hello(&identity);
-        let web: Name = "web".parse().unwrap();
-        let context = SealContext {
-            chain: CHAIN,
-            node: identity.node,
-            contract: ContractId(3),
-            workload: &web,
-            field: SealedField::Env("TOKEN"),
-        };
-        let sealed = seal::seal(secret, &identity.hpke.public, &context).unwrap();
+        let sealed = sealed(&identity, SealedField::Env("TOKEN"), secret);
         machine_of(&mut payload)
             .sealed_env
             .insert("TOKEN".into(), sealed);

@@ -19,6 +19,8 @@ use tokio::{
     time::timeout,
 };
 
+mod logins;
+
 use super::*;
 use crate::{
     fake::{FakeNode, Part, Running, State},
@@ -175,6 +177,19 @@ fn deployment_of(
     image: u8,
     subnet: &str,
 ) -> Published {
+    published(&payload_of(
+        identity, contract, version, restart, image, subnet,
+    ))
+}
+
+fn payload_of(
+    identity: &Identity,
+    contract: u64,
+    version: u64,
+    restart: payload::Restart,
+    image: u8,
+    subnet: &str,
+) -> Payload {
     let machine = payload::Machine {
         image: ImageSource::Oci(fixture::image(image)),
         cpus: 1,
@@ -201,7 +216,7 @@ fn deployment_of(
         peers: vec![],
         nat: true,
     };
-    let payload = Payload {
+    Payload {
         target: Target::Node(identity.node),
         contract: ContractId(contract),
         version: Version(version),
@@ -218,19 +233,25 @@ fn deployment_of(
             ),
             ("net".parse().unwrap(), Workload::Network(network)),
         ])),
+    }
+}
+
+fn published(payload: &Payload) -> Published {
+    let Target::Node(node) = payload.target else {
+        panic!("a node's")
     };
-    let bytes = envelope::sign(&payload, &CHAIN, &[(TwinId(7), &tenant())]).unwrap();
+    let bytes = envelope::sign(payload, &CHAIN, &[(TwinId(7), &tenant())]).unwrap();
     let mut hash = B256::ZERO;
-    hash.0[..8].copy_from_slice(&contract.to_be_bytes());
-    hash.0[8..16].copy_from_slice(&version.to_be_bytes());
+    hash.0[..8].copy_from_slice(&payload.contract.0.to_be_bytes());
+    hash.0[8..16].copy_from_slice(&payload.version.0.to_be_bytes());
     Published {
         record: ContractRecord {
-            id: ContractId(contract),
+            id: payload.contract,
             twin: TwinId(7),
-            node: identity.node,
+            node,
             state: ContractState::Created,
             deployment: Stored {
-                version: Version(version),
+                version: payload.version,
                 pointer: Address::ZERO,
                 hash,
             },
@@ -977,7 +998,7 @@ async fn a_fetch_is_looked_at_and_nothing_else_is() {
         let bench = Bench::start(FakeNode::new());
         bench.node.change(|state| {
             state.disk = true;
-            state.slow_images.insert(fixture::image(1));
+            state.slow_images.insert(fixture::image(1).into());
         });
         let _daemons = bench.all_daemons().await;
         bench.publish(vec![always(&bench, 1)], &[]);
@@ -1013,7 +1034,7 @@ async fn what_waits_for_a_fetch_is_not_checked_all_the_time() {
         let bench = Bench::start(FakeNode::new());
         bench.node.change(|state| {
             state.disk = true;
-            state.slow_images.insert(fixture::image(2));
+            state.slow_images.insert(fixture::image(2).into());
         });
         let _daemons = bench.all_daemons().await;
         bench.publish(vec![always(&bench, 1)], &[]);

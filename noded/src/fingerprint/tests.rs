@@ -1,4 +1,4 @@
-use loam_deployment::{Bytes, ImageDigest, payload::Restart};
+use loam_deployment::{Bytes, payload::Restart};
 
 use super::*;
 use crate::fixture;
@@ -42,12 +42,16 @@ fn the_mounts_of_a_start_are_added_and_told() {
         mount: MountId(mount),
     };
     let on = [mounted("a-b", 7), mounted("c", u64::MAX)];
-    let fingerprint = started(wanted.as_str(), &on.iter().collect());
+    let shared = Image::from(fixture::image(1));
+    let fingerprint = started(wanted.as_str(), &shared, &on.iter().collect());
     assert!(wanted.is_of(&fingerprint));
     let told: Vec<_> = mounts(&fingerprint).collect();
     assert_eq!(told, [("a-b", MountId(7)), ("c", MountId(u64::MAX))]);
     // What else it tells is as before.
-    assert_eq!(Disks::of(&fingerprint), Disks::of(wanted.as_str()));
+    assert_eq!(
+        Disks::of(&fingerprint).known,
+        Disks::of(wanted.as_str()).known
+    );
     assert!(!of([2; 32]).is_of(&fingerprint));
     assert!(!wanted.is_of(&format!("{}x", wanted.as_str())));
     for none in [
@@ -91,6 +95,7 @@ fn what_changes_in_place_is_not() {
         change(|m| m.restart = Restart::Never),
         change(|m| m.publish.clear()),
         change(|m| m.image = name.parse().unwrap()),
+        change(|m| m.image_login = Some(fixture::login(1, "secret"))),
     ] {
         assert_eq!(of(&other), of(&workloads()));
     }
@@ -139,8 +144,42 @@ fn it_tells_which_disks_a_machine_holds() {
         machine.volumes.clear();
     }
     assert!(!disks(&workloads).may_hold(&name("data")));
+    assert_eq!(owners(&both), [None, Some(7)]);
     // One that an earlier noded gave, which does not say.
     let unknown = Disks::of(&hex::encode([7; 32]));
     assert!(unknown.may_hold(&name("data")));
     assert_eq!(unknown.image(), None);
+    assert_eq!(unknown.images(ContractId(7)).next(), None);
+}
+
+fn owners(disks: &Disks) -> Vec<Option<u64>> {
+    let images = disks.images(ContractId(7));
+    let owner = |content: ImageContent| {
+        assert_eq!(content.digest, ImageDigest([1; 32]));
+        content.only_for.map(|contract| contract.0)
+    };
+    images.map(owner).collect()
+}
+
+#[test]
+fn one_that_was_started_tells_whose_its_image_is() {
+    let workloads = workloads();
+    let machine = workloads.machines.values().next().unwrap();
+    let wanted = Fingerprint::new(&of(&workloads), machine, []);
+    let pool = Mounted {
+        pool: "a".to_owned(),
+        mount: MountId(7),
+    };
+    let shared = Image::from(fixture::image(1));
+    let own = Image {
+        only_for: Some(ContractId(7)),
+        ..shared.clone()
+    };
+    for on in [BTreeSet::new(), BTreeSet::from([&pool])] {
+        let with = |image| started(wanted.as_str(), image, &on);
+        assert_eq!(owners(&Disks::of(&with(&shared))), [None]);
+        assert_eq!(owners(&Disks::of(&with(&own))), [Some(7)]);
+        assert!(wanted.is_of(&with(&own)));
+        assert_eq!(mounts(&with(&own)).count(), on.len());
+    }
 }

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use loam_deployment::{ContractId, ImageDigest, Version};
 use loam_node_api::{
     WorkloadId,
+    image::ImageContent,
     network::{InterfaceId, NetworkSpec},
     storage::{Deletion, Volume, VolumeKey},
 };
@@ -256,9 +257,12 @@ impl<'p, 'a> Planner<'p, 'a> {
     fn make(&mut self) {
         let mut images = BTreeSet::new();
         for (_, machine) in self.machines() {
-            let image = &machine.asked.image;
-            if self.actual.images.ready(image).is_none() && images.insert(image) {
-                self.push(Step::ImageEnsure(image.clone()), None);
+            let asked = machine.asked;
+            // Of a contract with several logins for one image, the first counts.
+            if self.actual.images.ready(asked.image_content()).is_none()
+                && images.insert((&asked.image, asked.image_content()))
+            {
+                self.push(Step::ImageEnsure(asked.image_request()), None);
             }
         }
         // What is halted keeps what it has, and gets nothing.
@@ -300,7 +304,7 @@ impl<'p, 'a> Planner<'p, 'a> {
 
     /// What the machine needs and is being made or changed.
     fn needs(&self, machine: &MachineTarget<'_>) -> Vec<usize> {
-        let image = Resource::Image(machine.asked.image.clone());
+        let image = Resource::Image(machine.asked.image_needed());
         let volumes = machine.mounts().chain([machine.root.clone()]);
         let volumes = volumes.map(Resource::Volume);
         let interfaces = machine.interfaces.iter().flat_map(|(planned, _)| {
@@ -638,43 +642,54 @@ impl<'p, 'a> Planner<'p, 'a> {
     }
 
     /// Images that no machine needs which could be started: neither by a deployment nor, of one that
-    /// is kept or might be gone back to, by a layer over the image.
+    /// is kept or might be gone back to, by a layer over the image. Whether such a one was of what is
+    /// anybody's or of the contract's own, a layer does not tell, so that both stay for it.
     fn delete_images(&mut self) {
         let images = &self.actual.images;
         let named = &self.survey.images;
-        let mut unneeded: BTreeMap<ImageDigest, _> = images
+        let mut unneeded: BTreeMap<ImageContent, _> = images
             .ready
             .iter()
-            .filter(|(digest, _)| !named.contains(digest))
-            .map(|(digest, image)| (*digest, (image.reference.clone(), Vec::new())))
+            .filter(|(content, _)| !named.contains(content))
+            .map(|(content, ready)| (*content, (ready.image.clone(), Vec::new())))
             .collect();
         if !unneeded.is_empty() {
             for machine in self.actual.machines.values() {
-                if let Some(image) = Disks::of(&machine.fingerprint).image() {
-                    unneeded.remove(&image);
+                for content in Disks::of(&machine.fingerprint).images(machine.id.contract) {
+                    unneeded.remove(&content);
                 }
             }
             for key in self.actual.volumes.keys() {
                 let VolumeKey::Root { image, .. } = key else {
                     continue;
                 };
-                match self.last(Resource::Volume(key.clone())) {
-                    Some(delete) => {
-                        if let Some((_, after)) = unneeded.get_mut(image) {
-                            after.push(delete);
+                // Of a layer that is named, so is the image.
+                if self.desired.names(key) {
+                    continue;
+                }
+                let delete = self.last(Resource::Volume(key.clone()));
+                for only_for in [None, Some(key.contract())] {
+                    let digest = *image;
+                    let content = ImageContent { digest, only_for };
+                    match delete {
+                        Some(delete) => {
+                            if let Some((_, after)) = unneeded.get_mut(&content) {
+                                after.push(delete);
+                            }
                         }
-                    }
-                    None => {
-                        unneeded.remove(image);
+                        None => {
+                            unneeded.remove(&content);
+                        }
                     }
                 }
             }
         }
-        // To delete a reference whose digest is ready would delete what is ready.
+        // To delete an attempt at what is ready would delete what is ready.
         let mut attempts: Vec<_> = images.attempts.keys().collect();
-        attempts.retain(|image| images.ready(image).is_none());
+        attempts.retain(|image| images.ready(image.content()).is_none());
         if !attempts.is_empty() {
-            let fetched: BTreeSet<_> = self.machines().map(|(_, m)| &m.asked.image).collect();
+            let fetched = self.machines().map(|(_, m)| m.asked.image_needed());
+            let fetched: BTreeSet<_> = fetched.collect();
             attempts.retain(|image| !fetched.contains(image));
         }
         for image in attempts {

@@ -7,9 +7,10 @@
 
 use std::collections::BTreeSet;
 
-use loam_deployment::{ContractId, ImageDigest, Version};
+use loam_deployment::{ContractId, Version};
 use loam_node_api::{
     WorkloadId,
+    image::ImageContent,
     storage::{Volume, VolumeSpec},
 };
 
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     actual::Actual,
-    desired::{Desired, Fate},
+    desired::{Desired, Fate, Machine},
     owned,
 };
 
@@ -29,7 +30,7 @@ pub struct Survey<'a> {
     pub targets: Vec<Target<'a>>,
     pub at_rest: AtRest,
     /// Images that any deployment names.
-    pub images: BTreeSet<ImageDigest>,
+    pub images: BTreeSet<ImageContent>,
 }
 
 /// Contracts that a plan does nothing for. Their machines have what they want.
@@ -69,9 +70,7 @@ impl<'a> Survey<'a> {
                 continue;
             };
             let machines = target.workloads.machines.values();
-            survey
-                .images
-                .extend(machines.map(|machine| machine.image.digest()));
+            survey.images.extend(machines.map(Machine::image_content));
             if is_at_rest(&target, actual) {
                 survey.at_rest.0.push(*contract);
             } else {
@@ -133,7 +132,7 @@ fn is_at_rest(target: &Target<'_>, actual: &Actual) -> bool {
     let rests = |machine: &MachineTarget<'_>| {
         machine.problem.is_none()
             && !changes(machine, actual)
-            && actual.images.ready(&machine.asked.image).is_some()
+            && actual.images.ready(machine.asked.image_content()).is_some()
     };
     target.runs
         && target.machines.iter().all(rests)

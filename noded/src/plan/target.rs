@@ -158,14 +158,7 @@ impl<'a> Target<'a> {
 
     /// Whether the volume is one of the version's.
     pub fn names(&self, key: &VolumeKey) -> bool {
-        match key {
-            VolumeKey::Data(id) => self.workloads.volumes.contains_key(&id.name),
-            VolumeKey::Root { machine, image } => self
-                .workloads
-                .machines
-                .get(&machine.name)
-                .is_some_and(|asked| *image == asked.image.digest()),
-        }
+        self.workloads.names(key)
     }
 
     /// Whether all machines have got where this version wants them, so that nobody misses what only
@@ -230,7 +223,7 @@ impl MachineTarget<'_> {
             content: MachineContent {
                 cpus: asked.cpus,
                 memory: asked.memory,
-                image: asked.image.clone(),
+                image: asked.image_needed(),
                 root: PlannedDisk {
                     volume: self.root.clone(),
                     size: asked.root,
@@ -257,7 +250,7 @@ impl MachineTarget<'_> {
         if !fingerprint::mounts(&there.fingerprint).any(is_gone) {
             return false;
         }
-        let image = actual.images.ready(&self.asked.image);
+        let image = actual.images.ready(self.asked.image_content());
         let image = image.map(|image| image.path.as_path());
         let volumes = std::iter::once(self.root.clone()).chain(self.mounts());
         let volumes = volumes.map(|key| actual.volumes.get(&key)?.path.as_deref());

@@ -1,5 +1,6 @@
 //! Properties of the plan, against a model of the daemons that refuses what they refuse.
 
+mod logins;
 mod updates;
 mod world;
 
@@ -46,7 +47,10 @@ proptest! {
                     Resource::Machine(id) | Resource::Network(id) => id.contract,
                     Resource::Interface(id) => id.machine.contract,
                     Resource::Volume(key) => key.contract(),
-                    Resource::Image(_) => continue,
+                    Resource::Image(image) => match image.only_for {
+                        Some(contract) => contract,
+                        None => continue,
+                    },
                 };
                 prop_assert_eq!(touched, ContractId(9), "{}", task.step);
             }

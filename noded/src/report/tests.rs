@@ -86,7 +86,7 @@ impl Round {
     }
 
     fn image(&mut self, state: ImageState) {
-        let image: OciReference = fixture::image(1);
+        let image = fixture::image(1).into();
         self.actual.images.note(ImageStatus { image, state });
     }
 
@@ -170,7 +170,8 @@ fn what_is_not_there_yet_says_what_it_waits_for() {
     // Another's registry has brought it.
     let image = fixture::image(1).to_string();
     let (_, digest) = image.split_once('@').unwrap();
-    let image = format!("other.example/web@{digest}").parse().unwrap();
+    let image: OciReference = format!("other.example/web@{digest}").parse().unwrap();
+    let image = image.into();
     let state = ImageState::Ready { path: "/i".into() };
     round.actual.images.note(ImageStatus { image, state });
     assert_eq!(round.says("web"), said(State::Pending, ""));

@@ -61,7 +61,7 @@ async fn fetch(reference: OciReference, root: PathBuf) -> anyhow::Result<()> {
     let began = Instant::now();
     let path = loop {
         let seen = changes.now();
-        match images.ensure(reference.clone()).state {
+        match images.ensure(reference.clone().into()).state {
             ImageState::Ready { path } => break path,
             ImageState::Fetching { .. } => {
                 changes.since(seen).await;

@@ -48,7 +48,7 @@ mod tests {
             pause(&Record {
                 failures,
                 is_flawed,
-                ..Record::new(image.clone())
+                ..Record::new(image.clone().into())
             })
             .as_secs()
         };

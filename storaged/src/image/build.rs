@@ -7,9 +7,9 @@ use std::{
     time::Instant,
 };
 
-use loam_deployment::{Bytes, payload::OciReference};
+use loam_deployment::Bytes;
+use loam_node_api::image::Image;
 use loam_oci::{
-    digest::Digest,
     manifest::{DocumentError, Manifest},
     platform::Level,
 };
@@ -41,7 +41,7 @@ const OVERHEAD: u64 = 16 << 20;
 
 #[derive(Debug)]
 pub struct Build {
-    pub image: OciReference,
+    pub image: Image,
     /// What its processor must have.
     pub level: Level,
     pub packer: Arc<dyn Pack>,
@@ -74,8 +74,7 @@ impl Build {
             return Err(Full { wanted, free }.into());
         }
 
-        let hex = Digest::of_manifest(&self.image).hex();
-        let name = format!("{hex}-{}.", self.number);
+        let name = format!("{}-{}.", self.image.reference.digest(), self.number);
         let folder = pool.images().join("build");
         let unfinished = folder.join(format!("{name}erofs"));
         let most = Bytes(space.saturating_add(OVERHEAD));

@@ -60,7 +60,7 @@ fn fails_alone(script: &'static str, patience: Patience) -> Record {
             ..means(packer.clone(), anywhere())
         };
         node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
-        node.images.ensure(image.clone());
+        node.images.ensure(image.clone().into());
         while packer.began.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
@@ -72,7 +72,9 @@ fn fails_alone(script: &'static str, patience: Patience) -> Record {
         node.delete(&other).await;
         let build = fs::read_dir(node.pool.images().join("build")).unwrap();
         assert_eq!(build.count(), 0);
-        let Some(Attempt::Failed(failure)) = node.images.lock().attempts.remove(&image) else {
+        let Some(Attempt::Failed(failure)) =
+            node.images.lock().attempts.remove(&image.clone().into())
+        else {
             panic!("it did not fail");
         };
         assert_eq!(node.taken(), 0);
@@ -291,7 +293,9 @@ async fn a_build_whose_disk_another_has_filled_has_no_death() {
         );
         let why = node.failed(&image).await;
         assert_eq!(why.contains("no disk has room"), by_another, "{why}");
-        let Some(Attempt::Failed(failure)) = node.images.lock().attempts.remove(&image) else {
+        let Some(Attempt::Failed(failure)) =
+            node.images.lock().attempts.remove(&image.clone().into())
+        else {
             panic!("it did not fail");
         };
         let Record {

@@ -67,10 +67,12 @@ pub enum FetchError {
 
 impl FetchError {
     /// Whether what has come is of use for the next try: the registry was at fault, and it may
-    /// answer better. All others would find the same, or have filled the disk.
+    /// answer better; or the login, of which there may be a better one. All others would find the
+    /// same, or have filled the disk.
     pub fn keeps_layers(&self) -> bool {
         match (self, self.registry()) {
-            (_, Some(error)) => error.is_passing() || matches!(error, RegistryError::Status(_)),
+            (_, Some(RegistryError::Status(_) | RegistryError::LoginDenied(_))) => true,
+            (_, Some(error)) => error.is_passing(),
             (Self::SlowDocument | Self::Slow(_) | Self::Hangs(_), None) => true,
             _ => false,
         }

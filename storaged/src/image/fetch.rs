@@ -11,11 +11,13 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use loam_deployment::{Bytes, payload::OciReference};
+use loam_deployment::Bytes;
+use loam_node_api::image::{Image, ImageLogin, ImageRequest};
 use loam_oci::{
     address::Outside,
     digest::Digest,
     gate::Gate,
+    login::Credentials,
     manifest::{Descriptor, Manifest},
     mirror::{Mirrors, Source},
     platform::Level,
@@ -83,7 +85,7 @@ pub struct Means {
 
 #[derive(Debug)]
 pub struct Fetch {
-    pub image: OciReference,
+    pub request: ImageRequest,
     pub pools: Vec<Arc<Pool>>,
     /// Of these, some that hold what must be gone before.
     pub avoid: Vec<Arc<Pool>>,
@@ -180,7 +182,7 @@ impl Fetch {
         }
         let is_over = matches!(result, Ok(_) | Err(FetchError::Stopped));
         let keeps_layers = result.as_ref().is_err_and(FetchError::keeps_layers);
-        let (image, pool) = (self.image.clone(), staging.pool().clone());
+        let (image, pool) = (self.image(), staging.pool().clone());
         let mut settled = spawn_blocking(move || {
             let done = if is_over {
                 staging.remove()
@@ -225,30 +227,31 @@ impl Fetch {
 
     /// All of the image from the first who has it: a mirror, or its registry, whose failure is the one to tell.
     async fn bring(&self, begun: &mut Option<Arc<Staging>>) -> Result<Brought, FetchError> {
-        for mirror in self.means.mirrors.sources(&self.image) {
-            match self.bring_from(&mirror, begun).await {
+        // What is shown to those alone who log in is asked of whom the login is for.
+        let mirrors = match self.request.login {
+            None => self.means.mirrors.sources(&self.request.reference),
+            Some(_) => Vec::new(),
+        };
+        for Source { host, repository } in mirrors {
+            let mirror = Registry::new(&host, &repository, &self.means.outside, None);
+            match self.bring_from(mirror, begun).await {
                 Err(error) if error.is_registrys() => {
-                    let host = &mirror.host;
-                    tracing::info!(image = %self.image, %host, %error, "a mirror fails; asking the next");
+                    let image = self.image();
+                    tracing::info!(%image, %host, %error, "a mirror fails; asking the next");
                 }
                 other => return other,
             }
         }
-        let registry = Source {
-            host: self.image.registry().to_owned(),
-            repository: self.image.repository().to_owned(),
-        };
-        self.bring_from(&registry, begun).await
+        self.bring_from(self.registry(), begun).await
     }
 
     async fn bring_from(
         &self,
-        source: &Source,
+        registry: Result<Registry, RegistryError>,
         begun: &mut Option<Arc<Staging>>,
     ) -> Result<Brought, FetchError> {
+        let registry = registry?;
         let turn = self.turn(&self.means.fetching).await?;
-        let outside = &self.means.outside;
-        let registry = Registry::new(&source.host, &source.repository, outside, None)?;
         let (resolved, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),
@@ -281,7 +284,7 @@ impl Fetch {
         let pool = staging.pool().clone();
         let stop = Stop::default();
         let build = Build {
-            image: self.image.clone(),
+            image: self.image(),
             level,
             packer: self.means.packer.clone(),
             stop: stop.clone(),
@@ -330,15 +333,34 @@ impl Fetch {
         }
     }
 
+    /// The one that the reference names is told the login, and no other: nothing else of this knows it.
+    fn registry(&self) -> Result<Registry, RegistryError> {
+        let ImageRequest { reference, login } = &self.request;
+        let credentials = |login: &ImageLogin| Credentials {
+            user: login.user.clone(),
+            password: login.password.clone(),
+        };
+        Registry::new(
+            reference.registry(),
+            reference.repository(),
+            &self.means.outside,
+            login.as_ref().map(credentials),
+        )
+    }
+
+    fn image(&self) -> Image {
+        self.request.image()
+    }
+
     async fn turn(&self, queue: &Queue) -> Result<Turn, FetchError> {
         tokio::select! {
-            turn = queue.turn(Origin::of(&self.image)) => Ok(turn),
+            turn = queue.turn(Origin::of(&self.request.reference)) => Ok(turn),
             () = self.stop.wait() => Err(FetchError::Stopped),
         }
     }
 
     async fn documents(&self, registry: &Registry) -> Result<(Resolved, Config), FetchError> {
-        let digest = Digest::of_manifest(&self.image);
+        let digest = Digest::of_manifest(&self.request.reference);
         let mut search = Search::new(digest, self.means.level);
         let resolved = loop {
             let document = match self.soon(registry.manifest(search.wanted())).await {

@@ -21,9 +21,8 @@ impl Found {
     /// unfinished and nobody can go on with.
     pub fn look(images: &Path) -> Self {
         let (ready, mut strays) = kept::find(images);
-        let digests: BTreeSet<_> = ready.iter().map(|image| image.reference.digest()).collect();
-        let (leftovers, more) =
-            staging::find(images, |reference| digests.contains(&reference.digest()));
+        let there: BTreeSet<_> = ready.iter().map(|found| found.image.content()).collect();
+        let (leftovers, more) = staging::find(images, |image| there.contains(&image.content()));
         strays += more;
         Self {
             ready,
@@ -33,7 +32,7 @@ impl Found {
     }
 
     pub fn bytes(&self) -> u64 {
-        let ready: u64 = self.ready.iter().map(|image| image.size.get()).sum();
+        let ready: u64 = self.ready.iter().map(|found| found.size.get()).sum();
         let leftovers: u64 = self.leftovers.iter().map(|left| left.bytes).sum();
         ready + leftovers + self.strays
     }

@@ -21,11 +21,11 @@ async fn what_is_removed_on_a_disk_that_hangs_waits_for_it_without_a_thread() {
     let path = node.ready(&image).await;
     node.quiet().await;
     let begun = registry.image(&[Layer::default().file("other", b"").tar()]);
-    let left = Staging::begin(&node.pool, Record::new(begun.clone())).unwrap();
+    let left = Staging::begin(&node.pool, Record::new(begun.clone().into())).unwrap();
     let folder = left.folder();
 
     let release = hang(&node.pool);
-    node.images.delete(&image);
+    node.images.delete(&image.clone().into());
     node.images.put_away(&mut node.images.lock(), left);
     assert!(node.images.list().is_empty());
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -52,14 +52,14 @@ async fn of_two_copies_the_one_whose_disk_answers_is_used() {
     }
     for (hangs, expected) in [(0, 1), (1, 0)] {
         let release = hang(&pools[hangs]);
-        let state = images.ensure(image.clone()).state;
+        let state = images.ensure(image.clone().into()).state;
         assert_eq!(
             state,
             ImageState::Ready {
                 path: paths[expected].clone()
             }
         );
-        while images.config(&image).await.is_err() {
+        while images.config(&image.clone().into()).await.is_err() {
             tokio::task::yield_now().await;
         }
         drop(release);
@@ -98,7 +98,7 @@ async fn an_image_on_a_disk_that_hangs_is_fetched_to_another_if_there_is_one() {
     let first = one.ready(&image).await;
     let release = hang_long(&one);
     // Better than nothing.
-    let state = one.images.ensure(image.clone()).state;
+    let state = one.images.ensure(image.clone().into()).state;
     assert_eq!(
         state,
         ImageState::Ready {
@@ -110,7 +110,7 @@ async fn an_image_on_a_disk_that_hangs_is_fetched_to_another_if_there_is_one() {
     assert!(one.images.list().is_empty());
     let second = one.ready(&image).await;
     assert!(second.starts_with(two.pool.root()), "{second:?}");
-    one.images.config(&image).await.unwrap();
+    one.images.config(&image.clone().into()).await.unwrap();
     assert_eq!(one.images.list().len(), 1);
     drop(release);
     one.delete(&image).await;
@@ -128,7 +128,7 @@ async fn the_fetch_of_an_image_ends_when_the_disk_that_has_it_answers_again() {
     let release = hang_long(&one);
     join(&mut one, &two);
     registry.behave(|b| b.hold = true);
-    let state = one.images.ensure(image.clone()).state;
+    let state = one.images.ensure(image.clone().into()).state;
     assert!(matches!(state, ImageState::Fetching { .. }));
     drop(release);
     while one.pool.hangs() {
@@ -170,7 +170,7 @@ async fn what_waits_for_its_removal_from_a_disk_that_hangs_is_fetched_to_another
     let first = one.ready(&image).await;
     let release = hang_long(&one);
     join(&mut one, &two);
-    one.images.delete(&image);
+    one.images.delete(&image.clone().into());
     let path = one.ready(&image).await;
     assert!(path.starts_with(two.pool.root()), "{path:?}");
     assert!(first.exists());
@@ -187,7 +187,7 @@ async fn a_pool_that_is_to_be_avoided_is_avoided_though_it_answers() {
     let image = registry.image(&layers());
     let (one, two) = (Node::new(), Node::new());
     let fetch = |avoid: &[&Node]| Fetch {
-        image: image.clone(),
+        request: image.clone().into(),
         pools: vec![one.pool.clone(), two.pool.clone()],
         avoid: avoid.iter().map(|node| node.pool.clone()).collect(),
         means: means(one.packer.clone(), anywhere()),
@@ -195,7 +195,7 @@ async fn a_pool_that_is_to_be_avoided_is_avoided_though_it_answers() {
         stop: Stop::default(),
         number: 1,
         begun: None,
-        record: Record::new(image.clone()),
+        record: Record::new(image.clone().into()),
     };
     for node in [&two, &one] {
         let other = [&one, &two]
@@ -215,7 +215,7 @@ async fn layers_on_a_disk_that_hangs_take_no_place_among_those_that_are_built() 
     let node = hasty(KeepTar::default());
     let building = &node.images.0.means.building;
     let turn = building.turn(Origin::of(&image)).await;
-    node.images.ensure(image.clone());
+    node.images.ensure(image.clone().into());
     let whole: usize = layers().iter().map(|layer| gzip(layer).len()).sum();
     let folder = node.pool.images().join("fetch");
     let finished = || {
@@ -274,7 +274,7 @@ fn a_transfer_to_a_disk_that_hangs_goes_on_on_another() {
         let two = Node::new();
         join(&mut one, &two);
         one.forgive();
-        one.images.ensure(image.clone());
+        one.images.ensure(image.clone().into());
         // Nobody is told that it hangs.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let release = hang_long(&one);
@@ -306,7 +306,7 @@ async fn a_build_on_a_disk_that_hangs_is_made_anew_on_another_and_what_it_makes_
     one.images.list();
     join(&mut one, &two);
     one.forgive();
-    one.images.ensure(image.clone());
+    one.images.ensure(image.clone().into());
     while one.packer.built.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
@@ -315,9 +315,14 @@ async fn a_build_on_a_disk_that_hangs_is_made_anew_on_another_and_what_it_makes_
     let why = why.expect("it waits for the disk");
     assert!(why.contains("does not answer"), "{why}");
     // The second build is for another disk.
-    while one.images.lock().attempts.contains_key(&image) {
+    while one
+        .images
+        .lock()
+        .attempts
+        .contains_key(&image.clone().into())
+    {
         one.forgive();
-        let state = one.images.ensure(image.clone()).state;
+        let state = one.images.ensure(image.clone().into()).state;
         if let ImageState::Ready { path } = state {
             assert!(path.starts_with(two.pool.root()), "{path:?}");
         }

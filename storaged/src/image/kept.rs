@@ -7,9 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use loam_deployment::{Bytes, payload::OciReference};
-use loam_node_api::storage::ImageConfig;
-use loam_oci::{digest::Digest, platform::Level};
+use loam_deployment::Bytes;
+use loam_node_api::{
+    image::{Image, ImageContent},
+    storage::ImageConfig,
+};
+use loam_oci::platform::Level;
 use serde::{Deserialize, Serialize};
 
 use crate::{durable, pool::Pool};
@@ -18,23 +21,24 @@ use crate::{durable, pool::Pool};
 #[derive(Clone, Debug)]
 pub struct Kept {
     pool: Arc<Pool>,
-    image: FoundImage,
+    found: FoundImage,
 }
 
 /// An image of a pool that has just come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundImage {
-    /// Under which it was fetched. Other names of the same digest mean the same bytes.
-    pub reference: OciReference,
+    /// As which it was fetched. Other names of the same digest mean the same bytes.
+    pub image: Image,
     pub size: Bytes,
     /// What a processor must have to run it. A disk may come to another machine.
     pub level: Level,
 }
 
-/// What `<digest>.json` says.
+/// What `<digest>.json` says, or of a contract's own image, `<digest>-<contract>.json`.
 #[derive(Serialize, Deserialize)]
 struct Record {
-    reference: OciReference,
+    #[serde(flatten)]
+    image: Image,
     size: Bytes,
     config: ImageConfig,
     #[serde(default)]
@@ -46,7 +50,7 @@ impl Kept {
     /// nothing is left that is not counted.
     pub fn create(
         pool: &Arc<Pool>,
-        reference: &OciReference,
+        image: &Image,
         unfinished: &Path,
         config: ImageConfig,
         level: Level,
@@ -54,14 +58,14 @@ impl Kept {
         let size = Bytes(fs::metadata(unfinished)?.len());
         let kept = Self {
             pool: pool.clone(),
-            image: FoundImage {
-                reference: reference.clone(),
+            found: FoundImage {
+                image: image.clone(),
                 size,
                 level,
             },
         };
         let record = Record {
-            reference: reference.clone(),
+            image: image.clone(),
             size,
             config,
             level,
@@ -79,10 +83,10 @@ impl Kept {
     }
 
     /// One that a pool brought, counted by then.
-    pub fn found(pool: &Arc<Pool>, image: FoundImage) -> Self {
+    pub fn found(pool: &Arc<Pool>, found: FoundImage) -> Self {
         Self {
             pool: pool.clone(),
-            image,
+            found,
         }
     }
 
@@ -91,7 +95,7 @@ impl Kept {
         durable::remove(&self.record())?;
         durable::remove(&self.path())?;
         self.pool
-            .with_ledger(|ledger| ledger.release_image(self.image.size));
+            .with_ledger(|ledger| ledger.release_image(self.found.size));
         Ok(())
     }
 
@@ -99,16 +103,16 @@ impl Kept {
         &self.pool
     }
 
-    pub fn reference(&self) -> &OciReference {
-        &self.image.reference
+    pub fn image(&self) -> &Image {
+        &self.found.image
     }
 
     pub fn size(&self) -> Bytes {
-        self.image.size
+        self.found.size
     }
 
     pub fn level(&self) -> Level {
-        self.image.level
+        self.found.level
     }
 
     /// Read anew each time: together, those of all images would take much memory.
@@ -117,12 +121,21 @@ impl Kept {
     }
 
     pub fn path(&self) -> PathBuf {
-        let digest = Digest::of_manifest(&self.image.reference).hex();
-        self.pool.images().join(format!("{digest}.erofs"))
+        let name = name(self.found.image.content());
+        self.pool.images().join(format!("{name}.erofs"))
     }
 
     fn record(&self) -> PathBuf {
         self.path().with_extension("json")
+    }
+}
+
+/// Of an image's two files, without their ends.
+fn name(content: ImageContent) -> String {
+    let ImageContent { digest, only_for } = content;
+    match only_for {
+        None => digest.to_string(),
+        Some(contract) => format!("{digest}-{contract}"),
     }
 }
 
@@ -184,24 +197,17 @@ fn length(path: &Path) -> u64 {
 
 fn open(path: &Path) -> io::Result<FoundImage> {
     let Record {
-        reference,
-        size,
-        level,
-        ..
+        image, size, level, ..
     } = read(&path.with_extension("json"))?;
-    let digest = Digest::of_manifest(&reference).hex();
-    let named = path.file_stem().is_some_and(|stem| *stem == *digest);
+    let name = name(image.content());
+    let named = path.file_stem().is_some_and(|stem| *stem == *name);
     if !named || fs::metadata(path)?.len() != size.get() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "its record is of another file",
         ));
     }
-    Ok(FoundImage {
-        reference,
-        size,
-        level,
-    })
+    Ok(FoundImage { image, size, level })
 }
 
 fn read(record: &Path) -> io::Result<Record> {
@@ -212,7 +218,10 @@ fn read(record: &Path) -> io::Result<Record> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use loam_deployment::payload::Media;
+    use loam_deployment::{
+        ContractId,
+        payload::{Media, OciReference},
+    };
 
     use super::*;
 
@@ -229,7 +238,7 @@ mod tests {
             let built = pool.images().join("build/x");
             fs::write(&built, b"12345").unwrap();
             let image = format!("a.org/x@sha256:{}", "ab".repeat(32));
-            let image = image.parse().unwrap();
+            let image = Image::from(image.parse::<OciReference>().unwrap());
             let kept =
                 Kept::create(&pool, &image, &built, ImageConfig::default(), Level::V1).unwrap();
             let disk = Self {
@@ -255,6 +264,41 @@ mod tests {
         fs::symlink_metadata(path).is_ok()
     }
 
+    /// Whatever reads or writes the record without knowing of owners.
+    fn without_owner(record: &Path) {
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+        value.as_object_mut().unwrap().remove("only_for");
+        fs::write(record, serde_json::to_vec(&value).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn an_image_is_found_as_whose_it_was_kept_and_never_as_anybody_s() {
+        let (disk, shared) = Disk::new();
+        let own = Image {
+            only_for: Some(ContractId(7)),
+            ..shared.image().clone()
+        };
+        let built = disk.pool.images().join("build/y");
+        fs::write(&built, b"another").unwrap();
+        let config = ImageConfig::default();
+        let own = Kept::create(&disk.pool, &own, &built, config, Level::V1).unwrap();
+        let images = disk.pool.images();
+        let all = [shared.clone(), own.clone()].map(|kept| kept.image().clone());
+        let found = |images: &Path| find(images).0.into_iter().map(|found| found.image);
+        let mut both: Vec<_> = found(&images).collect();
+        both.sort();
+        assert_eq!(both, all);
+
+        // Records of before there were owners are of what is anybody's.
+        without_owner(&shared.record());
+        assert!(found(&images).any(|image| image == all[0]));
+        // One that has lost its owner is nobody's.
+        without_owner(&own.record());
+        assert_eq!(found(&images).collect::<Vec<_>>(), all[..1]);
+        assert!(!is_there(&own.path()) && is_there(&shared.path()));
+    }
+
     #[test]
     fn an_image_that_cannot_be_read_is_left_and_counted() {
         for of_record in [false, true] {
@@ -270,7 +314,7 @@ mod tests {
             // It is fetched again, to the same place if need be.
             let built = disk.pool.images().join("build/y");
             fs::write(&built, b"12345").unwrap();
-            let image = kept.reference().clone();
+            let image = kept.image().clone();
             Kept::create(
                 &disk.pool,
                 &image,

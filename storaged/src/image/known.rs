@@ -6,9 +6,11 @@ use std::{
     time::Instant,
 };
 
-use loam_deployment::{Bytes, payload::OciReference};
-use loam_node_api::storage::{ImageState, ImageStatus};
-use loam_oci::digest::Digest;
+use loam_deployment::Bytes;
+use loam_node_api::{
+    image::{Image, ImageContent, ImageLogin},
+    storage::{ImageState, ImageStatus},
+};
 
 use super::{
     fetch::{self, Progress},
@@ -23,9 +25,9 @@ pub struct Known {
     /// Whose images and leftovers are below.
     pub pools: Vec<Arc<Pool>>,
     /// More than one where several pools brought it, or where one was on a disk that hung.
-    pub ready: BTreeMap<Digest, Vec<Kept>>,
-    /// None of a digest of which [`Self::kept`] knows a copy.
-    pub attempts: BTreeMap<OciReference, Attempt>,
+    pub ready: BTreeMap<ImageContent, Vec<Kept>>,
+    /// None at a content of which [`Self::kept`] knows a copy.
+    pub attempts: BTreeMap<Image, Attempt>,
     /// Attempts that nobody wants any more and that still hold files, by their numbers.
     pub leaving: BTreeMap<u64, Leaving>,
     /// Images that are being removed, by the numbers of their removals.
@@ -42,6 +44,8 @@ pub enum Attempt {
         number: u64,
         progress: Arc<Progress>,
         stop: Stop,
+        /// Named last. The fetch may have begun with another one.
+        login: Option<ImageLogin>,
     },
     Failed(Box<Failure>),
 }
@@ -55,19 +59,35 @@ pub struct Failure {
     /// The number of the fetch that failed, if its registry is waited for: then it is asked again, and nobody
     /// need ask for that.
     pub waits: Option<u64>,
+    /// With which it failed, or that was named since. None: with none, or nobody knows, since no
+    /// disk is ever told one.
+    pub login: Option<ImageLogin>,
 }
 
 #[derive(Debug)]
 pub struct Leaving {
-    pub reference: OciReference,
+    pub image: Image,
     /// Nowhere yet, if it is not known.
     pub at: Arc<OnceLock<Arc<Pool>>>,
 }
 
 #[derive(Debug)]
 pub struct Removing {
-    pub digest: Digest,
+    pub content: ImageContent,
     pub pool: Arc<Pool>,
+}
+
+impl Failure {
+    /// Whether the next try may begin now, with this login. Another one than failed is not answerable
+    /// for the failures, but for what the image itself is found to be: its bytes are the same.
+    pub fn is_due(&self, login: Option<&ImageLogin>) -> bool {
+        let is_judged = self.record.is_flawed || self.record.deaths > 0;
+        self.again <= Instant::now() || (self.is_of_another(login) && !is_judged)
+    }
+
+    pub fn is_of_another(&self, login: Option<&ImageLogin>) -> bool {
+        self.login.as_ref() != login
+    }
 }
 
 impl Known {
@@ -78,8 +98,8 @@ impl Known {
 
     /// A copy that can be used now, if there is one. One on a disk that hangs is as good as none if
     /// there is another disk for it: then it is fetched again.
-    pub fn kept(&self, reference: &OciReference) -> Option<&Kept> {
-        self.usable(self.ready.get(&Digest::of_manifest(reference))?)
+    pub fn kept(&self, image: &Image) -> Option<&Kept> {
+        self.usable(self.ready.get(&image.content())?)
     }
 
     fn usable<'a>(&self, copies: &'a [Kept]) -> Option<&'a Kept> {
@@ -88,28 +108,28 @@ impl Known {
         best.filter(|kept| !kept.pool().hangs() || !has_place(&self.pools))
     }
 
-    /// In the order of their references.
+    /// In the order of their images.
     pub fn statuses(&self) -> Vec<ImageStatus> {
         let ready = self.ready.values().filter_map(|kept| self.usable(kept));
         let ready = ready.map(|kept| ImageStatus {
-            image: kept.reference().clone(),
+            image: kept.image().clone(),
             state: ImageState::Ready { path: kept.path() },
         });
         let attempts = self.attempts.iter();
-        let attempts = attempts.map(|(reference, attempt)| attempt.status(reference));
+        let attempts = attempts.map(|(image, attempt)| attempt.status(image));
         let mut all: Vec<_> = ready.chain(attempts).collect();
         all.sort_by(|a, b| a.image.cmp(&b.image));
         all
     }
 
-    /// On which pools files of earlier attempts of the reference, or images of its digest, are being
+    /// On which pools files of earlier attempts at the image, or images of its content, are being
     /// removed. `None` is a pool that is not known yet.
-    pub fn in_the_way(&self, reference: &OciReference) -> Vec<Option<Arc<Pool>>> {
-        let digest = Digest::of_manifest(reference);
+    pub fn in_the_way(&self, image: &Image) -> Vec<Option<Arc<Pool>>> {
+        let content = image.content();
         let leaving = self.leaving.values();
-        let leaving = leaving.filter(|leaving| leaving.reference == *reference);
+        let leaving = leaving.filter(|leaving| leaving.image == *image);
         let removing = self.removing.values();
-        let removing = removing.filter(|removing| removing.digest == digest);
+        let removing = removing.filter(|removing| removing.content == content);
         leaving
             .map(|leaving| leaving.at.get().cloned())
             .chain(removing.map(|removing| Some(removing.pool.clone())))
@@ -117,13 +137,13 @@ impl Known {
     }
 
     pub fn add(&mut self, kept: Kept) {
-        let digest = Digest::of_manifest(kept.reference());
-        self.ready.entry(digest).or_default().push(kept);
+        let content = kept.image().content();
+        self.ready.entry(content).or_default().push(kept);
     }
 
     /// Whether this very file is in the list.
     pub fn has(&self, kept: &Kept) -> bool {
-        let same = self.ready.get(&Digest::of_manifest(kept.reference()));
+        let same = self.ready.get(&kept.image().content());
         same.is_some_and(|all| all.iter().any(|other| other.path() == kept.path()))
     }
 
@@ -154,7 +174,15 @@ impl Known {
 }
 
 impl Attempt {
-    pub fn status(&self, reference: &OciReference) -> ImageStatus {
+    /// Has the next try be with this login.
+    pub fn set_login(&mut self, named: Option<ImageLogin>) {
+        match self {
+            Self::Fetching { login, .. } => *login = named,
+            Self::Failed(failure) => failure.login = named,
+        }
+    }
+
+    pub fn status(&self, image: &Image) -> ImageStatus {
         let state = match self {
             Self::Fetching { progress, .. } => {
                 let (done, total) = fetch::shown(progress);
@@ -181,7 +209,7 @@ impl Attempt {
             }
         };
         ImageStatus {
-            image: reference.clone(),
+            image: image.clone(),
             state,
         }
     }

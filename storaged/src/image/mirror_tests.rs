@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use loam_node_api::image::ImageLogin;
 use loam_oci::test_registry::Behaviour;
 
 use super::*;
@@ -31,7 +32,7 @@ async fn a_mirror_that_has_an_image_is_asked_alone() {
     assert_eq!(found["bin/hello"], "file:two");
     assert_eq!(registry.requests(), [""; 0]);
     // It is still called what its deployment calls it.
-    assert_eq!(node.images.list()[0].image, image);
+    assert_eq!(node.images.list()[0].image, image.into());
 }
 
 #[tokio::test]
@@ -80,4 +81,22 @@ async fn what_nobody_has_is_what_the_registry_says() {
         panic!("it is there");
     };
     assert!(reason.contains("log in"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_is_fetched_with_a_login_is_asked_of_no_mirror() {
+    let ([registry, mirror], [image, _]) = two_registries();
+    let node = node(&registry, &[&mirror]);
+    let login = ImageLogin {
+        contract: ContractId(7),
+        user: "alice".to_owned(),
+        password: "secret".to_owned(),
+    };
+    let request = ImageRequest {
+        reference: image,
+        login: Some(login),
+    };
+    let state = node.fetched_as(&request).await;
+    assert!(matches!(state, ImageState::Ready { .. }), "{state:?}");
+    assert_eq!(mirror.requests(), [""; 0]);
 }

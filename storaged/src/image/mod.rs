@@ -3,6 +3,7 @@
 //! | module | step |
 //! |---|---|
 //! | [`store`], [`known`], [`backoff`] | which images are here, being fetched, or failed; answers from memory |
+//! | [`removal`] | how what nobody wants any more goes |
 //! | [`fetch`], [`build`], [`failure`] | the whole way of one image; the part that takes a processor; why it ended early |
 //! | [`queue`], [`pace`], [`stop`] | whose turn it is, whether it moves, what holds it up or ends it |
 //! | [`staging`], [`claim`], [`answering`] | what a pool holds of an attempt, the space it takes, and whether its disk answers |
@@ -45,6 +46,7 @@ pub mod merged;
 pub mod pace;
 pub mod pax;
 pub mod queue;
+pub mod removal;
 pub mod sparse;
 pub mod staging;
 pub mod stop;

@@ -5,8 +5,8 @@
 //! | `images/attempts/<name>.json` | the [`Record`]: which attempt, and how often it failed |
 //! | `images/fetch/<name>/` | its layers, whole or in part; never without a record |
 //!
-//! `<name>` is the SHA-256 of the reference, not the image's digest: two who name one digest at two
-//! registries share neither fate nor files.
+//! `<name>` is the SHA-256 of the reference, and of whose the image is, not the image's digest: two who
+//! name one digest at two registries, or with two logins, share neither fate nor files.
 //!
 //! The record outlives storaged, so that an image that kills it while it is built is not built
 //! again at once, for ever.
@@ -21,7 +21,7 @@ use std::{
     time::Instant,
 };
 
-use loam_deployment::payload::OciReference;
+use loam_node_api::image::Image;
 use loam_oci::digest::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,8 @@ use crate::{durable, pool::Pool};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    pub reference: OciReference,
+    #[serde(flatten)]
+    pub image: Image,
     /// In a row, those that [`Self::deaths`] counts not included.
     pub failures: u32,
     /// How often storaged ended, or had to end the builder, while it built this.
@@ -43,9 +44,9 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn new(reference: OciReference) -> Self {
+    pub fn new(image: Image) -> Self {
         Self {
-            reference,
+            image,
             failures: 0,
             deaths: 0,
             building: false,
@@ -151,7 +152,7 @@ impl Staging {
     }
 
     fn name(&self) -> String {
-        name(&self.lock().reference)
+        name(&self.lock().image)
     }
 
     fn record_path(&self) -> PathBuf {
@@ -169,8 +170,18 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(path)
 }
 
-fn name(reference: &OciReference) -> String {
-    Digest::of(reference.to_string().as_bytes()).hex()
+/// No reference has a space, so no two images share a name; and none that is a contract's own has the
+/// one by which those who know no logins look for it.
+fn name(image: &Image) -> String {
+    let Image {
+        reference,
+        only_for,
+    } = image;
+    let text = match only_for {
+        None => reference.to_string(),
+        Some(contract) => format!("{contract} {reference}"),
+    };
+    Digest::of(text.as_bytes()).hex()
 }
 
 /// What is on a pool that has just come, whose images folder this is. Removes what belongs to no
@@ -178,13 +189,13 @@ fn name(reference: &OciReference) -> String {
 ///
 /// Never fails: a pool is no worse for layers that cannot be removed, as long as they are counted.
 /// The second value is what nobody owns and could not be removed.
-pub fn find(images: &Path, is_ready: impl Fn(&OciReference) -> bool) -> (Vec<Leftover>, u64) {
+pub fn find(images: &Path, is_ready: impl Fn(&Image) -> bool) -> (Vec<Leftover>, u64) {
     let mut records: BTreeMap<String, Record> = BTreeMap::new();
     let attempts = images.join("attempts");
     for path in names(&attempts) {
         match read(&path) {
-            Ok(record) if !is_ready(&record.reference) => {
-                records.insert(name(&record.reference), record);
+            Ok(record) if !is_ready(&record.image) => {
+                records.insert(name(&record.image), record);
             }
             unusable => {
                 if let Err(error) = unusable {
@@ -224,7 +235,7 @@ pub fn find(images: &Path, is_ready: impl Fn(&OciReference) -> bool) -> (Vec<Lef
 /// The record, changed and written if storaged ended while it built.
 fn read(path: &Path) -> io::Result<Record> {
     let mut record: Record = serde_json::from_slice(&fs::read(path)?)?;
-    let expected = format!("{}.json", name(&record.reference));
+    let expected = format!("{}.json", name(&record.image));
     if path.file_name().is_none_or(|name| *name != *expected) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,

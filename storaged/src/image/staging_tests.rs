@@ -1,12 +1,14 @@
-use loam_deployment::payload::Media;
+use loam_deployment::{
+    ContractId,
+    payload::{Media, OciReference},
+};
 
 use super::*;
 use crate::pool::testing::pool;
 
-fn reference(registry: &str) -> OciReference {
-    format!("{registry}/x@sha256:{}", "ab".repeat(32))
-        .parse()
-        .unwrap()
+fn image(registry: &str) -> Image {
+    let reference = format!("{registry}/x@sha256:{}", "ab".repeat(32));
+    Image::from(reference.parse::<OciReference>().unwrap())
 }
 
 struct Disk {
@@ -25,7 +27,7 @@ impl Disk {
     }
 
     fn begin(&self, registry: &str, layer: &[u8]) -> Staging {
-        let staging = Staging::begin(&self.pool, Record::new(reference(registry))).unwrap();
+        let staging = Staging::begin(&self.pool, Record::new(image(registry))).unwrap();
         staging.claim().grow(layer.len() as u64).unwrap();
         fs::write(staging.folder().join("layer"), layer).unwrap();
         staging
@@ -127,10 +129,10 @@ fn what_belongs_to_no_attempt_is_removed() {
     fs::write(images.join("fetch/stray/deep/layer"), b"1").unwrap();
     fs::write(images.join("fetch/file"), b"1").unwrap();
     fs::write(images.join("attempts/bad.json"), b"{").unwrap();
-    let misnamed = serde_json::to_vec(&Record::new(reference("c.org"))).unwrap();
+    let misnamed = serde_json::to_vec(&Record::new(image("c.org"))).unwrap();
     fs::write(images.join("attempts/other.json"), misnamed).unwrap();
 
-    let (found, strays) = find(&images, |reference| *reference == self::reference("b.org"));
+    let (found, strays) = find(&images, |reference| *reference == self::image("b.org"));
     let kept = Leftover {
         record: kept.record(),
         bytes: 5,
@@ -138,4 +140,34 @@ fn what_belongs_to_no_attempt_is_removed() {
     assert_eq!((found, strays), (vec![kept], 0));
     assert_eq!((disk.entries("fetch"), disk.entries("attempts")), (1, 1));
     assert!(!finished.folder().exists());
+}
+
+#[test]
+fn what_was_begun_for_one_contract_is_nobody_else_s() {
+    let disk = Disk::new();
+    let shared = disk.begin("a.org", b"12345");
+    let image = Image {
+        only_for: Some(ContractId(7)),
+        ..image("a.org")
+    };
+    let own = Staging::begin(&disk.pool, Record::new(image.clone())).unwrap();
+    assert_ne!(own.folder(), shared.folder());
+    let found = |disk: &Disk| {
+        let found = disk.find().into_iter();
+        let mut images: Vec<_> = found.map(|found| found.record.image).collect();
+        images.sort();
+        images
+    };
+    let all = [shared.record().image, image];
+    assert_eq!(found(&disk), all);
+    // What is written of anybody's is as it was before there were logins, and read so.
+    let written = fs::read_to_string(shared.record_path()).unwrap();
+    assert!(!written.contains("only_for"), "{written}");
+    // One that has lost its owner is nobody's.
+    let record = fs::read_to_string(own.record_path()).unwrap();
+    let lost = record.replace(r#","only_for":7"#, "");
+    assert_ne!(lost, record);
+    fs::write(own.record_path(), lost).unwrap();
+    assert_eq!(found(&disk), all[..1]);
+    assert!(!own.folder().exists() && shared.folder().exists());
 }

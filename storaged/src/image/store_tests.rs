@@ -6,11 +6,15 @@ use std::{
     time::Duration,
 };
 
-use loam_deployment::{Bytes, payload::Media};
+use loam_deployment::{
+    Bytes, ContractId,
+    payload::{Media, OciReference},
+};
 use loam_node_api::{clock::Clock, tls};
 
 use loam_oci::{
     address::Reach,
+    digest::Digest,
     platform::Level,
     test_registry::{Instead, TestRegistry, gzip},
 };
@@ -110,9 +114,13 @@ impl Node {
     }
 
     async fn fetched(&self, image: &OciReference) -> ImageState {
+        self.fetched_as(&image.clone().into()).await
+    }
+
+    async fn fetched_as(&self, request: &ImageRequest) -> ImageState {
         loop {
             let seen = self.changes.now();
-            match self.images.ensure(image.clone()).state {
+            match self.images.ensure(request.clone()).state {
                 ImageState::Fetching { .. } if self.changes.now() == seen => {
                     self.changes.since(seen).await;
                 }
@@ -134,7 +142,9 @@ impl Node {
         loop {
             let seen = self.changes.now();
             let listed = self.images.list();
-            let found = listed.iter().find(|status| status.image == *image);
+            let found = listed
+                .iter()
+                .find(|status| status.image.reference == *image);
             if found.is_some_and(|found| matches!(found.state, ImageState::Ready { .. })) {
                 return;
             }
@@ -151,7 +161,7 @@ impl Node {
 
     /// Removes it, and waits until it is gone.
     async fn delete(&self, image: &OciReference) {
-        self.images.delete(image);
+        self.images.delete(&image.clone().into());
         self.quiet().await;
     }
 
@@ -285,7 +295,7 @@ async fn fetched_once_merged_and_found_again() {
     let asked = registry.requests().len();
     node.restart();
     let again = node.ready(&image).await;
-    let config = node.images.config(&image).await.unwrap();
+    let config = node.images.config(&image.clone().into()).await.unwrap();
     assert_eq!(
         (again, config.cmd),
         (path.clone(), vec!["/bin/hello".to_owned()])
@@ -298,8 +308,8 @@ async fn fetched_once_merged_and_found_again() {
     assert!(path.exists());
     node.delete(&image).await;
     assert!(!path.exists() && node.images.list().is_empty());
-    let gone = node.images.config(&image).await.unwrap_err();
-    assert_eq!(gone, StorageError::NoImage(image));
+    let gone = node.images.config(&image.clone().into()).await.unwrap_err();
+    assert_eq!(gone, StorageError::NoImage(Box::new(image.into())));
     node.assert_empty();
 }
 
@@ -321,7 +331,7 @@ async fn a_cut_transfer_resumes_where_it_was() {
 
 /// What a predecessor that was killed left of the first layer.
 fn leave(node: &Node, image: &OciReference, bytes: &[u8]) -> Digest {
-    let staging = Staging::begin(&node.pool, Record::new(image.clone())).unwrap();
+    let staging = Staging::begin(&node.pool, Record::new(image.clone().into())).unwrap();
     let digest = Digest::of(&gzip(&layers()[0]));
     let partial = format!("{}.partial", digest.hex());
     fs::write(staging.folder().join(partial), bytes).unwrap();
@@ -507,7 +517,7 @@ async fn while_a_registry_wants_to_be_asked_later_nothing_has_failed() {
     let node = Node::new();
     let waits = async || loop {
         let seen = node.changes.now();
-        match node.images.ensure(image.clone()).state {
+        match node.images.ensure(image.clone().into()).state {
             ImageState::Fetching {
                 waits_for: Some(why),
                 done,
@@ -524,7 +534,7 @@ async fn while_a_registry_wants_to_be_asked_later_nothing_has_failed() {
     assert!(why.contains("later") && why.contains("429"), "{why}");
     assert_eq!(done.get(), node.claimed());
     node.assert_true_claims();
-    let number = || match &node.images.lock().attempts[&image] {
+    let number = || match &node.images.lock().attempts[&image.clone().into()] {
         Attempt::Failed(failure) => {
             let pause = failure.again - Instant::now();
             assert!(pause <= Duration::from_secs(3600) && pause > Duration::from_secs(3000));
@@ -539,7 +549,7 @@ async fn while_a_registry_wants_to_be_asked_later_nothing_has_failed() {
     node.ready(&other).await;
     registry.behave(|b| b.instead = busy("/manifests/", "retry-after: 999999\r\n"));
     node.images
-        .go_on_after(Duration::ZERO, image.clone(), first);
+        .go_on_after(Duration::ZERO, image.clone().into(), first);
     while number_of(&node, &image) == Some(first) {
         tokio::task::yield_now().await;
     }
@@ -548,20 +558,20 @@ async fn while_a_registry_wants_to_be_asked_later_nothing_has_failed() {
     // Not for one that has gone on, or ended.
     let second = number();
     node.images
-        .go_on_after(Duration::ZERO, image.clone(), first);
+        .go_on_after(Duration::ZERO, image.clone().into(), first);
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
     assert_eq!(number(), second);
     node.images
-        .go_on_after(Duration::ZERO, image.clone(), second);
+        .go_on_after(Duration::ZERO, image.clone().into(), second);
     node.ready_by_itself(&image).await;
     node.assert_true_claims();
 }
 
 /// Of the fetch whose end is waited over.
 fn number_of(node: &Node, image: &OciReference) -> Option<u64> {
-    match node.images.lock().attempts.get(image) {
+    match node.images.lock().attempts.get(&image.clone().into()) {
         Some(Attempt::Failed(failure)) => failure.waits,
         _ => None,
     }
@@ -579,17 +589,18 @@ async fn a_failure_that_may_pass_is_waited_out_and_told_when_it_stays() {
         ..means(node.packer.clone(), anywhere())
     };
     node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
-    node.images.ensure(image.clone());
+    node.images.ensure(image.clone().into());
     while number_of(&node, &image).is_none() {
         tokio::task::yield_now().await;
     }
-    let ImageState::Fetching { waits_for, .. } = node.images.ensure(image.clone()).state else {
+    let ImageState::Fetching { waits_for, .. } = node.images.ensure(image.clone().into()).state
+    else {
         panic!("it has failed");
     };
     assert!(waits_for.is_some_and(|why| why.contains("500")));
     let number = number_of(&node, &image).unwrap();
     node.images
-        .go_on_after(Duration::ZERO, image.clone(), number);
+        .go_on_after(Duration::ZERO, image.clone().into(), number);
     assert!(node.failed(&image).await.contains("500"));
     // What no time mends has failed at once.
     registry.behave(|b| (b.down, b.account) = (false, Some("alice:secret")));
@@ -603,7 +614,7 @@ async fn what_waits_for_its_registry_ends_when_it_is_no_longer_wanted() {
     let image = registry.image(&layers());
     registry.behave(|b| b.instead = busy("/manifests/", "retry-after: 60\r\n"));
     let node = Node::new();
-    node.images.ensure(image.clone());
+    node.images.ensure(image.clone().into());
     while number_of(&node, &image).is_none() {
         tokio::task::yield_now().await;
     }
@@ -611,7 +622,7 @@ async fn what_waits_for_its_registry_ends_when_it_is_no_longer_wanted() {
     node.delete(&image).await;
     let asked = registry.requests().len();
     node.images
-        .go_on_after(Duration::ZERO, image.clone(), number);
+        .go_on_after(Duration::ZERO, image.clone().into(), number);
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
@@ -627,10 +638,10 @@ async fn asked_for_twice_it_is_fetched_once_and_unwanted_it_ends() {
     registry.behave(|b| b.hold = true);
     let node = Node::new();
     for _ in 0..3 {
-        let status = node.images.ensure(image.clone());
+        let status = node.images.ensure(image.clone().into());
         assert!(matches!(status.state, ImageState::Fetching { .. }));
     }
-    node.images.delete(&image);
+    node.images.delete(&image.clone().into());
     assert!(node.images.list().is_empty());
     node.quiet().await;
     node.assert_empty();
@@ -705,12 +716,12 @@ async fn a_registry_that_holds_back_does_not_hold_up_another_name_of_its_digest(
     let ([bad, good], [held, served]) = two_registries();
     bad.behave(|b| b.hold = true);
     let node = Node::new();
-    node.images.ensure(held.clone());
+    node.images.ensure(held.clone().into());
     node.ready(&served).await;
     // By either name, at once, and listed once.
     for name in [&held, &served] {
-        let status = node.images.ensure(name.clone());
-        assert_eq!(status.image, *name);
+        let status = node.images.ensure(name.clone().into());
+        assert_eq!(status.image.reference, *name);
         assert!(matches!(status.state, ImageState::Ready { .. }));
     }
     assert_eq!(node.images.list().len(), 1);
@@ -745,12 +756,12 @@ async fn the_attempt_of_another_name_is_not_ended() {
     }
     let node = Node::new();
     for image in &images {
-        node.images.ensure(image.clone());
+        node.images.ensure(image.clone().into());
     }
     assert_eq!(node.images.list().len(), 2);
     node.delete(&images[0]).await;
     let listed = node.images.list();
-    assert_eq!((listed.len(), &listed[0].image), (1, &images[1]));
+    assert_eq!((listed.len(), &listed[0].image.reference), (1, &images[1]));
     two.behave(|b| b.hold = false);
     node.ready(&images[1]).await;
     node.assert_true_claims();
@@ -796,7 +807,7 @@ async fn a_size_that_is_only_claimed_takes_no_space() {
     };
     let node = Node::new();
     let image = of(1 << 30);
-    node.images.ensure(image.clone());
+    node.images.ensure(image.clone().into());
     let shows = |list: &[ImageStatus]| match &list[0].state {
         ImageState::Fetching { done, .. } => done.get() == 1000,
         other => panic!("{other:?}"),
@@ -834,7 +845,9 @@ async fn a_registry_that_drips_gets_no_further_than_its_time() {
     node.assert_empty();
     // Its next try has time of its own, in the same place.
     registry.behave(|b| b.drip = None);
-    if let Some(Attempt::Failed(failure)) = node.images.lock().attempts.get_mut(&image) {
+    if let Some(Attempt::Failed(failure)) =
+        node.images.lock().attempts.get_mut(&image.clone().into())
+    {
         assert!(failure.left.is_some());
         failure.again = Instant::now();
     }
@@ -872,13 +885,13 @@ async fn who_is_slow_lets_others_pass_and_gets_on() {
     };
     node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
     slow.behave(|b| b.drip = Some(50_000));
-    node.images.ensure(held.clone());
+    node.images.ensure(held.clone().into());
     while node.claimed() < 50_000 {
         tokio::task::yield_now().await;
     }
     // There is one place only, and it is taken.
     node.ready(&other).await;
-    let status = node.images.ensure(held.clone());
+    let status = node.images.ensure(held.clone().into());
     assert!(matches!(status.state, ImageState::Fetching { .. }));
     slow.behave(|b| b.drip = None);
     node.ready(&held).await;
@@ -921,14 +934,14 @@ async fn an_image_that_is_deleted_while_it_is_built_ends_cleanly() {
         ..KeepTar::default()
     };
     let node = Node::with(packer, Patience::USUAL);
-    node.images.ensure(image.clone());
+    node.images.ensure(image.clone().into());
     while node.packer.built.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
-    node.images.delete(&image);
+    node.images.delete(&image.clone().into());
     assert!(node.images.list().is_empty());
     // Wanted again at once: begins only when the first is gone.
-    node.images.ensure(image.clone());
+    node.images.ensure(image.clone().into());
     while node.packer.built.load(Ordering::Relaxed) == 1 {
         tokio::task::yield_now().await;
     }
@@ -947,7 +960,7 @@ async fn a_builder_that_hangs_holds_no_answer_up() {
     };
     let node = Node::with(packer, Patience::USUAL);
     for image in [&image, &other] {
-        node.images.ensure(image.clone());
+        node.images.ensure(image.clone().into());
     }
     while node.packer.built.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
@@ -955,10 +968,10 @@ async fn a_builder_that_hangs_holds_no_answer_up() {
     // None of these waits, which is why none is awaited.
     assert_eq!(node.images.list().len(), 2);
     for image in [&image, &other] {
-        node.images.delete(image);
+        node.images.delete(&image.clone().into());
     }
     assert!(node.images.list().is_empty());
-    let state = node.images.ensure(image.clone()).state;
+    let state = node.images.ensure(image.clone().into()).state;
     assert!(matches!(state, ImageState::Fetching { .. }));
     // What hangs still holds its layers, and they count.
     assert!(node.claimed() >= node.taken() && node.taken() > 0);
@@ -1004,7 +1017,7 @@ async fn a_build_that_killed_storaged_waits_longer_each_time() {
         let why = node.failed(&image).await;
         assert!(why.contains("while it built"), "{why}");
         let known = node.images.lock();
-        let Attempt::Failed(failure) = &known.attempts[&image] else {
+        let Attempt::Failed(failure) = &known.attempts[&image.clone().into()] else {
             panic!("{known:?}");
         };
         assert_eq!(failure.record.deaths, deaths);
@@ -1066,7 +1079,7 @@ async fn pools_bring_and_take_their_images() {
     let all = [Arc::new(again), all[1].clone(), all[2].clone()];
     *present.lock().unwrap() = all.to_vec();
     assert_eq!(shown(), Some(paths[1].clone()));
-    images.delete(&image);
+    images.delete(&image.clone().into());
     assert_eq!(shown(), None);
     one.images = images.clone();
     one.quiet().await;
@@ -1163,13 +1176,16 @@ async fn a_page_of_the_longest_statuses_fits_a_frame() {
     let long = "\u{1}".repeat(500);
     let statuses: Vec<_> = (0..loam_node_api::page::MAX_ITEMS)
         .map(|n| ImageStatus {
-            image: format!(
-                "{}.{}.org/{part}:{tag}@sha256:{n:064x}",
-                "h".repeat(60),
-                "h".repeat(60)
-            )
-            .parse()
-            .unwrap(),
+            image: Image {
+                reference: format!(
+                    "{}.{}.org/{part}:{tag}@sha256:{n:064x}",
+                    "h".repeat(60),
+                    "h".repeat(60)
+                )
+                .parse()
+                .unwrap(),
+                only_for: Some(ContractId(u64::MAX)),
+            },
             state: ImageState::Failed(long.clone()),
         })
         .collect();
@@ -1192,3 +1208,6 @@ mod builder;
 
 #[path = "mirror_tests.rs"]
 mod mirror;
+
+#[path = "login_tests.rs"]
+mod login;

@@ -37,6 +37,12 @@ impl Answer {
             answer.status = 405;
         } else if asked.path == "/v2/" {
             answer.status = 200;
+        } else if let Some((repository, ..)) = target
+            && let Some(account) = state.accounts.get(repository)
+            && asked.authorization.as_ref() != Some(account)
+        {
+            answer.status = 401;
+            answer.headers = "WWW-Authenticate: Basic realm=\"registry\"\r\n".to_owned();
         } else if let Some((repository, is_manifest, digest)) = target {
             if let Some(blob) = state.blobs.get(&digest)
                 && blob.repositories.contains(repository)

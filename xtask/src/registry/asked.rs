@@ -10,6 +10,7 @@ pub struct Asked {
     pub path: String,
     /// First and last byte (RFC 9110, section 14.1.2); other forms are ignored, as it allows.
     pub range: Option<(u64, Option<u64>)>,
+    pub authorization: Option<String>,
 }
 
 impl Asked {
@@ -31,15 +32,13 @@ impl Asked {
     }
 
     fn from_head(request: &httparse::Request<'_, '_>) -> Option<Self> {
-        let range = request
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case("range"))
-            .and_then(|header| {
-                std::str::from_utf8(header.value)
-                    .ok()?
-                    .strip_prefix("bytes=")
-            })
+        let header = |name: &str| {
+            let mut headers = request.headers.iter();
+            let header = headers.find(|header| header.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(header.value).ok()
+        };
+        let range = header("range")
+            .and_then(|range| range.strip_prefix("bytes="))
             .and_then(|range| {
                 let (first, last) = range.split_once('-')?;
                 let last = if last.is_empty() {
@@ -53,6 +52,7 @@ impl Asked {
             method: request.method?.to_owned(),
             path: request.path?.to_owned(),
             range,
+            authorization: header("authorization").map(str::to_owned),
         })
     }
 

@@ -2,10 +2,11 @@
 
 use loam_deployment::{
     Bytes,
-    payload::{self, Restart},
+    payload::{self, OciReference, Restart},
 };
 use loam_node_api::{
     clock::UnixTime,
+    image::Image,
     machine::{Exit, MachineState, OnReset},
     storage::{MountId, VolumeSpec},
 };
@@ -70,6 +71,10 @@ fn job(policy: Restart) -> (Desired, World) {
 
 fn id(text: &str) -> WorkloadId {
     text.parse().unwrap()
+}
+
+fn shared(image: u8) -> ImageContent {
+    Image::from(fixture::image(image)).content()
 }
 
 fn root(machine: &str, image: u8) -> VolumeKey {
@@ -138,7 +143,9 @@ fn a_machine_whose_disk_was_away_is_started_anew_when_all_is_there_again() {
     let mut world = world();
     let want = want(web(1));
     let machine = world.actual.machines.get_mut(&id("1.web")).unwrap();
-    machine.fingerprint = fingerprint::started(&machine.fingerprint, &[&pool("a", 1)].into());
+    let unmounted = machine.fingerprint.trim_end_matches('/');
+    let image = Image::from(fixture::image(1));
+    machine.fingerprint = fingerprint::started(unmounted, &image, &[&pool("a", 1)].into());
     let with = |world: &mut World, pools: &[(&str, Mounted)]| {
         let pools = pools.iter().cloned();
         world.actual.mounts = pools.map(|(root, pool)| (root.into(), pool)).collect();
@@ -205,14 +212,7 @@ fn an_update_that_cannot_work_leaves_the_old_version_running() {
         assert_eq!(plan.outdated[&id("1.web")], before.fingerprint, "{why}");
         let layer = &root("1.web", 1);
         assert!(world.actual.volumes.contains_key(layer), "{why}");
-        assert!(
-            world
-                .actual
-                .images
-                .ready
-                .contains_key(&ImageDigest([1; 32])),
-            "{why}"
-        );
+        assert!(world.actual.images.ready.contains_key(&shared(1)), "{why}");
         // Back to what runs: nothing has been lost, and nothing is stopped.
         let mut back = web(3);
         back.version = Version(3);
@@ -394,13 +394,7 @@ fn a_halted_contract_keeps_all_but_its_machines() {
         assert!(world.actual.machines.is_empty());
         assert_eq!(world.actual.volumes, volumes);
         assert!(world.actual.networks.contains_key(&id("1.net")));
-        assert!(
-            world
-                .actual
-                .images
-                .ready
-                .contains_key(&ImageDigest([1; 32]))
-        );
+        assert!(world.actual.images.ready.contains_key(&shared(1)));
         world.settle(&want(web(1)));
         assert!(world.runs(&id("1.web")));
     }
@@ -446,7 +440,7 @@ fn a_kept_contract_does_not_keep_others_images() {
         .images
         .ready
         .keys()
-        .map(|digest| digest.0[0])
+        .map(|content| content.digest.0[0])
         .collect();
     assert_eq!(ready, [1, 8], "the kept machine's, and the new one");
 }
@@ -469,7 +463,7 @@ fn two_names_of_one_image_are_fetched_once() {
             .actual
             .images
             .attempts
-            .insert(name.parse().unwrap(), failed);
+            .insert(name.parse::<OciReference>().unwrap().into(), failed);
     }
     assert_eq!(steps(&world.plan(&desired)), [format!("drop {lost}")]);
 }

@@ -27,6 +27,7 @@ use crate::{
     actual::Actual,
     course::{Course, Progress},
     desired::{Contract, Desired, Fate, Halt, Kept, Machine, Stated, Workloads, root_key},
+    fingerprint::{self, Disks},
     fixture,
     step::{MachineContent, MachinePlan, Step},
 };
@@ -126,7 +127,7 @@ impl World {
         panic!("never comes to rest: {steps:#?}");
     }
 
-    /// What admission makes sure of: nothing shrinks.
+    /// What admission makes sure of: nothing shrinks, and a login is of its own contract.
     pub fn admissible(&self, desired: &Desired) -> Desired {
         let mut desired = desired.clone();
         for (contract, wanted) in &mut desired.contracts {
@@ -140,6 +141,9 @@ impl World {
                 volume.size = volume.size.max(has(&key).unwrap_or(Bytes(0)));
             }
             for (name, machine) in &mut workloads.machines {
+                if let Some(login) = &mut machine.image_login {
+                    login.contract = *contract;
+                }
                 let key = root_key(&WorkloadId::new(*contract, name.clone()), &machine.image);
                 machine.root = machine.root.max(has(&key).unwrap_or(Bytes(0)));
             }
@@ -226,8 +230,9 @@ impl World {
             }
             Step::VolumeEnsure(key, spec, version) => self.make(key, spec, *version, chance),
             Step::VolumeDelete(key, why) => self.delete(desired, key, *why),
-            Step::ImageEnsure(image) => {
-                let state = if self.unreachable.contains(&image.digest()) || chance.strikes(6) {
+            Step::ImageEnsure(request) => {
+                let digest = request.reference.digest();
+                let state = if self.unreachable.contains(&digest) || chance.strikes(6) {
                     ImageState::Failed("unreachable".into())
                 } else if chance.strikes(3) {
                     ImageState::Fetching {
@@ -238,7 +243,7 @@ impl World {
                 } else {
                     ImageState::Ready { path: "/i".into() }
                 };
-                let image = image.clone();
+                let image = request.image();
                 let status = ImageStatus { image, state };
                 self.actual.images.note(status.clone());
                 match status.state {
@@ -248,10 +253,10 @@ impl World {
                 }
             }
             Step::ImageDelete(image) => {
-                let uses = |content: &MachineContent| content.image.digest() == image.digest();
+                let uses = |used: &MachineContent| used.image.content() == image.content();
                 assert!(!self.contents.values().any(uses), "{image} is in use");
                 self.actual.images.attempts.remove(image);
-                self.actual.images.ready.remove(&image.digest());
+                self.actual.images.ready.remove(&image.content());
                 Progress::Done
             }
         }
@@ -308,7 +313,7 @@ impl World {
         let (id, content) = (&plan.id, &plan.content);
         let image = &content.image;
         assert!(
-            self.actual.images.ready(image).is_some(),
+            self.actual.images.ready(image.content()).is_some(),
             "{id} lacks {image}"
         );
         for disk in content.volumes() {
@@ -343,7 +348,8 @@ impl World {
         if self.impossible.contains(id) {
             return Progress::Refused("too little memory".into());
         }
-        let machine = fixture::running(id, &plan.fingerprint, MachineState::Booting);
+        let started = fingerprint::started(&plan.fingerprint, &content.image, &BTreeSet::new());
+        let machine = fixture::running(id, &started, MachineState::Booting);
         self.actual.machines.insert(id.clone(), machine);
         self.contents.insert(id.clone(), content.clone());
         Progress::Done
@@ -443,7 +449,7 @@ impl World {
         let actual = &self.actual;
         let mut contracts: BTreeSet<_> = desired.contracts.keys().copied().collect();
         contracts.extend(actual.contracts());
-        let mut digests = BTreeSet::new();
+        let mut named = BTreeSet::new();
         for contract in contracts {
             let id = |name: &Name| WorkloadId::new(contract, name.clone());
             let of = |id: &WorkloadId| id.contract == contract;
@@ -471,7 +477,7 @@ impl World {
                 }
                 Fate::Stated(stated, halt) => (&stated.workloads, halt),
             };
-            digests.extend(workloads.machines.values().map(|m| m.image.digest()));
+            named.extend(workloads.machines.values().map(Machine::image_content));
             if halt.is_some() {
                 assert!(
                     machines.is_empty() && taps.next().is_none(),
@@ -515,20 +521,27 @@ impl World {
             }
         }
         // An image is there for a deployment or for a layer over it.
-        for digest in actual.images.ready.keys() {
-            let over =
-                |key: &VolumeKey| matches!(key, VolumeKey::Root { image, .. } if image == digest);
-            let used = digests.contains(digest) || actual.volumes.keys().any(over);
-            let runs = |content: &MachineContent| content.image.digest() == *digest;
+        for content in actual.images.ready.keys() {
+            let may_use = |contract| content.only_for.is_none_or(|owner| owner == contract);
+            let over = |key: &VolumeKey| {
+                matches!(key, VolumeKey::Root { image, .. } if *image == content.digest)
+                    && may_use(key.contract())
+                    && !desired.names(key)
+            };
+            let used = named.contains(content) || actual.volumes.keys().any(over);
+            let ran = |machine: &ActualMachine| {
+                let mut images = Disks::of(&machine.fingerprint).images(machine.id.contract);
+                images.any(|image| image == *content)
+            };
             assert!(
-                used || self.contents.values().any(runs),
+                used || actual.machines.values().any(ran),
                 "an image is left over"
             );
         }
     }
 
     fn check_machine(&self, id: &WorkloadId, asked: &Machine, workloads: &Workloads) {
-        assert!(self.actual.images.ready(&asked.image).is_some());
+        assert!(self.actual.images.ready(asked.image_content()).is_some());
         let there = self.actual.machines.get(id);
         let there = there.unwrap_or_else(|| panic!("{id} is not there"));
         let ended = matches!(there.state, MachineState::Exited(_));
@@ -549,7 +562,7 @@ impl World {
             }
         }
         if let Some(content) = self.contents.get(id) {
-            assert_eq!(content.image.digest(), asked.image.digest());
+            assert_eq!(content.image.reference.digest(), asked.image.digest());
             assert_eq!((content.cpus, content.memory), (asked.cpus, asked.memory));
             let sizes = content.mounts.iter().map(|mount| mount.disk.size);
             let wanted = asked
@@ -587,36 +600,41 @@ fn machines() -> impl Strategy<Value = Machine> {
             Restart::Never,
         ]),
         1u64..3,
+        option::weighted(0.3, select(vec!["one", "other"])),
     )
-        .prop_map(|(image, cpus, [net, v, w], host, port, restart, root)| {
-            let volumes: Vec<_> = [("v", v), ("w", w)]
-                .iter()
-                .filter(|x| x.1)
-                .map(|x| x.0)
-                .collect();
-            let mut machine = fixture::machine(if net { &["n"] } else { &[] }, &volumes);
-            machine.image = fixture::image(image);
-            machine.cpus = cpus;
-            machine.root = Bytes::mib(64 * root);
-            machine.restart = restart;
-            machine.publish.clear();
-            if let (Some(port), true) = (port, net) {
-                machine.publish.push(Publish {
-                    protocol: if port % 2 == 0 {
-                        Protocol::Tcp
-                    } else {
-                        Protocol::Udp
-                    },
-                    node_port: 8080 + port / 2,
-                    machine_port: 80,
-                });
-            }
-            if let (Some(host), Some(attachment)) = (host, machine.networks.first_mut()) {
-                // Made an address of the network's below.
-                attachment.address = Some(std::net::Ipv4Addr::new(0, 0, 0, host).into());
-            }
-            machine
-        })
+        .prop_map(
+            |(image, cpus, [net, v, w], host, port, restart, root, password)| {
+                let volumes: Vec<_> = [("v", v), ("w", w)]
+                    .iter()
+                    .filter(|x| x.1)
+                    .map(|x| x.0)
+                    .collect();
+                let mut machine = fixture::machine(if net { &["n"] } else { &[] }, &volumes);
+                machine.image = fixture::image(image);
+                // Of which contract, admission says.
+                machine.image_login = password.map(|password| fixture::login(0, password));
+                machine.cpus = cpus;
+                machine.root = Bytes::mib(64 * root);
+                machine.restart = restart;
+                machine.publish.clear();
+                if let (Some(port), true) = (port, net) {
+                    machine.publish.push(Publish {
+                        protocol: if port % 2 == 0 {
+                            Protocol::Tcp
+                        } else {
+                            Protocol::Udp
+                        },
+                        node_port: 8080 + port / 2,
+                        machine_port: 80,
+                    });
+                }
+                if let (Some(host), Some(attachment)) = (host, machine.networks.first_mut()) {
+                    // Made an address of the network's below.
+                    attachment.address = Some(std::net::Ipv4Addr::new(0, 0, 0, host).into());
+                }
+                machine
+            },
+        )
 }
 
 fn workloads(version: u64) -> impl Strategy<Value = Workloads> {
