@@ -23,13 +23,13 @@ const TIMES: std::ops::Range<i64> = 0..1 << 33;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MergedError {
-    #[error(transparent)]
-    Layer(#[from] TarError),
+    #[error("layer {}, read once more: {source}", .layer + 1)]
+    Layer { layer: usize, source: TarError },
     /// Also when the reader of the stream has gone.
     #[error("the merged image cannot be written: {0}")]
     Write(io::Error),
-    #[error("a layer is not what it was when it was first read")]
-    Changed,
+    #[error("layer {} is not what it was when it was first read", .layer + 1)]
+    Changed { layer: usize },
 }
 
 /// What of a tree is to be written, and in which order. Holds no whole names: those of deep trees
@@ -105,8 +105,11 @@ impl<'a> Merged<'a> {
         }
         let mut piece = vec![0; PIECE];
         for (layer, files) in &self.files {
-            let input = open(*layer).map_err(TarError::Read)?;
-            self.write_files(out, files, Tarball::new(input), &mut piece)?;
+            let again = Again {
+                layer: usize::from(*layer),
+            };
+            let input = open(*layer).map_err(|error| again.damaged(error.into()))?;
+            self.write_files(out, files, &again, Tarball::new(input), &mut piece)?;
         }
         for (place, target) in &self.links {
             self.write_header(out, *place, Some(*target))?;
@@ -172,22 +175,24 @@ impl<'a> Merged<'a> {
         &self,
         out: &mut impl Write,
         files: &HashMap<u32, PlaceIndex>,
+        again: &Again,
         mut layer: Tarball<R>,
         piece: &mut [u8],
     ) -> Result<(), MergedError> {
         let mut left = files.len();
         while left > 0 {
-            let entry = layer.next_entry()?.ok_or(MergedError::Changed)?;
+            let entry = layer.next_entry().map_err(|error| again.damaged(error))?;
+            let entry = entry.ok_or_else(|| again.changed())?;
             let Some(place) = files.get(&entry.index) else {
                 continue;
             };
             left -= 1;
             if !matches!(self.inode(*place).content, Content::File { size, .. } if size == entry.size)
             {
-                return Err(MergedError::Changed);
+                return Err(again.changed());
             }
             self.write_header(out, *place, None)?;
-            let copied = copy(&mut layer.data(), out, piece)?;
+            let copied = again.copy(&mut layer.data(), out, piece)?;
             pad(out, copied)?;
         }
         Ok(())
@@ -288,16 +293,40 @@ fn put(field: &mut [u8], bytes: &[u8]) {
     field[..length].copy_from_slice(&bytes[..length]);
 }
 
-/// Like [`io::copy`], but tells which side failed.
-fn copy(from: &mut impl Read, to: &mut impl Write, piece: &mut [u8]) -> Result<u64, MergedError> {
-    let mut copied = 0;
-    loop {
-        let length = from.read(piece).map_err(TarError::Read)?;
-        if length == 0 {
-            return Ok(copied);
+/// The layer that is read once more, from 0.
+struct Again {
+    layer: usize,
+}
+
+impl Again {
+    fn damaged(&self, source: TarError) -> MergedError {
+        let layer = self.layer;
+        MergedError::Layer { layer, source }
+    }
+
+    fn changed(&self) -> MergedError {
+        let layer = self.layer;
+        MergedError::Changed { layer }
+    }
+
+    /// Like [`io::copy`], but tells which side failed.
+    fn copy(
+        &self,
+        from: &mut impl Read,
+        to: &mut impl Write,
+        piece: &mut [u8],
+    ) -> Result<u64, MergedError> {
+        let mut copied = 0;
+        loop {
+            let length = from
+                .read(piece)
+                .map_err(|error| self.damaged(error.into()))?;
+            if length == 0 {
+                return Ok(copied);
+            }
+            to.write_all(&piece[..length]).map_err(MergedError::Write)?;
+            copied += length as u64;
         }
-        to.write_all(&piece[..length]).map_err(MergedError::Write)?;
-        copied += length as u64;
     }
 }
 

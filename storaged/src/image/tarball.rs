@@ -126,6 +126,8 @@ pub struct Tarball<R> {
     /// If the current entry is a file with holes.
     expansion: Option<Expansion>,
     next: u32,
+    /// The name of the last entry, to say where damage is.
+    last: Option<ImagePath>,
     /// Where goes what nobody asks for: most of a layer, when only its names are wanted.
     skipped: Box<[u8]>,
 }
@@ -138,12 +140,29 @@ impl<R: Read> Tarball<R> {
             padding: 0,
             expansion: None,
             next: 0,
+            last: None,
             skipped: vec![0; SKIPPED].into_boxed_slice(),
         }
     }
 
     /// The next entry, whose data then comes from [`Self::data`]. `None` at the archive's end.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+        match self.read_entry() {
+            Ok(entry) => {
+                if let Some(entry) = &entry {
+                    self.last = Some(entry.path.clone());
+                }
+                Ok(entry)
+            }
+            Err(TarError::Damaged(what)) => Err(TarError::Damaged(match &self.last {
+                Some(last) => format!("{what}, behind `{}`", show(&last.components().join(&b'/'))),
+                None => format!("{what}, at its beginning"),
+            })),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         loop {
             self.skip_data()?;

@@ -620,3 +620,21 @@ fn an_interruption_is_no_end_and_a_failure_is_no_interruption() {
     let failed = finish(Some(io::ErrorKind::TimedOut)).unwrap_err();
     assert!(matches!(failed, TarError::Read(error) if error.kind() == io::ErrorKind::TimedOut));
 }
+
+#[test]
+fn damage_is_told_with_the_entry_before_it() {
+    let tar = Layer::default()
+        .file("first", b"x")
+        .file("second", b"")
+        .tar();
+    let damaged = |header: usize| {
+        let mut tar = tar.clone();
+        // A digit of its checksum.
+        tar[header + 150] ^= 1;
+        entries(&tar).unwrap_err().to_string()
+    };
+    let at = damaged(0);
+    assert!(at.ends_with("checksum is wrong, at its beginning"), "{at}");
+    let at = damaged(1024);
+    assert!(at.ends_with("checksum is wrong, behind `first`"), "{at}");
+}
