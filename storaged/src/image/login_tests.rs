@@ -278,9 +278,13 @@ async fn a_login_that_is_named_while_one_is_tried_is_the_next_to_be_tried() {
     registry.behave(|b| b.hold = false);
     // Nobody asks again.
     let own = request(&image, alice(7)).image();
-    while node.listed() != [own.clone()] {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let ready = async {
+        while node.listed() != [own.clone()] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let ready = tokio::time::timeout(Duration::from_secs(60), ready).await;
+    assert!(ready.is_ok(), "{:?}", node.images.list());
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! [`Queue`]: who may fetch or build next.
 //!
 //! The node has few places for what takes a network's or a processor's time, and strangers choose
-//! who fills them. A contract would be the right unit to be fair between, but images are asked for
-//! by reference alone. So places go round: first between the sites that registries belong to (the
+//! who fills them. A contract would be the right unit to be fair between, but most images are asked
+//! for by reference alone. So places go round: first between the sites that registries belong to (the
 //! last two labels of a host's name, or its address), since a stranger has as many host names as he
 //! likes below one that he owns; then, in one site, between the first parts of repositories'
 //! names, which at the large registries are their users; then to who waits longest. One who waits
