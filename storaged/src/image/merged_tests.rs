@@ -187,8 +187,8 @@ fn a_layer_that_changed_meanwhile_is_noticed() {
     let tree = merge(std::slice::from_ref(&layer)).unwrap();
     let other = Layer::default().folder("a").tar();
     let written = Merged::new(&tree).write(&mut Vec::new(), |_| Ok(other.as_slice()));
-    assert!(matches!(written, Err(MergedError::Changed)));
+    assert!(matches!(written, Err(MergedError::Changed { layer: 0 })));
     let empty = Layer::default().tar();
     let written = Merged::new(&tree).write(&mut Vec::new(), |_| Ok(empty.as_slice()));
-    assert!(matches!(written, Err(MergedError::Changed)));
+    assert!(matches!(written, Err(MergedError::Changed { layer: 0 })));
 }
