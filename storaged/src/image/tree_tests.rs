@@ -173,6 +173,16 @@ fn what_aufs_kept_is_there_for_links_alone() {
         merged(std::slice::from_ref(&aufs)),
         ["a file:data", "d folder", "d/b link to a"]
     );
+    // Links among them lead to files, and none to a folder.
+    let twice = layer()
+        .file(".wh..wh.plnk/1", b"data")
+        .hard_link(".wh..wh.plnk/2", ".wh..wh.plnk/1")
+        .hard_link("a", ".wh..wh.plnk/2");
+    assert_eq!(merged(&[twice]), ["a file:data"]);
+    let to_folder = layer()
+        .folder(".wh..wh.plnk/")
+        .hard_link("a", ".wh..wh.plnk");
+    assert!(refused(&[to_folder]).contains("not there"));
     // For those of its own layer.
     let later = layer().hard_link("c", ".wh..wh.plnk/12.34");
     assert!(refused(&[aufs, later]).contains("not there"));
