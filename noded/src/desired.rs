@@ -160,9 +160,7 @@ impl Workloads {
             networks: BTreeMap::new(),
         }
     }
-}
 
-impl Workloads {
     /// Whether the volume of their contract is one of theirs.
     pub fn names(&self, key: &VolumeKey) -> bool {
         match key {

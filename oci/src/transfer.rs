@@ -88,15 +88,12 @@ enum Answered {
 impl<T: Target> Transfer<'_, T> {
     async fn complete(&mut self) -> Result<(), T::Error> {
         let had = self.target.length() > 0;
-        match self.completed().await? {
+        let mut wrong = self.completed().await?;
+        if had && wrong.is_some() {
             // What was here before, perhaps from another host, may be at fault.
-            Some(_) if had => match self.completed().await? {
-                Some(wrong) => Err(wrong.into()),
-                None => Ok(()),
-            },
-            Some(wrong) => Err(wrong.into()),
-            None => Ok(()),
+            wrong = self.completed().await?;
         }
+        wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
     }
 
     /// Has as many bytes as the blob has; gives what is wrong with them, which are thrown away then, since to

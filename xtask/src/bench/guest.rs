@@ -48,10 +48,7 @@ pub fn run() -> Result<()> {
     image::build_with_stock_guest()?;
     image::build()?;
     let folder = workspace::target().join("bench-guest");
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => fs::create_dir_all(&folder)?,
-    }
+    super::empty(&folder)?;
     let probe = fs::read(probe::build(&folder)?)?;
 
     let mut kernels = [

@@ -53,10 +53,7 @@ pub fn run() -> Result<()> {
     println!("{}", table::sizes(&image)?);
 
     let folder = workspace::target().join("bench");
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => fs::create_dir_all(&folder)?,
-    }
+    empty(&folder)?;
     let probe = probe::build(&folder)?;
     let bare = phase::run("bare kernel, empty init", |_| {
         let probed = bare::measure(&folder.join("bare"), &probe)?;
@@ -83,6 +80,14 @@ pub fn run() -> Result<()> {
     promise::check("the image", image, promise::IMAGE)?;
     let idle: u64 = daemons.iter().map(|daemon| daemon.proportional_kib).sum();
     promise::check("the idle daemons' memory", idle << 10, promise::DAEMONS)
+}
+
+/// Makes it empty, whatever an earlier run has left there.
+fn empty(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(fs::create_dir_all(folder)?),
+    }
 }
 
 /// The virtual machine of the node, and of its rival.
