@@ -33,6 +33,9 @@ pub struct Line {
     pub published: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<i32>,
+    /// How often it was started again after it had ended by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u32>,
 }
 
 impl Line {
@@ -110,6 +113,7 @@ pub async fn contract_lines(
         addresses: vec![],
         published: vec![],
         exit_status: None,
+        restarts: None,
     };
     if contract.state == ContractState::Cancelled {
         return Ok(vec![plain("cancelled", String::new())]);
@@ -171,6 +175,7 @@ fn workload_lines<'a>(
             })
             .collect(),
         exit_status: workload.exit_status,
+        restarts: Some(workload.restarts).filter(|count| *count > 0),
     })
 }
 
@@ -201,6 +206,7 @@ mod tests {
             addresses: vec![],
             published: vec![],
             exit_status: None,
+            restarts: None,
         };
         assert_eq!(line(None).state_and_health(), "running");
         let line = line(Some("unhealthy"));

@@ -68,6 +68,8 @@ pub struct WorkloadReport {
     pub ports: Vec<Publish>,
     /// Exit status of a machine's command when it ended (128 + signal when killed).
     pub exit_status: Option<i32>,
+    /// How often a machine was started again after it had ended by itself.
+    pub restarts: u32,
     /// Position after the last byte that a machine wrote to its console.
     pub console_position: Option<u64>,
     /// Space that the data of a volume or object store takes.
@@ -266,8 +268,8 @@ fn check(report: &Report) -> Result<(), ReportError> {
 
 impl Report {
     /// Cuts what is longest until the report fits its limits: texts first, then, of a deployment
-    /// with very many ports or addresses, these. States and numbers always stay; health does unless all
-    /// workloads that there may be have every number at once, which none has.
+    /// with very many ports or addresses, these. States and numbers always stay; health and restarts do
+    /// unless all workloads that there may be have every number at once, which none has.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         if let Verdict::Rejected { code, reason } = &mut self.verdict {
@@ -298,6 +300,7 @@ impl Report {
         if !self.fits() {
             for workload in self.workloads.values_mut() {
                 workload.health = None;
+                workload.restarts = 0;
             }
         }
         self
@@ -383,6 +386,7 @@ impl Encode for WorkloadReport {
             .unless_default("addresses", &self.addresses)
             .unless_default("ports", &self.ports)
             .with_some("exit_status", self.exit_status.as_ref())
+            .unless_default("restarts", &self.restarts)
             .with_some("console_position", self.console_position.as_ref())
             .with_some("used", self.used.as_ref())
             .with_some("health", self.health.as_ref())
@@ -399,6 +403,7 @@ impl Decode for WorkloadReport {
             addresses: fields.or_default("addresses")?,
             ports: fields.or_default("ports")?,
             exit_status: fields.optional("exit_status")?,
+            restarts: fields.or_default("restarts")?,
             console_position: fields.optional("console_position")?,
             used: fields.optional("used")?,
             health: fields.optional("health")?,

@@ -51,19 +51,26 @@ fn workload() -> impl Strategy<Value = WorkloadReport> {
     });
     let numbers = (
         option::of(any::<i32>()),
+        any::<u32>(),
         option::of(any::<u64>()),
         option::of(any::<u64>()),
         option::of(health()),
     );
     let lists = (vec(any::<IpAddr>(), 0..20), vec(port, 0..70));
     (states, "\\PC{0,400}", lists, numbers).prop_map(
-        |(state, detail, (addresses, ports), (exit_status, console_position, used, health))| {
+        |(
+            state,
+            detail,
+            (addresses, ports),
+            (exit_status, restarts, console_position, used, health),
+        )| {
             WorkloadReport {
                 state,
                 detail,
                 addresses,
                 ports,
                 exit_status,
+                restarts,
                 console_position,
                 used: used.map(Bytes),
                 health,
@@ -109,13 +116,18 @@ proptest! {
 
         prop_assert_eq!(short.workloads.len(), report.workloads.len());
         for (name, workload) in &report.workloads {
-            let WorkloadReport { state, exit_status, console_position, used, health, .. } = workload;
+            let WorkloadReport {
+                state, exit_status, restarts, console_position, used, health, ..
+            } = workload;
             let short = &short.workloads[name];
             prop_assert_eq!(
                 (short.state, short.exit_status, short.console_position, short.used),
                 (*state, *exit_status, *console_position, *used)
             );
-            prop_assert!(short.health == *health || short.health.is_none());
+            prop_assert!(
+                (short.health == *health && short.restarts == *restarts)
+                    || (short.health.is_none() && short.restarts == 0)
+            );
         }
     }
 
@@ -148,6 +160,7 @@ fn the_longest_report_there_can_be_is_shortened_to_fit() {
             100
         ],
         exit_status: Some(i32::MIN),
+        restarts: u32::MAX,
         console_position: Some(u64::MAX),
         used: Some(Bytes(u64::MAX)),
         health: Some(Health {
@@ -179,12 +192,13 @@ fn the_longest_report_there_can_be_is_shortened_to_fit() {
 }
 
 #[test]
-fn as_many_machines_as_there_may_be_keep_their_health() {
+fn as_many_machines_as_there_may_be_keep_their_health_and_restarts() {
     let workload = WorkloadReport {
         state: State::Starting,
         detail: "é".repeat(1000),
         addresses: vec![[0xfd; 16].into(); 16],
         exit_status: Some(i32::MIN),
+        restarts: u32::MAX,
         health: Some(Health {
             state: HealthState::Unhealthy,
             since: u64::MAX,
@@ -208,7 +222,7 @@ fn as_many_machines_as_there_may_be_keep_their_health() {
         short
             .workloads
             .values()
-            .all(|told| told.health == workload.health)
+            .all(|told| told.health == workload.health && told.restarts == workload.restarts)
     );
 }
 

@@ -116,8 +116,20 @@ pub struct Machine {
     pub health: Option<MachineHealth>,
     /// How often the guest restarted itself within this process record.
     pub resets: u32,
+    /// How it ended before it was started again.
+    pub ends: Option<EarlierEnds>,
     /// Position after the last byte that the guest wrote to its console.
     pub console_position: u64,
+}
+
+/// How earlier lives of a machine ended that was started again with the same fingerprint. Lives that
+/// were asked to end do not count, nor those that could not begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierEnds {
+    /// At least one.
+    pub count: u32,
+    /// A text in it has at most [`loam_deployment::limits::DETAIL_BYTES`].
+    pub last: Exit,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

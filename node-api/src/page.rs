@@ -100,7 +100,7 @@ mod tests {
     use crate::{
         WorkloadId,
         guest::MAX_CHECK_OUTPUT,
-        machine::{Exit, Machine, MachineHealth, MachineState},
+        machine::{EarlierEnds, Exit, Machine, MachineHealth, MachineState},
         network::{Interface, InterfaceId, InterfaceSpec, Mac},
         transport::MAX_FRAME,
     };
@@ -154,6 +154,10 @@ mod tests {
                 output: r#""""#.repeat(MAX_CHECK_OUTPUT),
             }),
             resets: u32::MAX,
+            ends: Some(EarlierEnds {
+                count: u32::MAX,
+                last: Exit::Failed(r#"""#.repeat(limits::DETAIL_BYTES)),
+            }),
             console_position: u64::MAX,
         };
         let publish = Publish {

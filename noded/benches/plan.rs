@@ -142,6 +142,7 @@ fn done(plan: &Plan) -> Actual {
                     age_seconds: 0,
                     health: None,
                     resets: 0,
+                    ends: None,
                     console_position: 0,
                 };
                 actual.machines.insert(plan.id, machine);

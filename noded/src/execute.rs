@@ -342,6 +342,7 @@ fn note(step: &Step, effect: Effect, actual: &mut Actual) {
                     age_seconds: 0,
                     health: None,
                     resets: 0,
+                    ends: None,
                     console_position: 0,
                 };
                 actual.machines.insert(plan.id.clone(), machine);

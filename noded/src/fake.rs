@@ -536,6 +536,7 @@ impl Machines for FakeNode {
             age_seconds: 0,
             health: None,
             resets: 0,
+            ends: None,
             console_position: 0,
         };
         state.machines.insert(id, machine);

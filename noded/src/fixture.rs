@@ -130,6 +130,7 @@ pub fn running(id: &WorkloadId, fingerprint: &str, state: MachineState) -> Actua
         age_seconds: 0,
         health: None,
         resets: 0,
+        ends: None,
         console_position: 0,
     }
 }

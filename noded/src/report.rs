@@ -9,7 +9,7 @@ use loam_deployment::{
 use loam_node_api::{
     WorkloadId,
     clock::UnixTime,
-    machine::{Exit, Machine as ActualMachine, MachineState},
+    machine::{EarlierEnds, Exit, Machine as ActualMachine, MachineState},
     network::{Interface, InterfaceId},
     storage::{ImageState, VolumeKey},
 };
@@ -149,6 +149,15 @@ impl Findings<'_> {
         {
             detail = format!("its check fails: {}", told.output);
         }
+        let ends = there
+            .filter(|there| !self.is_earlier(there))
+            .and_then(|there| there.ends.as_ref());
+        if let Some(ends) = ends.filter(|_| matches!(state, State::Starting | State::Running)) {
+            if !detail.is_empty() {
+                detail.push_str("; ");
+            }
+            detail.push_str(&started_again(ends));
+        }
         let mut addresses = Vec::new();
         let mut ports = Vec::new();
         for interface in self.interfaces(id) {
@@ -168,6 +177,7 @@ impl Findings<'_> {
                 | MachineState::Ending(Exit::PoweredOff { status }) => status,
                 _ => None,
             }),
+            restarts: ends.map_or(0, |ends| ends.count),
             health: health.map(|told| told.health),
             ..WorkloadReport::default()
         }
@@ -282,13 +292,31 @@ fn ended(exit: &Exit) -> (State, String) {
         } => (State::Stopped, String::new()),
         Exit::PoweredOff {
             status: Some(status),
-        } => (
-            State::Failed,
-            format!("its command ended with status {status}"),
-        ),
+        } => (State::Failed, ended_with(*status)),
         Exit::Killed => (State::Stopped, "ended by force".into()),
         Exit::Failed(reason) | Exit::NotStarted(reason) => (State::Failed, reason.clone()),
     }
+}
+
+/// A machine may run again before a report says how it ended.
+fn started_again(ends: &EarlierEnds) -> String {
+    let how = match &ends.last {
+        Exit::PoweredOff { status: None } => "it powered off".to_owned(),
+        Exit::PoweredOff {
+            status: Some(status),
+        } => ended_with(*status),
+        Exit::Killed => "it was ended by force".to_owned(),
+        Exit::Failed(reason) | Exit::NotStarted(reason) => reason.clone(),
+    };
+    let often = match ends.count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    };
+    format!("started again {often}; before that, {how}")
+}
+
+fn ended_with(status: i32) -> String {
+    format!("its command ended with status {status}")
 }
 
 /// Whether two reports say the same to their reader: the time, how far a fetch is, how full a volume

@@ -71,6 +71,7 @@
 //! | `addresses` | list of address | empty |
 //! | `ports` | as a machine's `publish` | empty |
 //! | `exit_status` | int, 32 bits | none |
+//! | `restarts` | uint, 32 bits | 0 |
 //! | `console_position`, `used` | uint | none |
 //! | `health` | `{state: starting, healthy or unhealthy, since: uint}` | none |
 

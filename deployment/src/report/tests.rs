@@ -10,6 +10,7 @@ fn workload() -> WorkloadReport {
         addresses: vec![],
         ports: vec![],
         exit_status: None,
+        restarts: 0,
         console_position: None,
         used: None,
         health: None,

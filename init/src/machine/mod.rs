@@ -48,11 +48,10 @@ use rustix::process::Pid;
 
 pub use self::launch::{EMPTY, NodeLauncher};
 use self::{
-    console::ConsoleTail,
     launcher::{Launcher, News},
     lifecycle::{Action, Input},
     memory::MemoryBudget,
-    record::{Record, StartReply, Starter},
+    record::{Legacy, Record, StartReply, Starter},
     resource::DiskIdentity,
 };
 
@@ -301,14 +300,13 @@ impl<L: Launcher> Machines<L> {
             return Err(MachineError::ShuttingDown);
         }
         let id = spec.id.clone();
-        let before = match self.records.get(&id) {
+        let legacy = match self.records.get(&id) {
             Some(record) if !record.life.is_over() => return Err(MachineError::Exists(id)),
-            Some(record) => record.console.tail(),
-            None => ConsoleTail::default(),
+            Some(record) => record.legacy(&spec.fingerprint),
+            None => Legacy::default(),
         };
         let record = self.admit(&spec).and_then(|(guest_config, user)| {
-            Record::new(spec, guest_config, user, &before, now)
-                .map_err(|error| format!("{error:#}"))
+            Record::new(spec, guest_config, user, legacy, now).map_err(|error| format!("{error:#}"))
         });
         record.map_err(|what| MachineError::Launch { id, what })
     }

@@ -7,13 +7,15 @@ use std::{
 
 use anyhow::{Context, bail};
 use loam_deployment::{
-    Bytes,
+    Bytes, limits,
     report::{Health, HealthState},
 };
 use loam_node_api::{
     WorkloadId,
     clock::UnixTime,
-    machine::{Boot, Exit, Machine, MachineError, MachineHealth, MachineSpec, MachineState},
+    machine::{
+        Boot, EarlierEnds, Exit, Machine, MachineError, MachineHealth, MachineSpec, MachineState,
+    },
 };
 use rustix::process::Pid;
 use tokio::sync::oneshot;
@@ -49,6 +51,8 @@ pub struct Record {
     pub starter: Option<Starter>,
     /// Which of the ended ones this is, in the order of their ends.
     pub ended: u64,
+    /// Of its lives before this one.
+    ends: Option<EarlierEnds>,
     fingerprint: String,
     started: Instant,
 }
@@ -63,6 +67,13 @@ pub struct Holding {
     /// Present while a process is to be waited for.
     pub pid: Option<Pid>,
     guest_config: Arc<[u8]>,
+}
+
+/// What a machine is left by the one that it replaces.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    console: ConsoleTail,
+    ends: Option<EarlierEnds>,
 }
 
 /// Who asked for the machine.
@@ -90,15 +101,14 @@ impl Starter {
 }
 
 impl Record {
-    /// `before` is the console's end of the machine that it replaces.
     pub fn new(
         spec: MachineSpec,
         guest_config: Vec<u8>,
         user: u32,
-        before: &ConsoleTail,
+        legacy: Legacy,
         now: Instant,
     ) -> anyhow::Result<Self> {
-        let console = ConsoleRing::make(&spec.id, before).context("making its console")?;
+        let console = ConsoleRing::make(&spec.id, &legacy.console).context("making its console")?;
         Ok(Self {
             id: spec.id.clone(),
             life: Lifecycle::new(spec.on_reset, has_check(&spec.boot)),
@@ -107,6 +117,7 @@ impl Record {
             fingerprint: spec.fingerprint.clone(),
             started: now,
             ended: 0,
+            ends: legacy.ends,
             starter: None,
             holding: Some(Holding {
                 spec: Arc::new(spec),
@@ -115,6 +126,32 @@ impl Record {
                 pid: None,
                 guest_config: guest_config.into(),
             }),
+        })
+    }
+
+    /// What it leaves to the machine that replaces it and has this fingerprint.
+    pub fn legacy(&self, fingerprint: &str) -> Legacy {
+        let same = self.fingerprint == fingerprint && !self.life.is_stopping();
+        Legacy {
+            console: self.console.tail(),
+            ends: same.then(|| self.all_ends()).flatten(),
+        }
+    }
+
+    /// Those before this life, and its own if it has begun and is over.
+    fn all_ends(&self) -> Option<EarlierEnds> {
+        let last = match self.life.state() {
+            MachineState::Exited(Exit::Failed(mut reason)) => {
+                reason.truncate(reason.floor_char_boundary(limits::DETAIL_BYTES));
+                Exit::Failed(reason)
+            }
+            MachineState::Exited(exit @ Exit::PoweredOff { .. }) => exit,
+            _ => return self.ends.clone(),
+        };
+        let count = self.ends.as_ref().map_or(0, |ends| ends.count);
+        Some(EarlierEnds {
+            count: count.saturating_add(1),
+            last,
         })
     }
 
@@ -165,7 +202,14 @@ impl Record {
     /// How much memory is kept for it now that it has ended.
     pub fn kept(&self) -> Bytes {
         let reason = self.life.reason().map_or(0, str::len);
-        let record = RECORD + self.fingerprint.len() + reason;
+        let before = match &self.ends {
+            Some(EarlierEnds {
+                last: Exit::Failed(reason),
+                ..
+            }) => reason.len(),
+            _ => 0,
+        };
+        let record = RECORD + self.fingerprint.len() + reason + before;
         Bytes(self.console.kept() + record as u64)
     }
 
@@ -177,6 +221,7 @@ impl Record {
             age_seconds: now.saturating_duration_since(self.started).as_secs(),
             health: self.life.health().map(|health| shown_health(health, now)),
             resets: self.life.resets(),
+            ends: self.ends.clone(),
             console_position: self.console.position(),
         }
     }

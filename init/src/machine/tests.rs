@@ -190,6 +190,59 @@ fn a_failed_launch_is_answered_and_leaves_nothing() {
 }
 
 #[test]
+fn a_machine_that_is_started_again_tells_how_it_ended_before() {
+    let mut node = Node::new();
+    let told = |node: &Node| {
+        let machine = node.machines.list(None, node.now).items.remove(0);
+        machine.ends.map(|ends| (ends.count, ends.last))
+    };
+    let status = |status| Exit::PoweredOff { status };
+    node.run("1.web");
+    assert_eq!(told(&node), None);
+    let exited = News::Life(Input::Event(VmmEvent::GuestExited { status: 12 }));
+    node.news("1.web", exited);
+    node.end("1.web", VmmEvent::PoweredOff);
+    assert_eq!(told(&node), None, "this end is its state's");
+    node.run("1.web");
+    assert_eq!(told(&node), Some((1, status(Some(12)))));
+    node.end("1.web", VmmEvent::PoweredOff);
+    node.run("1.web");
+    assert_eq!(told(&node), Some((2, status(None))));
+    let reason = "é".repeat(limits::DETAIL_BYTES);
+    node.end("1.web", VmmEvent::Failed { reason });
+    let kept = node.machines.records[&id("1.web")].kept();
+    node.run("1.web");
+    let cut = "é".repeat(limits::DETAIL_BYTES / 2);
+    assert_eq!(told(&node), Some((3, Exit::Failed(cut.clone()))));
+    node.end("1.web", VmmEvent::PoweredOff);
+    // All that is kept is counted.
+    let now = node.machines.records[&id("1.web")].kept();
+    assert_eq!(kept.get() - now.get(), cut.len() as u64);
+
+    // What could not begin is no life, and what was asked to end did not do so by itself.
+    let mut answer = node.start(spec("1.web"));
+    node.now += Duration::from_secs(60);
+    node.machines.tick(node.now);
+    node.opened("1.web", Err("the disk is slow".into()));
+    assert_eq!(answer.try_recv().unwrap(), Ok(()));
+    node.run("1.web");
+    assert_eq!(told(&node), Some((4, status(None))));
+    node.machines.stop(&id("1.web"), GRACE, node.now);
+    node.end("1.web", VmmEvent::PoweredOff);
+    node.run("1.web");
+    assert_eq!(told(&node), None);
+
+    // Nor is it another version's.
+    node.end("1.web", VmmEvent::PoweredOff);
+    let other = MachineSpec {
+        fingerprint: "another".into(),
+        ..spec("1.web")
+    };
+    let _answer = node.start(other);
+    assert_eq!(told(&node), None);
+}
+
+#[test]
 fn what_cannot_be_listened_to_is_given_back() {
     let mut node = Node::new();
     let mut answer = node.start(spec("1.web"));

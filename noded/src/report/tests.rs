@@ -294,6 +294,75 @@ fn a_guest_that_comes_up_after_a_reset_says_so() {
 }
 
 #[test]
+fn a_machine_that_was_started_again_says_how_it_ended_before() {
+    let mut round = Round::running();
+    let mut told = |state, ends| {
+        round.machine("web", state);
+        round.actual.machines.get_mut(&id("web")).unwrap().ends = ends;
+        let report = round.of("web");
+        (report.restarts, report.detail)
+    };
+    let ends = |count, last| Some(EarlierEnds { count, last });
+    let status = |status| Exit::PoweredOff { status };
+    for (ended, how) in [
+        (status(Some(12)), "its command ended with status 12"),
+        (status(Some(0)), "its command ended with status 0"),
+        (status(None), "it powered off"),
+        (
+            Exit::Failed("the VMM was killed".into()),
+            "the VMM was killed",
+        ),
+    ] {
+        for state in [MachineState::Booting, MachineState::Running] {
+            let once = (1, format!("started again once; before that, {how}"));
+            assert_eq!(told(state.clone(), ends(1, ended.clone())), once);
+            let often = (7, format!("started again 7 times; before that, {how}"));
+            assert_eq!(told(state, ends(7, ended.clone())), often);
+        }
+    }
+    // How this life ended stands first.
+    let over = MachineState::Exited(status(Some(3)));
+    let this = (1, "its command ended with status 3".to_owned());
+    assert_eq!(told(over, ends(1, status(Some(2)))), this);
+    assert_eq!(told(MachineState::Running, None), (0, String::new()));
+
+    // What else is to be said of it stays.
+    let web = round.actual.machines.get_mut(&id("web")).unwrap();
+    (web.state, web.resets) = (MachineState::Booting, 1);
+    web.ends = ends(1, status(Some(2)));
+    let reset = "its guest has reset itself; started again once; before that, its command ended with status 2";
+    assert_eq!(round.says("web"), said(State::Starting, reset));
+    // Another version's ends are none of this one's.
+    round.plan.outdated.insert(id("web"), "now".into());
+    assert_eq!(round.of("web").restarts, 0);
+    let runs_on = said(State::Pending, "an earlier version runs on");
+    assert_eq!(round.says("web"), runs_on);
+}
+
+/// A machine may be back before its owner could be told that it was away: then that is the news.
+#[test]
+fn that_a_machine_was_started_again_is_worth_a_report() {
+    let round = Round::running();
+    let report = |restarts| {
+        let mut workloads = round.reports();
+        workloads
+            .get_mut(&"web".parse::<Name>().unwrap())
+            .unwrap()
+            .restarts = restarts;
+        Report {
+            node: NodeKey([1; 32]),
+            contract: ONE,
+            version: Version(1),
+            time: 0,
+            verdict: Verdict::Accepted,
+            workloads,
+        }
+    };
+    assert!(says_the_same(&report(1), &report(1)));
+    assert!(!says_the_same(&report(1), &report(2)));
+}
+
+#[test]
 fn a_new_version_says_why_it_does_not_run_while_the_old_one_does() {
     let mut round = Round::running();
     round.plan.outdated.insert(id("web"), "now".into());
