@@ -11,6 +11,7 @@
 //! | [`resolve`], [`platform`] | from an index to the one image that a node runs |
 //! | [`tag`] | what a tag names now, for those who sign |
 //! | [`manifest`], [`digest`] | what an image consists of, and by what each part is checked |
+//! | [`json`] | documents of strangers, and which place of one cannot be read |
 //! | [`limits`] | how much of each a registry may make us do |
 //! | `test_registry` | a registry of one's own, for tests |
 //!
@@ -22,6 +23,7 @@ pub mod challenge;
 pub mod digest;
 pub mod gate;
 pub mod host;
+pub mod json;
 pub mod limits;
 pub mod login;
 pub mod manifest;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     digest::Digest,
+    json::{self, JsonError},
     limits,
     platform::{ARCHITECTURE, Level, OS, Platform},
 };
@@ -19,7 +20,7 @@ pub const MEDIA_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     #[error("the manifest cannot be read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] JsonError),
     #[error("`{0}` is not an image's manifest or index")]
     Kind(String),
     #[error("the index has no image for {OS}/{ARCHITECTURE} that this node runs; it has {0}")]
@@ -92,7 +93,7 @@ impl Document {
             // A document that could be read both ways is read neither way.
             config: Option<serde::de::IgnoredAny>,
         }
-        let kind: Kind = serde_json::from_slice(bytes)?;
+        let kind: Kind = json::read(bytes)?;
         match (kind.manifests, kind.config) {
             (Some(entries), None) => {
                 let readable = entries.into_iter().filter_map(|entry| match entry {
@@ -103,7 +104,7 @@ impl Document {
                 Ok(Self::Index(Index { manifests }))
             }
             (None, Some(_)) => {
-                let manifest: Manifest = serde_json::from_slice(bytes)?;
+                let manifest: Manifest = json::read(bytes)?;
                 manifest.check()?;
                 Ok(Self::Manifest(manifest))
             }

@@ -48,10 +48,25 @@ fn refuses_what_is_too_much_or_something_else() {
             "empty.v1",
         ),
         (r#"{"manifests":[],"config":{}}"#.to_owned(), "no type"),
-        ("[]".to_owned(), "cannot be read"),
         (
-            manifest(GZIP, 1, 1).replace("sha256", "md5"),
-            "is not a digest",
+            "[]".to_owned(),
+            "the manifest cannot be read: invalid length",
+        ),
+        (
+            r#"{"config": 5}"#.to_owned(),
+            "cannot be read: `config`: invalid type",
+        ),
+        (
+            manifest(GZIP, 1, 1).replace("\"layers\"", "\"layer\""),
+            "cannot be read: missing field `layers`",
+        ),
+        (
+            manifest(GZIP, 2, 1).replace("sha256", "md5"),
+            "cannot be read: `config.digest`: ",
+        ),
+        (
+            manifest(GZIP, 2, 1).replace("\"size\":1}", "\"size\":\"1\"}"),
+            "cannot be read: `layers[0].size`: invalid type",
         ),
         (
             manifest(GZIP, 1, 1).replace(":10}", ":9999999}"),

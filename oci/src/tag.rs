@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     digest::Digest,
+    json::{self, JsonError},
     manifest::DocumentError,
     platform::{ARCHITECTURE, Level, OS},
     registry::{Registry, RegistryError},
@@ -24,7 +25,7 @@ pub enum TagError {
     #[error(transparent)]
     Document(#[from] DocumentError),
     #[error("its configuration cannot be read: {0}")]
-    Config(serde_json::Error),
+    Config(JsonError),
     #[error("it has no image for {OS}/{ARCHITECTURE}, which is what nodes run; it has {0}")]
     Platform(String),
 }
@@ -102,7 +103,7 @@ async fn check_config(registry: &Registry, resolved: &Resolved) -> Result<(), Ta
     let bytes = registry.small_blob(config.digest, config.size).await?;
     // As nodes read it.
     let text = String::from_utf8_lossy(&bytes);
-    let Config { architecture, os } = serde_json::from_str(&text).map_err(TagError::Config)?;
+    let Config { architecture, os } = json::read(text.as_bytes()).map_err(TagError::Config)?;
     if os != OS || architecture != ARCHITECTURE {
         let platform = format!("{os}/{architecture}").chars().take(80).collect();
         return Err(TagError::Platform(platform));

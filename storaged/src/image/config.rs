@@ -11,6 +11,7 @@ use loam_node_api::{
 };
 use loam_oci::{
     digest::Digest,
+    json::{self, JsonError},
     platform::{ARCHITECTURE, OS},
 };
 use serde::{
@@ -23,11 +24,8 @@ use super::healthcheck;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("the {what} cannot be read: {source}")]
-    Json {
-        what: &'static str,
-        source: serde_json::Error,
-    },
+    #[error("the configuration cannot be read: {0}")]
+    Json(#[from] JsonError),
     #[error("the image is for {0}; this node runs {OS}/{ARCHITECTURE}")]
     WrongPlatform(String),
     #[error(
@@ -37,7 +35,7 @@ pub enum ConfigError {
     )]
     RunConfig { field: &'static str, size: usize },
     #[error("the image's `{field}` cannot be used: {what}")]
-    RunField { field: &'static str, what: String },
+    RunField { field: String, what: String },
     #[error("the image has {layers} layers but names the contents of {diff_ids}")]
     Mismatch { layers: usize, diff_ids: usize },
 }
@@ -52,13 +50,9 @@ pub struct Config {
 impl Config {
     /// `layers` is how many the manifest names.
     pub fn parse(bytes: &[u8], layers: usize) -> Result<Self, ConfigError> {
-        let json = |source| ConfigError::Json {
-            what: "configuration",
-            source,
-        };
         // As builders read them: what is not UTF-8 is replaced, and fails nothing that does not need it.
         let text = String::from_utf8_lossy(bytes);
-        let file: ConfigFile = serde_json::from_str(&text).map_err(json)?;
+        let file: ConfigFile = json::read(text.as_bytes())?;
         if file.os != OS || file.architecture != ARCHITECTURE {
             return Err(ConfigError::WrongPlatform(format!(
                 "{}/{}",
@@ -80,25 +74,21 @@ impl Config {
 
 /// As the guest will be told it: as JSON, in which some bytes take six.
 fn check_run(run: &ImageConfig) -> Result<(), ConfigError> {
-    fn json(value: &impl serde::Serialize) -> Result<usize, ConfigError> {
-        let json = serde_json::to_vec(value).map_err(|source| ConfigError::Json {
-            what: "configuration",
-            source,
-        })?;
-        Ok(json.len())
+    fn json(value: &impl serde::Serialize) -> usize {
+        serde_json::to_vec(value).map_or(usize::MAX, |json| json.len())
     }
-    let size = json(run)?;
+    let size = json(run);
     if size <= MAX_IMAGE_CONFIG {
         return Ok(());
     }
     let fields = [
-        ("Env", json(&run.env)?),
-        ("Cmd", json(&run.cmd)?),
-        ("Entrypoint", json(&run.entrypoint)?),
-        ("User", json(&run.user)?),
-        ("WorkingDir", json(&run.working_dir)?),
-        ("Volumes", json(&run.volumes)?),
-        ("Healthcheck", json(&run.healthcheck)?),
+        ("Env", json(&run.env)),
+        ("Cmd", json(&run.cmd)),
+        ("Entrypoint", json(&run.entrypoint)),
+        ("User", json(&run.user)),
+        ("WorkingDir", json(&run.working_dir)),
+        ("Volumes", json(&run.volumes)),
+        ("Healthcheck", json(&run.healthcheck)),
     ];
     let largest = fields.into_iter().max_by_key(|(_, size)| *size);
     let field = largest.map_or("Env", |(field, _)| field);
@@ -148,7 +138,7 @@ impl RunConfig {
             stop_signal: match stop_signal.as_str() {
                 "" => None,
                 name => Some(name.parse().map_err(|error| ConfigError::RunField {
-                    field: "StopSignal",
+                    field: "StopSignal".to_owned(),
                     what: NoSignal::to_string(&error),
                 })?),
             },
@@ -163,11 +153,10 @@ fn field<T: Default + DeserializeOwned>(
     field: &'static str,
     value: Option<Value>,
 ) -> Result<T, ConfigError> {
-    let value = value.map(serde_json::from_value).transpose();
-    let value = value.map_err(|error| ConfigError::RunField {
-        field,
-        // It repeats what is there.
-        what: error.to_string().chars().take(200).collect(),
+    let value = value.map(json::read_part).transpose();
+    let value = value.map_err(|error| {
+        let JsonError { place, what } = error.below(field);
+        ConfigError::RunField { field: place, what }
     })?;
     Ok(value.unwrap_or_default())
 }

@@ -83,7 +83,7 @@ fn time(name: &str, written: Option<i64>, default: Duration) -> Result<Duration,
 
 fn refused(what: String) -> ConfigError {
     ConfigError::RunField {
-        field: "Healthcheck",
+        field: "Healthcheck".to_owned(),
         what,
     }
 }
