@@ -241,6 +241,7 @@ fn command(subcommand: &str) -> Result<Command> {
     nextest
         .args(["nextest", subcommand])
         .env("LOAM_CHRONYD", setup::chronyd()?)
+        .env("LOAM_DOCKER_REGISTRY", setup::docker_registry()?)
         .env("LOAM_LEASE_SERVERS", setup::lease_servers()?);
     Ok(nextest)
 }

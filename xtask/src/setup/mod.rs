@@ -2,6 +2,7 @@
 
 mod apt;
 mod chrony;
+mod docker_registry;
 mod lease_servers;
 mod nextest;
 mod npm;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use chrony::CHRONY;
+use docker_registry::DOCKER_REGISTRY;
 use lease_servers::LEASE_SERVERS;
 
 /// What something is needed for; who runs the tests needs all.
@@ -33,6 +35,9 @@ pub fn run(need: Need) -> Result<()> {
     if need == Need::Tests {
         if chrony::find()?.is_none() {
             unpacked.push(CHRONY);
+        }
+        if docker_registry::find()?.is_none() {
+            unpacked.push(DOCKER_REGISTRY);
         }
         if LEASE_SERVERS.find()?.is_none() {
             unpacked.push(LEASE_SERVERS);
@@ -76,6 +81,11 @@ pub fn nextest() -> Result<PathBuf> {
 /// Where `chronyd` is.
 pub fn chronyd() -> Result<PathBuf> {
     chrony::find()?.context("chronyd is missing: run `cargo xtask setup`")
+}
+
+/// Where `docker-registry` is.
+pub fn docker_registry() -> Result<PathBuf> {
+    docker_registry::find()?.context("docker-registry is missing: run `cargo xtask setup`")
 }
 
 /// Where the DHCP servers of others are unpacked.
