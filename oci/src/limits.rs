@@ -9,6 +9,10 @@ pub const MANIFEST: u64 = 4 << 20;
 /// who join what several of them made another over it.
 pub const INDEXES: usize = 8;
 
+/// Entries of indexes that cannot be had and are passed over on the way to one image, each of which was asked
+/// for. An index of 4 MiB may have twenty thousand; those in use have one for each level of processors.
+pub const PASSED_OVER: usize = 16;
+
 /// The largest configurations seen in the field have some hundred kilobytes (long histories).
 pub const CONFIG: u64 = 1 << 20;
 

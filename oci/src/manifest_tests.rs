@@ -1,3 +1,9 @@
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{Index, select},
+};
+
 use super::*;
 
 fn digest(n: u8) -> String {
@@ -75,5 +81,75 @@ fn refuses_what_is_too_much_or_something_else() {
     ] {
         let error = parse(&text).unwrap_err();
         assert!(error.contains(reason), "{error}; expected {reason}");
+    }
+}
+
+/// A manifest, or an index, with some of its bytes changed, taken away or put in.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let index = format!(
+        r#"{{"mediaType":"{GZIP}","manifests":[{{"mediaType":"","digest":"{0}","size":9}},
+        {{"digest":"{0}","size":9,"platform":{{"architecture":"amd64","os":"linux","variant":"v2"}}}}]}}"#,
+        digest(3)
+    );
+    let whole = select(vec![
+        manifest(GZIP, 1, 7),
+        manifest(GZIP, 3, 1 << 30),
+        index,
+    ]);
+    let odd = select(vec![
+        &b"\""[..],
+        b"{",
+        b"]",
+        b",",
+        b":",
+        b"null",
+        b"-1",
+        b"1e99",
+        b"9",
+        b"\\u0000",
+        b"\xff",
+    ]);
+    let change = (any::<Index>(), 0usize..30, odd);
+    (whole, vec(change, 1..4)).prop_map(|(whole, changes)| {
+        let mut bytes = whole.into_bytes();
+        for (at, taken, put) in changes {
+            let at = at.index(bytes.len() + 1);
+            let end = (at + taken).min(bytes.len());
+            bytes.splice(at..end, put.iter().copied());
+        }
+        bytes
+    })
+}
+
+/// Of what is taken, nothing is beyond its limit; what is refused is told in a line.
+fn is_taken_or_refused(bytes: &[u8]) -> bool {
+    match Document::parse(bytes) {
+        Ok(Document::Manifest(manifest)) => {
+            manifest.layers.len() <= limits::LAYERS
+                && manifest.config.size <= limits::CONFIG
+                && manifest.compressed() <= limits::COMPRESSED
+        }
+        Ok(Document::Index(index)) => index
+            .candidates(Level::V1)
+            .iter()
+            .all(|(_, needs)| *needs <= Level::V1),
+        Err(error) => error.to_string().len() < 500,
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_damaged_document_is_taken_within_its_limits_or_refused(bytes in damaged()) {
+        prop_assert!(is_taken_or_refused(&bytes));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+    #[test]
+    #[ignore = "slow: a hundred thousand documents"]
+    fn any_of_very_many_damaged_documents_is_taken_within_its_limits_or_refused(bytes in damaged()) {
+        prop_assert!(is_taken_or_refused(&bytes));
     }
 }

@@ -25,6 +25,7 @@ pub struct Search {
     /// What to read if it leads to nothing, the next of them last.
     others: Vec<(Descriptor, Level)>,
     indexes: usize,
+    passed_over: usize,
     /// What indexes have for other platforms.
     platforms: Vec<String>,
 }
@@ -36,6 +37,7 @@ impl Search {
             wanted: (digest, Level::default()),
             others: Vec::new(),
             indexes: 0,
+            passed_over: 0,
             platforms: Vec::new(),
         }
     }
@@ -69,15 +71,24 @@ impl Search {
             self.others.push((entry.clone(), level.max(needs)));
         }
         let none = DocumentError::Platform(self.platforms.join(", "));
-        self.pass_over(none).map(|()| None)
+        self.go_on(none).map(|()| None)
     }
 
     /// Goes on with the next best of what indexes have, in place of what is wanted and cannot be had.
     ///
     /// # Errors
     ///
-    /// There is none: then why the last was passed over.
-    pub fn pass_over<E: From<DocumentError>>(&mut self, mut why: E) -> Result<(), E> {
+    /// There is none, or [`limits::PASSED_OVER`] were before: then why the last was passed over.
+    pub fn pass_over<E: From<DocumentError>>(&mut self, why: E) -> Result<(), E> {
+        self.passed_over += 1;
+        if self.passed_over > limits::PASSED_OVER {
+            return Err(why);
+        }
+        self.go_on(why)
+    }
+
+    /// `why` there is no image if there is nothing to go on with.
+    fn go_on<E: From<DocumentError>>(&mut self, mut why: E) -> Result<(), E> {
         while let Some((next, level)) = self.others.pop() {
             match next.check_document() {
                 Ok(()) => {

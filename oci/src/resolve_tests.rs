@@ -1,5 +1,7 @@
 use std::{collections::BTreeMap, sync::Mutex};
 
+use proptest::{collection::vec, prelude::*, sample::select};
+
 use super::*;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -237,5 +239,134 @@ fn what_an_index_names_best_and_cannot_be_had_gives_way_to_the_next() {
             false => "is not there",
         };
         assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn of_what_cannot_be_had_only_so_much_is_asked_for() {
+    let mut documents = Documents::default();
+    let gone = |n: usize| entry(Digest::of(n.to_string().as_bytes()), "");
+    let image = entry(documents.image(1), "");
+    let with_gone = |count: usize| {
+        let mut entries: Vec<_> = (0..count).map(gone).collect();
+        entries.push(image.clone());
+        entries
+    };
+    let index = documents.index(&with_gone(limits::PASSED_OVER));
+    assert_eq!(documents.resolve(index, Level::V1), Ok((1, Level::V1)));
+    let index = documents.index(&with_gone(20_000));
+    documents.asked.lock().unwrap().clear();
+    let error = documents.resolve(index, Level::V1).unwrap_err();
+    assert!(error.contains("is not there"), "{error}");
+    let asked = documents.asked.lock().unwrap().len();
+    assert_eq!(asked, limits::PASSED_OVER + 2);
+}
+
+/// What is behind a digest.
+#[derive(Clone, Debug)]
+enum Behind {
+    Image,
+    Index(Vec<(&'static str, Behind)>),
+    /// Which cannot be read.
+    Text(&'static str),
+    Nothing,
+}
+
+/// Each part of an entry that follows its size, and the level that it needs.
+const ENTRIES: [(&str, Option<Level>); 8] = [
+    ("", Some(Level::V1)),
+    (
+        r#","platform":{"architecture":"amd64","os":"linux"}"#,
+        Some(Level::V1),
+    ),
+    (
+        r#","platform":{"architecture":"amd64","os":"linux","variant":"v2"}"#,
+        Some(Level::V2),
+    ),
+    (
+        r#","platform":{"architecture":"amd64","os":"linux","variant":"v4"}"#,
+        Some(Level::V4),
+    ),
+    (
+        r#","platform":{"architecture":"amd64","os":"linux","os.features":["x"]}"#,
+        None,
+    ),
+    (
+        r#","platform":{"architecture":"arm64","os":"linux","variant":"v8"}"#,
+        None,
+    ),
+    (
+        r#","platform":{"architecture":"amd64","os":"windows"}"#,
+        None,
+    ),
+    (r#","platform":5"#, None),
+];
+
+fn behind(indexes: u32, entries: u32) -> impl Strategy<Value = Behind> {
+    let leaf = prop_oneof![
+        3 => Just(Behind::Image),
+        1 => select(vec!["{}", "[]", "", r#"{"manifests":5}"#, r#"{"config":{}}"#])
+            .prop_map(Behind::Text),
+        1 => Just(Behind::Nothing),
+    ];
+    leaf.prop_recursive(3, indexes, entries, move |inner| {
+        let more = select(ENTRIES.map(|(more, _)| more).to_vec());
+        vec((more, inner), 0..=entries as usize).prop_map(Behind::Index)
+    })
+}
+
+impl Behind {
+    fn add(&self, documents: &mut Documents, count: &mut u64) -> Digest {
+        *count += 1;
+        match self {
+            Self::Image => documents.image(*count),
+            Self::Text(text) => documents.add(text),
+            Self::Nothing => Digest::of(&count.to_le_bytes()),
+            Self::Index(entries) => {
+                let entries: Vec<_> = entries
+                    .iter()
+                    .map(|(more, behind)| entry(behind.add(documents, count), more))
+                    .collect();
+                documents.index(&entries)
+            }
+        }
+    }
+
+    /// Whether a node of this level finds an image here.
+    fn leads_to_one(&self, level: Level) -> bool {
+        match self {
+            Self::Image => true,
+            Self::Text(_) | Self::Nothing => false,
+            Self::Index(entries) => entries.iter().any(|(more, behind)| {
+                let needs = ENTRIES.iter().find(|(other, _)| other == more).unwrap().1;
+                needs.is_some_and(|needs| needs <= level) && behind.leads_to_one(level)
+            }),
+        }
+    }
+}
+
+fn levels() -> impl Strategy<Value = Level> {
+    select(vec![Level::V1, Level::V2, Level::V3, Level::V4])
+}
+
+proptest! {
+    #[test]
+    fn an_image_that_is_there_is_found_whatever_is_beside_it(behind in behind(6, 3), level in levels()) {
+        let mut documents = Documents::default();
+        let digest = behind.add(&mut documents, &mut 0);
+        let found = documents.resolve(digest, level);
+        prop_assert_eq!(found.is_ok(), behind.leads_to_one(level), "{:?}", found);
+        if let Ok((_, needs)) = found {
+            prop_assert!(needs <= level);
+        }
+    }
+
+    #[test]
+    fn whatever_is_there_few_documents_are_asked_for(behind in behind(200, 40), level in levels()) {
+        let mut documents = Documents::default();
+        let digest = behind.add(&mut documents, &mut 0);
+        let _ = documents.resolve(digest, level);
+        let asked = documents.asked.lock().unwrap().len();
+        prop_assert!(asked <= limits::INDEXES + limits::PASSED_OVER + 2, "{}", asked);
     }
 }
