@@ -7,6 +7,7 @@ use loam_deployment::{
 };
 use loam_node_api::path::TENANT_PORT;
 use qemu_tests::{folder, grid::Grid, http, node::Node, wait::wait_for};
+use serde_json::{Value, json};
 
 use crate::{
     cli::Cli,
@@ -50,41 +51,63 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     }
     contract.cancel()?;
 
-    // One that is not to be started again stays to be looked at.
-    let file = folder::of_case()?.join("once.toml");
-    let once = Hello {
-        port: 8581,
-        subnet: "10.51.0",
-        ..Hello::default()
-    };
-    let toml = once
-        .toml(grid)
-        .replace("cpus = 1", "cpus = 1\n            restart = \"never\"");
-    std::fs::write(&file, toml)?;
+    stays_ended(grid, node)
+}
+
+/// Those that are not to be started again stay to be looked at, whatever ended them.
+fn stays_ended(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
+    const RESET: &str = "the guest has reset itself";
     let loam = Cli::register(grid, node)?;
-    let file = file.to_str().context("a folder's name is not UTF-8")?;
-    let deployed: serde_json::Value =
-        serde_json::from_str(&loam.run(&["deploy", file, "--json"])?)?;
-    let id = deployed["contract"].to_string();
-    let web = node.forward(once.port)?;
-    wait_start(web)?;
-    http::post(web, "/exit?status=7")?;
-    let status = wait_for("the end to be shown", || {
-        let lines: serde_json::Value =
-            serde_json::from_str(&loam.run(&["status", &id, "--json"])?)?;
-        let web = lines
-            .as_array()
-            .and_then(|lines| lines.iter().find(|line| line["workload"] == "web"));
-        let failed = web.filter(|web| web["state"] == "failed");
-        Ok(failed.map(|web| web["exit_status"].clone()))
-    })?;
-    ensure!(status == 7, "its exit status is told as {status}");
-    let logs = loam.run(&["logs", &id, "web"])?;
-    ensure!(
-        logs.contains("hello: bye, status 7"),
-        "its last lines are gone: {logs}"
-    );
-    loam.run(&["cancel", "--yes", &id])?;
+    let mut machines = Vec::new();
+    for (number, asked, status, detail, last_words) in [
+        (
+            1,
+            "/exit?status=7",
+            json!(7),
+            "its command ended with status 7",
+            "hello: bye, status 7",
+        ),
+        (
+            2,
+            "/sysrq?key=c",
+            Value::Null,
+            RESET,
+            "Kernel panic - not syncing: sysrq triggered crash",
+        ),
+        (3, "/sysrq?key=b", Value::Null, RESET, "sysrq: Resetting"),
+    ] {
+        let hello = Hello {
+            port: 8580 + number,
+            subnet: ["10.51.0", "10.52.0", "10.53.0"][usize::from(number) - 1],
+            ..Hello::default()
+        };
+        let once = hello
+            .toml(grid)
+            .replace("cpus = 1", "cpus = 1\n            restart = \"never\"");
+        let file = folder::of_case()?.join(format!("once-{number}.toml"));
+        std::fs::write(&file, once)?;
+        let file = file.to_str().context("a folder's name is not UTF-8")?;
+        let deployed: Value = serde_json::from_str(&loam.run(&["deploy", file, "--json"])?)?;
+        let id = deployed["contract"].to_string();
+        let web = node.forward(hello.port)?;
+        wait_start(web)?;
+        http::post(web, asked)?;
+        machines.push((id, status, detail, last_words));
+    }
+    for (id, status, detail, last_words) in machines {
+        let web = wait_for("the end to be shown", || {
+            let lines: Vec<Value> = serde_json::from_str(&loam.run(&["status", &id, "--json"])?)?;
+            let mut lines = lines.into_iter();
+            Ok(lines.find(|line| line["workload"] == "web" && line["state"] == "failed"))
+        })?;
+        ensure!(
+            web["exit_status"] == status && web["detail"] == detail,
+            "its end is told as {web}"
+        );
+        let logs = loam.run(&["logs", &id, "web"])?;
+        ensure!(logs.contains(last_words), "its last lines are gone: {logs}");
+        loam.run(&["cancel", "--yes", &id])?;
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 //! | `POST /spoof?src=IP&dst=IP&port=P` | sends one UDP datagram with any source address (IPv4) |
 //! | `GET /datagrams` | how many UDP datagrams came in on the server's port, by source address |
 //! | `POST /exit?status=N` | ends the process with this status |
+//! | `POST /sysrq?key=K` | presses Alt, SysRq and a key a moment later: `c` has the kernel panic, `b` resets |
 //!
 //! Every answer is plain text. All but the first two are there for tests, and only with `--probes`:
 //! they let anybody who reaches the server connect to, and send from, the network that it is in.

@@ -1,7 +1,7 @@
 //! What the server answers to each request.
 
 use std::{
-    env, fmt,
+    env, fmt, fs,
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
@@ -15,6 +15,7 @@ use crate::{
     http::{self, Request},
     pattern, reach,
     records::Records,
+    server::log,
     start::Start,
 };
 
@@ -69,10 +70,11 @@ impl Site {
             ("POST", "/exit") => parameter(request, "status")
                 .and_then(|status| status.ok_or_else(|| missing("status")))
                 .map(|status: u8| Answer::Exit(status.into())),
+            ("POST", "/sysrq") => sysrq(request),
             (
                 _,
                 "/record" | "/records" | "/download" | "/connect" | "/datagrams" | "/spoof"
-                | "/exit",
+                | "/exit" | "/sysrq",
             ) => wrong_method(),
             _ => nothing_here(),
         };
@@ -164,6 +166,18 @@ fn spoof(request: &Request) -> Result<Answer, String> {
         source,
         SocketAddrV4::new(target, port),
     )))
+}
+
+/// Once the answer is on its way, as the kernel answers nobody then (its `admin-guide/sysrq.rst`).
+fn sysrq(request: &Request) -> Result<Answer, String> {
+    let key: char = parameter(request, "key")?.ok_or_else(|| missing("key"))?;
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        if let Err(error) = fs::write("/proc/sysrq-trigger", key.to_string()) {
+            log(&format!("no sysrq: {error}"));
+        }
+    });
+    Ok(Answer::Text(200, "pressed\n".to_owned()))
 }
 
 /// That something could not be done is an answer too, not a fault of the server.
@@ -342,6 +356,8 @@ mod tests {
             "GET /datagrams",
             "POST /spoof?src=1.2.3.4&dst=127.0.0.1&port=1",
             "POST /exit?status=0",
+            // With a key the machine that tests would be at stake.
+            "POST /sysrq",
         ] {
             assert_eq!(ask(&site, line).status(), 404, "{line}");
         }
@@ -355,6 +371,12 @@ mod tests {
         for (line, status, text) in [
             ("GET /nowhere", 404, "there is nothing here\n"),
             ("GET /exit?status=1", 405, "another method is needed here\n"),
+            ("POST /sysrq", 400, "key is missing from the query\n"),
+            (
+                "POST /sysrq?key=cc",
+                400,
+                "key: too many characters in string\n",
+            ),
             ("GET /download", 400, "bytes is missing from the query\n"),
             (
                 "GET /download?bytes=-1",
