@@ -56,3 +56,24 @@ impl<T: PartialEq> Distrusted<T> {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_servers_the_first_is_forgotten_and_all_once_it_is_time() {
+        let mut distrusted = Distrusted::default();
+        for server in 0..DISTRUSTED {
+            distrusted.add(server);
+        }
+        // Whom we know already takes nobody's place.
+        distrusted.add(1);
+        assert!((0..DISTRUSTED).all(|server| distrusted.contains(&server)));
+        distrusted.add(DISTRUSTED);
+        assert!(!distrusted.contains(&0));
+        assert!((1..=DISTRUSTED).all(|server| distrusted.contains(&server)));
+        distrusted.clear();
+        assert!((0..=DISTRUSTED).all(|server| !distrusted.contains(&server)));
+    }
+}

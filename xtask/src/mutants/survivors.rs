@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 61] = [
+const PURE: [&str; 66] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -53,12 +53,17 @@ const PURE: [&str; 61] = [
     "netd/src/uplink/dhcp/state.rs",
     "netd/src/uplink/dhcp/terms.rs",
     "netd/src/uplink/dhcp/timing.rs",
+    "netd/src/uplink/misgivings.rs",
     "oci/src/challenge.rs",
     "oci/src/host.rs",
+    "oci/src/json.rs",
     "oci/src/login.rs",
+    "oci/src/manifest.rs",
+    "oci/src/mirror.rs",
     "oci/src/pause.rs",
     "oci/src/platform.rs",
     "oci/src/resolve.rs",
+    "oci/src/transfer.rs",
     "storaged/src/duplicate.rs",
     "storaged/src/given_up.rs",
     "storaged/src/header.rs",
