@@ -5,6 +5,7 @@ use loam_node_api::{clock::Clock, tls};
 use super::*;
 use crate::{
     address::{Outside, Reach},
+    limits,
     test_registry::{Instead, TestRegistry},
 };
 
@@ -46,6 +47,16 @@ fn bytes() -> Vec<u8> {
 
 /// Has the rest of a blob of which this is there; gives what is there then, and what was asked.
 async fn rest(registry: &TestRegistry, there: &[u8]) -> (Result<(), String>, Vec<u8>, Vec<String>) {
+    let mut target = Memory(there.to_vec());
+    let (done, asked) = have(registry, &mut target).await;
+    (done, target.0, asked)
+}
+
+/// Has the blob in the target; gives what was asked.
+async fn have<T: Target<Error = TransferError>>(
+    registry: &TestRegistry,
+    target: &mut T,
+) -> (Result<(), String>, Vec<String>) {
     let digest = registry.blob(bytes());
     let text = format!(r#"{{"mediaType":"x","digest":"{digest}","size":{SIZE}}}"#);
     let blob: Descriptor = serde_json::from_str(&text).unwrap();
@@ -55,14 +66,13 @@ async fn rest(registry: &TestRegistry, there: &[u8]) -> (Result<(), String>, Vec
         tls: tls::client_config(tls::public_roots(), Arc::new(Clock::default)).unwrap(),
     };
     let client = Registry::new(image.registry(), image.repository(), &outside, None).unwrap();
-    let mut target = Memory(there.to_vec());
-    let done = transfer(&client, &Gate::default(), &blob, &mut target).await;
+    let done = transfer(&client, &Gate::default(), &blob, target).await;
     let ranges = registry.requests().into_iter().map(|asked| {
         let (_, range) = asked.split_once(' ').unwrap_or_default();
         range.to_owned()
     });
     let done = done.map_err(|error| error.to_string());
-    (done, target.0, ranges.collect())
+    (done, ranges.collect())
 }
 
 #[tokio::test]
@@ -120,6 +130,68 @@ async fn a_blob_that_is_shorter_than_it_is_said_to_be_is_an_error_after_two_answ
     let error = done.unwrap_err();
     assert!(error.contains("9000 bytes"), "{error}");
     assert_eq!(asked, ["", "bytes=9000-", ""]);
+}
+
+/// Has the clock stand still while a registry is silent, so that it goes on when all wait.
+struct Impatient<'a> {
+    memory: Memory,
+    registry: &'a TestRegistry,
+    until_silence: usize,
+    silent_since: Option<tokio::time::Instant>,
+    silence: Duration,
+}
+
+impl Target for Impatient<'_> {
+    type Error = TransferError;
+
+    fn length(&self) -> u64 {
+        self.memory.length()
+    }
+
+    fn digest(&self) -> Digest {
+        self.memory.digest()
+    }
+
+    async fn append(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.memory.append(bytes).await?;
+        if self.memory.0.len() == self.until_silence {
+            tokio::time::pause();
+            self.silent_since = Some(tokio::time::Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), TransferError> {
+        if let Some(since) = self.silent_since.take() {
+            self.silence = since.elapsed();
+            tokio::time::resume();
+            self.registry.behave(|b| b.drip = None);
+        }
+        Ok(())
+    }
+
+    async fn restart(&mut self) -> Result<(), TransferError> {
+        self.memory.restart().await
+    }
+}
+
+#[tokio::test]
+async fn one_that_falls_silent_is_asked_for_the_rest_in_the_same_try() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.drip = Some(5000));
+    let mut target = Impatient {
+        memory: Memory::default(),
+        registry: &registry,
+        until_silence: 5000,
+        silent_since: None,
+        silence: Duration::ZERO,
+    };
+    let (done, asked) = have(&registry, &mut target).await;
+    assert_eq!((done, target.memory.0 == bytes()), (Ok(()), true));
+    assert_eq!(asked, ["", "bytes=5000-"]);
+    // The pool of connections may have a timer that is due before.
+    assert!(target.silence >= limits::SILENCE, "{:?}", target.silence);
+    assert!(target.silence < 2 * limits::SILENCE, "{:?}", target.silence);
 }
 
 #[tokio::test]

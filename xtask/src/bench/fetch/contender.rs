@@ -30,6 +30,7 @@ pub enum Contender {
     /// Each layer to a file, one after the other: by whom all others are measured.
     Gunzip,
     Storaged,
+    Containerd,
     SkopeoUmoci,
 }
 
@@ -47,19 +48,26 @@ impl fmt::Display for Contender {
         f.write_str(match self {
             Self::Gunzip => "gunzip, from files",
             Self::Storaged => "storaged",
+            Self::Containerd => "containerd",
             Self::SkopeoUmoci => "skopeo and umoci",
         })
     }
 }
 
 impl Contender {
-    pub const ALL: [Self; 3] = [Self::Gunzip, Self::Storaged, Self::SkopeoUmoci];
+    pub const ALL: [Self; 4] = [
+        Self::Gunzip,
+        Self::Storaged,
+        Self::Containerd,
+        Self::SkopeoUmoci,
+    ];
 
     /// A program that it needs and this machine has not.
     pub fn lacks(self) -> Option<&'static str> {
         let needed: &[&'static str] = match self {
             Self::Gunzip => &["gunzip"],
             Self::Storaged => &["chroot"],
+            Self::Containerd => &["containerd", "ctr"],
             Self::SkopeoUmoci => &["skopeo", "umoci"],
         };
         needed
@@ -73,6 +81,7 @@ impl Contender {
         match self {
             Self::Gunzip => gunzip(source, ground),
             Self::Storaged => storaged(source, ground),
+            Self::Containerd => containerd(source, ground),
             Self::SkopeoUmoci => skopeo_umoci(source, ground),
         }
     }
@@ -123,6 +132,43 @@ fn storaged(source: &Source, ground: &Ground) -> Result<Usage> {
         own_peak_kib: fetched.peak_kib,
         ..watched.usage(fetched.seconds)
     })
+}
+
+/// A daemon of one's own, which is there before the time counts, and gone when the shell is.
+const CONTAINERD: &str = r#"
+cd "$1"
+printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' >config.toml
+containerd --config config.toml --root "$PWD/root" --state "$PWD/state" \
+    --address "$PWD/socket" --log-level error >&2 &
+trap 'kill $!; wait $!' EXIT
+for look in $(seq 300); do
+    ctr --address "$PWD/socket" version >/dev/null 2>&1 && break
+    sleep 0.1
+done
+began=$(date +%s%N)
+if ! ctr --address "$PWD/socket" images pull --plain-http "$2" >said 2>&1; then
+    cat said >&2
+    exit 1
+fi
+echo $(($(date +%s%N) - began))
+"#;
+
+fn containerd(source: &Source, ground: &Ground) -> Result<Usage> {
+    let folder = ground.pool().join("containerd");
+    fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", CONTAINERD, "sh"])
+        .arg(&folder)
+        .arg(&source.reference)
+        .stdout(Stdio::piped());
+    let mut watched = Watched::default();
+    let said = watched.run(shell)?;
+    let nanoseconds: f64 = said
+        .trim()
+        .parse()
+        .with_context(|| format!("containerd's shell said {said:?}"))?;
+    Ok(watched.usage(nanoseconds / 1e9))
 }
 
 fn skopeo_umoci(source: &Source, ground: &Ground) -> Result<Usage> {
