@@ -44,6 +44,11 @@ impl Cli {
 
     /// What it prints; an error if it fails.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        Ok(self.run_told(arguments)?.0)
+    }
+
+    /// The same, with what it tells meanwhile.
+    pub fn run_told(&self, arguments: &[&str]) -> anyhow::Result<(String, String)> {
         let Output {
             status,
             stdout,
@@ -57,6 +62,6 @@ impl Cli {
             .output()?;
         let stderr = String::from_utf8_lossy(&stderr);
         ensure!(status.success(), "loam {}: {stderr}", arguments.join(" "));
-        Ok(String::from_utf8(stdout)?)
+        Ok((String::from_utf8(stdout)?, stderr.into_owned()))
     }
 }

@@ -1,6 +1,7 @@
 //! The cases. Those that break their node boot one of their own on a chain of their own; the others
 //! share one (`qemu_tests::shared`).
 
+mod busy_registry;
 mod cancel;
 mod cli;
 mod clock;
@@ -54,6 +55,7 @@ qemu_tests::shared_cases! {
     outlived {
         // First: it counts what is there, and what another case left is still on its way down.
         cancel,
+        busy_registry,
         crash,
         failed_update,
         private_image,
