@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use tempfile::TempDir;
@@ -60,8 +61,11 @@ impl Files {
         path
     }
 
+    /// Of its own each: the one before may still hold its file's lock, by a child that follows it.
     fn pid(&self) -> PathBuf {
-        self.0.path().join("pid")
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        self.0.path().join(format!("pid-{number}"))
     }
 
     /// ISC's server for IPv4 (`-4`) or IPv6 (`-6`).
