@@ -74,6 +74,8 @@ pub struct State {
     pub machines: BTreeMap<WorkloadId, Machine>,
     /// Commands of these machines fail at once.
     pub crashing: BTreeSet<WorkloadId>,
+    /// These machines do not end when they are asked to.
+    pub deaf: BTreeSet<WorkloadId>,
     /// So long does each start take.
     pub start_takes: Duration,
     /// And to draw the screen.
@@ -545,8 +547,12 @@ impl Machines for FakeNode {
 
     async fn machine_stop(self, _: Context, id: WorkloadId, _: u32) -> Result<(), MachineError> {
         let mut state = self.changing("machine_stop", &id, &self.init);
+        let is_deaf = state.deaf.contains(&id);
         if let Some(machine) = state.machines.get_mut(&id) {
-            machine.state = MachineState::Exited(Exit::Killed);
+            machine.state = match is_deaf {
+                true => MachineState::Stopping,
+                false => MachineState::Exited(Exit::Killed),
+            };
         }
         Ok(())
     }

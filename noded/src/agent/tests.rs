@@ -817,6 +817,50 @@ async fn while_a_machine_that_crashed_waits_its_owner_is_told_why() {
     .await;
 }
 
+/// Each order is a line in the log.
+#[tokio::test]
+async fn a_machine_that_takes_its_time_to_end_is_asked_once() {
+    local(async {
+        let bench = Bench::start(FakeNode::new());
+        let node = &bench.node;
+        node.change(|state| {
+            state.disk = true;
+            state.deaf.insert(id(1, "web"));
+        });
+        let _daemons = bench.all_daemons().await;
+        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
+        node.wait("both run", |state| runs(state, 1) && runs(state, 2))
+            .await;
+        bench.publish(vec![always(&bench, 2)], &[1]);
+        let stops = |state: &State, machine: &str| {
+            let stop = format!("machine_stop {machine}");
+            state.log.iter().filter(|call| **call == stop).count()
+        };
+        node.wait("it is asked", |state| stops(state, "1.web") > 0)
+            .await;
+        for round in 1..=3 {
+            // Another that crashes makes for rounds.
+            node.change(|state| {
+                let machine = state.machines.get_mut(&id(2, "web")).unwrap();
+                machine.state = MachineState::Exited(Exit::Failed(format!("crash {round}")));
+            });
+            node.wait("the other runs again", |state| runs(state, 2))
+                .await;
+            bench.publish(vec![always(&bench, 2)], &[1]);
+        }
+        node.change(|state| {
+            assert_eq!(stops(state, "1.web"), 1);
+            let machine = state.machines.get_mut(&id(1, "web")).unwrap();
+            machine.state = MachineState::Exited(Exit::Killed);
+        });
+        node.wait("it is gone", |state| {
+            !state.machines.contains_key(&id(1, "web"))
+        })
+        .await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn on_failure_starts_again_what_failed_and_nothing_that_did_its_work() {
     local(async {
