@@ -49,7 +49,7 @@ fn a_machine_is_what_programs_expect() -> anyhow::Result<()> {
         ),
         (
             "the time is UTC",
-            "[ $(cat /proc/uptime | wc -l) = 1 ] && [ -z \"$TZ\" ]",
+            "[ $(date +%Z) = UTC ] && [ -z \"$TZ\" ]",
         ),
         ("the kernel's configuration", "[ -e /proc/config.gz ]"),
         (
@@ -125,4 +125,33 @@ fn keys_that_are_withdrawn_let_nobody_in_and_volumes_hide_nothing() -> anyhow::R
         ),
     ];
     all_hold(&mut options, &gone)
+}
+
+#[test]
+fn a_volume_over_etc_hides_nothing_that_is_written_there() -> anyhow::Result<()> {
+    let mut options = script("")?.volume("/etc", Some("ext4"), 64 << 20)?;
+    options.config.hostname = "over-etc".into();
+    options.config.dns = vec!["192.0.2.53".parse()?];
+    let written = [
+        ("it is the volume", "grep -q ' /etc ext4' /proc/mounts"),
+        (
+            "its own name",
+            "grep -q over-etc /etc/hosts && [ $(cat /etc/hostname) = over-etc ]",
+        ),
+        (
+            "name servers",
+            "grep -q 'nameserver 192.0.2.53' /etc/resolv.conf && touch /etc/kept",
+        ),
+    ];
+    all_hold(&mut options, &written)?;
+    // Another start, with other words over those that the volume kept.
+    options.config.hostname = "renamed".into();
+    let renewed = [
+        ("what was kept", "[ -e /etc/kept ]"),
+        (
+            "its name of now",
+            "grep -q renamed /etc/hosts && ! grep -q over-etc /etc/hosts",
+        ),
+    ];
+    all_hold(&mut options, &renewed)
 }
