@@ -1,5 +1,12 @@
 //! A tar stream as a file system: the last step of an image.
 
+pub mod directory;
+pub mod format;
+pub mod live;
+pub mod slots;
+pub mod stored;
+pub mod xattrs;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -31,6 +38,11 @@ const ADDRESS_SPACE: u64 = 4 << 30;
 
 /// What it may really use: all names, 1 KiB each at most, and what it writes until the disk has it.
 const MEMORY: u64 = 768 << 20;
+
+/// A number that the format has no room for. What layers may have is limited to much less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the image is too large: {0} are more than its file system can have")]
+pub struct TooLarge(pub &'static str);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
