@@ -1,4 +1,4 @@
-//! Extension headers of tar archives: PAX records (POSIX.1-2001), read and written.
+//! Extension headers of tar archives: PAX records (POSIX.1-2001).
 
 use base64::{
     Engine as _, alphabet,
@@ -173,18 +173,4 @@ fn percent_decoded(name: &[u8]) -> Vec<u8> {
         }
     }
     decoded
-}
-
-/// `<length> <key>=<value>\n`, where the length counts its own digits.
-pub fn write_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    records.extend_from_slice(format!("{length} ").as_bytes());
-    records.extend_from_slice(key);
-    records.push(b'=');
-    records.extend_from_slice(value);
-    records.push(b'\n');
 }
