@@ -129,8 +129,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Seconds and a fraction, as many digits as one likes. What is before 1970 is rounded down to a second:
-/// `mkfs.erofs` and POSIX differ in what the fraction of a negative number is.
+/// Seconds and a fraction, as many digits as one likes, of which nine count: the others are rounded down, to an
+/// earlier time (POSIX.1-2017, pax, "pax Extended Header File Times").
 fn time(value: &[u8]) -> Option<Time> {
     let mut parts = value.splitn(2, |byte| *byte == b'.');
     let whole = parts.next()?;
@@ -142,10 +142,22 @@ fn time(value: &[u8]) -> Option<Time> {
     let nanoseconds = (0..9).fold(0, |number, at| number * 10 + digit(at));
     let seconds = |digits| decimal(digits).and_then(|number| i64::try_from(number).ok());
     Some(match whole.strip_prefix(b"-") {
-        Some(whole) => Time {
-            seconds: -seconds(whole)? - i64::from(fraction.iter().any(|digit| *digit != b'0')),
-            nanoseconds: 0,
-        },
+        Some(whole) => {
+            let finer = fraction.iter().skip(9).any(|digit| *digit != b'0');
+            // So long before the second that is written.
+            let before = nanoseconds + u32::from(finer);
+            let whole = -seconds(whole)?;
+            match before {
+                0 => Time {
+                    seconds: whole,
+                    nanoseconds: 0,
+                },
+                before => Time {
+                    seconds: whole - 1,
+                    nanoseconds: 1_000_000_000 - before,
+                },
+            }
+        }
         None => Time {
             seconds: seconds(whole)?,
             nanoseconds,

@@ -108,7 +108,7 @@ pub struct Attributes {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Since 1970. Before, it is a whole number of seconds.
+/// Since 1970. Before, the seconds are rounded down, so that the rest is never below 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
     pub seconds: i64,
