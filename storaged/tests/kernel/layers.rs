@@ -317,7 +317,7 @@ fn on_disk(root: &Path) -> Names {
 
 fn attributes(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let get = |name: &str| {
-        let mut value = vec![0; 100];
+        let mut value = vec![0; 4000];
         let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
         value.truncate(length);
         Some((name.as_bytes().to_vec(), value))
@@ -715,6 +715,61 @@ fn hidden(
     }
     let anywhere = without_folders_times(merged(&pack(&anywhere, "anywhere.tar")));
     same(&anywhere, &ours, "whiteouts anywhere")
+}
+
+/// What random trees rarely have: where blocks end, and times that few programs write.
+#[test]
+fn what_is_at_the_ends_of_blocks_is_what_was_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, layer) = (folder.path().join("tree"), folder.path().join("layer.tar"));
+    fs::create_dir_all(tree.join("large")).unwrap();
+    for n in 0..300 {
+        let name = format!("large/{n:0>length$}", length = 1 + n * 7 % 255);
+        fs::write(tree.join(name), format!("{n}")).unwrap();
+    }
+    for length in [1, 4031, 4032, 4033, 4095, 4096, 4097, 8191, 8192, 12_289] {
+        fs::write(tree.join(format!("file{length}")), vec![b'f'; length]).unwrap();
+    }
+    for length in [1, 3900, 4031, 4032, 4033, 4095] {
+        symlink("t".repeat(length), tree.join(format!("link{length}"))).unwrap();
+    }
+    let holes = File::create(tree.join("holes")).unwrap();
+    holes.set_len((16 << 20) + 5).unwrap();
+    for at in [0, 1 << 20, (3 << 20) - 4096, (16 << 20) + 4] {
+        holes.write_all_at(b"x", at).unwrap();
+    }
+    File::create(tree.join("hole"))
+        .unwrap()
+        .set_len(1 << 24)
+        .unwrap();
+    for (name, length) in [("few", 20), ("many", 3000)] {
+        let path = tree.join(name);
+        fs::write(&path, vec![b'a'; 5000]).unwrap();
+        match rustix::fs::lsetxattr(&path, "user.note", &vec![7; length], XattrFlags::empty()) {
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let times = [
+        (-1, 250_000_000),
+        (-2_000_000_000, 1),
+        (9_000_000_000, 999_999_999),
+    ];
+    for (n, (seconds, nanoseconds)) in times.into_iter().enumerate() {
+        let path = tree.join(format!("time{n}"));
+        fs::write(&path, b"").unwrap();
+        set_times(&path, seconds, nanoseconds);
+    }
+    let form = &[
+        "--format=posix",
+        "--sparse",
+        "--xattrs",
+        "--xattrs-include=*",
+    ];
+    tar(form, true, false).pack(&tree, &layer);
+    let (ours, theirs) = (merged(&[layer]), on_disk(&tree));
+    assert!(theirs.len() > 320 && ours[&b"time0"[..]].seconds == -1);
+    same(&ours, &theirs, &format!("tar {form:?}")).unwrap();
 }
 
 fn cases(cases: u32) -> ProptestConfig {
