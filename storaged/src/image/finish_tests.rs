@@ -231,6 +231,26 @@ fn a_file_that_is_a_hole_of_gigabytes_takes_a_block() {
     );
 }
 
+/// More runs than are read at once.
+#[test]
+fn a_file_of_thousands_of_holes_keeps_each_where_it_was() {
+    const RUNS: u64 = 4500;
+    let pieces: Vec<(u64, &[u8])> = (0..RUNS).map(|n| (n * 8192, &b"x"[..])).collect();
+    let layer = with_holes(Layer::default(), "holes", RUNS * 8192, &pieces);
+    let bytes = image(&[layer.file("next", &[9; 4096]).tar()]);
+    let image = Image::read(&bytes);
+    let found = find(&image, "holes");
+    assert_eq!(found.pieces.len() as u64, 2 * RUNS);
+    for (n, pair) in found.pieces.chunks(2).enumerate() {
+        let (Some(at), length) = pair[0] else {
+            panic!("{n}: {pair:?}");
+        };
+        assert_eq!((length, pair[1]), (4096, (None, 4096)), "{n}");
+        assert_eq!(bytes[at as usize..][..2], *b"x\0", "{n}");
+    }
+    assert_eq!(image.data(find(&image, "next")), [9; 4096]);
+}
+
 #[test]
 fn folders_of_any_size_are_in_order() {
     for (count, length) in [
@@ -280,8 +300,12 @@ fn links_of_any_length_lead_where_they_led() {
     for length in [1, 100, 4032, 4033, 4095] {
         let target = "t".repeat(length);
         let layer = Layer::default().pax(&[("linkpath", target.as_bytes())]);
-        let found = contents(&image(&[layer.symlink("l", "x").tar()]));
-        assert_eq!(found["l"], format!("symlink to {target}"));
+        let bytes = image(&[layer.symlink("l", "x").tar()]);
+        assert_eq!(contents(&bytes)["l"], format!("symlink to {target}"));
+        // What fits one block with its inode has none of its own.
+        let image = Image::read(&bytes);
+        let at = find(&image, "l").pieces[0].0.unwrap();
+        assert_eq!(at.is_multiple_of(4096), length > 4032, "{length}");
     }
 }
 

@@ -94,7 +94,7 @@ impl Inode {
         const LONG: u16 = 1;
         let mut bytes = [0; INODE as usize];
         let mut fields = Fields(&mut bytes);
-        fields.put(0, (LONG | (self.layout as u16) << 1).to_le_bytes());
+        fields.put(0, (LONG + ((self.layout as u16) << 1)).to_le_bytes());
         fields.put(2, self.xattrs.to_le_bytes());
         fields.put(4, self.mode.to_le_bytes());
         fields.put(8, self.size.to_le_bytes());
@@ -149,7 +149,7 @@ impl Kind {
 /// A device's number in 32 bits: 12 of the major one, 20 of the minor one (`new_encode_dev` in
 /// `include/linux/kdev_t.h`).
 pub fn device(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
+    (minor & 0xff) + ((major & 0xfff) << 8) + ((minor & 0xf_ff00) << 12)
 }
 
 /// Castagnoli's CRC, begun with all bits set and not turned round at its end, as the kernel has it.

@@ -5,7 +5,7 @@ use super::{
     format::{BLOCK, INODE, Kind, ROOT, SLOT},
     live::Live,
     slots::Slots,
-    stored::Shape,
+    stored::{Shape, Stored},
     xattrs,
 };
 use crate::image::tree::{Content, Inode, LayerIndex, Node, Tree};
@@ -191,10 +191,16 @@ impl<'a> Draft<'a> {
             self.blocks_apart += bytes.div_ceil(BLOCK);
             self.apart.push(index);
         }
-        if let Content::File { layer, data, .. } = inode.content
-            && data.blocks > 0
+        let Content::File { layer, data, .. } = inode.content else {
+            return Ok(());
+        };
+        if let Stored {
+            first,
+            blocks: blocks @ 1..,
+            ..
+        } = data
         {
-            self.files[usize::from(layer)].push((data.first, data.blocks));
+            self.files[usize::from(layer)].push((first, blocks));
         }
         Ok(())
     }

@@ -44,14 +44,17 @@ impl Run {
     pub const SIZE: usize = 8;
 
     pub fn bytes(self) -> [u8; Self::SIZE] {
-        (u64::from(self.first) | u64::from(self.blocks) << 32).to_le_bytes()
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&self.first.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.blocks.to_le_bytes());
+        bytes
     }
 
     pub fn read(bytes: [u8; Self::SIZE]) -> Self {
-        let both = u64::from_le_bytes(bytes);
+        let [a, b, c, d, rest @ ..] = bytes;
         Self {
-            first: both as u32,
-            blocks: (both >> 32) as u32,
+            first: u32::from_le_bytes([a, b, c, d]),
+            blocks: u32::from_le_bytes(rest),
         }
     }
 }

@@ -149,6 +149,7 @@ impl Walk<'_, '_> {
         let format = number(head, 0, 2);
         assert_eq!(format & !0xe, 1, "a long inode");
         assert_eq!(number(head, 6, 2), 0);
+        assert!((1..=self.reader.inodes).contains(&number(head, 20, 4)));
         assert!(head[48..].iter().all(|byte| *byte == 0));
         let mode = number(head, 4, 2) as u16;
         let kinds = [

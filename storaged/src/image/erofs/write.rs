@@ -94,7 +94,7 @@ impl Writer<'_> {
         let head = Inode {
             layout,
             xattrs: xattrs::count(&attributes.xattrs)?,
-            mode: kind(&inode.content).mode() | (attributes.mode & 0o7777) as u16,
+            mode: kind(&inode.content).mode() + (attributes.mode & 0o7777) as u16,
             size,
             place: at,
             number,
