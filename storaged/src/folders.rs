@@ -12,16 +12,15 @@ use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 /// Puts them right, as far as that can be done on a disk that is full or failing: the first error, when all
 /// has been tried. Nothing is written where all is right.
 pub fn make(root: &Path) -> io::Result<()> {
-    // The builder of images, which has no rights, must be able to walk to its own file.
-    let mut first = set_mode(root, 0o711);
+    let mut first = set_mode(root, 0o700);
     for (folder, mode) in [
         ("volumes", 0o700),
         ("elsewhere", 0o700),
         ("given-up", 0o700),
-        ("images", 0o711),
+        ("images", 0o700),
         ("images/attempts", 0o700),
         ("images/fetch", 0o700),
-        ("images/build", 0o711),
+        ("images/build", 0o700),
         ("secrets", 0o700),
     ] {
         let path = root.join(folder);
@@ -39,15 +38,14 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// The builder writes to the file that it is given there, and makes none: what it made beside it would be
-/// neither bounded nor counted. (In older pools the folder was its own.)
+/// In older pools the folder was its builder's, a user without rights.
 fn keep(path: &Path) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     // In tests run by others than root the folder is theirs.
     if rustix::process::geteuid().is_root() && (metadata.uid(), metadata.gid()) != (0, 0) {
         chown(path, Some(0), Some(0))?;
     }
-    set_mode(path, 0o711)
+    set_mode(path, 0o700)
 }
 
 /// Turns copy-on-write off for the files that will be made in `folder`.

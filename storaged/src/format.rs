@@ -72,7 +72,7 @@ fn claim(disk: &SysDisk, set: Uuid) -> Result<Header, FormatError> {
 }
 
 fn make_filesystem(device: &Path, header: &Header) -> Result<(), FormatError> {
-    let mut mkfs = program::command("mkfs.btrfs", None)?;
+    let mut mkfs = program::command("mkfs.btrfs")?;
     // `--force`: what a cut attempt left is no reason to stop. `--nodiscard`: a discard of the
     // whole disk takes minutes on some, and an empty disk has nothing to discard. Two copies of
     // the metadata, on SSDs too: one bad sector must not take a whole pool.

@@ -17,10 +17,9 @@
 //! | [`secret`] | the node's own small secrets |
 //! | [`image`] | OCI images |
 //! | [`service`] | all this, as [`loam_node_api::storage::Storage`] |
-//! | [`durable`], [`sweep`], [`program`], [`cgroup`], [`seccomp`], [`mount`], [`time`] | what the above stand on |
+//! | [`durable`], [`sweep`], [`program`], [`mount`], [`time`] | what the above stand on |
 
 pub mod boot;
-pub mod cgroup;
 pub mod disk;
 pub mod duplicate;
 pub mod durable;
@@ -45,7 +44,6 @@ pub mod provision;
 pub mod pulse;
 pub mod sample;
 pub mod search;
-pub mod seccomp;
 pub mod secret;
 pub mod service;
 pub mod set;

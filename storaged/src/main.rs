@@ -10,7 +10,7 @@ use loam_oci::{
     platform::Level,
 };
 use loam_storaged::{
-    image::{erofs::MkfsErofs, store::Images},
+    image::store::Images,
     inventory::{Inventory, Places},
     machine,
     service::Storaged,
@@ -31,8 +31,6 @@ fn main() -> anyhow::Result<()> {
             "nothing tells this machine from others of its kind; disks of two nodes in it are told apart by which was used last"
         );
     }
-    // Before any pool is swept, so that nobody holds what is removed there.
-    let packer = Arc::new(MkfsErofs::after_another());
     let inventory = Arc::new(Inventory::new(Places::default(), machine, Changes::new()));
     let watched = inventory.clone();
     thread::Builder::new()
@@ -58,7 +56,6 @@ fn main() -> anyhow::Result<()> {
     let seen = inventory.clone();
     let images = Images::new(
         Arc::new(move || seen.pools()),
-        packer,
         outside,
         mirrors,
         Level::of_cpuinfo(&cpuinfo),

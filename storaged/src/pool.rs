@@ -9,7 +9,7 @@
 //! | `images/<digest>.erofs` | an image's read-only root |
 //! | `images/<digest>.json` | what the image says about how to run it; as for volumes |
 //! | `images/attempts/<name>.json`, `images/fetch/<name>/` | an image that is not here yet ([`Staging`]) |
-//! | `images/build/` | files that `mkfs.erofs` works on, without rights to make any |
+//! | `images/build/` | the file of an image that is being made; its layers' data, in files without names |
 //! | `secrets/<name>` | the node's own small secrets, the same on every pool |
 //!
 //! Whose pool it is stands outside the file system (see [`crate::header`]).
@@ -41,7 +41,7 @@ use crate::{
     given_up::GivenUp,
     header::{Header, Use},
     header_in_use::HeaderInUse,
-    image::{found::Found, watch::Room},
+    image::found::Found,
     ledger::Ledger,
     pulse::{Beat, Pulse},
     sweep, time,
@@ -372,18 +372,6 @@ impl Pool {
     }
 }
 
-impl Room for Pool {
-    fn left(&self) -> Option<Bytes> {
-        self.spare().ok()
-    }
-
-    fn left_after_removals(&self) -> Option<Bytes> {
-        // btrfs counts it with the transaction that is committed next.
-        rustix::fs::syncfs(File::open(&self.root).ok()?).ok()?;
-        self.left()
-    }
-}
-
 /// Whether one of them could take what a disk that hangs cannot.
 pub fn has_place(pools: &[Arc<Pool>]) -> bool {
     pools.iter().any(|pool| !pool.hangs() && pool.is_writable())
@@ -496,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_builder_left_takes_no_pool_away() {
+    fn what_a_build_left_takes_no_pool_away() {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("kept"), b"x").unwrap();

@@ -3,11 +3,11 @@
 use std::{
     io::{self, Read},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::OwnedFd,
         unix::process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
@@ -15,13 +15,8 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal,
-        set_parent_process_death_signal, setrlimit,
-    },
+    process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
 };
-
-use crate::seccomp;
 
 /// The most of a program's complaint that is kept. What it says last says most.
 const MAX_COMPLAINT: usize = 2 << 10;
@@ -41,7 +36,7 @@ pub enum ProgramError {
         status: String,
         complaint: String,
     },
-    /// By a signal: by one of its limits, by the kernel for want of memory, or by a fault of its own.
+    /// By a signal: by the kernel for want of memory, or by a fault of its own.
     #[error("{name} was killed ({status}): {complaint}")]
     Killed {
         name: String,
@@ -52,52 +47,19 @@ pub enum ProgramError {
     TooLong { name: String, patience: Duration },
 }
 
-/// What a program that reads strangers' bytes may use, beside the limits of [`seccomp`].
-#[derive(Clone, Copy, Debug)]
-pub struct Confinement {
-    /// User and group, with no rights of their own.
-    pub id: u32,
-    pub cpu_seconds: u64,
-    pub address_space: u64,
-}
-
 /// A program with an empty environment that dies with storaged.
 ///
 /// So a restarted storaged never finds its predecessor's `mkfs` still at work on a disk.
-pub fn command(name: &str, confinement: Option<Confinement>) -> Result<Command, ProgramError> {
+pub fn command(name: &str) -> Result<Command, ProgramError> {
     let mut command = Command::new(find(name)?);
     command
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    if let Some(confinement) = confinement {
-        command.uid(confinement.id).gid(confinement.id);
-    }
-    let filter = confinement.map(|_| seccomp::filter()).transpose();
-    let filter = filter.map_err(|source| ProgramError::Run {
-        name: name.to_owned(),
-        source,
-    })?;
-    let before_exec = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        if let Some(confinement) = confinement {
-            let limit = |n| Rlimit {
-                current: Some(n),
-                maximum: Some(n),
-            };
-            setrlimit(Resource::Cpu, limit(confinement.cpu_seconds))?;
-            setrlimit(Resource::As, limit(confinement.address_space))?;
-            setrlimit(Resource::Core, limit(0))?;
-            setrlimit(Resource::Nofile, limit(64))?;
-        }
-        if let Some(filter) = &filter {
-            seccomp::apply(filter)?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes only system calls, through rustix and
-    // seccompiler, which neither allocate nor take locks in them.
+    let before_exec = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
+    // SAFETY: between fork and exec the closure makes one system call, through rustix, which neither allocates nor
+    // takes locks for it.
     unsafe { command.pre_exec(before_exec) };
     Ok(command)
 }
@@ -167,15 +129,6 @@ pub fn start(mut command: Command) -> Result<Running, ProgramError> {
 }
 
 impl Running {
-    /// Its standard input, if the command has a pipe there; closed by dropping it.
-    pub fn take_input(&mut self) -> Option<ChildStdin> {
-        self.child.stdin.take()
-    }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Whether it has ended, or does so soon enough.
     pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
         let pidfd = self.pidfd()?;
@@ -186,30 +139,9 @@ impl Running {
         Ok(ended > 0)
     }
 
-    /// Waits so long for `pipe` to have room. An error when it has ended: somebody else may hold the
-    /// pipe's other end.
-    pub fn reads_within(&self, pipe: impl AsFd, patience: Duration) -> io::Result<()> {
-        let pidfd = self.pidfd()?;
-        let mut ready = [
-            PollFd::new(&pidfd, PollFlags::IN),
-            PollFd::new(&pipe, PollFlags::OUT),
-        ];
-        poll(&mut ready, Some(&timespec(patience)?))?;
-        if ready[0].revents().is_empty() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-    }
-
     fn pidfd(&self) -> io::Result<OwnedFd> {
         let pid = Pid::from_child(&self.child);
         Ok(pidfd_open(pid, PidfdFlags::empty())?)
-    }
-
-    /// By which another thread can end it.
-    pub fn killer(&self) -> io::Result<Killer> {
-        self.pidfd().map(Killer)
     }
 
     pub fn kill(&mut self) {
@@ -218,7 +150,6 @@ impl Running {
     }
 
     pub fn finish(mut self) -> Result<(), ProgramError> {
-        drop(self.child.stdin.take());
         let name = self.name;
         let status = match self.child.wait() {
             Ok(status) => status,
@@ -246,17 +177,6 @@ impl Running {
                 complaint,
             }
         })
-    }
-}
-
-/// Ends one program, and never another that has come to its number.
-#[derive(Debug)]
-pub struct Killer(OwnedFd);
-
-impl Killer {
-    pub fn kill(&self) {
-        // It may have ended by itself, which is as good.
-        let _ = pidfd_send_signal(&self.0, Signal::KILL);
     }
 }
 
@@ -306,25 +226,25 @@ mod tests {
 
     #[test]
     fn one_that_never_ends_is_ended() {
-        let mut sleep = command("sleep", None).unwrap();
+        let mut sleep = command("sleep").unwrap();
         sleep.arg("1000");
         let patience = Duration::from_millis(50);
         let error = run_within(sleep, patience).unwrap_err().to_string();
         assert_eq!(error, "sleep was not done after 50ms and was ended");
-        let quick = command("true", None).unwrap();
+        let quick = command("true").unwrap();
         run_within(quick, Duration::from_secs(600)).unwrap();
     }
 
     #[test]
     fn says_what_failed_and_why() {
-        let mut ls = command("ls", None).unwrap();
+        let mut ls = command("ls").unwrap();
         ls.arg("/nowhere");
         let error = run(ls).unwrap_err().to_string();
         assert!(
             error.starts_with("ls failed") && error.contains("/nowhere"),
             "{error}"
         );
-        let mut sleep = command("sleep", None).unwrap();
+        let mut sleep = command("sleep").unwrap();
         sleep.arg("1000");
         let mut sleep = start(sleep).unwrap();
         assert!(!sleep.ends_within(Duration::from_millis(1)).unwrap());
@@ -333,7 +253,7 @@ mod tests {
         sleep.finish().unwrap_err();
 
         let script = |text| {
-            let mut sh = command("sh", None).unwrap();
+            let mut sh = command("sh").unwrap();
             sh.args(["-c", text]);
             sh
         };
@@ -341,7 +261,7 @@ mod tests {
         let error = run(script("sleep 9 & echo hello >&2; exit 3")).unwrap_err();
         assert!(error.to_string().contains("exit status: 3"), "{error}");
 
-        let absent = command("mkfs.nothing", None).unwrap_err().to_string();
+        let absent = command("mkfs.nothing").unwrap_err().to_string();
         assert_eq!(absent, "mkfs.nothing is not in this image");
     }
 }

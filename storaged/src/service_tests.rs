@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    image::{erofs::MkfsErofs, kept::Kept},
+    image::kept::Kept,
     inventory::Places,
     pool::{Pool, testing::pool},
 };
@@ -41,7 +41,6 @@ fn service(folder: &Path, pools: Vec<Arc<Pool>>) -> (Arc<Inventory>, Storaged) {
     };
     let images = Images::new(
         Arc::new(move || pools.clone()),
-        Arc::new(MkfsErofs::default()),
         outside,
         Mirrors::default(),
         Level::V1,

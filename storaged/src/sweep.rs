@@ -16,8 +16,8 @@ use rustix::{
 
 use crate::durable::UNFINISHED;
 
-/// At most so many files and folders are removed at a time, for the pool is waited for meanwhile, and a
-/// builder that an image took over may have made any number.
+/// At most so many files and folders are removed at a time, for the pool is waited for meanwhile: in older
+/// pools, what made images may have left any number.
 const MOST: usize = 10_000;
 
 /// Removes what is unfinished in `folder`.

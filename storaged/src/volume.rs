@@ -451,7 +451,7 @@ fn make(path: &Path, spec: &VolumeSpec) -> Result<(), VolumeError> {
     match spec.filesystem {
         Filesystem::Raw => {}
         Filesystem::Ext4 => {
-            let mut mkfs = program::command("mkfs.ext4", None)?;
+            let mut mkfs = program::command("mkfs.ext4")?;
             // No blocks kept for root, for the volume's size is the tenant's. What is lazy is done
             // by the guest's kernel in the background. A new sparse file has nothing to discard.
             mkfs.args(["-q", "-F", "-m", "0", "-E"])
@@ -460,7 +460,7 @@ fn make(path: &Path, spec: &VolumeSpec) -> Result<(), VolumeError> {
             program::run(mkfs)?;
         }
         Filesystem::Btrfs => {
-            let mut mkfs = program::command("mkfs.btrfs", None)?;
+            let mut mkfs = program::command("mkfs.btrfs")?;
             mkfs.args(["--quiet", "--nodiscard"]).arg(path);
             program::run(mkfs)?;
         }

@@ -47,10 +47,7 @@ fn a_machine_is_what_programs_expect() -> anyhow::Result<()> {
             "many mappings",
             "[ $(cat /proc/sys/vm/max_map_count) = 1048576 ]",
         ),
-        (
-            "the time is UTC",
-            "[ $(date +%Z) = UTC ] && [ -z \"$TZ\" ]",
-        ),
+        ("the time is UTC", "[ $(date +%Z) = UTC ] && [ -z \"$TZ\" ]"),
         ("the kernel's configuration", "[ -e /proc/config.gz ]"),
         (
             "what the kernel has built in",

@@ -2,7 +2,7 @@
 //!
 //! `fetch_image REFERENCE POOL`, where POOL is where an empty btrfs is mounted. Registries may be on
 //! loopback. Its one line is JSON: `seconds` from the wish to the image that is ready, `peak_kib`, the most
-//! memory that the process had by then (its builder is another), and `path`.
+//! memory that the process had by then, and `path`.
 
 use std::{env, fs, path::PathBuf, sync::Arc, time::Instant};
 
@@ -15,7 +15,7 @@ use loam_oci::{
     platform::Level,
 };
 use loam_storaged::{
-    image::{erofs::MkfsErofs, store::Images},
+    image::store::Images,
     pool::{self, Pool},
 };
 use uuid::Uuid;
@@ -52,7 +52,6 @@ async fn fetch(reference: OciReference, root: PathBuf) -> anyhow::Result<()> {
     let changes = Changes::new();
     let images = Images::new(
         Arc::new(move || pools.clone()),
-        Arc::new(MkfsErofs::default()),
         outside,
         Mirrors::default(),
         Level::V1,

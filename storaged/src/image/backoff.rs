@@ -12,7 +12,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const LONGEST_PAUSE_FLAWED: Duration = Duration::from_secs(3600);
 
 /// After a build that storaged did not survive, or that never came to its end: half a minute, for it may have been a power cut,
-/// then four times as long each time. An image that kills its builder does so six times a day.
+/// then four times as long each time. An image that kills storaged does so eight times on its first day, then twice a day.
 const FIRST_PAUSE_DEADLY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE_DEADLY: Duration = Duration::from_secs(12 * 3600);
 

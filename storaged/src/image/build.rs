@@ -1,13 +1,14 @@
 //! [`Build`]: the part of an image's way that takes a processor, from layers to a kept file.
 
 use std::{
-    io::{BufWriter, Write},
+    fmt::Debug,
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
     time::Instant,
 };
 
-use loam_deployment::Bytes;
 use loam_node_api::image::Image;
 use loam_oci::{
     manifest::{DocumentError, Manifest},
@@ -15,36 +16,41 @@ use loam_oci::{
 };
 
 use super::{
+    aside::{Aside, Ground},
     blob,
-    claim::SpaceClaim,
     config::Config,
     entries::{self, LayerFile, Step},
-    erofs::Pack,
     failure::{FetchError, io},
+    finish::finish,
     kept::Kept,
-    layer::{Allowance, Unpacked},
-    merged::{Merged, MergedError},
+    layer::Allowance,
     pace::Patience,
+    space::{OfPool, Space},
     staging::Staging,
     stop::Stop,
     tree::{LayerIndex, Tree},
-    watch::Watch,
 };
-use crate::{ledger::Full, sweep};
+use crate::sweep;
 
-/// What a name takes in the file system at most: its inode, its place in its folder, and what its
-/// data lacks to whole blocks.
-const OVERHEAD_PER_NAME: u64 = 8 << 10;
+/// Hears how far a build is. On a node nobody listens; a test may hold a build up by it.
+pub trait Listener: Debug + Send + Sync {
+    /// All layers are read, and nothing of the image's file is written before this returns.
+    fn all_is_read(&self, stop: &Stop);
+}
 
-/// What the smallest file system takes, and its builder's slack.
-const OVERHEAD: u64 = 16 << 20;
+#[derive(Debug)]
+pub struct Nobody;
+
+impl Listener for Nobody {
+    fn all_is_read(&self, _: &Stop) {}
+}
 
 #[derive(Debug)]
 pub struct Build {
     pub image: Image,
     /// What its processor must have.
     pub level: Level,
-    pub packer: Arc<dyn Pack>,
+    pub listener: Arc<dyn Listener>,
     pub stop: Stop,
     /// Unique among the fetches of this process.
     pub number: u64,
@@ -54,45 +60,43 @@ pub struct Build {
 }
 
 impl Build {
-    /// Blocks, for as long as it takes to read all layers twice and write the image.
+    /// Blocks, for as long as it takes to read all layers and write the image.
     pub fn run(&self, manifest: &Manifest, config: Config) -> Result<Kept, FetchError> {
         // What kills storaged from here on is the image's fault, or might be.
         self.staging
             .note(|record| record.building = true)
             .map_err(io("note that the image is built"))?;
-        let tree = self.merge(manifest, &config)?;
-        let merged = Merged::new(&tree);
-        let size = merged.data() + merged.names() * OVERHEAD_PER_NAME;
-        // `mkfs.erofs` puts data aside before it puts it in place; then the image is copied.
         let pool = self.staging.pool();
-        let space = size.saturating_mul(2);
-        let _building = SpaceClaim::new(pool, space)?;
-        // What would end the builder on its way is no fault of its own then.
-        let free = pool.spare().map_err(io("look at the disk's space"))?;
-        let wanted = Bytes(space);
-        if wanted > free {
-            return Err(Full { wanted, free }.into());
-        }
+        let folder = pool.images().join("build");
+        let space = OfPool::new(pool)?;
+        let ground = Ground {
+            folder: &folder,
+            space: &space,
+        };
+        let (tree, layers) = self.read(manifest, &config, ground)?;
+        self.listener.all_is_read(&self.stop);
 
         let name = format!("{}-{}.", self.image.reference.digest(), self.number);
-        let folder = pool.images().join("build");
         let unfinished = folder.join(format!("{name}erofs"));
-        let most = Bytes(space.saturating_add(OVERHEAD));
-        let packed = self.pack(&merged, manifest, &unfinished, most);
-        let packed = packed.and_then(|()| {
+        let made = write(&tree, &layers, &unfinished, &space, &self.stop);
+        let kept = made.and_then(|()| {
             if self.stop.is_set() {
                 return Err(FetchError::Stopped);
             }
             Kept::create(pool, &self.image, &unfinished, config.run, self.level)
                 .map_err(io("keep the finished image"))
         });
-        // Its builder has ended. What cannot be removed is tried again when the pool comes next.
+        // What cannot be removed is tried again when the pool comes next.
         sweep::all_of(&folder, &name);
-        packed.map_err(|error| error.judged(&**pool, most))
+        kept
     }
 
-    /// Reads every layer once: checks it whole, and learns what of it shows.
-    fn merge(&self, manifest: &Manifest, config: &Config) -> Result<Tree, FetchError> {
+    fn read(
+        &self,
+        manifest: &Manifest,
+        config: &Config,
+        ground: Ground<'_>,
+    ) -> Result<(Tree, Vec<Aside>), FetchError> {
         let folder = self.staging.folder();
         let allowance = Allowance::new(&self.stop, self.until);
         let layers: Vec<LayerFile> = manifest
@@ -101,49 +105,56 @@ impl Build {
             .zip(&config.diff_ids)
             .map(|(descriptor, expected)| (blob::path(&folder, descriptor.digest), *expected))
             .collect();
-        let mut tree = Tree::default();
-        entries::each(&layers, &allowance, |layer, step| {
-            let index = LayerIndex::try_from(layer)
-                .map_err(|_| FetchError::Document(DocumentError::Layers(manifest.layers.len())))?;
-            let applied = match step {
-                Step::Entry(entry) => tree.apply(index, entry),
-                Step::End => tree.finish_layer(index),
-            };
-            applied.map_err(|source| FetchError::Tree { layer, source })
+        // Whoever is told to stop fails in many ways, and so does whoever has no time left.
+        read(&layers, ground, &allowance).map_err(|error| {
+            if self.stop.is_set() {
+                FetchError::Stopped
+            } else if matches!(error, FetchError::Tar { .. }) && Instant::now() > self.until {
+                FetchError::Unread(self.patience.build)
+            } else {
+                error
+            }
         })
-        .map_err(|error| self.unless_stopped(error))?;
-        Ok(tree)
     }
+}
 
-    fn pack(
-        &self,
-        merged: &Merged<'_>,
-        manifest: &Manifest,
-        target: &Path,
-        most: Bytes,
-    ) -> Result<(), FetchError> {
-        let folder = self.staging.folder();
-        let allowance = Allowance::new(&self.stop, self.until);
-        let open = |layer: LayerIndex| {
-            let descriptor = &manifest.layers[usize::from(layer)];
-            Unpacked::open(&blob::path(&folder, descriptor.digest), allowance.clone())
+/// Reads every layer once: checks it whole, learns what of it shows, and puts its data aside.
+pub fn read(
+    layers: &[LayerFile],
+    ground: Ground<'_>,
+    allowance: &Allowance,
+) -> Result<(Tree, Vec<Aside>), FetchError> {
+    let mut tree = Tree::default();
+    let mut asides = Vec::with_capacity(layers.len());
+    entries::each(layers, ground, allowance, |layer, step| {
+        let index = LayerIndex::try_from(layer)
+            .map_err(|_| FetchError::Document(DocumentError::Layers(layers.len())))?;
+        let applied = match step {
+            Step::Entry(entry, data) => tree.apply(index, entry, data),
+            Step::End(aside) => {
+                asides.push(aside);
+                tree.finish_layer(index)
+            }
         };
-        let mut stream = |out: &mut dyn Write| -> Result<(), MergedError> {
-            merged.write(&mut BufWriter::new(out), open)
-        };
-        let room = self.staging.pool().clone();
-        let mut watch = Watch::new(&self.stop, &self.patience, most).on(room);
-        self.packer
-            .pack(target, &mut stream, &mut watch)
-            .map_err(|error| self.unless_stopped(error.into()))
-    }
+        applied.map_err(|source| FetchError::Tree { layer, source })
+    })?;
+    Ok((tree, asides))
+}
 
-    /// Whoever is told to stop fails in many ways.
-    fn unless_stopped(&self, error: FetchError) -> FetchError {
-        if self.stop.is_set() {
-            FetchError::Stopped
-        } else {
-            error
-        }
-    }
+/// Makes a file that is nobody's to change. Durable when it returns.
+pub fn write(
+    tree: &Tree,
+    layers: &[Aside],
+    target: &Path,
+    space: &dyn Space,
+    stop: &Stop,
+) -> Result<(), FetchError> {
+    let image: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(target)
+        .map_err(io("make the image's file"))?;
+    finish(tree, layers, &image, space, stop)?;
+    image.sync_all().map_err(io("sync the image's file"))
 }

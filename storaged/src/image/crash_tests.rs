@@ -66,7 +66,7 @@ fn cut_every(stride: usize) {
 /// What a successor makes of it.
 async fn succeed(uuid: Uuid, folder: tempfile::TempDir, image: &OciReference, expected: &[u8]) {
     let pool = Pool::open(folder.path().to_owned(), uuid, Media::Ssd).unwrap();
-    let node = Node::of(folder, pool, KeepTar::default(), Patience::USUAL);
+    let node = Node::of(folder, pool, Builds::default(), Patience::USUAL);
     for status in node.images.list() {
         if let ImageState::Ready { path } = status.state {
             assert_eq!(fs::read(path).unwrap(), expected);
@@ -95,7 +95,7 @@ fn live() {
     let folder = tempfile::tempdir().unwrap();
     let pool = Pool::open(root, uuid, Media::Ssd).unwrap();
     in_runtime(async {
-        let node = Node::of(folder, pool, KeepTar::default(), Patience::USUAL);
+        let node = Node::of(folder, pool, Builds::default(), Patience::USUAL);
         node.ready(&image).await;
         node.delete(&image).await;
     });
@@ -181,8 +181,14 @@ fn changes_disk(thread: Pid) -> bool {
     match registers.orig_rax as i64 {
         // Eight bytes only wake another thread.
         nix::libc::SYS_write => registers.rdx > 8,
-        nix::libc::SYS_openat => registers.rdx & nix::libc::O_CREAT as u64 != 0,
-        nix::libc::SYS_fsync
+        nix::libc::SYS_openat => {
+            let unnamed = nix::libc::O_TMPFILE & !nix::libc::O_DIRECTORY;
+            let makes = nix::libc::O_CREAT | unnamed;
+            registers.rdx & makes as u64 != 0
+        }
+        nix::libc::SYS_pwrite64
+        | nix::libc::SYS_ioctl
+        | nix::libc::SYS_fsync
         | nix::libc::SYS_fdatasync
         | nix::libc::SYS_ftruncate
         | nix::libc::SYS_rename

@@ -1,4 +1,5 @@
-//! The entries of all layers in the order in which they apply, of layers that are read at the same time.
+//! The entries of all layers in the order in which they apply, of layers that are read at the same time, their
+//! data put aside.
 //!
 //! Unpacking, hashing and parsing a layer needs no other layer; only applying its entries does. So two threads
 //! read layers, and what they find waits for its turn, as much of it as there is room for.
@@ -14,9 +15,11 @@ use std::{
 use loam_oci::digest::Digest;
 
 use super::{
+    aside::{self, Aside, Ground},
+    erofs::{format::INODE, stored::Stored, xattrs},
     failure::{FetchError, io as io_error},
     layer::{self, Allowance, Hashed, Unpacked},
-    tarball::{Entry, Kind, TarError, Tarball},
+    tarball::{Entry, Kind, TarError, Tarball, show},
 };
 
 /// Few: the machines on the node have the other processors.
@@ -33,15 +36,17 @@ pub type LayerFile = (PathBuf, Digest);
 /// What comes of a layer.
 #[derive(Debug)]
 pub enum Step {
-    Entry(Entry),
-    /// It was read to its end, and is what the configuration says.
-    End,
+    /// With where a file's data is.
+    Entry(Entry, Stored),
+    /// It was read to its end, and is what the configuration says. Its files' data.
+    End(Aside),
 }
 
 /// Gives all that the layers have to `apply`, with each layer's number, the lowest first. The first failure in
-/// that order ends it; then nothing is read any more when it returns.
+/// that order ends it; then nothing is read any more when it returns. What is in files goes to `ground`.
 pub fn each(
     layers: &[LayerFile],
+    ground: Ground<'_>,
     allowance: &Allowance,
     mut apply: impl FnMut(usize, Step) -> Result<(), FetchError>,
 ) -> Result<(), FetchError> {
@@ -49,7 +54,7 @@ pub fn each(
     let readers = readers(layers).map_err(io_error("look at the image's layers"))?;
     thread::scope(|scope| {
         for number in 0..readers {
-            let read = || read_layers(layers, allowance, &line);
+            let read = || read_layers(layers, ground, allowance, &line);
             let spawned = Builder::new()
                 .name("layers".to_owned())
                 .spawn_scoped(scope, read);
@@ -65,7 +70,7 @@ pub fn each(
         for layer in 0..layers.len() {
             loop {
                 let step = line.next(layer)?;
-                let is_end = matches!(step, Step::End);
+                let is_end = matches!(step, Step::End(_));
                 apply(layer, step)?;
                 if is_end {
                     break;
@@ -87,36 +92,49 @@ fn readers(layers: &[LayerFile]) -> io::Result<usize> {
     Ok(READERS)
 }
 
-fn read_layers(layers: &[LayerFile], allowance: &Allowance, line: &Line) {
+fn read_layers(layers: &[LayerFile], ground: Ground<'_>, allowance: &Allowance, line: &Line) {
     let _dies = Dies(line);
     while let Some(layer) = line.take() {
         let (path, expected) = &layers[layer];
-        let end = match read(layer, path, *expected, allowance, line) {
-            Ok(true) => Ok(Step::End),
+        let end = match read(layer, path, *expected, ground, allowance, line) {
+            Ok(Some(aside)) => Ok(Step::End(aside)),
             // Nobody wants it any more.
-            Ok(false) => return,
+            Ok(None) => return,
             Err(error) => Err(error),
         };
         line.give(layer, end, 0);
     }
 }
 
-/// False if it has come to an end before the layer.
+/// `None` if it has come to an end before the layer.
 fn read(
     layer: usize,
     path: &Path,
     expected: Digest,
+    ground: Ground<'_>,
     allowance: &Allowance,
     line: &Line,
-) -> Result<bool, FetchError> {
+) -> Result<Option<Aside>, FetchError> {
     let tar = |source| FetchError::Tar { layer, source };
     let unpacked = Unpacked::open(path, allowance.clone()).map_err(|e| tar(TarError::from(e)))?;
     let mut hashed = Hashed::new(unpacked);
     let mut tarball = Tarball::new(&mut hashed);
+    let mut writer = aside::Writer::new(ground);
     while let Some(entry) = tarball.next_entry().map_err(tar)? {
+        // What there is no room for is refused when its turn comes.
+        let stored = if entry.kind == Kind::File && allowance.has_room_for(entry.size) {
+            let head = INODE + xattrs::size(&entry.attributes.xattrs);
+            let put = writer.put(&mut tarball.data(), head);
+            put.map_err(|error| match error {
+                aside::Failure::Source(error) => tar(unreadable(error, &entry)),
+                aside::Failure::Own(error) => error,
+            })?
+        } else {
+            Stored::default()
+        };
         let weight = weight(&entry);
-        if !line.give(layer, Ok(Step::Entry(entry)), weight) {
-            return Ok(false);
+        if !line.give(layer, Ok(Step::Entry(entry, stored)), weight) {
+            return Ok(None);
         }
     }
     tarball.finish().map_err(tar)?;
@@ -128,7 +146,17 @@ fn read(
             found,
         });
     }
-    Ok(true)
+    writer.finish().map(Some)
+}
+
+fn unreadable(error: io::Error, entry: &Entry) -> TarError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => TarError::Entry {
+            name: show(&entry.path.components().join(&b'/')),
+            why: "the archive ends inside it".to_owned(),
+        },
+        _ => error.into(),
+    }
 }
 
 /// About what it takes in memory.
@@ -146,7 +174,7 @@ fn weight(entry: &Entry) -> usize {
     };
     let xattrs = &entry.attributes.xattrs;
     let xattrs: usize = xattrs.iter().map(|(k, v)| k.len() + v.len() + 96).sum();
-    size_of::<Entry>() + of_path(entry.path.components()) + link + xattrs
+    size_of::<Step>() + of_path(entry.path.components()) + link + xattrs
 }
 
 /// Where steps wait for their turn.

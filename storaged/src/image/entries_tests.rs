@@ -8,7 +8,7 @@ use loam_oci::test_registry::gzip;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use super::*;
-use crate::image::{stop::Stop, testing::Layer};
+use crate::image::{limits, space::Unbounded, stop::Stop, testing::Layer};
 
 fn allowance() -> Allowance {
     Allowance::new(&Stop::default(), Instant::now() + Duration::from_secs(3600))
@@ -35,17 +35,23 @@ fn layer(number: usize, files: usize, attribute: usize) -> Vec<u8> {
     layer.tar()
 }
 
+fn ground(folder: &Path) -> Ground<'_> {
+    let space = &Unbounded;
+    Ground { folder, space }
+}
+
 fn seen(files: &[LayerFile]) -> Result<Vec<(usize, String)>, FetchError> {
     let mut seen = Vec::new();
-    each(files, &allowance(), |layer, step| {
+    let folder = tempfile::tempdir().unwrap();
+    each(files, ground(folder.path()), &allowance(), |layer, step| {
         seen.push((
             layer,
             match step {
-                Step::Entry(entry) => {
+                Step::Entry(entry, _) => {
                     let name = entry.path.components().join(&b'/');
                     String::from_utf8(name).unwrap()
                 }
-                Step::End => "end".to_owned(),
+                Step::End(_) => "end".to_owned(),
             },
         ));
         Ok(())
@@ -107,7 +113,7 @@ fn nothing_is_read_any_more_when_one_fails_to_apply() {
     let files = files(folder.path(), &tars, gzip);
     let allowance = allowance();
     let refuse = |_, _| Err(FetchError::NoPool);
-    let found = each(&files, &allowance, refuse).unwrap_err();
+    let found = each(&files, ground(folder.path()), &allowance, refuse).unwrap_err();
     assert!(matches!(found, FetchError::NoPool), "{found:?}");
     let mut unpacked = Unpacked::open(&files[1].0, allowance).unwrap();
     unpacked.read_to_end(&mut Vec::new()).unwrap_err();
@@ -122,12 +128,59 @@ fn who_is_not_wanted_any_more_or_out_of_time_reads_no_further() {
     let later = Instant::now() + Duration::from_secs(3600);
     let over = [Allowance::new(&stop, later), Allowance::of(100)];
     for allowance in over {
-        let found = each(&files, &allowance, |_, _| Ok(())).unwrap_err();
+        let found = each(&files, ground(folder.path()), &allowance, |_, _| Ok(())).unwrap_err();
         assert!(
             matches!(found, FetchError::Tar { layer: 0, .. }),
             "{found:?}"
         );
     }
+}
+
+/// Whoever is read ahead claims as much as one likes, and is not refused before its turn.
+#[test]
+fn what_files_claim_is_counted_over_all_layers() {
+    let allowance = Allowance::of(1);
+    assert!(allowance.has_room_for(limits::UNPACKED - 1));
+    assert!(!allowance.clone().has_room_for(2));
+    assert!(allowance.has_room_for(1));
+    assert!(!allowance.has_room_for(u64::MAX) && allowance.has_room_for(0));
+
+    let folder = tempfile::tempdir().unwrap();
+    let claims = |size: u64| {
+        Layer::default()
+            .pax(&[
+                ("GNU.sparse.size", size.to_string().as_bytes()),
+                ("GNU.sparse.map", b"0,4"),
+            ])
+            .file("claims", b"data")
+            .tar()
+    };
+    let tars = [
+        claims(limits::UNPACKED - 4096),
+        claims(4096),
+        claims(1 << 62),
+    ];
+    let files = files(folder.path(), &tars, |tar| tar.to_vec());
+    let allowance = Allowance::new(&Stop::default(), Instant::now() + Duration::from_secs(3600));
+    let mut blocks = Vec::new();
+    each(&files, ground(folder.path()), &allowance, |_, step| {
+        if let Step::End(aside) = step {
+            blocks.push(aside.count());
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(blocks, [1, 1, 0]);
+}
+
+/// A disk image, say, of which the end is missing.
+#[test]
+fn what_an_archive_ends_in_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let tar = Layer::default().file("a/large", &[1; 9000]).tar();
+    let files = files(folder.path(), &[tar[..5000].to_vec()], |tar| tar.to_vec());
+    let error = seen(&files).unwrap_err().to_string();
+    assert_eq!(error, "layer 1: `a/large`: the archive ends inside it");
 }
 
 /// Two windows would take 256 MiB.

@@ -1,6 +1,6 @@
 //! [`FetchError`]: why an image is not here, and what that means for the next try.
 
-use std::{io, thread, time::Duration};
+use std::{io, time::Duration};
 
 use loam_deployment::Bytes;
 use loam_oci::{
@@ -8,19 +8,10 @@ use loam_oci::{
 };
 
 use super::{
-    answering::Hangs,
-    blob::BlobError,
-    config::ConfigError,
-    erofs::PackError,
-    tarball::TarError,
+    answering::Hangs, blob::BlobError, config::ConfigError, erofs::TooLarge, tarball::TarError,
     tree::TreeError,
-    watch::{Ended, Room},
 };
-use crate::{ledger::Full, program::ProgramError};
-
-/// A file that is removed is free only when the last writes to it are done: with a later transaction, perhaps.
-const FREED_WITHIN: u32 = 4;
-const FREED: Duration = Duration::from_millis(500);
+use crate::ledger::Full;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -49,7 +40,9 @@ pub enum FetchError {
         found: Digest,
     },
     #[error(transparent)]
-    Pack(#[from] PackError),
+    TooLarge(#[from] TooLarge),
+    #[error("its layers were not read after {0:?}")]
+    Unread(Duration),
     #[error("no disk is ready; attach an empty one")]
     NoPool,
     #[error("no disk has room for it: {0}")]
@@ -109,36 +102,10 @@ impl FetchError {
         }
     }
 
-    /// Of a builder that was ended for its disk's sake: whether it was at fault. Its file is gone. If the disk has
-    /// still less than the `most` that the builder might take, others have taken it. Blocks.
-    pub fn judged(self, room: &dyn Room, most: Bytes) -> Self {
-        if !matches!(self, Self::Pack(PackError::Ended(Ended::Short))) {
-            return self;
-        }
-        let mut full = None;
-        for look in 0..FREED_WITHIN {
-            if look > 0 {
-                thread::sleep(FREED);
-            }
-            match room.left_after_removals() {
-                Some(free) if free < most => full = Some(Full { wanted: most, free }),
-                _ => return self,
-            }
-        }
-        full.map_or(self, Self::from)
-    }
-
-    /// Whether its builder had to be ended, or was by its limits: that costs all others their turn and
-    /// much of what they share, as a death of storaged does.
+    /// Whether it held the place where images are built for as long as any may: that costs all others their turn,
+    /// as a death of storaged does.
     pub fn is_death(&self) -> bool {
-        matches!(
-            self,
-            Self::Pack(
-                PackError::Ended(
-                    Ended::Idle(_) | Ended::TooLong(_) | Ended::TooMuch(_) | Ended::Short
-                ) | PackError::Program(ProgramError::Killed { .. })
-            )
-        )
+        matches!(self, Self::Unread(_))
     }
 
     /// Whether the image is at fault, whoever serves it.
@@ -150,7 +117,7 @@ impl FetchError {
                 | Self::Tar { .. }
                 | Self::Tree { .. }
                 | Self::DiffId { .. }
-                | Self::Pack(PackError::Merged(_) | PackError::Program(_))
+                | Self::TooLarge(_)
         )
     }
 

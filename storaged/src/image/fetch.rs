@@ -1,4 +1,4 @@
-//! The whole way of one image: manifest, configuration, layers, merged tree, file system.
+//! The whole way of one image: manifest, configuration, layers, tree, file system.
 
 use std::{
     fs::File,
@@ -32,9 +32,8 @@ use tokio::{
 use super::{
     answering::{self, Answering, Hangs},
     blob::{self, BlobError, Layers},
-    build::Build,
+    build::{Build, Listener},
     config::Config,
-    erofs::Pack,
     failure::{FetchError, io},
     kept::Kept,
     late::Late,
@@ -70,7 +69,7 @@ pub struct Progress {
 /// What all fetches share.
 #[derive(Clone, Debug)]
 pub struct Means {
-    pub packer: Arc<dyn Pack>,
+    pub listener: Arc<dyn Listener>,
     pub outside: Outside,
     pub mirrors: Arc<Mirrors>,
     /// So often in a row a registry may fail in a way that may pass before the image has failed.
@@ -286,7 +285,7 @@ impl Fetch {
         let build = Build {
             image: self.image(),
             level,
-            packer: self.means.packer.clone(),
+            listener: self.means.listener.clone(),
             stop: stop.clone(),
             number: self.number,
             patience: self.means.patience,
@@ -296,10 +295,7 @@ impl Fetch {
         let mut built = spawn_blocking(move || build.run(&manifest, config));
         let mut looks = interval_at(Moment::now() + LOOK_AT_DISK, LOOK_AT_DISK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let Patience {
-            build, pack, idle, ..
-        } = self.means.patience;
-        let longest = sleep(build + pack + idle);
+        let longest = sleep(self.means.patience.build);
         tokio::pin!(longest);
         let mut hung = false;
         loop {
@@ -318,7 +314,7 @@ impl Fetch {
                     held.built = Some(built);
                     return Err(Hangs.into());
                 }
-                // Not even its builder's death ends it. Others may build meanwhile.
+                // All that it reads is read by now: it writes, or waits for the disk. Others may build meanwhile.
                 () = &mut longest, if held.turn.is_some() => held.turn = None,
                 // It is not at work then; it waits for the disk. Others may build on another.
                 _ = looks.tick(), if held.turn.is_some() => {

@@ -6,10 +6,10 @@ use crate::{
     pool::testing::{hang, hasty_pool},
 };
 
-fn hasty(packer: KeepTar) -> Node {
+fn hasty(builds: Builds) -> Node {
     let folder = tempfile::tempdir().unwrap();
     let pool = hasty_pool(folder.path(), Media::Ssd);
-    Node::of(folder, pool, packer, Patience::USUAL)
+    Node::of(folder, pool, builds, Patience::USUAL)
 }
 
 /// Removing is done by the pool's own thread, so it costs none of those that serve all disks.
@@ -17,7 +17,7 @@ fn hasty(packer: KeepTar) -> Node {
 async fn what_is_removed_on_a_disk_that_hangs_waits_for_it_without_a_thread() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let node = hasty(KeepTar::default());
+    let node = hasty(Builds::default());
     let path = node.ready(&image).await;
     node.quiet().await;
     let begun = registry.image(&[Layer::default().file("other", b"").tar()]);
@@ -41,12 +41,12 @@ async fn what_is_removed_on_a_disk_that_hangs_waits_for_it_without_a_thread() {
 async fn of_two_copies_the_one_whose_disk_answers_is_used() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let (one, two) = (hasty(KeepTar::default()), hasty(KeepTar::default()));
+    let (one, two) = (hasty(Builds::default()), hasty(Builds::default()));
     let paths = [one.ready(&image).await, two.ready(&image).await];
     let nodes = [&one, &two];
     let kept = nodes.map(|node| node.images.lock().ready.values().flatten().next().cloned());
     let pools = nodes.map(|node| node.pool.clone());
-    let images = images(&pools, &one.packer, Patience::USUAL, &one.changes);
+    let images = images(&pools, &one.builds, Patience::USUAL, &one.changes);
     for kept in kept {
         images.current().add(kept.unwrap());
     }
@@ -83,7 +83,7 @@ fn join(one: &mut Node, two: &Node) {
     let pools = vec![one.pool.clone(), two.pool.clone()];
     let means = Means {
         patience: one.patience,
-        ..means(one.packer.clone(), anywhere())
+        ..means(one.builds.clone(), anywhere())
     };
     let known = std::mem::take(&mut *one.images.lock());
     one.images = Images::with(Arc::new(move || pools.clone()), means, one.changes.clone());
@@ -94,7 +94,7 @@ fn join(one: &mut Node, two: &Node) {
 async fn an_image_on_a_disk_that_hangs_is_fetched_to_another_if_there_is_one() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let (mut one, two) = (hasty(KeepTar::default()), Node::new());
+    let (mut one, two) = (hasty(Builds::default()), Node::new());
     let first = one.ready(&image).await;
     let release = hang_long(&one);
     // Better than nothing.
@@ -123,7 +123,7 @@ async fn an_image_on_a_disk_that_hangs_is_fetched_to_another_if_there_is_one() {
 async fn the_fetch_of_an_image_ends_when_the_disk_that_has_it_answers_again() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let (mut one, two) = (hasty(KeepTar::default()), Node::new());
+    let (mut one, two) = (hasty(Builds::default()), Node::new());
     let path = one.ready(&image).await;
     let release = hang_long(&one);
     join(&mut one, &two);
@@ -145,7 +145,7 @@ async fn the_fetch_of_an_image_ends_when_the_disk_that_has_it_answers_again() {
 async fn what_was_begun_on_a_disk_that_hangs_is_begun_anew_on_another() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let mut one = hasty(KeepTar::default());
+    let mut one = hasty(Builds::default());
     leave(&one, &image, b"12345");
     one.restart_hasty();
     let two = Node::new();
@@ -166,7 +166,7 @@ async fn what_was_begun_on_a_disk_that_hangs_is_begun_anew_on_another() {
 async fn what_waits_for_its_removal_from_a_disk_that_hangs_is_fetched_to_another() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let (mut one, two) = (hasty(KeepTar::default()), Node::new());
+    let (mut one, two) = (hasty(Builds::default()), Node::new());
     let first = one.ready(&image).await;
     let release = hang_long(&one);
     join(&mut one, &two);
@@ -190,7 +190,7 @@ async fn a_pool_that_is_to_be_avoided_is_avoided_though_it_answers() {
         request: image.clone().into(),
         pools: vec![one.pool.clone(), two.pool.clone()],
         avoid: avoid.iter().map(|node| node.pool.clone()).collect(),
-        means: means(one.packer.clone(), anywhere()),
+        means: means(one.builds.clone(), anywhere()),
         progress: Arc::default(),
         stop: Stop::default(),
         number: 1,
@@ -212,7 +212,7 @@ async fn a_pool_that_is_to_be_avoided_is_avoided_though_it_answers() {
 async fn layers_on_a_disk_that_hangs_take_no_place_among_those_that_are_built() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let node = hasty(KeepTar::default());
+    let node = hasty(Builds::default());
     let building = &node.images.0.means.building;
     let turn = building.turn(Origin::of(&image)).await;
     node.images.ensure(image.clone().into());
@@ -233,7 +233,7 @@ async fn layers_on_a_disk_that_hangs_take_no_place_among_those_that_are_built() 
     drop(turn);
     let why = node.failed(&image).await;
     assert!(why.contains("does not answer"), "{why}");
-    assert_eq!(node.packer.built.load(Ordering::Relaxed), 0);
+    assert_eq!(node.builds.begun.load(Ordering::Relaxed), 0);
     drop(release);
     node.forgive();
     while node.pool.hangs() {
@@ -253,7 +253,7 @@ fn a_transfer_to_a_disk_that_hangs_goes_on_on_another() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut one = hasty(KeepTar::default());
+        let mut one = hasty(Builds::default());
         one.patience = SILENT;
         let layer = leave(&one, &image, b"");
         let folder = fs::read_dir(one.pool.images().join("fetch")).unwrap();
@@ -296,18 +296,18 @@ fn a_transfer_to_a_disk_that_hangs_goes_on_on_another() {
 async fn a_build_on_a_disk_that_hangs_is_made_anew_on_another_and_what_it_makes_goes() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let packer = KeepTar {
+    let builds = Builds {
         hangs: AtomicBool::new(true),
-        ..KeepTar::default()
+        ..Builds::default()
     };
-    let (mut one, two) = (hasty(packer), Node::new());
+    let (mut one, two) = (hasty(builds), Node::new());
     leave(&one, &image, b"");
     one.restart_hasty();
     one.images.list();
     join(&mut one, &two);
     one.forgive();
     one.images.ensure(image.clone().into());
-    while one.packer.built.load(Ordering::Relaxed) == 0 {
+    while one.builds.begun.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
     let release = hang_long(&one);
@@ -326,8 +326,8 @@ async fn a_build_on_a_disk_that_hangs_is_made_anew_on_another_and_what_it_makes_
         if let ImageState::Ready { path } = state {
             assert!(path.starts_with(two.pool.root()), "{path:?}");
         }
-        if one.packer.built.load(Ordering::Relaxed) > 1 {
-            one.packer.hangs.store(false, Ordering::Relaxed);
+        if one.builds.begun.load(Ordering::Relaxed) > 1 {
+            one.builds.hangs.store(false, Ordering::Relaxed);
         }
         tokio::task::yield_now().await;
     }

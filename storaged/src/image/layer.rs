@@ -38,6 +38,8 @@ const ZSTD_WINDOW: u64 = 128 << 20;
 #[derive(Clone, Debug)]
 pub struct Allowance {
     left: Arc<AtomicU64>,
+    /// What files may still have, holes included.
+    files: Arc<AtomicU64>,
     until: Instant,
     stop: Stop,
 }
@@ -47,6 +49,7 @@ impl Allowance {
     pub fn new(stop: &Stop, until: Instant) -> Self {
         Self {
             left: Arc::new(AtomicU64::new(limits::UNPACKED)),
+            files: Arc::new(AtomicU64::new(limits::UNPACKED)),
             until,
             stop: stop.clone(),
         }
@@ -56,6 +59,7 @@ impl Allowance {
     pub fn of(bytes: u64) -> Self {
         Self {
             left: Arc::new(AtomicU64::new(bytes)),
+            files: Arc::new(AtomicU64::new(limits::UNPACKED)),
             until: Instant::now() + std::time::Duration::from_secs(3600),
             stop: Stop::default(),
         }
@@ -64,6 +68,16 @@ impl Allowance {
     /// Ends whoever still reads by it, as soon as more has come out.
     pub fn withdraw(&self) {
         self.left.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether a file of this size may be there beside all that were asked for before. An image is refused for
+    /// one that may not ([`super::tree`]), but what layers ahead claim must come to nothing before that.
+    pub fn has_room_for(&self, file: u64) -> bool {
+        let less = |left: u64| left.checked_sub(file);
+        let taken = self
+            .files
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok()
     }
 
     fn take(&self, bytes: u64) -> io::Result<()> {

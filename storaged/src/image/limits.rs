@@ -3,11 +3,12 @@
 
 /// All layers unpacked, whether their files survive the merge or not: bounds the time that a
 /// decompression bomb costs. The largest images in use come to 30 to 40 GiB. The files of all layers
-/// may be as long together, holes included: a hole is unpacked too, and its zeroes are written.
+/// may be as long together, holes included: they cost nothing here, but whoever copies such a file has as much,
+/// and 4 bytes for each 4096 of it are written.
 pub const UNPACKED: u64 = 64 << 30;
 
-/// Names in all layers together: bounds memory, some 300 bytes each here and 1 KiB each in
-/// `mkfs.erofs`. Of the images in use only those of machine learning come near.
+/// Names in all layers together: bounds memory, some 350 bytes each. Of the images in use only those of machine
+/// learning come near.
 pub const ENTRIES: u64 = 300_000;
 
 /// Bytes of names, link targets and extended attributes held in memory: 200 a name.
@@ -27,8 +28,8 @@ pub const EXTENSION: u64 = 1 << 20;
 /// 4 GiB, that is a hole every 16 KiB.
 pub const PIECES: usize = 1 << 18;
 
-/// Linux's limit on one extended attribute (`XATTR_SIZE_MAX`), and what `mkfs.erofs` takes of all
-/// of one file.
+/// Bytes of all extended attributes of one entry, half of what Linux has for one (`XATTR_SIZE_MAX`): as an image
+/// has them they are 80 KiB at most, of the 256 that an inode in EROFS has room for.
 pub const XATTRS: usize = 32 << 10;
 
 /// Failures of a registry in a row that are waited out and called no failure, if they may pass: a minute and a

@@ -182,7 +182,7 @@ async fn a_login_that_was_wrong_is_mended_without_a_pause() {
     node.assert_true_claims();
 }
 
-/// An image that kills its builder is not built more often for it.
+/// An image that kills storaged is not built more often for it.
 #[tokio::test]
 async fn another_login_does_not_excuse_the_image() {
     let (_registry, image) = registry(ALICE);

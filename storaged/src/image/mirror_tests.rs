@@ -18,7 +18,7 @@ fn node(registry: &TestRegistry, mirrors: &[&TestRegistry]) -> Node {
     let pools = vec![node.pool.clone()];
     let means = Means {
         mirrors: Arc::new(hosts.try_into().unwrap()),
-        ..means(node.packer.clone(), anywhere())
+        ..means(node.builds.clone(), anywhere())
     };
     node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
     node

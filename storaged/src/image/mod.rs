@@ -12,29 +12,31 @@
 //! | [`config`], [`healthcheck`] | what an image says about how to run it, and to see whether it is healthy |
 //! | [`layer`], [`tarball`] | a layer's bytes, unpacked and checked, then its entries |
 //! | [`entries`] | those of all layers in their order, while several layers are read |
+//! | [`aside`], [`space`] | their files' data, put aside meanwhile; what it takes its room from |
 //! | [`ustar`], [`pax`], [`sparse`] | what an entry's header says, its extensions, and the map of its holes |
 //! | [`tree`] | layers one over another, as a tree of names |
-//! | [`merged`] | that tree as one tar stream |
-//! | [`erofs`], [`copy`] | that stream as a file system, by `mkfs.erofs`; its file, written once more |
-//! | [`feed`], [`watch`] | handing a builder its input; ending one that gets no further |
+//! | [`erofs`] | that tree as a file system |
+//! | [`finish`], [`carry`] | its file; the layers' data, which the file shares with what was put aside |
+//! | [`pack`] | the same without a pool, for tools |
 //! | [`kept`], [`found`] | that file on a pool, with what it says about how to run it; what a pool holds at its start |
 //! | [`limits`] | how much of each a stranger may make us do |
 //!
 //! Nothing of an image is ever unpacked to the node's own file systems, so no name in a layer can
-//! reach a file of the node's.
+//! reach a file of the node's. No other program has a part in it.
 
 pub mod answering;
+pub mod aside;
 pub mod backoff;
 pub mod blob;
 pub mod build;
+pub mod carry;
 pub mod claim;
 pub mod config;
-pub mod copy;
 pub mod entries;
 pub mod erofs;
 pub mod failure;
-pub mod feed;
 pub mod fetch;
+pub mod finish;
 pub mod found;
 pub mod healthcheck;
 pub mod kept;
@@ -42,11 +44,12 @@ pub mod known;
 pub mod late;
 pub mod layer;
 pub mod limits;
-pub mod merged;
 pub mod pace;
+pub mod pack;
 pub mod pax;
 pub mod queue;
 pub mod removal;
+pub mod space;
 pub mod sparse;
 pub mod staging;
 pub mod stop;
@@ -54,7 +57,6 @@ pub mod store;
 pub mod tarball;
 pub mod tree;
 pub mod ustar;
-pub mod watch;
 
 #[cfg(test)]
 mod testing;

@@ -14,27 +14,21 @@ pub struct Patience {
     pub transfer: Duration,
     /// For one manifest or configuration.
     pub document: Duration,
-    /// For reading all layers, to merge them and to hand them to the builder.
+    /// For reading all layers and putting their data aside, but not for making the image of it: how long that takes
+    /// is the disk's doing.
     pub build: Duration,
-    /// For the builder, what it does when it has all included, but not for the copy of what it made.
-    pub pack: Duration,
-    /// How long a builder may take no byte and write none.
-    pub idle: Duration,
 }
 
 impl Patience {
     /// An image of 32 GiB comes in twelve hours over 6 Mbit/s. 64 KiB/s is half a megabit: four
     /// fetches at that pace fit any line that a node can live with, and whoever sends more slowly
-    /// holds places and disk for nothing. A builder that is done with a step writes or reads: even
-    /// the slowest disk takes what may be unwritten in memory within minutes.
+    /// holds places and disk for nothing. Even a slow disk takes 64 GiB in two hours.
     pub const USUAL: Self = Self {
         window: Duration::from_secs(60),
         least: 60 * (64 << 10),
         transfer: Duration::from_secs(12 * 3600),
         document: Duration::from_secs(30),
-        build: Duration::from_secs(3600),
-        pack: Duration::from_secs(2 * 3600),
-        idle: Duration::from_secs(600),
+        build: Duration::from_secs(2 * 3600),
     };
 }
 

@@ -1,4 +1,4 @@
-//! Extension headers of tar archives: PAX records (POSIX.1-2001), read and written.
+//! Extension headers of tar archives: PAX records (POSIX.1-2001).
 
 use base64::{
     Engine as _, alphabet,
@@ -129,8 +129,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Seconds and a fraction, as many digits as one likes. What is before 1970 is rounded down to a second:
-/// `mkfs.erofs` and POSIX differ in what the fraction of a negative number is.
+/// Seconds and a fraction, as many digits as one likes, of which nine count: the others are rounded down, to an
+/// earlier time (POSIX.1-2017, pax, "pax Extended Header File Times").
 fn time(value: &[u8]) -> Option<Time> {
     let mut parts = value.splitn(2, |byte| *byte == b'.');
     let whole = parts.next()?;
@@ -142,10 +142,22 @@ fn time(value: &[u8]) -> Option<Time> {
     let nanoseconds = (0..9).fold(0, |number, at| number * 10 + digit(at));
     let seconds = |digits| decimal(digits).and_then(|number| i64::try_from(number).ok());
     Some(match whole.strip_prefix(b"-") {
-        Some(whole) => Time {
-            seconds: -seconds(whole)? - i64::from(fraction.iter().any(|digit| *digit != b'0')),
-            nanoseconds: 0,
-        },
+        Some(whole) => {
+            let finer = fraction.iter().skip(9).any(|digit| *digit != b'0');
+            // So long before the second that is written.
+            let before = nanoseconds + u32::from(finer);
+            let whole = -seconds(whole)?;
+            match before {
+                0 => Time {
+                    seconds: whole,
+                    nanoseconds: 0,
+                },
+                before => Time {
+                    seconds: whole - 1,
+                    nanoseconds: 1_000_000_000 - before,
+                },
+            }
+        }
         None => Time {
             seconds: seconds(whole)?,
             nanoseconds,
@@ -173,18 +185,4 @@ fn percent_decoded(name: &[u8]) -> Vec<u8> {
         }
     }
     decoded
-}
-
-/// `<length> <key>=<value>\n`, where the length counts its own digits.
-pub fn write_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    records.extend_from_slice(format!("{length} ").as_bytes());
-    records.extend_from_slice(key);
-    records.push(b'=');
-    records.extend_from_slice(value);
-    records.push(b'\n');
 }

@@ -8,9 +8,9 @@
 //! | 0.1 | one PAX record: `GNU.sparse.map` |
 //! | 1.0 | decimal lines before the data, filled up to a block |
 //!
-//! (GNU tar's manual, "Storing Sparse Files".) Holes come out as zeroes: `mkfs.erofs` knows none in
-//! what it reads. So a hole costs what data costs, and its bytes count as unpacked ones
-//! ([`super::limits::UNPACKED`]).
+//! (GNU tar's manual, "Storing Sparse Files".) Holes come out as zeroes, or are passed over, which takes
+//! no time however long they are. Their bytes count as unpacked ones ([`super::limits::UNPACKED`]) all the
+//! same: whoever copies such a file has as many.
 
 use std::io::{self, Read};
 
@@ -81,15 +81,17 @@ pub struct Expansion {
 }
 
 impl Expansion {
+    /// Passes over the hole that comes next, and says how long it is.
+    pub fn pass_hole(&mut self) -> u64 {
+        self.find_next();
+        let hole = self.next.offset - self.at;
+        self.at = self.next.offset;
+        hole
+    }
+
     /// Like [`Read::read`]. `data` gives the pieces, one behind the other.
     pub fn read(&mut self, data: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.next.length == 0 {
-            let end = Piece {
-                offset: self.size,
-                length: u64::MAX,
-            };
-            self.next = self.pieces.next().unwrap_or(end);
-        }
+        self.find_next();
         let most = |length: u64| length.min(buffer.len() as u64) as usize;
         let hole = most(self.next.offset - self.at);
         let read = if hole > 0 {
@@ -106,6 +108,17 @@ impl Expansion {
         };
         self.at += read as u64;
         Ok(read)
+    }
+
+    /// The piece that is not read to its end; behind the last, what cannot be read.
+    fn find_next(&mut self) {
+        while self.next.length == 0 {
+            let end = Piece {
+                offset: self.size,
+                length: u64::MAX,
+            };
+            self.next = self.pieces.next().unwrap_or(end);
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Record {
     pub image: Image,
     /// In a row, those that [`Self::deaths`] counts not included.
     pub failures: u32,
-    /// How often storaged ended, or had to end the builder, while it built this.
+    /// How often storaged ended while it built this, or had to end the build.
     pub deaths: u32,
     pub building: bool,
     /// Whether the image itself was at fault last.

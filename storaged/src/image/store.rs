@@ -6,8 +6,8 @@
 //! contract's login, and is then nothing to anybody else (see [`loam_node_api::image`]): two who log
 //! in for one digest fetch it twice. Logins are known in memory only.
 //!
-//! Every call answers from memory. What a registry, a disk or `mkfs.erofs` takes its time for goes
-//! on in tasks, and shows in the answer of a later call.
+//! Every call answers from memory. What a registry, a disk or a build takes its time for goes on
+//! in tasks, and shows in the answer of a later call.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,7 +25,7 @@ use tokio::{runtime::Handle, sync::watch, time::sleep};
 use super::{
     answering::Answering,
     backoff::pause,
-    erofs::Pack,
+    build::Nobody,
     fetch::{Fetch, Means, Outcome, Progress},
     kept::Kept,
     known::{Attempt, Failure, Known},
@@ -65,7 +65,6 @@ pub(super) struct Shared {
 impl Images {
     pub fn new(
         pools: Pools,
-        packer: Arc<dyn Pack>,
         outside: Outside,
         mirrors: Mirrors,
         level: Level,
@@ -74,7 +73,7 @@ impl Images {
         let means = Means {
             mirrors: Arc::new(mirrors),
             level,
-            ..means(packer, outside)
+            ..means(outside)
         };
         Self::with(pools, means, changes)
     }
@@ -371,9 +370,9 @@ impl Images {
     }
 }
 
-fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
+fn means(outside: Outside) -> Means {
     Means {
-        packer,
+        listener: Arc::new(Nobody),
         outside,
         mirrors: Arc::default(),
         passing: limits::PASSING_FAILURES,

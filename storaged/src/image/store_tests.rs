@@ -1,6 +1,5 @@
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
@@ -22,44 +21,32 @@ use loam_oci::{
 use super::*;
 use crate::{
     image::{
+        build::Listener,
         claim::SpaceClaim,
-        erofs::{PackError, Stream},
         testing::{Layer, contents},
-        watch::Watch,
     },
     pool::testing::{hasty_again, pool},
 };
 
-/// Keeps the tar stream in the place of a file system, which needs Debian's `mkfs.erofs`.
+/// Counts builds, and holds them up before anything is written.
 #[derive(Debug, Default)]
-struct KeepTar {
-    built: AtomicU32,
+struct Builds {
+    begun: AtomicU32,
     /// Works on until it is told to stop.
     hold: bool,
     /// Works on whatever it is told, as one whose disk hangs.
     hangs: AtomicBool,
 }
 
-impl Pack for KeepTar {
-    fn pack(&self, target: &Path, stream: Stream<'_>, watch: &mut Watch) -> Result<(), PackError> {
-        self.built.fetch_add(1, Ordering::Relaxed);
-        let mut tar = Vec::new();
-        stream(&mut tar)?;
-        let kept = fs::File::create_new(target).and_then(|mut file| {
-            tar.chunks(100_000)
-                .try_for_each(|part| file.write_all(part))?;
-            file.sync_all()
-        });
-        while self.hold && watch.check(0, 0).is_ok() {
+impl Listener for Builds {
+    fn all_is_read(&self, stop: &Stop) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        while self.hold && !stop.is_set() {
             std::thread::yield_now();
         }
         while self.hangs.load(Ordering::Relaxed) {
             std::thread::yield_now();
         }
-        kept.map_err(|source| PackError::Io {
-            what: "kept",
-            source,
-        })
     }
 }
 
@@ -67,32 +54,32 @@ struct Node {
     _folder: tempfile::TempDir,
     pool: Arc<Pool>,
     changes: Changes,
-    packer: Arc<KeepTar>,
+    builds: Arc<Builds>,
     patience: Patience,
     images: Images,
 }
 
 impl Node {
     fn new() -> Self {
-        Self::with(KeepTar::default(), Patience::USUAL)
+        Self::with(Builds::default(), Patience::USUAL)
     }
 
-    fn with(packer: KeepTar, patience: Patience) -> Self {
+    fn with(builds: Builds, patience: Patience) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pool = pool(folder.path(), Media::Ssd);
-        Self::of(folder, pool, packer, patience)
+        Self::of(folder, pool, builds, patience)
     }
 
-    fn of(folder: tempfile::TempDir, pool: Pool, packer: KeepTar, patience: Patience) -> Self {
+    fn of(folder: tempfile::TempDir, pool: Pool, builds: Builds, patience: Patience) -> Self {
         let pool = Arc::new(pool);
         let changes = Changes::new();
-        let packer = Arc::new(packer);
+        let builds = Arc::new(builds);
         Self {
-            images: images(std::slice::from_ref(&pool), &packer, patience, &changes),
+            images: images(std::slice::from_ref(&pool), &builds, patience, &changes),
             _folder: folder,
             pool,
             changes,
-            packer,
+            builds,
             patience,
         }
     }
@@ -102,7 +89,7 @@ impl Node {
         let again = Pool::open(self.pool.root().to_owned(), self.pool.uuid(), Media::Ssd).unwrap();
         self.pool = Arc::new(again);
         let pools = std::slice::from_ref(&self.pool);
-        self.images = images(pools, &self.packer, self.patience, &self.changes);
+        self.images = images(pools, &self.builds, self.patience, &self.changes);
     }
 
     /// The same, on a disk that is given up soon.
@@ -110,7 +97,7 @@ impl Node {
         let again = hasty_again(self.pool.root(), self.pool.uuid());
         self.pool = Arc::new(again);
         let pools = std::slice::from_ref(&self.pool);
-        self.images = images(pools, &self.packer, self.patience, &self.changes);
+        self.images = images(pools, &self.builds, self.patience, &self.changes);
     }
 
     async fn fetched(&self, image: &OciReference) -> ImageState {
@@ -236,23 +223,24 @@ fn anywhere() -> Outside {
 }
 
 /// With no failure waited out: most tests are about what comes after.
-fn means(packer: Arc<dyn Pack>, outside: Outside) -> Means {
+fn means(listener: Arc<dyn Listener>, outside: Outside) -> Means {
     Means {
         passing: 0,
-        ..super::means(packer, outside)
+        listener,
+        ..super::means(outside)
     }
 }
 
 fn images(
     pools: &[Arc<Pool>],
-    packer: &Arc<KeepTar>,
+    builds: &Arc<Builds>,
     patience: Patience,
     changes: &Changes,
 ) -> Images {
     let pools = pools.to_vec();
     let means = Means {
         patience,
-        ..means(packer.clone(), anywhere())
+        ..means(builds.clone(), anywhere())
     };
     Images::with(Arc::new(move || pools.clone()), means, changes.clone())
 }
@@ -286,8 +274,7 @@ async fn fetched_once_merged_and_found_again() {
     let image = registry.image(&layers());
     let mut node = Node::new();
     let path = node.ready(&image).await;
-    let tar = fs::read(&path).unwrap();
-    let found = contents(&tar);
+    let found = contents(&fs::read(&path).unwrap());
     assert_eq!(found["bin/hello"], "file:two");
     assert!(!found.contains_key("big"));
     assert_eq!(node.fetch_folders(), 0);
@@ -449,7 +436,7 @@ async fn an_image_for_a_better_processor_is_fetched_anew_on_another_machine() {
         let pools = vec![node.pool.clone()];
         let means = Means {
             level,
-            ..means(node.packer.clone(), anywhere())
+            ..means(node.builds.clone(), anywhere())
         };
         Images::with(Arc::new(move || pools.clone()), means, node.changes.clone())
     };
@@ -586,7 +573,7 @@ async fn a_failure_that_may_pass_is_waited_out_and_told_when_it_stays() {
     let pools = vec![node.pool.clone()];
     let means = Means {
         passing: 1,
-        ..means(node.packer.clone(), anywhere())
+        ..means(node.builds.clone(), anywhere())
     };
     node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
     node.images.ensure(image.clone().into());
@@ -770,7 +757,7 @@ async fn the_attempt_of_another_name_is_not_ended() {
 #[tokio::test]
 async fn what_two_attempts_bring_counts_for_both() {
     let (registries, images) = two_registries();
-    let node = Node::with(KeepTar::default(), SILENT);
+    let node = Node::with(Builds::default(), SILENT);
     for registry in &registries {
         registry.behave(|b| b.drip = Some(100_000));
     }
@@ -840,7 +827,7 @@ async fn a_registry_that_drips_gets_no_further_than_its_time() {
         transfer: Duration::from_secs(1),
         ..Patience::USUAL
     };
-    let node = Node::with(KeepTar::default(), patience);
+    let node = Node::with(Builds::default(), patience);
     assert!(node.failed(&image).await.contains("hours"));
     node.assert_empty();
     // Its next try has time of its own, in the same place.
@@ -859,7 +846,7 @@ async fn a_registry_that_drips_gets_no_further_than_its_time() {
         document: Duration::from_millis(50),
         ..Patience::USUAL
     };
-    let node = Node::with(KeepTar::default(), patience);
+    let node = Node::with(Builds::default(), patience);
     assert!(node.failed(&image).await.contains("too long"));
     node.assert_empty();
 }
@@ -873,7 +860,7 @@ async fn who_is_slow_lets_others_pass_and_gets_on() {
         least: 0,
         ..Patience::USUAL
     };
-    let mut node = Node::with(KeepTar::default(), patience);
+    let mut node = Node::with(Builds::default(), patience);
     let pools = vec![node.pool.clone()];
     let means = Means {
         patience,
@@ -881,7 +868,7 @@ async fn who_is_slow_lets_others_pass_and_gets_on() {
             all: 1,
             of_one_site: 1,
         }),
-        ..means(node.packer.clone(), anywhere())
+        ..means(node.builds.clone(), anywhere())
     };
     node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
     slow.behave(|b| b.drip = Some(50_000));
@@ -902,7 +889,7 @@ async fn who_is_slow_lets_others_pass_and_gets_on() {
 async fn a_slow_registry_keeps_what_it_brought_and_a_bad_image_nothing() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let mut node = Node::with(KeepTar::default(), SILENT);
+    let mut node = Node::with(Builds::default(), SILENT);
     registry.behave(|b| b.drip = Some(100_000));
     let why = node.failed(&image).await;
     assert!(why.contains("too slowly"), "{why}");
@@ -929,20 +916,20 @@ async fn a_slow_registry_keeps_what_it_brought_and_a_bad_image_nothing() {
 async fn an_image_that_is_deleted_while_it_is_built_ends_cleanly() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
-    let packer = KeepTar {
+    let builds = Builds {
         hold: true,
-        ..KeepTar::default()
+        ..Builds::default()
     };
-    let node = Node::with(packer, Patience::USUAL);
+    let node = Node::with(builds, Patience::USUAL);
     node.images.ensure(image.clone().into());
-    while node.packer.built.load(Ordering::Relaxed) == 0 {
+    while node.builds.begun.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
     node.images.delete(&image.clone().into());
     assert!(node.images.list().is_empty());
     // Wanted again at once: begins only when the first is gone.
     node.images.ensure(image.clone().into());
-    while node.packer.built.load(Ordering::Relaxed) == 1 {
+    while node.builds.begun.load(Ordering::Relaxed) == 1 {
         tokio::task::yield_now().await;
     }
     node.delete(&image).await;
@@ -950,19 +937,19 @@ async fn an_image_that_is_deleted_while_it_is_built_ends_cleanly() {
 }
 
 #[tokio::test]
-async fn a_builder_that_hangs_holds_no_answer_up() {
+async fn a_build_that_hangs_holds_no_answer_up() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());
     let other = registry.image(&[Layer::default().file("other", b"").tar()]);
-    let packer = KeepTar {
+    let builds = Builds {
         hangs: AtomicBool::new(true),
-        ..KeepTar::default()
+        ..Builds::default()
     };
-    let node = Node::with(packer, Patience::USUAL);
+    let node = Node::with(builds, Patience::USUAL);
     for image in [&image, &other] {
         node.images.ensure(image.clone().into());
     }
-    while node.packer.built.load(Ordering::Relaxed) == 0 {
+    while node.builds.begun.load(Ordering::Relaxed) == 0 {
         tokio::task::yield_now().await;
     }
     // None of these waits, which is why none is awaited.
@@ -975,7 +962,7 @@ async fn a_builder_that_hangs_holds_no_answer_up() {
     assert!(matches!(state, ImageState::Fetching { .. }));
     // What hangs still holds its layers, and they count.
     assert!(node.claimed() >= node.taken() && node.taken() > 0);
-    node.packer.hangs.store(false, Ordering::Relaxed);
+    node.builds.hangs.store(false, Ordering::Relaxed);
     node.ready(&image).await;
     node.quiet().await;
     node.assert_true_claims();
@@ -1035,6 +1022,34 @@ async fn a_build_that_killed_storaged_waits_longer_each_time() {
     node.assert_true_claims();
 }
 
+/// It holds the place where images are built, as one that kills storaged does.
+#[tokio::test]
+async fn a_build_that_takes_too_long_counts_as_a_death() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let patience = Patience {
+        build: Duration::ZERO,
+        ..Patience::USUAL
+    };
+    let node = Node::with(Builds::default(), patience);
+    let why = node.failed(&image).await;
+    assert!(why.contains("were not read after 0"), "{why}");
+    let known = node.images.lock();
+    let Attempt::Failed(failure) = &known.attempts[&image.into()] else {
+        panic!("{known:?}");
+    };
+    let Record {
+        deaths,
+        failures,
+        is_flawed,
+        ..
+    } = failure.record;
+    assert_eq!((deaths, failures, is_flawed), (1, 0, false));
+    assert_eq!(node.builds.begun.load(Ordering::Relaxed), 0);
+    drop(known);
+    node.assert_empty();
+}
+
 #[tokio::test]
 async fn pools_bring_and_take_their_images() {
     let registry = TestRegistry::start();
@@ -1056,7 +1071,7 @@ async fn pools_bring_and_take_their_images() {
     let pools = present.clone();
     let images = Images::with(
         Arc::new(move || pools.lock().unwrap().clone()),
-        means(one.packer.clone(), anywhere()),
+        means(one.builds.clone(), anywhere()),
         one.changes.clone(),
     );
     let shown = || match images.list().as_slice() {
@@ -1202,9 +1217,6 @@ mod crash;
 
 #[path = "hang_tests.rs"]
 mod hang;
-
-#[path = "builder_tests.rs"]
-mod builder;
 
 #[path = "mirror_tests.rs"]
 mod mirror;

@@ -7,6 +7,7 @@
 use std::io::{self, Read};
 
 use super::{
+    aside::Source,
     limits,
     pax::Extensions,
     sparse::{self, Expansion, Map},
@@ -77,8 +78,6 @@ impl ImagePath {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Counts from 0; the same each time the archive is read.
-    pub index: u32,
     pub path: ImagePath,
     pub kind: Kind,
     /// What [`Tarball::data`] gives, for files; 0 for all others.
@@ -109,7 +108,7 @@ pub struct Attributes {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Since 1970. Before, it is a whole number of seconds.
+/// Since 1970. Before, the seconds are rounded down, so that the rest is never below 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
     pub seconds: i64,
@@ -125,7 +124,6 @@ pub struct Tarball<R> {
     padding: u64,
     /// If the current entry is a file with holes.
     expansion: Option<Expansion>,
-    next: u32,
     /// The name of the last entry, to say where damage is.
     last: Option<ImagePath>,
     /// Where goes what nobody asks for: most of a layer, when only its names are wanted.
@@ -139,7 +137,6 @@ impl<R: Read> Tarball<R> {
             data: 0,
             padding: 0,
             expansion: None,
-            next: 0,
             last: None,
             skipped: vec![0; SKIPPED].into_boxed_slice(),
         }
@@ -305,7 +302,6 @@ impl<R: Read> Tarball<R> {
             })
         };
         let mut entry = Entry {
-            index: self.next,
             path: ImagePath::parse(&name)?,
             size: if kind == Kind::File { stored } else { 0 },
             kind,
@@ -327,10 +323,6 @@ impl<R: Read> Tarball<R> {
             entry.size = map.size();
             self.expansion = Some(map.expand());
         }
-        self.next = self
-            .next
-            .checked_add(1)
-            .ok_or_else(|| refuse("too many entries".to_owned()))?;
         Ok(entry)
     }
 
@@ -392,7 +384,7 @@ impl<R: Read> Tarball<R> {
 }
 
 /// Zeroes that fill the last block of so much data.
-pub fn padding(size: u64) -> u64 {
+fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 
@@ -428,6 +420,12 @@ impl<R: Read> Read for Data<'_, R> {
                 read
             }
         }
+    }
+}
+
+impl<R: Read> Source for Data<'_, R> {
+    fn pass_hole(&mut self) -> u64 {
+        self.0.expansion.as_mut().map_or(0, Expansion::pass_hole)
     }
 }
 

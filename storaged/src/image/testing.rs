@@ -1,11 +1,19 @@
-//! Layers as hostile as one likes, and what a merged stream says.
+//! Layers as hostile as one likes, and what an image says.
 
-use std::{collections::BTreeMap, io::Read};
+use std::{collections::BTreeMap, fs::File, io::Read};
+
+use loam_oci::digest::Digest;
 
 use super::{
+    aside::Ground,
+    build,
+    entries::LayerFile,
+    erofs::{format::Kind, stored::Stored, testing::Image},
+    finish::finish,
     layer::{Allowance, Unpacked},
-    merged::Merged,
-    tarball::{Entry, Kind, Tarball},
+    space::Unbounded,
+    stop::Stop,
+    tarball::{Entry, Tarball},
     tree::{Tree, TreeError},
 };
 
@@ -98,54 +106,58 @@ pub fn entries(tar: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, super::tarball::TarE
     Ok(entries)
 }
 
+/// Of layers whose data nobody asks for.
 pub fn merge(layers: &[Vec<u8>]) -> Result<Tree, TreeError> {
     let mut tree = Tree::default();
     for (index, layer) in layers.iter().enumerate() {
         for (entry, _) in entries(layer).unwrap() {
-            tree.apply(index as u16, entry)?;
+            tree.apply(index as u16, entry, Stored::default())?;
         }
         tree.finish_layer(index as u16)?;
     }
     Ok(tree)
 }
 
-pub fn stream(layers: &[Vec<u8>]) -> Vec<u8> {
-    let tree = merge(layers).unwrap();
-    let mut out = Vec::new();
-    Merged::new(&tree)
-        .write(&mut out, |layer| Ok(layers[usize::from(layer)].as_slice()))
-        .unwrap();
-    out
+/// The image that comes of layers.
+pub fn image(layers: &[Vec<u8>]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let files = layers.iter().enumerate().map(|(number, layer)| {
+        let path = folder.path().join(number.to_string());
+        std::fs::write(&path, layer).unwrap();
+        (path, Digest::of(layer))
+    });
+    let files: Vec<LayerFile> = files.collect();
+    let ground = Ground {
+        folder: folder.path(),
+        space: &Unbounded,
+    };
+    let allowance = Allowance::of(1 << 30);
+    let (tree, asides) = build::read(&files, ground, &allowance).unwrap();
+    let target = folder.path().join("image");
+    let image = File::create_new(&target).unwrap();
+    finish(&tree, &asides, &image, &Unbounded, &Stop::default()).unwrap();
+    std::fs::read(target).unwrap()
 }
 
-/// What a merged stream holds, by name, as short text: `file:hello`, `folder`, `link to a`.
-pub fn contents(stream: &[u8]) -> BTreeMap<String, String> {
-    let show = |path: &super::tarball::ImagePath| {
-        let parts: Vec<_> = path
-            .components()
-            .iter()
-            .map(|part| String::from_utf8_lossy(part))
-            .collect();
-        parts.join("/")
-    };
+/// What an image holds, by name, as short text: `file:hello`, `folder`, `link to a`.
+pub fn contents(image: &[u8]) -> BTreeMap<String, String> {
+    let image = Image::read(image);
+    let mut firsts: BTreeMap<u32, String> = BTreeMap::new();
     let mut contents = BTreeMap::new();
-    for (entry, data) in entries(stream).unwrap() {
-        let text = match &entry.kind {
-            Kind::File => format!("file:{}", String::from_utf8_lossy(&data)),
-            Kind::Folder => "folder".to_owned(),
-            Kind::HardLink(target) => format!("link to {}", show(target)),
-            Kind::Symlink(target) => format!("symlink to {}", String::from_utf8_lossy(target)),
-            other => format!("{other:?}"),
+    for (name, found) in &image.names {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let text = || String::from_utf8_lossy(&image.data(found)).into_owned();
+        let text = match firsts.get(&found.number) {
+            Some(first) => format!("link to {first}"),
+            None => match found.kind {
+                Kind::File => format!("file:{}", text()),
+                Kind::Folder => "folder".to_owned(),
+                Kind::Symlink => format!("symlink to {}", text()),
+                other => format!("{other:?}"),
+            },
         };
-        let name = show(&entry.path);
-        if name.is_empty() {
-            assert_eq!(text, "folder");
-            continue;
-        }
-        assert!(
-            contents.insert(name.clone(), text).is_none(),
-            "{name} is there twice"
-        );
+        firsts.entry(found.number).or_insert(name.clone());
+        contents.insert(name, text);
     }
     contents
 }

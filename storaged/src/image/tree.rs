@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
+    erofs::stored::Stored,
     limits,
     tarball::{Attributes, Entry, ImagePath, Kind, show},
 };
@@ -78,11 +79,11 @@ pub struct Inode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Folder,
-    /// Where its data is: the entry with this index of that layer.
     File {
         layer: LayerIndex,
-        entry: u32,
         size: u64,
+        /// Where it is of what the layer has.
+        data: Stored,
     },
     Symlink(Vec<u8>),
     Character(u32, u32),
@@ -131,9 +132,14 @@ impl Tree {
         }
     }
 
-    /// Puts one entry of `layer` over what is there. Layers come lowest first, each ended by
-    /// [`Self::finish_layer`].
-    pub fn apply(&mut self, layer: LayerIndex, entry: Entry) -> Result<(), TreeError> {
+    /// Puts one entry of `layer` over what is there; `data` is a file's. Layers come lowest first, each ended
+    /// by [`Self::finish_layer`].
+    pub fn apply(
+        &mut self,
+        layer: LayerIndex,
+        entry: Entry,
+        data: Stored,
+    ) -> Result<(), TreeError> {
         self.account(&entry)?;
         let refuse = |why| TreeError::Entry {
             name: name_of(&entry.path),
@@ -147,7 +153,7 @@ impl Tree {
             return Ok(());
         };
         if is_aufs(&entry.path) {
-            return self.keep_for_links(layer, entry);
+            return self.keep_for_links(layer, entry, data);
         }
         if name.starts_with(WHITEOUT) {
             return self.hide(layer, entry.path);
@@ -157,7 +163,7 @@ impl Tree {
         }
         let inode = match &entry.kind {
             Kind::HardLink(target) => self.linked(layer, target)?,
-            _ => self.add_inode(layer, &entry),
+            _ => self.add_inode(layer, &entry, data),
         };
         let folder = match self.resolve(parents, layer, Absent::Made)? {
             Resolved::Folder { name, .. } => name,
@@ -234,11 +240,16 @@ impl Tree {
         Ok(())
     }
 
-    fn keep_for_links(&mut self, layer: LayerIndex, entry: Entry) -> Result<(), TreeError> {
+    fn keep_for_links(
+        &mut self,
+        layer: LayerIndex,
+        entry: Entry,
+        data: Stored,
+    ) -> Result<(), TreeError> {
         let inode = match &entry.kind {
             Kind::Folder => return Ok(()),
             Kind::HardLink(target) => self.linked(layer, target)?,
-            _ => self.add_inode(layer, &entry),
+            _ => self.add_inode(layer, &entry, data),
         };
         self.aufs.insert(entry.path, inode);
         Ok(())
@@ -334,12 +345,12 @@ impl Tree {
         Ok(inode)
     }
 
-    fn add_inode(&mut self, layer: LayerIndex, entry: &Entry) -> usize {
+    fn add_inode(&mut self, layer: LayerIndex, entry: &Entry, data: Stored) -> usize {
         let content = match &entry.kind {
             Kind::File => Content::File {
                 layer,
-                entry: entry.index,
                 size: entry.size,
+                data,
             },
             Kind::Symlink(target) => Content::Symlink(target.clone()),
             Kind::Character(major, minor) => Content::Character(*major, *minor),

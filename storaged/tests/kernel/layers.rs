@@ -5,23 +5,15 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::{self, File, Permissions},
-    io::{Read, Seek, SeekFrom},
     os::unix::{
         ffi::OsStrExt,
         fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, lchown, symlink},
     },
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::{Duration, Instant},
 };
 
-use loam_storaged::image::{
-    layer::{Allowance, Unpacked},
-    merged::Merged,
-    stop::Stop,
-    tarball::{Kind, Tarball},
-    tree::Tree,
-};
+use loam_storaged::image::pack::pack;
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use rustix::{
     fs::{AtFlags, FileType, Mode, Timestamps, XattrFlags},
@@ -29,6 +21,8 @@ use rustix::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+
+use crate::loops::Mounts;
 
 /// One thing, in a folder that was made before it.
 #[derive(Clone, Debug)]
@@ -323,7 +317,7 @@ fn on_disk(root: &Path) -> Names {
 
 fn attributes(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let get = |name: &str| {
-        let mut value = vec![0; 100];
+        let mut value = vec![0; 4000];
         let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
         value.truncate(length);
         Some((name.as_bytes().to_vec(), value))
@@ -334,72 +328,17 @@ fn attributes(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-/// What storaged makes of layers, the lowest first.
+/// What a kernel shows of the image that storaged makes of layers, the lowest first.
 fn merged(layers: &[PathBuf]) -> Names {
-    let stop = Stop::default();
-    let open = |path: &PathBuf| {
-        let until = Instant::now() + Duration::from_secs(60);
-        Unpacked::open(path, Allowance::new(&stop, until))
-    };
-    let mut tree = Tree::default();
-    for (at, layer) in layers.iter().enumerate() {
-        let mut tarball = Tarball::new(open(layer).unwrap());
-        while let Some(entry) = tarball.next_entry().unwrap() {
-            tree.apply(at as u16, entry).unwrap();
-        }
-        tree.finish_layer(at as u16).unwrap();
-    }
-    let mut stream = tempfile::tempfile().unwrap();
-    let merged = Merged::new(&tree);
-    let write = merged.write(&mut stream, |layer| open(&layers[usize::from(layer)]));
-    write.unwrap();
-    stream.seek(SeekFrom::Start(0)).unwrap();
-    in_stream(Tarball::new(stream))
-}
-
-fn in_stream(mut stream: Tarball<File>) -> Names {
-    let mut names = Names::new();
-    let mut further: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-    while let Some(entry) = stream.next_entry().unwrap() {
-        let name = entry.path.components().join(&b'/');
-        let kind = match entry.kind {
-            Kind::HardLink(target) => {
-                let target = target.components().join(&b'/');
-                further.entry(target).or_default().push(name);
-                continue;
-            }
-            Kind::Folder => "folder".to_owned(),
-            Kind::File => "file".to_owned(),
-            Kind::Fifo => "fifo".to_owned(),
-            Kind::Symlink(target) => format!("link to {}", target.escape_ascii()),
-            Kind::Character(major, minor) | Kind::Block(major, minor) => {
-                format!("device {:?}", (major, minor))
-            }
-        };
-        let mut data = Vec::new();
-        stream.data().read_to_end(&mut data).unwrap();
-        let attributes = entry.attributes;
-        let seen = Seen {
-            data: (kind == "file").then(|| hash(&data)).flatten(),
-            kind,
-            mode: attributes.mode,
-            owner: (attributes.uid, attributes.gid),
-            seconds: attributes.modified.seconds,
-            nanoseconds: attributes.modified.nanoseconds,
-            attributes: attributes.xattrs,
-            first: name.clone(),
-        };
-        names.insert(name, seen);
-    }
-    for (target, mut others) in further {
-        let mut seen = names[&target].clone();
-        others.push(target);
-        others.sort();
-        seen.first.clone_from(&others[0]);
-        names.extend(others.into_iter().map(|name| (name, seen.clone())));
-    }
-    names.remove(&b""[..]);
-    names
+    let folder = tempfile::tempdir().unwrap();
+    let _mounts = Mounts(folder.path().to_owned());
+    let (image, root) = (folder.path().join("image"), folder.path().join("root"));
+    pack(layers, &image).unwrap();
+    fs::create_dir(&root).unwrap();
+    let options = ["-t", "erofs", "-o", "loop,ro"].map(OsStr::new);
+    let paths = [image.as_os_str(), root.as_os_str()];
+    must("mount", "mount", &[&options[..], &paths].concat());
+    on_disk(&root)
 }
 
 fn same(ours: &Names, theirs: &Names, who: &str) -> TestCaseResult {
@@ -776,6 +715,61 @@ fn hidden(
     }
     let anywhere = without_folders_times(merged(&pack(&anywhere, "anywhere.tar")));
     same(&anywhere, &ours, "whiteouts anywhere")
+}
+
+/// What random trees rarely have: where blocks end, and times that few programs write.
+#[test]
+fn what_is_at_the_ends_of_blocks_is_what_was_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, layer) = (folder.path().join("tree"), folder.path().join("layer.tar"));
+    fs::create_dir_all(tree.join("large")).unwrap();
+    for n in 0..300 {
+        let name = format!("large/{n:0>length$}", length = 1 + n * 7 % 255);
+        fs::write(tree.join(name), format!("{n}")).unwrap();
+    }
+    for length in [1, 4031, 4032, 4033, 4095, 4096, 4097, 8191, 8192, 12_289] {
+        fs::write(tree.join(format!("file{length}")), vec![b'f'; length]).unwrap();
+    }
+    for length in [1, 3900, 4031, 4032, 4033, 4095] {
+        symlink("t".repeat(length), tree.join(format!("link{length}"))).unwrap();
+    }
+    let holes = File::create(tree.join("holes")).unwrap();
+    holes.set_len((16 << 20) + 5).unwrap();
+    for at in [0, 1 << 20, (3 << 20) - 4096, (16 << 20) + 4] {
+        holes.write_all_at(b"x", at).unwrap();
+    }
+    File::create(tree.join("hole"))
+        .unwrap()
+        .set_len(1 << 24)
+        .unwrap();
+    for (name, length) in [("few", 20), ("many", 3000)] {
+        let path = tree.join(name);
+        fs::write(&path, vec![b'a'; 5000]).unwrap();
+        match rustix::fs::lsetxattr(&path, "user.note", &vec![7; length], XattrFlags::empty()) {
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let times = [
+        (-1, 250_000_000),
+        (-2_000_000_000, 1),
+        (9_000_000_000, 999_999_999),
+    ];
+    for (n, (seconds, nanoseconds)) in times.into_iter().enumerate() {
+        let path = tree.join(format!("time{n}"));
+        fs::write(&path, b"").unwrap();
+        set_times(&path, seconds, nanoseconds);
+    }
+    let form = &[
+        "--format=posix",
+        "--sparse",
+        "--xattrs",
+        "--xattrs-include=*",
+    ];
+    tar(form, true, false).pack(&tree, &layer);
+    let (ours, theirs) = (merged(&[layer]), on_disk(&tree));
+    assert!(theirs.len() > 320 && ours[&b"time0"[..]].seconds == -1);
+    same(&ours, &theirs, &format!("tar {form:?}")).unwrap();
 }
 
 fn cases(cases: u32) -> ProptestConfig {

@@ -9,7 +9,6 @@ pub mod cpio;
 pub mod daemons;
 pub mod disk;
 pub mod guest_kernel;
-pub mod host_program;
 pub mod kernel;
 pub mod module;
 pub mod packages;

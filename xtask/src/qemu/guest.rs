@@ -75,9 +75,8 @@ impl GuestOptions {
 
     fn of_tar(folder: PathBuf, tar: &Path, command: &[&str]) -> Result<Self> {
         let image = folder.join("image.erofs");
-        run(image::host_program::command("usr/bin/mkfs.erofs")?
-            .args(["-x-1", "--quiet", "--tar=f"])
-            .args([&image, tar]))?;
+        // Built beside the daemons.
+        run(Command::new(image::daemons::folder().join("pack_image")).args([&image, tar]))?;
         let config = GuestConfig {
             hostname: "guest".into(),
             image_disk: IMAGE.into(),

@@ -39,7 +39,6 @@ pub enum Contender {
 struct Fetched {
     seconds: f64,
     peak_kib: u64,
-    /// Inside the root.
     path: PathBuf,
 }
 
@@ -66,7 +65,7 @@ impl Contender {
     pub fn lacks(self) -> Option<&'static str> {
         let needed: &[&'static str] = match self {
             Self::Gunzip => &["gunzip"],
-            Self::Storaged => &["chroot"],
+            Self::Storaged => &[],
             Self::Containerd => &["containerd", "ctr"],
             Self::SkopeoUmoci => &["skopeo", "umoci"],
         };
@@ -107,17 +106,17 @@ fn gunzip(source: &Source, ground: &Ground) -> Result<Usage> {
 }
 
 fn storaged(source: &Source, ground: &Ground) -> Result<Usage> {
-    let mut chroot = Command::new("chroot");
-    chroot
-        .arg(ground.root())
-        .args(["/fetch_image", &source.reference, "/pool"])
+    let mut fetch_image = Command::new(super::program());
+    fetch_image
+        .arg(&source.reference)
+        .arg(ground.pool())
         .stdout(Stdio::piped());
     let mut watched = Watched::default();
-    let said = watched.run(chroot)?;
+    let said = watched.run(fetch_image)?;
     let fetched: Fetched =
         serde_json::from_str(&said).with_context(|| format!("fetch_image said {said:?}"))?;
-    let file = ground.root().join(fetched.path.strip_prefix("/")?);
-    let size = fs::metadata(&file).with_context(|| format!("looking at {}", file.display()))?;
+    let file = &fetched.path;
+    let size = fs::metadata(file).with_context(|| format!("looking at {}", file.display()))?;
     let packed: u64 = source
         .layers
         .iter()

@@ -1,9 +1,7 @@
-//! Where images are unpacked: a btrfs on a file, made anew for each who is measured, in a root that has the
-//! image's programs at the places where storaged looks for them, and nothing else.
+//! Where images are unpacked: a btrfs on a file, made anew for each who is measured.
 
 use std::{
     fs::{self, File},
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -22,33 +20,12 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// `programs` is a folder with `usr`; `fetch_image` is static.
-    pub fn make(folder: &Path, programs: &Path, fetch_image: &Path) -> Result<Self> {
+    pub fn make(folder: &Path) -> Result<Self> {
         let ground = Self {
             folder: folder.to_owned(),
         };
-        let root = ground.root();
-        fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
-        let options = ["-t", "tmpfs", "-o", "mode=0755", "tmpfs"];
-        run(Command::new("mount").args(options).arg(&root))?;
-        for place in ["usr", "proc", "dev", "pool"] {
-            fs::create_dir(root.join(place))?;
-        }
-        for (from, to) in [
-            (programs.join("usr"), "usr"),
-            ("/proc".into(), "proc"),
-            ("/dev".into(), "dev"),
-        ] {
-            run(Command::new("mount")
-                .arg("--bind")
-                .arg(from)
-                .arg(root.join(to)))?;
-        }
-        for place in ["lib", "lib64"] {
-            symlink(format!("usr/{place}"), root.join(place))?;
-        }
-        fs::copy(fetch_image, root.join("fetch_image"))
-            .with_context(|| format!("copying {}", fetch_image.display()))?;
+        let pool = ground.pool();
+        fs::create_dir_all(&pool).with_context(|| format!("making {}", pool.display()))?;
         // What an earlier run left.
         let _ = fs::remove_file(ground.disk());
         let disk = File::create(ground.disk()).context("making the pool's disk")?;
@@ -80,13 +57,8 @@ impl Ground {
         Ok(())
     }
 
-    /// To be entered by chroot.
-    pub fn root(&self) -> PathBuf {
-        self.folder.join("root")
-    }
-
     pub fn pool(&self) -> PathBuf {
-        self.root().join("pool")
+        self.folder.join("pool")
     }
 
     fn disk(&self) -> PathBuf {

@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`sample_image`] | the image |
-//! | [`ground`] | a new pool for each, and a root like the node's |
+//! | [`ground`] | a new pool for each |
 //! | [`contender`] | who is measured, and how each is run |
 //! | [`usage`] | what it took: time, processor, memory |
 //!
@@ -32,7 +32,7 @@ use self::{
 };
 use super::{promise, table};
 use crate::{
-    image::{self, daemons, host_program, spec::Spec},
+    image::{self, daemons, spec::Spec},
     oci, phase,
     registry::Registry,
     workspace,
@@ -51,7 +51,6 @@ pub fn run() -> Result<()> {
         rustix::process::geteuid().is_root(),
         "this bench mounts a pool: run it as root"
     );
-    host_program::folder()?;
     sample_image::layout()?;
     phase::run("storaged, in release", |_| {
         Ok::<_, anyhow::Error>((build()?, String::new()))
@@ -82,11 +81,7 @@ pub fn run_inside() -> Result<()> {
             .map(|layer| blobs.join(hex::encode(layer.0)))
             .collect(),
     };
-    let ground = Ground::make(
-        &workspace::target().join("bench-image"),
-        &host_program::folder()?,
-        &program(),
-    )?;
+    let ground = Ground::make(&workspace::target().join("bench-image"))?;
 
     let mut contenders = Vec::new();
     for contender in Contender::ALL {
