@@ -267,7 +267,10 @@ impl<R: Read> Tarball<R> {
             // Before POSIX, a folder was a file whose name ends in a slash.
             b'\0' | b'0' if name.ends_with(b"/") => Kind::Folder,
             b'\0' | b'0' | b'7' | b'S' => Kind::File,
-            b'1' => Kind::HardLink(ImagePath::parse(&link())?),
+            b'1' => {
+                let target = ImagePath::parse(&link());
+                Kind::HardLink(target.map_err(|why| refuse(format!("its target: {why}")))?)
+            }
             b'2' => Kind::Symlink(symlink(link()).map_err(refuse)?),
             b'3' => device(header.device()?)
                 .map(|(major, minor)| Kind::Character(major, minor))

@@ -47,7 +47,8 @@ fn names_never_leave_the_root() {
         let error = one(Layer::default().file(name, b"")).unwrap_err();
         assert!(error.contains("leaves the image's root"), "{error}");
         let error = one(Layer::default().hard_link("x", name)).unwrap_err();
-        assert!(error.contains("leaves the image's root"), "{error}");
+        let expected = format!("`x`: its target: `{name}` leaves the image's root");
+        assert_eq!(error, expected);
         one(Layer::default()
             .pax(&[("path", name.as_bytes())])
             .file("x", b""))
