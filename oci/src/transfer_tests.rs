@@ -204,6 +204,19 @@ async fn a_cut_that_brought_nothing_is_mended_after_a_pause() {
 }
 
 #[tokio::test]
+async fn cuts_that_bring_something_are_mended_at_once_and_others_not_for_ever() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.cut = Some((4000, 7)));
+    let (done, all, asked) = rest(&registry, &[]).await;
+    assert_eq!((done, all == bytes(), asked.len()), (Ok(()), true, 8));
+    // Three pauses are all that one gets that brings nothing.
+    registry.behave(|b| b.cut = Some((0, 9)));
+    let (done, all, asked) = rest(&registry, &bytes()[..100]).await;
+    done.unwrap_err();
+    assert_eq!((all.len(), asked.len()), (100, 8 + 4));
+}
+
+#[tokio::test]
 async fn one_that_is_busy_is_asked_again_when_it_says() {
     for status in ["429 Too Many Requests", "503 Service Unavailable"] {
         let registry = TestRegistry::start();
