@@ -214,6 +214,25 @@ async fn cuts_that_bring_something_are_mended_at_once_and_others_not_for_ever() 
     let (done, all, asked) = rest(&registry, &bytes()[..100]).await;
     done.unwrap_err();
     assert_eq!((all.len(), asked.len()), (100, 8 + 4));
+    // Nor is one asked for ever that brings a little each time.
+    let registry = TestRegistry::start();
+    registry.behave(|b| b.cut = Some((500, 99)));
+    let (done, all, asked) = rest(&registry, &[]).await;
+    done.unwrap_err();
+    let answers = 1 + TRIES as usize;
+    assert_eq!((all.len(), asked.len()), (500 * answers, answers));
+}
+
+#[tokio::test]
+async fn a_blob_that_is_longer_than_it_is_said_to_be_is_not_taken() {
+    let registry = TestRegistry::start();
+    let longer = [bytes(), vec![7; 9000]].concat();
+    let swapped = std::collections::HashMap::from([(Digest::of(&bytes()), longer)]);
+    registry.behave(|b| b.swapped = swapped);
+    let (done, all, _) = rest(&registry, &[]).await;
+    let error = done.unwrap_err();
+    assert!(error.ends_with("where the manifest says 30000"), "{error}");
+    assert!(all.is_empty());
 }
 
 #[tokio::test]
