@@ -170,6 +170,16 @@ pub enum Exit {
     NotStarted(String),
 }
 
+impl Exit {
+    /// Of one that failed.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Failed(reason) | Self::NotStarted(reason) => Some(reason),
+            Self::PoweredOff { .. } | Self::Killed => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleChunk {
     /// Position of the first byte of `bytes`; above the asked one if older bytes were dropped.

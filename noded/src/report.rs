@@ -153,10 +153,7 @@ impl Findings<'_> {
             .filter(|there| !self.is_earlier(there))
             .and_then(|there| there.ends.as_ref());
         if let Some(ends) = ends.filter(|_| matches!(state, State::Starting | State::Running)) {
-            if !detail.is_empty() {
-                detail.push_str("; ");
-            }
-            detail.push_str(&started_again(ends));
+            say_also(&mut detail, &started_again(ends));
         }
         let mut addresses = Vec::new();
         let mut ports = Vec::new();
@@ -225,10 +222,7 @@ impl Findings<'_> {
                 MachineState::Exited(_) => return (state, detail),
                 _ => {}
             }
-            if !detail.is_empty() {
-                detail.push_str("; ");
-            }
-            detail.push_str("an earlier version runs on");
+            say_also(&mut detail, "an earlier version runs on");
             return (state, detail);
         }
         match there.map(|machine| &machine.state) {
@@ -296,6 +290,14 @@ fn ended(exit: &Exit) -> (State, String) {
         Exit::Killed => (State::Stopped, "ended by force".into()),
         Exit::Failed(reason) | Exit::NotStarted(reason) => (State::Failed, reason.clone()),
     }
+}
+
+/// Behind what is said already, if anything is.
+fn say_also(detail: &mut String, more: &str) {
+    if !detail.is_empty() {
+        detail.push_str("; ");
+    }
+    detail.push_str(more);
 }
 
 /// A machine may run again before a report says how it ended.

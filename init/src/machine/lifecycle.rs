@@ -185,7 +185,7 @@ impl Lifecycle {
     /// Why it failed.
     pub fn reason(&self) -> Option<&str> {
         match &self.phase {
-            Phase::Over(Exit::Failed(reason) | Exit::NotStarted(reason)) => Some(reason),
+            Phase::Over(exit) => exit.reason(),
             _ => None,
         }
     }

@@ -201,15 +201,10 @@ impl Record {
 
     /// How much memory is kept for it now that it has ended.
     pub fn kept(&self) -> Bytes {
-        let reason = self.life.reason().map_or(0, str::len);
-        let before = match &self.ends {
-            Some(EarlierEnds {
-                last: Exit::Failed(reason),
-                ..
-            }) => reason.len(),
-            _ => 0,
-        };
-        let record = RECORD + self.fingerprint.len() + reason + before;
+        let before = self.ends.as_ref().and_then(|ends| ends.last.reason());
+        let reasons = self.life.reason().into_iter().chain(before);
+        let reasons: usize = reasons.map(str::len).sum();
+        let record = RECORD + self.fingerprint.len() + reasons;
         Bytes(self.console.kept() + record as u64)
     }
 
