@@ -13,7 +13,7 @@
 //! | [`manifest`], [`digest`] | what an image consists of, and by what each part is checked |
 //! | [`json`] | documents of strangers, and which place of one cannot be read |
 //! | [`limits`] | how much of each a registry may make us do |
-//! | `test_registry` | a registry of one's own, for tests |
+//! | `test_registry`, `test_target` | a registry of one's own, and where what comes from it goes, for tests |
 //!
 //! Whoever asks says what may be reached and by whose word a registry is the one that has its name
 //! ([`address::Outside`]), where bytes go ([`transfer::Target`]), and how long it may take.
@@ -35,4 +35,6 @@ pub mod resolve;
 pub mod tag;
 #[cfg(feature = "test-registry")]
 pub mod test_registry;
+#[cfg(feature = "test-registry")]
+pub mod test_target;
 pub mod transfer;

@@ -7,37 +7,8 @@ use crate::{
     address::{Outside, Reach},
     limits,
     test_registry::{Instead, TestRegistry},
+    test_target::Memory,
 };
-
-/// Keeps a blob in memory.
-#[derive(Default)]
-struct Memory(Vec<u8>);
-
-impl Target for Memory {
-    type Error = TransferError;
-
-    fn length(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn digest(&self) -> Digest {
-        Digest::of(&self.0)
-    }
-
-    async fn append(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), TransferError> {
-        Ok(())
-    }
-
-    async fn restart(&mut self) -> Result<(), TransferError> {
-        self.0.clear();
-        Ok(())
-    }
-}
 
 const SIZE: usize = 30_000;
 
@@ -47,9 +18,9 @@ fn bytes() -> Vec<u8> {
 
 /// Has the rest of a blob of which this is there; gives what is there then, and what was asked.
 async fn rest(registry: &TestRegistry, there: &[u8]) -> (Result<(), String>, Vec<u8>, Vec<String>) {
-    let mut target = Memory(there.to_vec());
+    let mut target = Memory::with(there);
     let (done, asked) = have(registry, &mut target).await;
-    (done, target.0, asked)
+    (done, target.bytes, asked)
 }
 
 /// Has the blob in the target; gives what was asked.
@@ -154,7 +125,7 @@ impl Target for Impatient<'_> {
 
     async fn append(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
         self.memory.append(bytes).await?;
-        if self.memory.0.len() == self.until_silence {
+        if self.memory.bytes.len() == self.until_silence {
             tokio::time::pause();
             self.silent_since = Some(tokio::time::Instant::now());
         }
@@ -187,7 +158,7 @@ async fn one_that_falls_silent_is_asked_for_the_rest_in_the_same_try() {
         silence: Duration::ZERO,
     };
     let (done, asked) = have(&registry, &mut target).await;
-    assert_eq!((done, target.memory.0 == bytes()), (Ok(()), true));
+    assert_eq!((done, target.memory.bytes == bytes()), (Ok(()), true));
     assert_eq!(asked, ["", "bytes=5000-"]);
     // The pool of connections may have a timer that is due before.
     assert!(target.silence >= limits::SILENCE, "{:?}", target.silence);

@@ -24,7 +24,8 @@ use loam_oci::{
     platform::Level,
     registry::{Registry, RegistryError},
     tag::{self, TagError},
-    transfer::{Target, TransferError, transfer},
+    test_target::Memory,
+    transfer::transfer,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::{Client, RequestBuilder, StatusCode, Url, header};
@@ -216,46 +217,9 @@ fn certify(folder: &Path) -> RootCertStore {
     roots
 }
 
-/// Keeps a blob in memory.
-struct Memory {
-    bytes: Vec<u8>,
-    /// How many bytes came.
-    came: usize,
-}
-
-impl Target for Memory {
-    type Error = TransferError;
-
-    fn length(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn digest(&self) -> Digest {
-        Digest::of(&self.bytes)
-    }
-
-    async fn append(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
-        self.came += bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), TransferError> {
-        Ok(())
-    }
-
-    async fn restart(&mut self) -> Result<(), TransferError> {
-        self.bytes.clear();
-        Ok(())
-    }
-}
-
 /// The blob, of which a part is here; only the rest may come.
 async fn pull(client: &Registry, blob: &Descriptor, part: &[u8]) -> Vec<u8> {
-    let mut memory = Memory {
-        bytes: part.to_vec(),
-        came: 0,
-    };
+    let mut memory = Memory::with(part);
     transfer(client, &Gate::default(), blob, &mut memory)
         .await
         .unwrap();
