@@ -263,5 +263,6 @@ pub const CHECK_SCRIPTS: Software = Software {
     right: &[
         "nothing that docker needs is missing",
         "nothing that lxc needs is missing",
+        "nothing that Kubernetes needs is missing",
     ],
 };
