@@ -6,6 +6,7 @@ pub mod cache;
 pub mod check;
 pub mod debian;
 pub mod image;
+pub mod interrupt;
 pub mod mutants;
 pub mod oci;
 pub mod phase;

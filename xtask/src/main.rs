@@ -10,7 +10,7 @@ use xtask::check::Wanted;
 use xtask::image::packages::Gone;
 use xtask::qemu::accel::{Choice, VARIABLE};
 use xtask::qemu::{Disk, NodeConfig};
-use xtask::{bench, check, image, mutants, setup, up, workspace};
+use xtask::{bench, check, image, interrupt, mutants, setup, up, workspace};
 
 /// Builds Loam's image, boots it in QEMU, and tests it.
 ///
@@ -145,7 +145,10 @@ fn forward(text: &str) -> Result<(u16, u16)> {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let ended = interrupt::install().and_then(|()| run(arguments));
+    interrupt::stay_while_ending();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Need;
+use crate::interrupt;
 use crate::phase;
 use crate::qemu::firmware;
-use crate::up::interrupt;
 
 /// A package, and what it is for.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,8 @@ use std::{
 use anyhow::{Result, bail};
 use rustix::process::{Signal, kill_process, setsid};
 
-use super::{bring_up, claim::Claim, folder, interrupt};
+use super::{bring_up, claim::Claim, folder};
+use crate::interrupt;
 use crate::workspace;
 
 /// How long a demo may take to end by itself.

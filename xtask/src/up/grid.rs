@@ -74,7 +74,12 @@ impl LocalGrid {
 
     /// `grid.toml` for a node in QEMU.
     pub fn node_config(&self) -> Result<String> {
-        qemu::grid_toml(&self.chain, FarmId(self.farm))
+        qemu::grid_toml(
+            &self.chain,
+            FarmId(self.farm),
+            qemu::HOST,
+            self.chain.port(),
+        )
     }
 
     /// Tells `loam` where port 9650 of the node is reached from here.

@@ -4,7 +4,6 @@
 mod background;
 mod claim;
 pub(crate) mod grid;
-pub(crate) mod interrupt;
 mod table;
 pub(crate) mod tool;
 
@@ -23,7 +22,7 @@ use serde::Deserialize;
 pub use self::background::{down, hold};
 use self::{claim::Claim, grid::LocalGrid, tool::Loam};
 use crate::{
-    image, oci,
+    image, interrupt, oci,
     phase::{self, Phase},
     qemu::{self, Disk, Node, NodeConfig, accel::Choice},
     registry::Registry,
@@ -89,7 +88,6 @@ struct Workload {
 
 fn bring_up() -> Result<Demo> {
     let claim = Claim::take()?;
-    interrupt::install()?;
     setup::run(setup::Need::Demo)?;
     let image = image::build()?;
     let tools = image::daemons::folder();
