@@ -16,6 +16,7 @@ mod full_disk;
 mod guest;
 mod hanging_disk;
 mod hello;
+mod ipv6_only;
 mod late;
 mod moved_disk;
 mod power_cut;

@@ -23,6 +23,7 @@ use xtask::{
 
 use crate::{
     folder,
+    node::Uplink,
     tenant::{Contract, Tenant},
 };
 
@@ -82,8 +83,17 @@ impl Grid {
     }
 
     /// `grid.toml` for a node in QEMU.
-    pub(crate) fn node_config(&self) -> anyhow::Result<String> {
-        qemu::grid_toml(&self.chain, self.farm)
+    pub(crate) fn node_config(&self, uplink: Uplink) -> anyhow::Result<String> {
+        let (host, port) = match uplink {
+            Uplink::Ipv4AndIpv6 => (qemu::HOST, self.chain.port()),
+            Uplink::Ipv6 { chain_port } => (qemu::HOST_BY_IPV6, chain_port),
+        };
+        qemu::grid_toml(&self.chain, self.farm, host, port)
+    }
+
+    /// The chain's port on 127.0.0.1.
+    pub fn chain_port(&self) -> u16 {
+        self.chain.port()
     }
 
     /// The demo's image as a deployment names it.

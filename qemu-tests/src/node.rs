@@ -29,8 +29,20 @@ const READY: [(&str, &str); 4] = [
     ("storaged", "every disk has been looked at"),
 ];
 
+/// What QEMU's user network gives a node.
+#[derive(Clone, Copy, Debug)]
+pub enum Uplink {
+    Ipv4AndIpv6,
+    /// Nothing of IPv4. On this machine's `::1` the chain is at this port, and no port of the node is
+    /// reached.
+    Ipv6 {
+        chain_port: u16,
+    },
+}
+
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    pub uplink: Uplink,
     pub memory_mib: u32,
     /// Empty disks of this many bytes each.
     pub disks: Vec<u64>,
@@ -55,6 +67,7 @@ pub struct NodeOptions {
 impl Default for NodeOptions {
     fn default() -> Self {
         Self {
+            uplink: Uplink::Ipv4AndIpv6,
             memory_mib: 2048,
             disks: vec![4 << 30, 4 << 30],
             full_disks: Vec::new(),
@@ -95,8 +108,11 @@ impl<'a> Node<'a> {
             .cpus(1)
             .accel(Choice::of_environment()?.decide(&xtask::image::linux()))
             .slots(options.slots)
-            .grid(grid.node_config()?)
+            .grid(grid.node_config(options.uplink)?)
             .debug_port();
+        if let Uplink::Ipv6 { .. } = options.uplink {
+            config = config.ipv6_only();
+        }
         for (index, source) in options.full_disks.iter().enumerate() {
             let name = format!("full{index}");
             symlink(std::path::absolute(source)?, config.disk_file(&name))?;

@@ -31,6 +31,7 @@ pub struct NodeConfig {
     time: Option<String>,
     /// (port of this machine on 127.0.0.1, port of the node)
     forwards: Vec<(u16, u16)>,
+    ipv6_only: bool,
     slots: u8,
     watchdog: Option<WatchdogAction>,
     debug_port: bool,
@@ -63,6 +64,7 @@ impl NodeConfig {
             grid: None,
             time: None,
             forwards: Vec::new(),
+            ipv6_only: false,
             slots: 0,
             watchdog: None,
             debug_port: false,
@@ -111,6 +113,14 @@ impl NodeConfig {
     #[must_use]
     pub fn forward(mut self, host: u16, node: u16) -> Self {
         self.forwards.push((host, node));
+        self
+    }
+
+    /// Gives it a network without IPv4, from which this machine is [`HOST_BY_IPV6`](super::HOST_BY_IPV6).
+    /// No port of such a node can be forwarded.
+    #[must_use]
+    pub fn ipv6_only(mut self) -> Self {
+        self.ipv6_only = true;
         self
     }
 
@@ -315,6 +325,9 @@ impl NodeConfig {
 
     fn add_network(&self, qemu: &mut Command) {
         let mut uplink = String::from("user,id=uplink");
+        if self.ipv6_only {
+            uplink.push_str(",ipv4=off");
+        }
         for (host, node) in &self.forwards {
             uplink.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{node}"));
         }

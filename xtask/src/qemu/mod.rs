@@ -30,10 +30,14 @@ pub const PROGRAM: &str = "qemu-system-x86_64";
 /// How this machine looks from inside QEMU's user network.
 pub const HOST: &str = "10.0.2.2";
 
-/// `grid.toml` for a node that joins a chain of this machine.
-pub fn grid_toml(chain: &LocalChain, farm: FarmId) -> Result<String> {
+/// … and from one without IPv4, as a host in a URL. What is sent there comes to `::1`.
+pub const HOST_BY_IPV6: &str = "[fec0::2]";
+
+/// `grid.toml` for a node that joins a chain of this machine, and reaches it at `host` (as in a URL) and
+/// `port`.
+pub fn grid_toml(chain: &LocalChain, farm: FarmId, host: &str, port: u16) -> Result<String> {
     let config = GridConfig {
-        endpoints: vec![format!("http://{HOST}:{}", chain.port())],
+        endpoints: vec![format!("http://{host}:{port}")],
         farm: Some(farm),
         ..chain.config()
     };
