@@ -224,6 +224,9 @@ fn advice(error: &TagError) -> &'static str {
                 "See which tags it has; where none is written, `latest` is meant"
             }
             RegistryError::Busy { .. } | RegistryError::Status(_) => LATER,
+            RegistryError::Elsewhere(_) => {
+                "Name the registry that it leads to in the image's name, if that one is to be trusted"
+            }
             RegistryError::Challenge(_)
             | RegistryError::TooLarge { .. }
             | RegistryError::Digest { .. } => {

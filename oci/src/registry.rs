@@ -59,6 +59,10 @@ pub enum RegistryError {
         /// As far as it says when.
         wait: Option<Duration>,
     },
+    #[error(
+        "the registry led on to {0}, which wants a login; only the registry itself is told one"
+    )]
+    Elsewhere(String),
     #[error("the registry asks for a kind of login that is not known here: {0}")]
     Challenge(String),
     #[error("the {what} has more than {limit} bytes")]
@@ -153,22 +157,27 @@ impl Registry {
         checked(response, digest, &what, size).await
     }
 
-    /// A blob from byte `from` on, as far as the registry can; the answer says where it begins.
+    /// A blob from byte `from` on, as far as the registry can; the answer says where it begins. Where it can
+    /// do nothing with a range, it is asked for the whole. What passes may have no more to do with the range
+    /// than with the rest, so that is told.
     pub async fn blob(&self, digest: Digest, from: u64) -> Result<(Response, u64), RegistryError> {
         let what = format!("layer {digest}");
         let url = self.url(&format!("blobs/{digest}"))?;
         let whole = |client: &Client| client.get(url.clone());
         let rest = |client: &Client| whole(client).header(RANGE, format!("bytes={from}-"));
-        let response = match from {
-            0 => self.send(whole, &what).await?,
-            _ => match self.send(rest, &what).await {
-                // It knows no ranges without an end, or has another idea of what is there.
-                Err(RegistryError::Status(StatusCode::RANGE_NOT_SATISFIABLE)) => {
-                    self.send(whole, &what).await?
+        if from > 0 {
+            match self.send(rest, &what).await {
+                Ok(part) if part.status() == StatusCode::PARTIAL_CONTENT => {
+                    if let Some(start) = range_start(&part) {
+                        return Ok((part, start));
+                    }
                 }
-                answer => answer?,
-            },
-        };
+                Ok(whole) => return Ok((whole, 0)),
+                Err(RegistryError::Status(status)) if is_of_the_range(status) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let response = self.send(whole, &what).await?;
         let start = match response.status() {
             StatusCode::PARTIAL_CONTENT => range_start(&response).ok_or_else(|| {
                 RegistryError::Http("it sends a part without saying which".to_owned())
@@ -195,6 +204,11 @@ impl Registry {
         let mut pauses = Pauses::default();
         let mut response = self.answer(&request, known, &mut pauses).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
+            if response.url().origin() != self.base.origin() {
+                // Whoever this is, it was not asked, and is told neither login nor token.
+                let host = response.url().authority().to_owned();
+                return Err(RegistryError::Elsewhere(host));
+            }
             let authorization = self.log_in(&response, &mut pauses).await?;
             // For the next questions, too.
             *self.authorization() = Some(authorization.clone());
@@ -342,6 +356,12 @@ fn client(outside: &Outside) -> reqwest::Result<Client> {
 }
 
 /// `Content-Range: bytes 100-199/200` (RFC 9110, section 14.4).
+/// Whether a registry that answers a range so may have the whole: it knows no ranges without an end, has
+/// another idea of what is there, or cannot read the question (seen of registries: 400, 416).
+fn is_of_the_range(status: StatusCode) -> bool {
+    status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED
+}
+
 fn range_start(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     range

@@ -262,6 +262,18 @@ async fn a_password_does_not_follow_a_redirection_to_another() {
     let client = of(&image, &outside(), Some(alice())).unwrap();
     client.small_blob(blob, 2).await.unwrap();
 
+    // That one wants a login itself, and names who is to be told it.
+    let thief = TestRegistry::start();
+    let realm = format!("Bearer realm=\"http://{}/token\"", thief.address);
+    store.behave(|b| {
+        (b.no_logins, b.token, b.challenges) = (false, Some("stolen"), vec![&*realm.leak()]);
+    });
+    let error = client.small_blob(blob, 2).await.unwrap_err().to_string();
+    let led = format!("led on to {}", store.address);
+    assert!(error.contains(&led), "{error}");
+    assert!(thief.requests().is_empty());
+    store.behave(|b| (b.no_logins, b.challenges) = (true, vec![]));
+
     // Nor from the registry's own token server to one that it names.
     let location = format!("location: http://{}/token\r\n", store.address);
     store.behave(|b| b.token = Some("sesame"));

@@ -50,27 +50,31 @@ pub async fn look_up(registry: &Registry, tag: &str) -> Result<Tagged, TagError>
     let document = registry.tagged(tag).await?;
     let digest = Digest::of(&document);
     let mut known = BTreeMap::from([(digest, document)]);
-    let mut others = String::new();
+    let mut first = None;
     for needs in LEVELS {
-        match follow(registry, digest, needs, &mut known).await {
-            Ok(resolved) => {
-                check_config(registry, &resolved).await?;
-                return Ok(Tagged { digest, needs });
-            }
-            Err(TagError::Document(DocumentError::Platform(platforms))) => others = platforms,
-            Err(error) => return Err(error),
+        let error = match follow(registry, digest, needs, &mut known).await {
+            Ok(()) => return Ok(Tagged { digest, needs }),
+            Err(TagError::Registry(error)) if error.is_passing() => return Err(error.into()),
+            Err(TagError::Document(DocumentError::Platform(others))) => TagError::Platform(others),
+            Err(error) => error,
+        };
+        // What nodes of this level cannot have says nothing of those of the next. That there is nothing for
+        // a level is of less use than why what there is cannot be had.
+        let is_better = |first: &TagError| matches!(first, TagError::Platform(_));
+        if first.as_ref().is_none_or(is_better) {
+            first = Some(error);
         }
     }
-    Err(TagError::Platform(others))
+    Err(first.unwrap_or_else(|| TagError::Platform(String::new())))
 }
 
-/// To the image that a node of this level runs. No document is asked for twice.
+/// To the image that a node of this level runs, and has made sure that it can. No document is asked for twice.
 async fn follow(
     registry: &Registry,
     digest: Digest,
     level: Level,
     known: &mut BTreeMap<Digest, Vec<u8>>,
-) -> Result<Resolved, TagError> {
+) -> Result<(), TagError> {
     let mut search = Search::new(digest, level);
     loop {
         let wanted = search.wanted();
@@ -87,7 +91,7 @@ async fn follow(
             },
         };
         if let Some(resolved) = search.take_in(document)? {
-            return Ok(resolved);
+            return check_config(registry, &resolved).await;
         }
     }
 }

@@ -102,6 +102,26 @@ async fn of_an_index_it_is_the_index_which_a_node_chooses_from() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_had_says_nothing_of_the_next_level() {
+    let registry = TestRegistry::start();
+    let image = amd64(&registry);
+    let gone = format!("a/b@{}", Digest::of(b"thrown away"));
+    let gone = gone.parse().unwrap();
+    let broken = registry.manifest("broken".to_owned());
+    for plain in [&gone, &broken] {
+        let entries = [entry(plain, "amd64", ""), entry(&image, "amd64", "v3")];
+        let whole = index(&registry, &entries);
+        let found = look(&registry, "index", None).await;
+        assert_eq!(found, tagged(&whole, Level::V3));
+    }
+    // Why it cannot be had is said, and not that there is nothing for lower levels.
+    index(&registry, &[entry(&gone, "amd64", "v3")]);
+    let error = look(&registry, "index", None).await.unwrap_err();
+    let expected = format!("has no manifest {}", Digest::of_manifest(&gone));
+    assert!(error.contains(&expected), "{error}");
+}
+
+#[tokio::test]
 async fn what_no_node_runs_is_said_with_what_there_is() {
     let registry = TestRegistry::start();
     let arm64 = arm64(&registry);

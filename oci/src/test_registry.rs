@@ -24,8 +24,8 @@ pub struct Behaviour {
     pub part: Option<usize>,
     /// Sends whole blobs in chunks, without their length.
     pub chunked: bool,
-    /// Answers 416 to every range.
-    pub refuses_ranges: bool,
+    /// Answers every range with this status and nothing else.
+    pub refuses_ranges: Option<&'static str>,
     /// Wants `Bearer <this>`.
     pub token: Option<&'static str>,
     /// How it says so, `%s` being where tokens are; else in the usual way.
@@ -247,8 +247,8 @@ impl TestRegistry {
                 usize::MAX,
             );
         }
-        if state.behaviour.refuses_ranges && range.is_some() {
-            return respond(&mut out, "416 Range Not Satisfiable", "", b"", usize::MAX);
+        if let Some(status) = state.behaviour.refuses_ranges.filter(|_| range.is_some()) {
+            return respond(&mut out, status, "", b"", usize::MAX);
         }
         let name = path.rsplit('/').next().unwrap_or_default();
         let tagged = state

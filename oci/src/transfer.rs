@@ -65,6 +65,7 @@ pub async fn transfer<T: Target>(
         gate,
         blob,
         target,
+        failed_ranges: 0,
     };
     transfer.complete().await
 }
@@ -74,7 +75,12 @@ struct Transfer<'a, T> {
     gate: &'a Gate,
     blob: &'a Descriptor,
     target: &'a mut T,
+    /// How many ranges in a row the registry failed at.
+    failed_ranges: u32,
 }
+
+/// A registry that has failed at so many is asked for the whole once: it may fail at ranges alone.
+const RANGES: u32 = 2;
 
 /// How an answer ended: what has come of it is in the target.
 enum Answered {
@@ -147,9 +153,16 @@ impl<T: Target> Transfer<'_, T> {
     /// Appends what one answer of the registry brings, as long as the gate is open.
     async fn continued(&mut self) -> Result<Answered, T::Error> {
         let have = self.target.length();
+        let wanted = if self.failed_ranges < RANGES { have } else { 0 };
         let answer = tokio::select! {
-            answer = self.registry.blob(self.blob.digest, have) => answer,
+            answer = self.registry.blob(self.blob.digest, wanted) => answer,
             () = self.gate.closed() => return Ok(Answered::Whole),
+        };
+        let failed = matches!(answer, Err(RegistryError::Status(_)));
+        self.failed_ranges = if failed && wanted > 0 {
+            self.failed_ranges + 1
+        } else {
+            0
         };
         let (mut response, start) = match answer {
             Ok(answer) => answer,
@@ -170,26 +183,23 @@ impl<T: Target> Transfer<'_, T> {
             };
             let length = self.target.length();
             match chunk {
-                Ok(Some(chunk)) if length + chunk.len() as u64 > self.blob.size => {
-                    break Ok(Answered::Wrong(
-                        self.wrong_size(length + chunk.len() as u64),
-                    ));
-                }
                 Ok(Some(chunk)) => {
+                    let longer = length + chunk.len() as u64;
+                    if longer > self.blob.size {
+                        break Ok(Answered::Wrong(self.wrong_size(longer)));
+                    }
                     if let Err(error) = self.target.append(&chunk).await {
                         break Err(error);
                     }
                 }
+                Ok(None) if length == self.blob.size => break Ok(Answered::Whole),
                 // The end of a part, or of a connection that was the only sign of the end. If there is no
                 // more, the next answer brings nothing.
-                Ok(None) if length < self.blob.size && length > have => {
+                Ok(None) if length > have => {
                     let why = "it sent less than was asked for".to_owned();
                     break Ok(Answered::Cut(RegistryError::Http(why)));
                 }
-                Ok(None) if length < self.blob.size => {
-                    break Ok(Answered::Wrong(self.wrong_size(length)));
-                }
-                Ok(None) => break Ok(Answered::Whole),
+                Ok(None) => break Ok(Answered::Wrong(self.wrong_size(length))),
                 Err(error) => break Ok(Answered::Cut(registry::http(error))),
             }
         };

@@ -48,16 +48,61 @@ async fn have<T: Target<Error = TransferError>>(
 
 #[tokio::test]
 async fn a_registry_that_refuses_a_range_is_asked_for_the_whole() {
+    // The last is a part that does not say which.
+    for status in [
+        "416 Range Not Satisfiable",
+        "400 Bad Request",
+        "501 Not Implemented",
+        "206 Partial Content",
+    ] {
+        let registry = TestRegistry::start();
+        registry.behave(|b| (b.refuses_ranges, b.cut) = (Some(status), Some((5000, 1))));
+        let (done, all, asked) = rest(&registry, &[]).await;
+        assert_eq!((done, all == bytes()), (Ok(()), true), "{status}");
+        assert_eq!(asked, ["", "bytes=5000-", ""], "{status}");
+        // What an earlier try has left does not stand in the way for ever.
+        let registry = TestRegistry::start();
+        registry.behave(|b| b.refuses_ranges = Some(status));
+        let (done, all, _) = rest(&registry, &bytes()[..5000]).await;
+        assert_eq!((done, all == bytes()), (Ok(()), true), "{status}");
+    }
+}
+
+/// Has a blob of which 5000 bytes are here from a registry that fails so often; gives whether it is whole,
+/// how much is here, and what was asked.
+async fn failing(times: u32) -> (bool, usize, Vec<String>) {
     let registry = TestRegistry::start();
-    registry.behave(|b| (b.refuses_ranges, b.cut) = (true, Some((5000, 1))));
-    let (done, all, asked) = rest(&registry, &[]).await;
-    assert_eq!((done, all == bytes()), (Ok(()), true));
-    assert_eq!(asked, ["", "bytes=5000-", ""]);
-    // What an earlier try has left does not stand in the way for ever.
+    let instead = Instead {
+        of: "/blobs/",
+        times,
+        status: "502 Bad Gateway",
+        headers: "",
+    };
+    registry.behave(|b| b.instead = Some(instead));
+    let (done, all, asked) = rest(&registry, &bytes()[..5000]).await;
+    (done.is_ok(), all.len(), asked)
+}
+
+#[tokio::test]
+async fn one_that_fails_at_ranges_alone_is_asked_for_the_whole_at_last() {
     let registry = TestRegistry::start();
-    registry.behave(|b| b.refuses_ranges = true);
-    let (done, all, _) = rest(&registry, &bytes()[..5000]).await;
+    registry.behave(|b| b.refuses_ranges = Some("502 Bad Gateway"));
+    let (done, all, asked) = rest(&registry, &bytes()[..5000]).await;
     assert_eq!((done, all == bytes()), (Ok(()), true));
+    assert_eq!(asked, ["bytes=5000-", "bytes=5000-", ""]);
+}
+
+#[tokio::test]
+async fn one_that_fails_once_or_at_everything_costs_nothing_of_what_is_here() {
+    let range = "bytes=5000-";
+    let once = (true, SIZE, vec![range.to_owned(); 2]);
+    assert_eq!(failing(1).await, once);
+    let always = (
+        false,
+        5000,
+        [range, range, "", range].map(str::to_owned).to_vec(),
+    );
+    assert_eq!(failing(9).await, always);
 }
 
 #[tokio::test]
@@ -96,7 +141,8 @@ async fn a_blob_that_is_shorter_than_it_is_said_to_be_is_an_error_after_two_answ
     let registry = TestRegistry::start();
     let swapped =
         std::collections::HashMap::from([(Digest::of(&bytes()), bytes()[..9000].to_vec())]);
-    registry.behave(|b| (b.refuses_ranges, b.swapped) = (true, swapped));
+    registry
+        .behave(|b| (b.refuses_ranges, b.swapped) = (Some("416 Range Not Satisfiable"), swapped));
     let (done, _, asked) = rest(&registry, &[]).await;
     let error = done.unwrap_err();
     assert!(error.contains("9000 bytes"), "{error}");
