@@ -212,7 +212,7 @@ impl Links {
         }
         for message in present {
             let surplus = address(&message).is_some_and(|net| !wanted.contains(&net));
-            if surplus && message.header.scope == AddressScope::Universe {
+            if surplus && is_beyond_link(&message) {
                 self.delete_address(message).await?;
             }
         }
@@ -288,6 +288,13 @@ pub fn address(message: &AddressMessage) -> Option<IpNet> {
         }
     }
     IpNet::new(address?, message.header.prefix_len).ok()
+}
+
+/// Whether it means something beyond its link. Linux has a scope of their own for a site's addresses
+/// (`fec0::/10`), which are as good as any other (RFC 3879, section 4).
+pub fn is_beyond_link(message: &AddressMessage) -> bool {
+    let scope = message.header.scope;
+    matches!(scope, AddressScope::Universe | AddressScope::Site)
 }
 
 /// Whether packets may be sent from it already.

@@ -54,7 +54,7 @@ impl Screen {
         } else if self.uplink.addresses.is_empty() {
             notices.push("no address yet: is a network cable plugged in?".into());
         }
-        if self.has_ipv6_alone() && !matches!(self.chain, ChainState::Following { .. }) {
+        if self.has_ipv6_alone() && matches!(self.chain, ChainState::Silent { .. }) {
             notices.push(format!(
                 "this network gives IPv6 addresses only: an endpoint of the chain must have one too, \
                  and none of these answers: {}",

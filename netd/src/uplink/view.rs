@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use loam_node_api::network::{Missing, Uplink};
-use netlink_packet_route::address::AddressScope;
 use tokio::sync::watch;
 
 use super::{
@@ -76,7 +75,7 @@ impl Kernel {
             .addresses(link.index)
             .await?
             .iter()
-            .filter(|m| m.header.scope == AddressScope::Universe && link::is_usable(m))
+            .filter(|m| link::is_beyond_link(m) && link::is_usable(m))
             .filter_map(link::address)
             .collect();
         // An address whose lease ended is gone, and its gateway with it.

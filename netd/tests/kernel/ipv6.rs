@@ -88,6 +88,22 @@ fn a_router_gives_name_servers_and_takes_them_back() {
     });
 }
 
+/// Linux gives them a scope of their own.
+#[test]
+fn addresses_of_a_site_count_like_others() {
+    World::enter(|world| {
+        without_dhcpv4(world);
+        let netd = world.netd_without_lease();
+        let client = netd.client(world);
+        let message = frame::router_advertisement("fec0::".parse().unwrap());
+        let uplink = until(world, &client, &message, |uplink| {
+            !uplink.addresses.is_empty()
+        });
+        let address = uplink.addresses[0].addr().to_string();
+        assert!(address.starts_with("fec0:"), "{address}");
+    });
+}
+
 #[test]
 fn name_servers_of_dhcp_come_before_those_of_routers() {
     World::enter(|world| {

@@ -130,12 +130,24 @@ fn what_the_network_lacks_is_told_in_place_of_the_cable() {
     assert_eq!(notices(&screen), [server]);
     screen.uplink.missing = None;
     screen.uplink.addresses = vec!["2001:db8::2/64".parse().unwrap()];
+    let silent = ChainState::Silent {
+        reason: "unreachable".into(),
+    };
+    screen.chain = silent.clone();
     let only = "this network gives IPv6 addresses only: an endpoint of the chain must have one \
                 too, and none of these answers: 192.0.2.7, rpc.example.org";
     assert_eq!(notices(&screen), [only]);
-    screen.chain = ChainState::Following { block: 1 };
-    assert!(notices(&screen).is_empty());
-    screen.chain = ChainState::Connecting;
+    // That none answers is not known before, and not true later.
+    let answers = [
+        ChainState::Connecting,
+        ChainState::Registering { block: 1 },
+        ChainState::Following { block: 1 },
+    ];
+    for state in answers {
+        screen.chain = state;
+        assert!(notices(&screen).is_empty());
+    }
+    screen.chain = silent;
     screen
         .uplink
         .addresses
