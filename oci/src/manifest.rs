@@ -49,8 +49,8 @@ pub enum DocumentError {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    #[serde(default)]
-    pub media_type: String,
+    /// Absent, `null` and empty are the same.
+    media_type: Option<String>,
     pub digest: Digest,
     pub size: u64,
     /// Only in an index, and not always there.
@@ -150,11 +150,16 @@ impl Index {
 }
 
 impl Descriptor {
+    /// Empty if it says none.
+    fn media_type(&self) -> &str {
+        self.media_type.as_deref().unwrap_or_default()
+    }
+
     /// Whether an image may be behind it: the specification has readers pass over types that they do not
     /// know. Some builders leave the type out.
     fn is_document(&self) -> bool {
         let mut known = MEDIA_TYPES.split(", ");
-        self.media_type.is_empty() || known.any(|known| known == self.media_type)
+        self.media_type().is_empty() || known.any(|known| known == self.media_type())
     }
 
     /// Of a manifest or index that is to be read.
@@ -178,7 +183,7 @@ impl Manifest {
         for (number, layer) in self.layers.iter().enumerate() {
             // How it is compressed shows in its first bytes. Docker's types end in `.tar.gzip`,
             // OCI's in `.tar`, `.tar+gzip`, `.tar+zstd`.
-            let kind = &layer.media_type;
+            let kind = layer.media_type();
             let readable = [".tar", ".tar+gzip", ".tar+zstd", ".tar.gzip", ".tar.zstd"];
             if !readable.iter().any(|end| kind.ends_with(end)) {
                 return Err(DocumentError::LayerType {

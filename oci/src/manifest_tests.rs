@@ -39,6 +39,22 @@ fn reads_manifests_of_oci_and_docker() {
 }
 
 #[test]
+fn a_type_that_is_null_is_as_one_that_is_absent() {
+    for none in ["", r#""mediaType":null,"#] {
+        let text = manifest(GZIP, 1, 7).replace(r#""mediaType":"x","#, none);
+        assert!(parse(&text).is_ok(), "{text}");
+        let index = format!(
+            r#"{{"manifests":[{{{none}"digest":"{}","size":9}}]}}"#,
+            digest(3)
+        );
+        let Document::Index(index) = parse(&index).unwrap() else {
+            panic!("not an index")
+        };
+        assert_eq!(index.candidates(Level::V1).len(), 1);
+    }
+}
+
+#[test]
 fn refuses_what_is_too_much_or_something_else() {
     for (text, reason) in [
         (manifest(GZIP, limits::LAYERS + 1, 1), "129 layers"),

@@ -88,7 +88,19 @@ impl RegistryError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Http(_) | Self::Busy { .. } => true,
+            // It did not wait for the question, or does not want it before it knows who asks (RFC 8470).
+            Self::Status(StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY) => true,
             Self::Status(status) => status.is_server_error(),
+            _ => false,
+        }
+    }
+
+    /// Whether a registry that answers a range so may have the whole: it knows no ranges without an end, has
+    /// another idea of what is there, or cannot read the question (seen of registries: 400, 416).
+    fn is_of_the_range(&self) -> bool {
+        match self {
+            Self::Status(StatusCode::NOT_IMPLEMENTED) => true,
+            Self::Status(status) => status.is_client_error() && !self.is_passing(),
             _ => false,
         }
     }
@@ -173,7 +185,7 @@ impl Registry {
                     }
                 }
                 Ok(whole) => return Ok((whole, 0)),
-                Err(RegistryError::Status(status)) if is_of_the_range(status) => {}
+                Err(error) if error.is_of_the_range() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -356,12 +368,6 @@ fn client(outside: &Outside) -> reqwest::Result<Client> {
 }
 
 /// `Content-Range: bytes 100-199/200` (RFC 9110, section 14.4).
-/// Whether a registry that answers a range so may have the whole: it knows no ranges without an end, has
-/// another idea of what is there, or cannot read the question (seen of registries: 400, 416).
-fn is_of_the_range(status: StatusCode) -> bool {
-    status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED
-}
-
 fn range_start(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     range

@@ -418,17 +418,35 @@ async fn a_registry_may_want_a_token_and_an_index_may_lead_to_the_image() {
     assert_eq!(tokens, 1);
 }
 
+/// One of an index, for nodes.
+fn entry(digest: Digest, more: &str) -> String {
+    format!(
+        r#"{{"digest":"{digest}","size":900,"platform":{{"os":"linux","architecture":"amd64"{more}}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn what_an_index_names_and_is_not_there_gives_way_to_what_is() {
+    let registry = TestRegistry::start();
+    let image = registry.image(&layers());
+    let entries = [
+        entry(Digest::of(b"thrown away"), ""),
+        entry(Digest::of_manifest(&image), ""),
+    ];
+    let index = registry.manifest(format!(r#"{{"manifests":[{}]}}"#, entries.join(",")));
+    let node = Node::new();
+    node.ready(&index).await;
+    let alone = registry.manifest(format!(r#"{{"manifests":[{}]}}"#, entries[0]));
+    assert!(node.failed(&alone).await.contains("no manifest"));
+    node.assert_true_claims();
+}
+
 #[tokio::test]
 async fn an_image_for_a_better_processor_is_fetched_anew_on_another_machine() {
     let registry = TestRegistry::start();
     let names = |name: &str| Layer::default().file(name, b"").tar();
     let [plain, v3] = ["plain", "v3"].map(|name| registry.image(&[names(name)]));
-    let entry = |image: &OciReference, more: &str| {
-        let digest = Digest::of_manifest(image);
-        format!(
-            r#"{{"digest":"{digest}","size":900,"platform":{{"os":"linux","architecture":"amd64"{more}}}}}"#
-        )
-    };
+    let entry = |image, more| entry(Digest::of_manifest(image), more);
     let entries = [entry(&v3, r#","variant":"v3""#), entry(&plain, "")];
     let index = registry.manifest(format!(r#"{{"manifests":[{}]}}"#, entries.join(",")));
     let mut node = Node::new();
