@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::image::stage::Key;
 
@@ -61,6 +62,9 @@ impl Shelf {
                 return Ok(kept);
             }
         }
+        // What is started to make it has the lock, too: if we are killed, the next waits until that is at
+        // work no more.
+        fcntl_setfd(&lock, FdFlags::empty()).with_context(locking)?;
         let half = self.folder.join("unfinished");
         // What an interrupted run left is of no use.
         match fs::remove_dir_all(&half) {
@@ -93,6 +97,8 @@ fn sync(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -113,5 +119,22 @@ mod tests {
         assert_eq!(fs::read_to_string(again.join("file")).unwrap(), "first");
         let other = shelf.get(&Key::new("two"), write("other")).unwrap();
         assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "other");
+    }
+
+    #[test]
+    fn what_a_run_that_is_gone_started_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(folder.path().join("things")).unwrap();
+        let key = Key::new("one");
+        let mut child = None;
+        let failed = shelf.get(&key, |_| {
+            child = Some(Command::new("sleep").arg("0.5").spawn()?);
+            anyhow::bail!("killed")
+        });
+        assert!(failed.is_err());
+        let mut has_waited = false;
+        let made = shelf.get_after(&key, || has_waited = true, |_| Ok(()));
+        assert!(made.is_ok() && has_waited);
+        child.unwrap().wait().unwrap();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,18 +22,23 @@ pub fn feed(command: &mut Command, input: &[u8]) -> Result<String> {
         .with_context(|| {
             format!("running {program}; `cargo xtask setup` installs what is missing")
         })?;
-    // One that ends without reading says why by its status.
-    let fed = child.stdin.take().map(|mut stdin| stdin.write_all(input));
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("waiting for {program}"))?;
+    let stdin = child.stdin.take();
+    // What it prints is read meanwhile: a pipe holds little, and it may print before it has read all.
+    let (fed, output) = thread::scope(|scope| {
+        let fed = scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input)));
+        let output = child.wait_with_output();
+        (fed.join(), output)
+    });
+    let output = output.with_context(|| format!("waiting for {program}"))?;
     ensure!(
         output.status.success(),
         "{program} ended with {}:\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    fed.transpose()
+    // One that ends without reading says why by its status.
+    fed.unwrap_or_default()
+        .transpose()
         .with_context(|| format!("{program} did not read all of its input"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -46,6 +52,9 @@ mod tests {
         let mut cat = Command::new("cat");
         assert_eq!(feed(&mut cat, b"words").unwrap(), "words");
         assert_eq!(run(&mut cat).unwrap(), "");
+        // More than two pipes hold.
+        let much = "words ".repeat(100_000);
+        assert_eq!(feed(&mut cat, much.as_bytes()).unwrap(), much);
         let mut shell = Command::new("sh");
         shell.args(["-c", "echo the reason >&2; exit 3"]);
         let said = run(&mut shell).unwrap_err().to_string();

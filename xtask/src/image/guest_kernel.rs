@@ -5,8 +5,9 @@
 //! To compile it takes minutes, so both are kept outside the clone, by the hash of all that they are
 //! made from.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, BufRead as _, BufReader};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -136,8 +137,8 @@ pub fn made(
     let waits = || phase.note("another build makes a kernel");
     let folder = shelf.get_after(key, waits, |folder| {
         // All that is needed on the way is in a folder that goes.
-        let place = folder.join("build");
-        ensure_plain(&place)?;
+        let place = plain(folder.join("build"));
+        begin_in(&place)?;
         phase.note("unpacking the source");
         let sources = place.join("source");
         unpack(&lock::verified(source)?, &sources)?;
@@ -145,9 +146,10 @@ pub fn made(
             leave_tracepoints_out(&sources.join(folder))?;
         }
         compile(&place, config, phase, in_vain)?;
-        for part in [IMAGE, MODULES] {
-            fs::rename(place.join(part), folder.join(part))?;
-        }
+        let mut copy = Command::new("cp");
+        copy.arg("-r")
+            .args([IMAGE, MODULES].map(|part| place.join(part)));
+        told(copy.arg(folder), in_vain, |_| ())?;
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))
     })?;
     Ok(Made { folder })
@@ -173,15 +175,24 @@ fn version(program: &str) -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// The kernel's makefiles take no other.
-fn ensure_plain(place: &Path) -> Result<()> {
+/// This place, or where the kernel's makefiles cannot be in it, since its name has a space or a colon, one that
+/// is the same in every run, which clears it away.
+fn plain(place: PathBuf) -> PathBuf {
     let path = place.to_string_lossy();
-    ensure!(
-        !path.contains([' ', ':', '\t']),
-        "the guests' kernel cannot be compiled in `{path}`, whose name has a space or a colon: set \
-         LOAM_CACHE to another folder"
-    );
-    Ok(())
+    if !path.contains([' ', ':', '\t']) {
+        return place;
+    }
+    let name = Key::new(&path).hex();
+    PathBuf::from(format!("/var/tmp/loam-guest-kernel-{}", &name[..16]))
+}
+
+/// Makes it, for us alone, without what an interrupted run left there.
+fn begin_in(place: &Path) -> Result<()> {
+    match fs::remove_dir_all(place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => DirBuilder::new().mode(0o700).create(place),
+    }
+    .with_context(|| format!("making {}", place.display()))
 }
 
 fn unpack(package: &Path, to: &Path) -> Result<()> {
@@ -381,6 +392,8 @@ fn not_taken(fragment: &str, config: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -393,6 +406,31 @@ mod tests {
             not_taken(refused, config),
             ["CONFIG_A=n", "CONFIG_B=y", "CONFIG_D=6", "nonsense"]
         );
+    }
+
+    #[test]
+    fn a_place_with_spaces_has_one_without() {
+        let same = PathBuf::from("/root/.cache/loam/build");
+        assert_eq!(plain(same.clone()), same);
+        let [one, other] =
+            ["/home/a b/build", "/home/a:b/build"].map(|place| plain(PathBuf::from(place)));
+        assert!(
+            one.starts_with("/var/tmp") && one != other,
+            "{one:?} {other:?}"
+        );
+        assert_eq!(plain(PathBuf::from("/home/a b/build")), one);
+    }
+
+    #[test]
+    fn what_an_interrupted_run_left_is_cleared_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("build");
+        begin_in(&place).unwrap();
+        fs::write(place.join("half"), "").unwrap();
+        begin_in(&place).unwrap();
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+        let mode = fs::metadata(&place).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[test]
@@ -449,11 +487,5 @@ mod tests {
         shell.args(["-c", "echo on; exec sleep 1000"]);
         let error = told(&mut shell, &AtomicBool::new(true), |_| ()).unwrap_err();
         assert!(error.to_string().contains("stopped"), "{error}");
-    }
-
-    #[test]
-    fn a_folder_that_makefiles_cannot_name_is_refused() {
-        assert!(ensure_plain(Path::new("/home/a b/cache")).is_err());
-        assert!(ensure_plain(Path::new("/home/ab/cache")).is_ok());
     }
 }
