@@ -7,6 +7,7 @@ use std::{
     net::TcpListener,
     sync::{Arc, Mutex},
     thread,
+    time::{Duration, SystemTime},
 };
 
 use alloy::primitives::Address;
@@ -21,9 +22,10 @@ use loam_node_api::{
     clock::{Clock, UnixTime},
     tls,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
-use time::{Duration, OffsetDateTime};
+use loam_test_authority::Authority;
+use rustls::{RootCertStore, ServerConnection, StreamOwned};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What an endpoint was asked by clients that took its certificate.
 #[derive(Clone, Default)]
@@ -38,28 +40,10 @@ impl Asked {
 
 /// An endpoint whose certificate begins tomorrow; it hangs up on every question.
 fn endpoint_of_tomorrow() -> (GridConfig, RootCertStore, Asked) {
-    let tomorrow = OffsetDateTime::now_utc() + Duration::days(1);
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.not_after = tomorrow + Duration::days(9);
-    let key = KeyPair::generate().unwrap();
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(authority.self_signed(&key).unwrap().der().clone())
-        .unwrap();
-    let authority = Issuer::new(authority, key);
-    let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    (leaf.not_before, leaf.not_after) = (tomorrow, tomorrow + Duration::days(1));
-    let key = KeyPair::generate().unwrap();
-    let leaf = leaf.signed_by(&key, &authority).unwrap().der().clone();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let server = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf], key.serialize_der().try_into().unwrap())
-        .unwrap();
-    let server = Arc::new(server);
+    let tomorrow = SystemTime::now() + DAY;
+    let authority = Authority::generate();
+    let certified = authority.certify("localhost", tomorrow..tomorrow + DAY);
+    let server = certified.server();
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = GridConfig {
@@ -94,7 +78,7 @@ fn endpoint_of_tomorrow() -> (GridConfig, RootCertStore, Asked) {
             }
         }
     });
-    (config, roots, asked)
+    (config, authority.roots(), asked)
 }
 
 fn account() -> AccountKey {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use loam_test_authority::Authority;
 
 use crate::config::ServerName;
 
@@ -27,8 +27,6 @@ pub enum LocalServerError {
     Ended(std::process::ExitStatus),
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("certificates: {0}")]
-    Certificate(#[from] rcgen::Error),
 }
 
 /// A chronyd that serves this machine's time, once it is started; gone when dropped.
@@ -65,18 +63,10 @@ impl LocalServer {
         until: SystemTime,
     ) -> Result<Self, LocalServerError> {
         let folder = tempfile::tempdir()?;
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority_key = KeyPair::generate()?;
-        let authority = params.self_signed(&authority_key)?.pem();
-        let issuer = Issuer::new(params, authority_key);
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![host.to_owned()])?;
-        params.not_before = from.into();
-        params.not_after = until.into();
-        let certificate = params.signed_by(&key, &issuer)?.pem();
-        std::fs::write(folder.path().join("server.pem"), certificate)?;
-        std::fs::write(folder.path().join("server.key"), key.serialize_pem())?;
+        let authority = Authority::generate();
+        let certified = authority.certify(host, from..until);
+        std::fs::write(folder.path().join("server.pem"), certified.pem())?;
+        std::fs::write(folder.path().join("server.key"), certified.key_pem())?;
         let server = Self {
             ntp_port: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?
                 .local_addr()?
@@ -85,7 +75,7 @@ impl LocalServer {
                 .local_addr()?
                 .port(),
             folder,
-            authority,
+            authority: authority.pem(),
             process: None,
         };
         std::fs::write(server.file("chrony.conf"), server.chrony_conf())?;

@@ -16,8 +16,8 @@ use rustix::{
 
 use crate::machine;
 
-/// What is mounted before the first daemon, in this order. `/pools` holds mount points only;
-/// the tools that storaged runs as nobody must get through it.
+/// What is mounted before the first daemon, in this order. `/pools` holds mount points only. Others than
+/// root may pass through it, which leads nowhere: storaged closes each pool to them (its `folders`).
 const MOUNTS: [(&str, &str, MountFlags, &str); 9] = [
     ("proc", "/proc", SEALED, ""),
     ("sysfs", "/sys", SEALED, ""),

@@ -42,6 +42,29 @@ pub struct GuestConfig {
     pub ssh_keys: Vec<String>,
 }
 
+impl GuestConfig {
+    /// A machine with what none can be without, and nothing else: what it has besides is the caller's to add.
+    /// noded, which has a deployment and an image to think of, states every field.
+    pub fn bare(hostname: &str, image_disk: &str, root_disk: &str, command: &[&str]) -> Self {
+        Self {
+            hostname: hostname.to_owned(),
+            image_disk: image_disk.to_owned(),
+            root_disk: root_disk.to_owned(),
+            mounts: Vec::new(),
+            interfaces: Vec::new(),
+            dns: Vec::new(),
+            command: command.iter().map(|&part| part.to_owned()).collect(),
+            env: Vec::new(),
+            working_dir: String::new(),
+            user: String::new(),
+            stop_signal: None,
+            healthcheck: None,
+            volumes: Vec::new(),
+            ssh_keys: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestMount {
     /// Serial of the disk.

@@ -23,10 +23,15 @@ pub struct Healthcheck {
 }
 
 impl Healthcheck {
-    /// What Docker takes where an image says nothing (moby, `daemon/health.go`).
-    pub const INTERVAL: Duration = Duration::from_secs(30);
-    pub const TIMEOUT: Duration = Duration::from_secs(30);
-    pub const START_PERIOD: Duration = Duration::ZERO;
-    pub const START_INTERVAL: Duration = Duration::from_secs(5);
-    pub const RETRIES: u32 = 3;
+    /// With what Docker takes where an image says nothing but the command (moby, `daemon/health.go`).
+    pub fn new(command: Vec<String>) -> Self {
+        Self {
+            command,
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
+            start_period: Duration::ZERO,
+            start_interval: Duration::from_secs(5),
+            retries: 3,
+        }
+    }
 }

@@ -57,8 +57,15 @@ impl ImageRequest {
     pub fn image(&self) -> Image {
         Image {
             reference: self.reference.clone(),
-            only_for: self.login.as_ref().map(|login| login.contract),
+            only_for: ImageLogin::owner(self.login.as_ref()),
         }
+    }
+}
+
+impl ImageLogin {
+    /// Whose an image is that is fetched with this login, or with none ([`Image::only_for`]).
+    pub fn owner(login: Option<&Self>) -> Option<ContractId> {
+        login.map(|login| login.contract)
     }
 }
 

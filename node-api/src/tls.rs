@@ -132,9 +132,13 @@ fn tls_time(time: UnixTime) -> TlsTime {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use std::time::UNIX_EPOCH;
+
+    use loam_test_authority::Authority;
 
     use super::*;
+
+    const HOST: &str = "time.example";
 
     const YEAR: u64 = 365 * 24 * 3600;
     /// 2020-01-01 and later, in years.
@@ -142,54 +146,26 @@ mod tests {
         UnixTime(1_577_836_800 + n * YEAR)
     }
 
-    struct Authority {
-        issuer: Issuer<'static, KeyPair>,
-        roots: RootCertStore,
+    fn leaf(authority: &Authority, from: UnixTime, until: UnixTime) -> CertificateDer<'static> {
+        let at = |time: UnixTime| UNIX_EPOCH + time.since_epoch();
+        authority.certify(HOST, at(from)..at(until)).der()
     }
 
-    impl Authority {
-        fn new() -> Self {
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.not_before = date(year(0));
-            params.not_after = date(year(30));
-            let key = KeyPair::generate().unwrap();
-            let root = params.self_signed(&key).unwrap();
-            let mut roots = RootCertStore::empty();
-            roots.add(root.der().clone()).unwrap();
-            Self {
-                issuer: Issuer::new(params, key),
-                roots,
-            }
-        }
-
-        fn leaf(&self, from: UnixTime, until: UnixTime) -> CertificateDer<'static> {
-            let mut params = CertificateParams::new(vec!["time.example".to_owned()]).unwrap();
-            params.not_before = date(from);
-            params.not_after = date(until);
-            let key = KeyPair::generate().unwrap();
-            params.signed_by(&key, &self.issuer).unwrap().der().clone()
-        }
-
-        fn verify(
-            &self,
-            leaf: &CertificateDer<'_>,
-            clock: &Clock,
-            kernel: UnixTime,
-        ) -> Result<(), Error> {
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let known = clock.clone();
-            let time: KnownTime = Arc::new(move || known.clone());
-            let verifier = KnownTimeVerifier::new(self.roots.clone(), &provider, time)?;
-            let name = ServerName::try_from("time.example").unwrap();
-            verifier
-                .verify_server_cert(leaf, &[], &name, &[], tls_time(kernel))
-                .map(drop)
-        }
-    }
-
-    fn date(time: UnixTime) -> time::OffsetDateTime {
-        time::OffsetDateTime::from_unix_timestamp(i64::try_from(time.0).unwrap()).unwrap()
+    /// By whom trusts the authority alone.
+    fn verify(
+        authority: &Authority,
+        leaf: &CertificateDer<'_>,
+        clock: &Clock,
+        kernel: UnixTime,
+    ) -> Result<(), Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let known = clock.clone();
+        let time: KnownTime = Arc::new(move || known.clone());
+        let verifier = KnownTimeVerifier::new(authority.roots(), &provider, time)?;
+        let name = ServerName::try_from(HOST).unwrap();
+        verifier
+            .verify_server_cert(leaf, &[], &name, &[], tls_time(kernel))
+            .map(drop)
     }
 
     fn assert_expired(refused: &Result<(), Error>) {
@@ -214,14 +190,12 @@ mod tests {
 
     #[test]
     fn until_the_clock_is_set_a_beginning_is_not_judged() {
-        let authority = Authority::new();
-        let leaf = authority.leaf(year(5), year(6));
+        let authority = Authority::generate();
+        let leaf = leaf(&authority, year(5), year(6));
         // A stick made in year 3, and a clock battery that died.
-        authority
-            .verify(&leaf, &floor(year(3), false), UnixTime(0))
-            .unwrap();
+        verify(&authority, &leaf, &floor(year(3), false), UnixTime(0)).unwrap();
         // Set, the same certificate has not begun.
-        let refused = authority.verify(&leaf, &floor(year(3), true), year(4));
+        let refused = verify(&authority, &leaf, &floor(year(3), true), year(4));
         assert!(
             matches!(
                 refused,
@@ -231,46 +205,49 @@ mod tests {
             ),
             "{refused:?}"
         );
-        authority
-            .verify(&leaf, &floor(year(3), true), UnixTime(year(5).0 + 1))
-            .unwrap();
+        verify(
+            &authority,
+            &leaf,
+            &floor(year(3), true),
+            UnixTime(year(5).0 + 1),
+        )
+        .unwrap();
     }
 
     #[test]
     fn an_end_before_the_floor_is_refused_whatever_the_kernel_believes() {
-        let authority = Authority::new();
-        let leaf = authority.leaf(year(1), year(2));
+        let authority = Authority::generate();
+        let leaf = leaf(&authority, year(1), year(2));
         for set in [false, true] {
-            let refused = authority.verify(&leaf, &floor(year(3), set), UnixTime(year(1).0 + 1));
+            let refused = verify(
+                &authority,
+                &leaf,
+                &floor(year(3), set),
+                UnixTime(year(1).0 + 1),
+            );
             assert_expired(&refused);
         }
         // A kernel's clock that runs ahead and was not set by anybody spoils nothing.
-        authority
-            .verify(&leaf, &floor(year(1), false), year(20))
-            .unwrap();
-        authority
-            .verify(&leaf, &floor(year(1), true), year(20))
-            .unwrap_err();
+        verify(&authority, &leaf, &floor(year(1), false), year(20)).unwrap();
+        verify(&authority, &leaf, &floor(year(1), true), year(20)).unwrap_err();
     }
 
     #[test]
     fn a_floor_beyond_all_calendars_refuses_and_does_no_more_harm() {
-        let authority = Authority::new();
-        let leaf = authority.leaf(year(1), year(2));
+        let authority = Authority::generate();
+        let leaf = leaf(&authority, year(1), year(2));
         for set in [false, true] {
             let clock = floor(UnixTime(u64::MAX), set);
-            let refused = authority.verify(&leaf, &clock, year(1));
+            let refused = verify(&authority, &leaf, &clock, year(1));
             assert_expired(&refused);
         }
     }
 
     #[test]
     fn a_certificate_of_nobody_we_know_stays_refused() {
-        let authority = Authority::new();
-        let stranger = Authority::new();
-        let leaf = stranger.leaf(year(5), year(6));
-        authority
-            .verify(&leaf, &floor(year(3), false), UnixTime(0))
-            .unwrap_err();
+        let authority = Authority::generate();
+        let stranger = Authority::generate();
+        let leaf = leaf(&stranger, year(5), year(6));
+        verify(&authority, &leaf, &floor(year(3), false), UnixTime(0)).unwrap_err();
     }
 }

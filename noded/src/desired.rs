@@ -126,7 +126,7 @@ impl Machine {
     pub fn image_needed(&self) -> Image {
         Image {
             reference: self.image.clone(),
-            only_for: self.image_owner(),
+            only_for: ImageLogin::owner(self.image_login.as_ref()),
         }
     }
 
@@ -134,12 +134,8 @@ impl Machine {
     pub fn image_content(&self) -> ImageContent {
         ImageContent {
             digest: self.image.digest(),
-            only_for: self.image_owner(),
+            only_for: ImageLogin::owner(self.image_login.as_ref()),
         }
-    }
-
-    fn image_owner(&self) -> Option<ContractId> {
-        self.image_login.as_ref().map(|login| login.contract)
     }
 }
 

@@ -18,14 +18,7 @@ use loam_node_api::{
 use crate::desired::{Machine, Workloads};
 
 pub fn healthcheck() -> Healthcheck {
-    Healthcheck {
-        command: vec!["/check".into()],
-        interval: Healthcheck::INTERVAL,
-        timeout: Healthcheck::TIMEOUT,
-        start_period: Healthcheck::START_PERIOD,
-        start_interval: Healthcheck::START_INTERVAL,
-        retries: Healthcheck::RETRIES,
-    }
+    Healthcheck::new(vec!["/check".into()])
 }
 
 pub fn image(n: u8) -> OciReference {

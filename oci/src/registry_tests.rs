@@ -2,6 +2,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     thread,
+    time::UNIX_EPOCH,
 };
 
 use loam_deployment::payload::OciReference;
@@ -9,8 +10,8 @@ use loam_node_api::{
     clock::{Clock, UnixTime},
     tls,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use loam_test_authority::Authority;
+use rustls::{RootCertStore, ServerConnection, StreamOwned};
 
 use super::*;
 use crate::test_registry::{Instead, TestRegistry};
@@ -24,35 +25,16 @@ fn of(
 }
 
 /// 2021 and 2022: long over by the clock of whoever runs this.
-const BEGIN: i64 = 1_609_459_200;
-const END: i64 = 1_640_995_200;
+const BEGIN: u64 = 1_609_459_200;
+const END: u64 = 1_640_995_200;
 
 /// A registry on this machine that has one manifest, and whose certificate ended in 2022. It answers
 /// `connections` times.
 fn expired_registry(manifest: &'static [u8], connections: usize) -> (OciReference, RootCertStore) {
-    let at = |time| time::OffsetDateTime::from_unix_timestamp(time).unwrap();
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    (authority.not_before, authority.not_after) = (at(0), at(END * 2));
-    let key = KeyPair::generate().unwrap();
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(authority.self_signed(&key).unwrap().der().clone())
-        .unwrap();
-    let authority = Issuer::new(authority, key);
-
-    let mut leaf = CertificateParams::new(vec!["registry.localhost".to_owned()]).unwrap();
-    (leaf.not_before, leaf.not_after) = (at(BEGIN), at(END));
-    let key = KeyPair::generate().unwrap();
-    let leaf = leaf.signed_by(&key, &authority).unwrap().der().clone();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf], key.serialize_der().try_into().unwrap())
-        .unwrap();
-    let config = Arc::new(config);
+    let at = |time| UNIX_EPOCH + Duration::from_secs(time);
+    let authority = Authority::generate();
+    let certified = authority.certify("registry.localhost", at(BEGIN)..at(END));
+    let config = certified.server();
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -75,7 +57,7 @@ fn expired_registry(manifest: &'static [u8], connections: usize) -> (OciReferenc
         }
     });
     let image = format!("registry.localhost:{port}/a/b@{}", Digest::of(manifest));
-    (image.parse().unwrap(), roots)
+    (image.parse().unwrap(), authority.roots())
 }
 
 #[tokio::test]
@@ -92,7 +74,7 @@ async fn a_registry_is_judged_by_what_is_known_about_the_time() {
     };
     // A clock that nobody set says nothing, and the floor is before the certificate's end.
     let unset = Clock {
-        floor: UnixTime(END.unsigned_abs() - 1),
+        floor: UnixTime(END - 1),
         ..Clock::default()
     };
     assert_eq!(ask(unset.clone()).await.unwrap(), manifest);

@@ -11,7 +11,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use loam_node_api::{clock::Clock, tls};
@@ -27,7 +27,7 @@ use loam_oci::{
     test_target::Memory,
     transfer::transfer,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use loam_test_authority::Authority;
 use reqwest::{Client, RequestBuilder, StatusCode, Url, header};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
@@ -201,20 +201,12 @@ fn descriptor(kind: &str, bytes: &[u8]) -> serde_json::Value {
 
 /// Writes a certificate for the registry and its key, and gives who vouches for it.
 fn certify(folder: &Path) -> RootCertStore {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(authority.self_signed(&key).unwrap().der().clone())
-        .unwrap();
-    let authority = Issuer::new(authority, key);
-    let leaf = CertificateParams::new(vec!["registry.localhost".to_owned()]).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = leaf.signed_by(&key, &authority).unwrap();
-    fs::write(folder.join("certificate.pem"), leaf.pem()).unwrap();
-    fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
-    roots
+    let authority = Authority::generate();
+    let now = SystemTime::now();
+    let certified = authority.certify("registry.localhost", now - MINUTE..now + 60 * MINUTE);
+    fs::write(folder.join("certificate.pem"), certified.pem()).unwrap();
+    fs::write(folder.join("key.pem"), certified.key_pem()).unwrap();
+    authority.roots()
 }
 
 /// The blob, of which a part is here; only the rest may come.

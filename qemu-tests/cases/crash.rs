@@ -54,58 +54,82 @@ pub fn case(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     stays_ended(grid, node)
 }
 
+/// A machine that is not to be started again.
+struct Once {
+    port: u16,
+    subnet: &'static str,
+    /// What ends it.
+    asked: &'static str,
+    /// What its owner is then told.
+    status: Value,
+    detail: &'static str,
+    last_words: &'static str,
+}
+
 /// Those that are not to be started again stay to be looked at, whatever ended them.
 fn stays_ended(grid: &Grid, node: &mut Node<'_>) -> anyhow::Result<()> {
     const RESET: &str = "the guest has reset itself";
     let loam = Cli::register(grid, node)?;
     let mut machines = Vec::new();
-    for (number, asked, status, detail, last_words) in [
-        (
-            1,
-            "/exit?status=7",
-            json!(7),
-            "its command ended with status 7",
-            "hello: bye, status 7",
-        ),
-        (
-            2,
-            "/sysrq?key=c",
-            Value::Null,
-            RESET,
-            "Kernel panic - not syncing: sysrq triggered crash",
-        ),
-        (3, "/sysrq?key=b", Value::Null, RESET, "sysrq: Resetting"),
+    for once in [
+        Once {
+            port: 8581,
+            subnet: "10.51.0",
+            asked: "/exit?status=7",
+            status: json!(7),
+            detail: "its command ended with status 7",
+            last_words: "hello: bye, status 7",
+        },
+        Once {
+            port: 8582,
+            subnet: "10.52.0",
+            asked: "/sysrq?key=c",
+            status: Value::Null,
+            detail: RESET,
+            last_words: "Kernel panic - not syncing: sysrq triggered crash",
+        },
+        Once {
+            port: 8583,
+            subnet: "10.53.0",
+            asked: "/sysrq?key=b",
+            status: Value::Null,
+            detail: RESET,
+            last_words: "sysrq: Resetting",
+        },
     ] {
         let hello = Hello {
-            port: 8580 + number,
-            subnet: ["10.51.0", "10.52.0", "10.53.0"][usize::from(number) - 1],
+            port: once.port,
+            subnet: once.subnet,
             ..Hello::default()
         };
-        let once = hello
+        let text = hello
             .toml(grid)
             .replace("cpus = 1", "cpus = 1\n            restart = \"never\"");
-        let file = folder::of_case()?.join(format!("once-{number}.toml"));
-        std::fs::write(&file, once)?;
+        let file = folder::of_case()?.join(format!("once-{}.toml", once.port));
+        std::fs::write(&file, text)?;
         let file = file.to_str().context("a folder's name is not UTF-8")?;
         let deployed: Value = serde_json::from_str(&loam.run(&["deploy", file, "--json"])?)?;
         let id = deployed["contract"].to_string();
         let web = node.forward(hello.port)?;
         wait_start(web)?;
-        http::post(web, asked)?;
-        machines.push((id, status, detail, last_words));
+        http::post(web, once.asked)?;
+        machines.push((id, once));
     }
-    for (id, status, detail, last_words) in machines {
+    for (id, once) in machines {
         let web = wait_for("the end to be shown", || {
             let lines: Vec<Value> = serde_json::from_str(&loam.run(&["status", &id, "--json"])?)?;
             let mut lines = lines.into_iter();
             Ok(lines.find(|line| line["workload"] == "web" && line["state"] == "failed"))
         })?;
         ensure!(
-            web["exit_status"] == status && web["detail"] == detail,
+            web["exit_status"] == once.status && web["detail"] == once.detail,
             "its end is told as {web}"
         );
         let logs = loam.run(&["logs", &id, "web"])?;
-        ensure!(logs.contains(last_words), "its last lines are gone: {logs}");
+        ensure!(
+            logs.contains(once.last_words),
+            "its last lines are gone: {logs}"
+        );
         loam.run(&["cancel", "--yes", &id])?;
     }
     Ok(())

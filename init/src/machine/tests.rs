@@ -610,14 +610,7 @@ fn a_change_of_health_is_told_and_what_says_the_same_is_not() {
     let mut node = Node::new();
     let mut checked = spec("1.web");
     let Boot::Guest(config) = &mut checked.boot;
-    config.healthcheck = Some(Healthcheck {
-        command: vec!["/check".into()],
-        interval: Healthcheck::INTERVAL,
-        timeout: Healthcheck::TIMEOUT,
-        start_period: Healthcheck::START_PERIOD,
-        start_interval: Healthcheck::START_INTERVAL,
-        retries: Healthcheck::RETRIES,
-    });
+    config.healthcheck = Some(Healthcheck::new(vec!["/check".into()]));
     let _answer = node.start(checked);
     node.opened("1.web", Ok(vec![]));
     node.news("1.web", News::Executed);

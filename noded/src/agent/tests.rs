@@ -134,11 +134,32 @@ impl Bench {
             .send_replace(ChainState::Following { block: number });
     }
 
-    async fn all_daemons(&self) -> [Running; 3] {
+    /// noded beside init, storaged and netd, which have a disk: all that a test brings is contracts.
+    async fn ready() -> (Self, [Running; 3]) {
+        Self::ready_where(|_| ()).await
+    }
+
+    /// And this is so before noded looks for the first time.
+    async fn ready_where<T>(is_so: impl FnOnce(&mut State) -> T) -> (Self, [Running; 3]) {
+        let bench = Self::start(FakeNode::new());
+        bench.node.change(|state| {
+            state.disk = true;
+            is_so(state)
+        });
         let parts = [Part::Init, Part::Storaged, Part::Netd];
-        let running = parts.map(|part| self.node.start(part));
-        self.node.wait("all is listed", is_listed).await;
-        running
+        let daemons = parts.map(|part| bench.node.start(part));
+        bench.node.wait("all is listed", is_listed).await;
+        (bench, daemons)
+    }
+
+    /// The machines of so many contracts run, from 1 on.
+    async fn at_work(contracts: u64) -> (Self, [Running; 3]) {
+        let (bench, daemons) = Self::ready().await;
+        let published = (1..=contracts).map(|contract| always(&bench, contract));
+        bench.publish(published.collect(), &[]);
+        let all_run = |state: &State| (1..=contracts).all(|contract| runs(state, contract));
+        bench.node.wait("all machines run", all_run).await;
+        (bench, daemons)
     }
 }
 
@@ -291,10 +312,26 @@ fn calls(state: &State, name: &str) -> usize {
     state.calls.get(name).copied().unwrap_or(0)
 }
 
+/// How often this, a line of the log, was done.
+fn done(state: &State, what: &str) -> usize {
+    state.log.iter().filter(|call| **call == what).count()
+}
+
 /// How often the contract's machine was started.
 fn starts(state: &State, contract: u64) -> usize {
-    let start = format!("machine_start {contract}.web");
-    state.log.iter().filter(|call| **call == start).count()
+    done(state, &format!("machine_start {contract}.web"))
+}
+
+/// How often it was asked to end.
+fn stops(state: &State, contract: u64) -> usize {
+    done(state, &format!("machine_stop {contract}.web"))
+}
+
+/// How many calls for volumes hang.
+fn hanging(state: &State) -> usize {
+    let made = state.log.iter().filter(|c| c.starts_with("volume_ensure"));
+    // Each that is made counts twice.
+    calls(state, "volume_ensure") - 2 * made.count()
 }
 
 /// What the first report says of its machine, if it is of this version.
@@ -314,9 +351,7 @@ async fn local(test: impl Future<Output = ()>) {
 #[tokio::test]
 async fn what_the_chain_says_is_done_at_once_and_told() {
     local(async {
-        let mut bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let _daemons = bench.all_daemons().await;
+        let (mut bench, _daemons) = Bench::ready().await;
         bench.publish(vec![always(&bench, 1)], &[]);
         bench
             .node
@@ -468,12 +503,7 @@ async fn after_a_power_cut_machines_come_back_whatever_returns_first() {
 #[tokio::test]
 async fn one_volume_that_hangs_holds_up_its_machine_and_no_other() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.hung.insert(data(1));
-        });
-        let _daemons = bench.all_daemons().await;
+        let (bench, _daemons) = Bench::ready_where(|state| state.hung.insert(data(1))).await;
         bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
         bench
             .node
@@ -491,14 +521,7 @@ async fn one_volume_that_hangs_holds_up_its_machine_and_no_other() {
             .await;
         bench.node.look(|state| {
             assert!(!state.machines.contains_key(&id(1, "web")));
-            let asked = state.calls["volume_ensure"];
-            let made = state
-                .log
-                .iter()
-                .filter(|call| call.starts_with("volume_ensure"))
-                .count();
-            // Each that is made counts twice.
-            assert_eq!(asked - 2 * made, 1, "the call that hangs is made once");
+            assert_eq!(hanging(state), 1, "the call that hangs is made once");
         });
     })
     .await;
@@ -507,26 +530,15 @@ async fn one_volume_that_hangs_holds_up_its_machine_and_no_other() {
 #[tokio::test]
 async fn a_machine_is_started_anew_once_its_disk_is_back() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench
-            .node
-            .change(|state| (state.disk, state.mount) = (true, 1));
-        let _daemons = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1)], &[]);
+        let (bench, _daemons) = Bench::at_work(1).await;
         let node = &bench.node;
-        let ready = |what: &'static str| node.wait(what, |state| runs(state, 1));
-        ready("the machine runs").await;
-        let starts = |state: &State| {
-            let log = state.log.iter();
-            log.filter(|call| call.starts_with("machine_start")).count()
-        };
-        let (before, looks) = node.look(|state| (starts(state), state.calls["pools"]));
+        let (before, looks) = node.look(|state| (starts(state, 1), state.calls["pools"]));
         node.change(|state| state.disk = false);
         node.wait("noded sees it gone", |state| state.calls["pools"] > looks)
             .await;
         node.change(|state| (state.disk, state.mount) = (true, 2));
         node.wait("it is started anew", |state| {
-            starts(state) > before && runs(state, 1)
+            starts(state, 1) > before && runs(state, 1)
         })
         .await;
         node.look(|state| {
@@ -543,13 +555,7 @@ async fn a_machine_is_started_anew_once_its_disk_is_back() {
 #[tokio::test]
 async fn a_refused_update_is_not_accepted_because_a_disk_is_away() {
     local(async {
-        let mut bench = Bench::start(FakeNode::new());
-        bench
-            .node
-            .change(|state| (state.disk, state.mount) = (true, 1));
-        let _daemons = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1)], &[]);
-        bench.node.wait("it runs", |state| runs(state, 1)).await;
+        let (mut bench, _daemons) = Bench::at_work(1).await;
         bench.node.change(|state| {
             for volume in state.volumes.values_mut() {
                 volume.spec.size = Bytes::gib(8);
@@ -604,14 +610,7 @@ async fn a_refused_update_is_not_accepted_because_a_disk_is_away() {
 #[tokio::test]
 async fn one_daemon_away_stops_only_what_needs_it() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let [_init, _storaged, netd] = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1)], &[]);
-        bench
-            .node
-            .wait("the machine runs", |state| runs(state, 1))
-            .await;
+        let (bench, [_init, _storaged, netd]) = Bench::at_work(1).await;
         drop(netd);
         // It crashes, and needs nothing of netd to come back.
         bench.node.change(|state| {
@@ -690,14 +689,7 @@ async fn a_daemon_that_hangs_is_taken_for_one_that_is_away() {
 #[tokio::test]
 async fn a_list_that_does_not_come_holds_up_no_round() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let _daemons = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1)], &[]);
-        bench
-            .node
-            .wait("the machine runs", |state| runs(state, 1))
-            .await;
+        let (bench, _daemons) = Bench::at_work(1).await;
         bench.node.change(|state| state.hung_list = true);
         let lists = |state: &State| state.calls["volumes"];
         let before = bench.node.look(lists);
@@ -726,20 +718,12 @@ async fn a_list_that_does_not_come_holds_up_no_round() {
 #[tokio::test]
 async fn what_a_daemon_that_lingers_was_asked_is_asked_of_its_successor_soon() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
+        let (bench, [_init, _lingering, _netd]) =
+            Bench::ready_where(|state| state.hung.insert(data(1))).await;
         let node = &bench.node;
-        node.change(|state| {
-            state.disk = true;
-            state.hung.insert(data(1));
-        });
-        let [_init, _lingering, _netd] = bench.all_daemons().await;
         bench.publish(vec![always(&bench, 1)], &[]);
-        let unanswered = |state: &State| {
-            let made = state.log.iter().filter(|c| c.starts_with("volume_ensure"));
-            // Each that is made counts twice.
-            calls(state, "volume_ensure") > 2 * made.count()
-        };
-        node.wait("a volume is asked for", unanswered).await;
+        node.wait("a volume is asked for", |state| hanging(state) > 0)
+            .await;
         node.change(|state| state.hung_list = true);
         let lists = |state: &State| calls(state, "volumes");
         let before = node.look(lists);
@@ -763,18 +747,13 @@ async fn what_a_daemon_that_lingers_was_asked_is_asked_of_its_successor_soon() {
 #[tokio::test]
 async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.crashing.insert(id(1, "web"));
-        });
-        let _daemons = bench.all_daemons().await;
+        let (bench, _daemons) =
+            Bench::ready_where(|state| state.crashing.insert(id(1, "web"))).await;
         bench.publish(vec![always(&bench, 1)], &[]);
-        let starts = |state: &State| calls(state, "machine_start");
         for tries in 1..=3 {
             bench
                 .node
-                .wait("it is tried again", |state| starts(state) >= tries)
+                .wait("it is tried again", |state| starts(state, 1) >= tries)
                 .await;
             bench.node.look(|state| {
                 let machine = &state.machines[&id(1, "web")];
@@ -793,12 +772,8 @@ async fn a_machine_that_crashes_stays_listed_while_it_waits_for_its_next_start()
 #[tokio::test]
 async fn while_a_machine_that_crashed_waits_its_owner_is_told_why() {
     local(async {
-        let mut bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.crashing.insert(id(1, "web"));
-        });
-        let _daemons = bench.all_daemons().await;
+        let (mut bench, _daemons) =
+            Bench::ready_where(|state| state.crashing.insert(id(1, "web"))).await;
         for restart in [payload::Restart::Always, payload::Restart::OnFailure] {
             let version = 1 + u64::from(restart == payload::Restart::OnFailure);
             let crashing = deployment(&bench.identity, 1, version, restart);
@@ -821,23 +796,11 @@ async fn while_a_machine_that_crashed_waits_its_owner_is_told_why() {
 #[tokio::test]
 async fn a_machine_that_takes_its_time_to_end_is_asked_once() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
+        let (bench, _daemons) = Bench::at_work(2).await;
         let node = &bench.node;
-        node.change(|state| {
-            state.disk = true;
-            state.deaf.insert(id(1, "web"));
-        });
-        let _daemons = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
-        node.wait("both run", |state| runs(state, 1) && runs(state, 2))
-            .await;
+        node.change(|state| state.deaf.insert(id(1, "web")));
         bench.publish(vec![always(&bench, 2)], &[1]);
-        let stops = |state: &State, machine: &str| {
-            let stop = format!("machine_stop {machine}");
-            state.log.iter().filter(|call| **call == stop).count()
-        };
-        node.wait("it is asked", |state| stops(state, "1.web") > 0)
-            .await;
+        node.wait("it is asked", |state| stops(state, 1) > 0).await;
         for round in 1..=3 {
             // Another that crashes makes for rounds.
             node.change(|state| {
@@ -849,7 +812,7 @@ async fn a_machine_that_takes_its_time_to_end_is_asked_once() {
             bench.publish(vec![always(&bench, 2)], &[1]);
         }
         node.change(|state| {
-            assert_eq!(stops(state, "1.web"), 1);
+            assert_eq!(stops(state, 1), 1);
             let machine = state.machines.get_mut(&id(1, "web")).unwrap();
             machine.state = MachineState::Exited(Exit::Killed);
         });
@@ -864,9 +827,7 @@ async fn a_machine_that_takes_its_time_to_end_is_asked_once() {
 #[tokio::test]
 async fn on_failure_starts_again_what_failed_and_nothing_that_did_its_work() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let _daemons = bench.all_daemons().await;
+        let (bench, _daemons) = Bench::ready().await;
         let on_failure =
             |contract| deployment(&bench.identity, contract, 1, payload::Restart::OnFailure);
         bench.publish(vec![on_failure(1), on_failure(2)], &[]);
@@ -901,11 +862,7 @@ async fn on_failure_starts_again_what_failed_and_nothing_that_did_its_work() {
 #[tokio::test]
 async fn a_wait_that_ends_while_the_screen_is_drawn_is_not_forgotten() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let _daemons = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1)], &[]);
-        bench.node.wait("it runs", |state| runs(state, 1)).await;
+        let (bench, _daemons) = Bench::at_work(1).await;
         bench.node.change(|state| {
             // Longer than the first pause.
             state.drawing_takes = Duration::from_millis(1500);
@@ -924,9 +881,7 @@ async fn a_wait_that_ends_while_the_screen_is_drawn_is_not_forgotten() {
 #[tokio::test]
 async fn a_job_that_was_started_late_runs_once_all_the_same() {
     local(async {
-        let mut bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let _daemons = bench.all_daemons().await;
+        let (mut bench, _daemons) = Bench::ready().await;
         let identity = bench.identity.clone();
         let never = |version, image| {
             let restart = payload::Restart::Never;
@@ -960,14 +915,7 @@ async fn a_job_that_was_started_late_runs_once_all_the_same() {
 #[tokio::test]
 async fn what_is_not_listed_stays_until_its_record_says_cancelled() {
     local(async {
-        let mut bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let _daemons = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
-        bench
-            .node
-            .wait("both run", |state| runs(state, 1) && runs(state, 2))
-            .await;
+        let (mut bench, _daemons) = Bench::at_work(2).await;
         // The chain's endpoint forgets the first and the second is replaced by a third.
         bench.publish(vec![always(&bench, 3)], &[]);
         bench
@@ -1006,24 +954,14 @@ async fn what_is_not_listed_stays_until_its_record_says_cancelled() {
 #[tokio::test]
 async fn a_step_that_changes_nothing_is_not_done_for_ever() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.forgotten.insert(id(1, "net"));
-        });
-        let _daemons = bench.all_daemons().await;
+        let (bench, _daemons) =
+            Bench::ready_where(|state| state.forgotten.insert(id(1, "net"))).await;
         bench.publish(vec![always(&bench, 1), always(&bench, 2)], &[]);
         bench
             .node
             .wait("the other runs", |state| runs(state, 2))
             .await;
-        let made = |state: &State| {
-            state
-                .log
-                .iter()
-                .filter(|call| **call == "network_ensure 1.net")
-                .count()
-        };
+        let made = |state: &State| done(state, "network_ensure 1.net");
         // After 0, 1 and 3 seconds: were it not held back, it would be hundreds by now.
         bench
             .node
@@ -1039,12 +977,8 @@ async fn a_step_that_changes_nothing_is_not_done_for_ever() {
 #[tokio::test]
 async fn a_fetch_is_looked_at_and_nothing_else_is() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.slow_images.insert(fixture::image(1).into());
-        });
-        let _daemons = bench.all_daemons().await;
+        let (bench, _daemons) =
+            Bench::ready_where(|state| state.slow_images.insert(fixture::image(1).into())).await;
         bench.publish(vec![always(&bench, 1)], &[]);
         bench
             .node
@@ -1075,15 +1009,9 @@ async fn a_fetch_is_looked_at_and_nothing_else_is() {
 #[tokio::test]
 async fn what_waits_for_a_fetch_is_not_checked_all_the_time() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.slow_images.insert(fixture::image(2).into());
-        });
-        let _daemons = bench.all_daemons().await;
-        bench.publish(vec![always(&bench, 1)], &[]);
+        let (bench, _daemons) = Bench::at_work(1).await;
         let node = &bench.node;
-        node.wait("it runs", |state| runs(state, 1)).await;
+        node.change(|state| state.slow_images.insert(fixture::image(2).into()));
         let (identity, restart) = (&bench.identity, payload::Restart::Always);
         let moved = deployment_of(identity, 1, 2, restart, 2, "10.99.0.0/24");
         bench.publish(vec![moved], &[]);
@@ -1115,27 +1043,9 @@ const LISTS: [&str; 8] = [
     "machines",
 ];
 
-/// A node with so many contracts whose machines run.
-async fn at_work(contracts: u64) -> (Bench, [Running; 3]) {
-    let bench = Bench::start(FakeNode::new());
-    bench.node.change(|state| state.disk = true);
-    let daemons = bench.all_daemons().await;
-    let published: Vec<_> = (1..=contracts)
-        .map(|contract| always(&bench, contract))
-        .collect();
-    bench.publish(published, &[]);
-    bench
-        .node
-        .wait("all machines run", |state| {
-            (1..=contracts).all(|contract| runs(state, contract))
-        })
-        .await;
-    (bench, daemons)
-}
-
 /// Calls and processor time of a node with nothing to do, while blocks come that do not concern it.
 async fn idle(contracts: u64, blocks: u64) -> (BTreeMap<&'static str, usize>, Duration) {
-    let (bench, _daemons) = at_work(contracts).await;
+    let (bench, _daemons) = Bench::at_work(contracts).await;
     // Settled: a whole long poll of each daemon without a change.
     let polls = ["storaged.changes", "netd.changes", "init.changes"];
     let before = bench.node.look(|state| state.calls.clone());
@@ -1165,7 +1075,7 @@ async fn idle(contracts: u64, blocks: u64) -> (BTreeMap<&'static str, usize>, Du
 #[tokio::test]
 async fn a_node_with_nothing_to_do_asks_for_no_list() {
     local(async {
-        let (bench, _daemons) = at_work(5).await;
+        let (bench, _daemons) = Bench::at_work(5).await;
         let asked = || {
             bench
                 .node

@@ -16,19 +16,12 @@ fn a_check_runs_beside_the_command_and_is_told_once() -> anyhow::Result<()> {
     let mut options = script("trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done")?;
     let second = Duration::from_secs(1);
     options.config.user = "1000:1000".into();
+    let check = "echo as $(id -u) beside $(cat /proc/1/comm); exit 1";
     options.config.healthcheck = Some(Healthcheck {
-        command: [
-            "/bin/sh",
-            "-c",
-            "echo as $(id -u) beside $(cat /proc/1/comm); exit 1",
-        ]
-        .map(String::from)
-        .to_vec(),
         interval: second,
-        timeout: 30 * second,
-        start_period: Duration::ZERO,
         start_interval: second,
         retries: 2,
+        ..Healthcheck::new(["/bin/sh", "-c", check].map(String::from).to_vec())
     });
     let guest = started(&options)?;
     let event = guest.event()?;

@@ -48,23 +48,24 @@ impl Written {
         if command.is_empty() {
             return Ok(None);
         }
+        let defaults = Healthcheck::new(command);
         let retries = match self.retries.unwrap_or_default() {
-            0 => Healthcheck::RETRIES,
+            0 => defaults.retries,
             // More than there can ever be are as many as there can be.
             asked @ 1.. => u32::try_from(asked).unwrap_or(u32::MAX),
             _ => return Err(refused("its `Retries` are negative".to_owned())),
         };
         Ok(Some(Healthcheck {
-            command,
-            interval: time("Interval", self.interval, Healthcheck::INTERVAL)?,
-            timeout: time("Timeout", self.timeout, Healthcheck::TIMEOUT)?,
-            start_period: time("StartPeriod", self.start_period, Healthcheck::START_PERIOD)?,
+            interval: time("Interval", self.interval, defaults.interval)?,
+            timeout: time("Timeout", self.timeout, defaults.timeout)?,
+            start_period: time("StartPeriod", self.start_period, defaults.start_period)?,
             start_interval: time(
                 "StartInterval",
                 self.start_interval,
-                Healthcheck::START_INTERVAL,
+                defaults.start_interval,
             )?,
             retries,
+            command: defaults.command,
         }))
     }
 }

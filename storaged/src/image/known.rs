@@ -96,6 +96,14 @@ impl Known {
         self.number
     }
 
+    /// What there is of the image on the pool is to be gone. Gives its number in [`Self::leaving`].
+    pub fn leaves(&mut self, image: Image, pool: &Arc<Pool>) -> u64 {
+        let number = self.next_number();
+        let at = Arc::new(OnceLock::from(pool.clone()));
+        self.leaving.insert(number, Leaving { image, at });
+        number
+    }
+
     /// A copy that can be used now, if there is one. One on a disk that hangs is as good as none if
     /// there is another disk for it: then it is fetched again.
     pub fn kept(&self, image: &Image) -> Option<&Kept> {

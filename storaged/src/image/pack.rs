@@ -24,6 +24,7 @@ pub fn pack(layers: &[PathBuf], target: &Path) -> Result<(), FetchError> {
     let allowance = || Allowance::new(&Stop::default(), Instant::now() + PATIENCE);
     let read = io_error("read a layer");
     let mut files = Vec::new();
+    // Unpacked once more for this alone: whoever reads layers must know what they are to be, as on a node.
     for path in layers {
         let mut unpacked = Hashed::new(Unpacked::open(path, allowance()).map_err(&read)?);
         io::copy(&mut unpacked, &mut io::sink()).map_err(&read)?;

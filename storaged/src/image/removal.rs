@@ -3,7 +3,7 @@
 //! They leave the lists at once, and their files as soon as their disks let them: until then they are
 //! known as leaving, since what comes in their place must not take their files for its own.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::MutexGuard;
 
 use loam_node_api::image::Image;
 use tokio::runtime::Handle;
@@ -15,16 +15,12 @@ use super::{
     staging::Staging,
     store::Images,
 };
+use crate::pool::Pool;
 
 impl Images {
     /// Removes what an attempt that has gone elsewhere leaves on a disk that hangs, when it has ended.
     pub(super) fn clear_late(&self, known: &mut Known, image: &Image, late: Late) {
-        let number = known.next_number();
-        let leaving = Leaving {
-            image: image.clone(),
-            at: Arc::new(OnceLock::from(late.pool)),
-        };
-        known.leaving.insert(number, leaving);
+        let number = known.leaves(image.clone(), &late.pool);
         let images = self.clone();
         Handle::current().spawn(async move {
             let Remains { kept, left } = late.work.await;
@@ -34,8 +30,7 @@ impl Images {
             left.into_iter()
                 .for_each(|left| images.put_away(&mut known, left));
             known.leaving.remove(&number);
-            drop(known);
-            images.0.left.send_modify(|count| *count += 1);
+            images.tell_of_leaving(known);
         });
     }
 
@@ -77,41 +72,31 @@ impl Images {
 
     /// Removes what an attempt left on its disk, as soon as the disk lets it.
     pub(super) fn put_away(&self, known: &mut Known, left: Staging) {
-        let number = known.next_number();
         let pool = left.pool().clone();
-        let leaving = Leaving {
-            image: left.record().image,
-            at: Arc::new(OnceLock::from(pool.clone())),
-        };
-        known.leaving.insert(number, leaving);
-        let images = self.clone();
-        pool.queue(move || {
-            let removed = left.remove();
-            let mut known = images.lock();
+        let number = known.leaves(left.record().image, &pool);
+        let remove = move || (left.remove(), left);
+        self.have_removed(&pool, remove, move |known, (removed, left)| {
             known.leaving.remove(&number);
             if let Err(error) = removed {
                 let image = left.record().image;
                 tracing::error!(%image, %error, "cannot remove an unfinished image; its space counts until storaged starts anew");
                 known.stuck.push(left);
             }
-            drop(known);
-            images.0.left.send_modify(|count| *count += 1);
         });
     }
 
     /// Removes an image that is no longer in the list, as soon as its disk lets it.
     pub(super) fn remove(&self, known: &mut Known, kept: Kept) {
-        let number = known.next_number();
         let pool = kept.pool().clone();
+        let number = known.next_number();
         let removing = Removing {
             content: kept.image().content(),
             pool: pool.clone(),
         };
         known.removing.insert(number, removing);
-        let images = self.clone();
-        pool.queue(move || {
-            let removed = kept.remove();
-            let mut known = images.lock();
+        let changes = self.0.changes.clone();
+        let remove = move || (kept.remove(), kept);
+        self.have_removed(&pool, remove, move |known, (removed, kept)| {
             known.removing.remove(&number);
             match removed {
                 Ok(()) => tracing::info!(image = %kept.image(), "removed an image"),
@@ -122,9 +107,29 @@ impl Images {
                     }
                 }
             }
-            drop(known);
-            images.0.left.send_modify(|count| *count += 1);
-            images.0.changes.note();
+            changes.note();
         });
+    }
+
+    /// `remove` waits for the disk, and nobody waits for `remove`; what came of it goes to `ended`.
+    fn have_removed<T>(
+        &self,
+        pool: &Pool,
+        remove: impl FnOnce() -> T + Send + 'static,
+        ended: impl FnOnce(&mut Known, T) + Send + 'static,
+    ) {
+        let images = self.clone();
+        pool.queue(move || {
+            let removed = remove();
+            let mut known = images.lock();
+            ended(&mut known, removed);
+            images.tell_of_leaving(known);
+        });
+    }
+
+    /// Something is not in `leaving` or `removing` any more. Who hears of it looks at what is known at once.
+    pub(super) fn tell_of_leaving(&self, known: MutexGuard<'_, Known>) {
+        drop(known);
+        self.0.left.send_modify(|count| *count += 1);
     }
 }

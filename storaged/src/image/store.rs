@@ -289,9 +289,7 @@ impl Images {
         known.leaving.remove(&number);
         late.into_iter()
             .for_each(|late| self.clear_late(known, image, late));
-        // Who hears of it looks at what is known at once.
-        drop(guard);
-        self.0.left.send_modify(|count| *count += 1);
+        self.tell_of_leaving(guard);
         self.0.changes.note();
         drop(turn);
     }

@@ -77,24 +77,8 @@ impl GuestOptions {
         let image = folder.join("image.erofs");
         // Built beside the daemons.
         run(Command::new(image::daemons::folder().join("pack_image")).args([&image, tar]))?;
-        let config = GuestConfig {
-            hostname: "guest".into(),
-            image_disk: IMAGE.into(),
-            root_disk: LAYER.into(),
-            mounts: Vec::new(),
-            interfaces: Vec::new(),
-            dns: Vec::new(),
-            command: command.iter().map(|&part| part.to_owned()).collect(),
-            env: Vec::new(),
-            working_dir: String::new(),
-            user: String::new(),
-            stop_signal: None,
-            healthcheck: None,
-            volumes: Vec::new(),
-            ssh_keys: Vec::new(),
-        };
         Ok(Self {
-            config,
+            config: GuestConfig::bare("guest", IMAGE, LAYER, command),
             memory: 256,
             layer: 1 << 30,
             disks: Vec::new(),

@@ -109,12 +109,11 @@ mod tests {
 
     fn check(start_period: u64, retries: u32) -> Healthcheck {
         Healthcheck {
-            command: vec!["/check".into()],
             interval: seconds(30),
-            timeout: seconds(10),
-            start_period: seconds(start_period),
             start_interval: seconds(5),
+            start_period: seconds(start_period),
             retries,
+            ..Healthcheck::new(vec!["/check".into()])
         }
     }
 

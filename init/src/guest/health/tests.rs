@@ -25,13 +25,12 @@ impl Drop for Checked {
 
 fn check(line: &str) -> Healthcheck {
     Healthcheck {
-        command: ["/bin/sh", "-c", line].map(str::to_owned).to_vec(),
         interval: Duration::from_millis(20),
         // Longer than any test.
         timeout: Duration::from_secs(1000),
-        start_period: Duration::ZERO,
         start_interval: Duration::from_millis(20),
         retries: 1,
+        ..Healthcheck::new(["/bin/sh", "-c", line].map(str::to_owned).to_vec())
     }
 }
 

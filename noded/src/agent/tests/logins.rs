@@ -54,12 +54,8 @@ fn has(state: &State, images: &[Image]) -> bool {
 #[tokio::test]
 async fn a_refused_login_is_told_and_a_better_one_used() {
     local(async {
-        let mut bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.refused_password = Some(WRONG.to_owned());
-        });
-        let _daemons = bench.all_daemons().await;
+        let (mut bench, _daemons) =
+            Bench::ready_where(|state| state.refused_password = Some(WRONG.to_owned())).await;
         bench.publish(vec![with_login(&bench, 1, 1, WRONG)], &[]);
         let refused = |reports: &[Report]| {
             let web = told_of_web(reports, Version(1));
@@ -84,12 +80,8 @@ async fn a_refused_login_is_told_and_a_better_one_used() {
 #[tokio::test]
 async fn a_login_that_changes_during_a_fetch_is_told_once() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| {
-            state.disk = true;
-            state.slow_images.insert(image(Some(1)));
-        });
-        let _daemons = bench.all_daemons().await;
+        let (bench, _daemons) =
+            Bench::ready_where(|state| state.slow_images.insert(image(Some(1)))).await;
         let node = &bench.node;
         bench.publish(vec![with_login(&bench, 1, 1, WRONG)], &[]);
         node.wait("it is asked for", |state| state.logins.len() == 1)
@@ -113,9 +105,7 @@ async fn a_login_that_changes_during_a_fetch_is_told_once() {
 #[tokio::test]
 async fn what_one_contract_logged_in_for_is_nothing_to_the_next() {
     local(async {
-        let bench = Bench::start(FakeNode::new());
-        bench.node.change(|state| state.disk = true);
-        let _daemons = bench.all_daemons().await;
+        let (bench, _daemons) = Bench::ready().await;
         let node = &bench.node;
         bench.publish(vec![with_login(&bench, 1, 1, RIGHT)], &[]);
         node.wait("the first runs", |state| runs(state, 1)).await;
