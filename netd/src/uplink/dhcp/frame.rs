@@ -25,7 +25,7 @@ const UDP: usize = 8;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
-    /// A message from a server's port.
+    /// A message to a client's port.
     Dhcp(&'a [u8]),
     Arp(Arp),
 }
@@ -68,8 +68,8 @@ fn read_dhcp(packet: &[u8]) -> Option<Received<'_>> {
     let datagram = UdpPacket::new_checked(packet.payload()).ok()?;
     let (from, to) = (IpAddress::Ipv4(ip.src_addr), IpAddress::Ipv4(ip.dst_addr));
     let udp = UdpRepr::parse(&datagram, &from, &to, &checksums()).ok()?;
-    let ports = (udp.src_port, udp.dst_port);
-    (ports == (SERVER_PORT, CLIENT_PORT)).then(|| Received::Dhcp(datagram.payload()))
+    // RFC 2131 4.1 says to which port servers send, not from which, and some send from any.
+    (udp.dst_port == CLIENT_PORT).then(|| Received::Dhcp(datagram.payload()))
 }
 
 fn checksums() -> ChecksumCapabilities {
@@ -161,9 +161,14 @@ mod tests {
 
     /// As the server would send it: the client's, with its ports the other way round.
     fn answer(message: &[u8]) -> Vec<u8> {
+        by_ports(SERVER_PORT, CLIENT_PORT, message)
+    }
+
+    fn by_ports(from: u16, to: u16, message: &[u8]) -> Vec<u8> {
         let mut frame = broadcast(MAC, SERVER, message);
         let ports = ETHERNET + IPV4;
-        frame[ports..ports + 4].copy_from_slice(&[0, 67, 0, 68]);
+        frame[ports..ports + 2].copy_from_slice(&from.to_be_bytes());
+        frame[ports + 2..ports + 4].copy_from_slice(&to.to_be_bytes());
         frame
     }
 
@@ -180,6 +185,17 @@ mod tests {
         frame[ETHERNET + 8] ^= 1;
         assert_eq!(read(&frame), None, "the header is damaged");
         assert_eq!(read(&broadcast(MAC, SERVER, b"hello")), None, "a client's");
+    }
+
+    #[test]
+    fn a_server_may_send_from_any_port() {
+        let received = |from, to| read(&by_ports(from, to, b"hello")).is_some();
+        for from in [0, CLIENT_PORT, 1025, u16::MAX] {
+            assert!(received(from, CLIENT_PORT), "from {from}");
+        }
+        for to in [SERVER_PORT, CLIENT_PORT - 2, CLIENT_PORT + 1] {
+            assert!(!received(SERVER_PORT, to), "to {to}");
+        }
     }
 
     #[test]
