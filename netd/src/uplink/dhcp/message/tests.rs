@@ -273,6 +273,22 @@ fn routes_win_over_routers() {
 }
 
 #[test]
+fn a_default_route_leads_out_by_a_router_or_onto_the_link() {
+    let leads = |options: &[Vec<u8>]| {
+        let lease = lease(options);
+        (lease.leads_out(), lease.router())
+    };
+    assert_eq!(leads(&[]), (false, None));
+    let router = option(3, &SERVER.octets());
+    assert_eq!(leads(std::slice::from_ref(&router)), (true, Some(SERVER)));
+    assert_eq!(leads(&[option(121, &[0, 0, 0, 0, 0])]), (true, None));
+    // RFC 3442: with routes, its routers are none.
+    let inside = [&[24, 198, 51, 100][..], &OTHER.octets()];
+    let inside = option(121, &inside.concat());
+    assert_eq!(leads(&[router, inside]), (false, None));
+}
+
+#[test]
 fn a_malformed_list_of_routes_is_none() {
     let server = SERVER.octets();
     for list in [
