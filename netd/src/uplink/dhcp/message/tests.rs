@@ -195,6 +195,33 @@ fn lists_hold_hosts_each_once_and_not_without_end() {
 }
 
 #[test]
+fn an_option_that_comes_again_with_the_same_value_is_one() {
+    let once = [
+        option(1, &[255, 255, 255, 0]),
+        option(3, &SERVER.octets()),
+        option(6, &DNS.octets()),
+        option(26, &1400u16.to_be_bytes()),
+        option(51, &3600u32.to_be_bytes()),
+        option(58, &600u32.to_be_bytes()),
+        option(59, &3000u32.to_be_bytes()),
+        option(121, &[0, 192, 0, 2, 2]),
+    ];
+    let again = [option(53, &[2]), option(54, &SERVER.octets())];
+    let twice = [&once[..], &again, &once].concat();
+    let read = |options: &[Vec<u8>]| read(&offer(options), MAC);
+    assert_eq!(read(&twice), read(&once));
+    assert_eq!(read(&[&twice[..], &again].concat()), read(&once), "thrice");
+    // Of two that differ nobody knows which is meant.
+    let other = [option(54, &OTHER.octets())];
+    assert_eq!(read(&other), Err(Ignored::NoServer));
+    let (less, more) = (option(51, &[0, 0, 14, 16]), option(51, &[0, 0, 28, 32]));
+    assert_eq!(terms(&[less, more]).times.lease().as_secs(), 120);
+    // Nor is one and a half of it two.
+    let half = [option(54, &SERVER.octets()[..2])];
+    assert_eq!(read(&half), Err(Ignored::NoServer));
+}
+
+#[test]
 fn options_go_on_in_the_fields_that_option_52_names() {
     let overloaded = |which: u8| {
         let mut bytes = offer(&[option(1, &[255, 255, 255, 0]), option(52, &[which])]);
