@@ -194,6 +194,33 @@ fn lists_hold_hosts_each_once_and_not_without_end() {
     assert_eq!(lease(&parts).dns, [DNS, OTHER]);
 }
 
+/// Cases `without-end-option` and `giant-options`.
+#[test]
+fn an_offer_is_taken_without_an_end_and_with_all_that_a_link_carries() {
+    let whole = [
+        option(1, &[255, 255, 255, 0]),
+        option(3, &SERVER.octets()),
+        option(51, &3600u32.to_be_bytes()),
+    ];
+    let expected = read(&offer(&whole), MAC);
+    assert!(expected.is_ok());
+    let mut endless = offer(&whole);
+    assert_eq!(endless.pop(), Some(255));
+    assert_eq!(read(&endless, MAC), expected);
+    // Pads are no end.
+    endless.resize(300, 0);
+    assert_eq!(read(&endless, MAC), expected);
+    // An end that is cut off in the middle of an option nobody needs.
+    endless.extend([224, 4, 1]);
+    assert_eq!(read(&endless, MAC), expected);
+
+    let giants: Vec<_> = (224..228).map(|code| option(code, &[b'A'; 240])).collect();
+    let before = offer(&[&giants[..], &whole].concat());
+    assert!(before.len() > usize::from(LARGEST_REPLY) - 28);
+    assert_eq!(read(&before, MAC), expected);
+    assert_eq!(read(&offer(&[&whole[..], &giants].concat()), MAC), expected);
+}
+
 #[test]
 fn an_option_that_comes_again_with_the_same_value_is_one() {
     let once = [
