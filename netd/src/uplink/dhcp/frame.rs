@@ -218,15 +218,64 @@ mod tests {
         assert_eq!(read(&announcement(MAC, ADDRESS)), said(ADDRESS));
     }
 
-    proptest! {
-        #[test]
-        fn any_frame_is_read_or_ignored(bytes in vec(any::<u8>(), 0..200), at in 0usize..80, to: u8) {
-            let _ = read(&bytes);
-            let mut frame = answer(b"hello");
-            if let Some(byte) = frame.get_mut(at) {
-                *byte = to;
+    /// Anything at all, or an answer with a few bytes that are others, and cut.
+    fn odd_frame() -> impl Strategy<Value = Vec<u8>> {
+        let changes = vec((0usize..80, any::<u8>()), 0..4);
+        let likely = (vec(any::<u8>(), 0..40), changes, 0usize..120);
+        let likely = likely.prop_map(|(message, changes, length)| {
+            let mut frame = answer(&message);
+            for (at, to) in changes {
+                if let Some(byte) = frame.get_mut(at) {
+                    *byte = to;
+                }
             }
-            let _ = read(&frame);
+            frame.truncate(length);
+            frame
+        });
+        prop_oneof![3 => likely, 1 => vec(any::<u8>(), 0..200)]
+    }
+
+    /// What is taken out lies in the frame, where its headers say.
+    fn is_sane(frame: &[u8]) -> bool {
+        match read(frame) {
+            Some(Received::Dhcp(message)) => {
+                let all = ETHERNET + IPV4 + UDP + message.len();
+                frame[12..14] == [8, 0] && all <= frame.len() && frame[23] == 17
+            }
+            Some(Received::Arp(arp)) => frame[12..14] == [8, 6] && frame[22..28] == arp.sender_mac,
+            None => true,
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn any_frame_is_read_or_ignored(frame in odd_frame()) {
+            prop_assert!(is_sane(&frame));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        #[test]
+        #[ignore = "slow: a hundred thousand frames"]
+        fn any_of_very_many_frames_is_read_or_ignored(frame in odd_frame()) {
+            prop_assert!(is_sane(&frame));
+        }
+    }
+
+    /// The property would be worth nothing if what it draws never was a message.
+    #[test]
+    fn odd_frames_are_messages_often_enough_to_do_harm() {
+        use proptest::{strategy::ValueTree, test_runner::TestRunner};
+        let mut runner = TestRunner::deterministic();
+        let mut read = 0;
+        for _ in 0..400 {
+            let frame = odd_frame().new_tree(&mut runner).unwrap().current();
+            read += usize::from(super::read(&frame).is_some());
+        }
+        assert!((20..380).contains(&read), "{read}");
     }
 }

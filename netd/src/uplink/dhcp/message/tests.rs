@@ -495,6 +495,10 @@ proptest! {
     fn any_bytes_are_read_or_ignored(bytes in vec(any::<u8>(), 0..1500)) {
         let _ = read(&bytes, MAC);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn any_options_make_a_sane_lease_or_none(message in odd_offer()) {
