@@ -89,11 +89,17 @@ impl Lease {
 
     /// Where what is for the world goes.
     pub fn router(&self) -> Option<Ipv4Addr> {
-        let routes = self.routes();
-        routes
-            .iter()
-            .find(|route| route.to.prefix_len() == 0)?
-            .gateway
+        self.default_route()?.gateway
+    }
+
+    /// Whether what is for the world goes anywhere, if only onto the link itself.
+    pub fn leads_out(&self) -> bool {
+        self.default_route().is_some()
+    }
+
+    fn default_route(&self) -> Option<Route> {
+        let mut routes = self.routes().into_iter();
+        routes.find(|route| route.to.prefix_len() == 0)
     }
 }
 

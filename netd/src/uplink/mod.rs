@@ -159,7 +159,7 @@ impl UplinkTask {
             && lease::is_present(&kernel.links, link.index, &record.lease).await?
         {
             tracing::info!(link = record.link, address = %record.lease.address, "adopted the lease");
-            election.adopt(link.index);
+            election.adopt(link.index, record.lease.leads_out());
             lease = Some(record);
         }
         let adopted = records
@@ -232,7 +232,8 @@ impl UplinkTask {
                 () = time::sleep(AGAIN), if unsure => unsure = !self.look().await,
                 Some((link, outcome)) = self.outcomes.recv() => match outcome {
                     dhcp::Outcome::Leased { lease, seconds } => {
-                        let actions = self.election.on(Event::Leased(link));
+                        let leads_out = lease.leads_out();
+                        let actions = self.election.on(Event::Leased { link, leads_out });
                         self.act(actions, Some((lease, seconds))).await;
                     }
                     dhcp::Outcome::Lost => {
@@ -401,6 +402,11 @@ impl UplinkTask {
                     Some((lease, seconds)) => self.apply(link, lease.clone(), *seconds).await,
                     None => Ok(()),
                 },
+                Action::PassOver(link) => {
+                    let address = lease.as_ref().map(|(lease, _)| lease.address.addr());
+                    tracing::info!(link, ?address, "another link's lease is as good, and stays");
+                    Ok(())
+                }
                 Action::Withdraw(link) => self.withdraw(link).await,
             };
             if let Err(error) = outcome {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::{
     dhcp_server::{DNS, Mood},
     frame,
-    netd::{Client, subnet},
+    netd::{Client, Netd, subnet},
     world::{NODE, World},
 };
 
@@ -152,6 +152,43 @@ fn a_pulled_cable_keeps_the_address_and_a_replugged_one_renews_it() {
         netd.wait_for_log("looking for a DHCP server");
         world.dhcp.wait_for(MessageType::Request);
         assert_eq!(client.uplink(world).addresses, [address(NODE)]);
+    });
+}
+
+#[test]
+fn of_two_cables_the_one_whose_lease_leads_out_is_the_uplink() {
+    World::enter(|world| {
+        // A LAN without a router, and one with, whose server is late.
+        world.dhcp.leave_out(3);
+        let (beyond, dhcp) = world.second_cable();
+        dhcp.set(|offer| offer.mood = Mood::Silent);
+        let mut netd = Netd::start(&["--uplink", "up0", "--uplink", "up1"]);
+        netd.wait_for_log("leased");
+        let client = netd.client(world);
+        let uplink = client.uplink(world);
+        assert_eq!(
+            (uplink.link.as_deref(), uplink.gateway),
+            (Some("up0"), None)
+        );
+        // The other goes on looking.
+        dhcp.forget();
+        dhcp.wait_for(MessageType::Discover);
+        dhcp.set(|offer| offer.mood = Mood::Gives);
+        netd.wait_for_log("leased");
+        let uplink = client.uplink(world);
+        assert_eq!(uplink.link.as_deref(), Some("up1"));
+        assert_eq!(uplink.addresses, [address("198.51.100.10")]);
+        assert_eq!(uplink.gateway, Some(Ipv4Addr::new(198, 51, 100, 1)));
+        assert_eq!(world.node.ip("-4 addr show up0"), "");
+        // And the first one not any more, also when netd starts anew.
+        netd.kill();
+        world.dhcp.forget();
+        dhcp.forget();
+        let netd = Netd::start(&["--uplink", "up0", "--uplink", "up1"]);
+        dhcp.wait_for(MessageType::Request);
+        assert_eq!(netd.client(world).uplink(world), uplink);
+        assert_eq!(world.dhcp.forget(), []);
+        drop(beyond);
     });
 }
 

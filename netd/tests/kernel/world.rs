@@ -9,7 +9,7 @@ use rustix::{
 };
 
 use crate::{
-    dhcp_server::DhcpServer,
+    dhcp_server::{DhcpServer, addresses},
     host::{Host, LIMIT},
     netd::Netd,
 };
@@ -58,6 +58,19 @@ impl World {
             dhcp,
             runtime,
         }
+    }
+
+    /// A cable to another network, where a server gives `198.51.100.10` and routes by itself.
+    pub fn second_cable(&self) -> (Host, DhcpServer) {
+        let beyond = Host::new();
+        self.node.ip("link add up1 type veth peer name out1");
+        beyond.take(&self.node, "out1");
+        beyond.ip("addr add 198.51.100.1/24 dev out1");
+        beyond.ip("link set out1 up");
+        let dhcp = DhcpServer::start(&beyond, "out1");
+        dhcp.set(|offer| offer.address = [198, 51, 100, 10].into());
+        dhcp.set_option(addresses(3, &[[198, 51, 100, 1].into()]));
+        (beyond, dhcp)
     }
 
     /// Starts netd and waits until it has the lease.

@@ -25,7 +25,7 @@ const UDP: usize = 8;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
-    /// A message from a server's port.
+    /// A message to a client's port.
     Dhcp(&'a [u8]),
     Arp(Arp),
 }
@@ -68,8 +68,8 @@ fn read_dhcp(packet: &[u8]) -> Option<Received<'_>> {
     let datagram = UdpPacket::new_checked(packet.payload()).ok()?;
     let (from, to) = (IpAddress::Ipv4(ip.src_addr), IpAddress::Ipv4(ip.dst_addr));
     let udp = UdpRepr::parse(&datagram, &from, &to, &checksums()).ok()?;
-    let ports = (udp.src_port, udp.dst_port);
-    (ports == (SERVER_PORT, CLIENT_PORT)).then(|| Received::Dhcp(datagram.payload()))
+    // RFC 2131 4.1 says to which port servers send, not from which, and some send from any.
+    (udp.dst_port == CLIENT_PORT).then(|| Received::Dhcp(datagram.payload()))
 }
 
 fn checksums() -> ChecksumCapabilities {
@@ -161,9 +161,14 @@ mod tests {
 
     /// As the server would send it: the client's, with its ports the other way round.
     fn answer(message: &[u8]) -> Vec<u8> {
+        by_ports(SERVER_PORT, CLIENT_PORT, message)
+    }
+
+    fn by_ports(from: u16, to: u16, message: &[u8]) -> Vec<u8> {
         let mut frame = broadcast(MAC, SERVER, message);
         let ports = ETHERNET + IPV4;
-        frame[ports..ports + 4].copy_from_slice(&[0, 67, 0, 68]);
+        frame[ports..ports + 2].copy_from_slice(&from.to_be_bytes());
+        frame[ports + 2..ports + 4].copy_from_slice(&to.to_be_bytes());
         frame
     }
 
@@ -180,6 +185,17 @@ mod tests {
         frame[ETHERNET + 8] ^= 1;
         assert_eq!(read(&frame), None, "the header is damaged");
         assert_eq!(read(&broadcast(MAC, SERVER, b"hello")), None, "a client's");
+    }
+
+    #[test]
+    fn a_server_may_send_from_any_port() {
+        let received = |from, to| read(&by_ports(from, to, b"hello")).is_some();
+        for from in [0, CLIENT_PORT, 1025, u16::MAX] {
+            assert!(received(from, CLIENT_PORT), "from {from}");
+        }
+        for to in [SERVER_PORT, CLIENT_PORT - 2, CLIENT_PORT + 1] {
+            assert!(!received(SERVER_PORT, to), "to {to}");
+        }
     }
 
     #[test]
@@ -202,15 +218,64 @@ mod tests {
         assert_eq!(read(&announcement(MAC, ADDRESS)), said(ADDRESS));
     }
 
-    proptest! {
-        #[test]
-        fn any_frame_is_read_or_ignored(bytes in vec(any::<u8>(), 0..200), at in 0usize..80, to: u8) {
-            let _ = read(&bytes);
-            let mut frame = answer(b"hello");
-            if let Some(byte) = frame.get_mut(at) {
-                *byte = to;
+    /// Anything at all, or an answer with a few bytes that are others, and cut.
+    fn odd_frame() -> impl Strategy<Value = Vec<u8>> {
+        let changes = vec((0usize..80, any::<u8>()), 0..4);
+        let likely = (vec(any::<u8>(), 0..40), changes, 0usize..120);
+        let likely = likely.prop_map(|(message, changes, length)| {
+            let mut frame = answer(&message);
+            for (at, to) in changes {
+                if let Some(byte) = frame.get_mut(at) {
+                    *byte = to;
+                }
             }
-            let _ = read(&frame);
+            frame.truncate(length);
+            frame
+        });
+        prop_oneof![3 => likely, 1 => vec(any::<u8>(), 0..200)]
+    }
+
+    /// What is taken out lies in the frame, where its headers say.
+    fn is_sane(frame: &[u8]) -> bool {
+        match read(frame) {
+            Some(Received::Dhcp(message)) => {
+                let all = ETHERNET + IPV4 + UDP + message.len();
+                frame[12..14] == [8, 0] && all <= frame.len() && frame[23] == 17
+            }
+            Some(Received::Arp(arp)) => frame[12..14] == [8, 6] && frame[22..28] == arp.sender_mac,
+            None => true,
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn any_frame_is_read_or_ignored(frame in odd_frame()) {
+            prop_assert!(is_sane(&frame));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        #[test]
+        #[ignore = "slow: a hundred thousand frames"]
+        fn any_of_very_many_frames_is_read_or_ignored(frame in odd_frame()) {
+            prop_assert!(is_sane(&frame));
+        }
+    }
+
+    /// The property would be worth nothing if what it draws never was a message.
+    #[test]
+    fn odd_frames_are_messages_often_enough_to_do_harm() {
+        use proptest::{strategy::ValueTree, test_runner::TestRunner};
+        let mut runner = TestRunner::deterministic();
+        let mut read = 0;
+        for _ in 0..400 {
+            let frame = odd_frame().new_tree(&mut runner).unwrap().current();
+            read += usize::from(super::read(&frame).is_some());
+        }
+        assert!((20..380).contains(&read), "{read}");
     }
 }

@@ -292,7 +292,7 @@ impl Machine {
                 let new = Offer {
                     server,
                     address: terms.lease.address.addr(),
-                    leads_out: terms.lease.router().is_some(),
+                    leads_out: terms.lease.leads_out(),
                 };
                 let worth = |offer: &Offer| {
                     let trusted = !self.distrusted.contains(&offer.server);

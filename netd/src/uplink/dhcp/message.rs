@@ -55,9 +55,13 @@ impl Options {
         self.0.get(&u8::from(code)).map(Vec::as_slice)
     }
 
-    /// Of exactly this length.
+    /// Of exactly this length. What came several times (servers and relays that each add it) was put together,
+    /// as RFC 3396 demands: of equal ones, one counts.
     pub fn array<const N: usize>(&self, code: OptionCode) -> Option<[u8; N]> {
-        self.get(code)?.try_into().ok()
+        let (parts, rest) = self.get(code)?.as_chunks::<N>();
+        let (first, others) = parts.split_first()?;
+        let same = rest.is_empty() && others.iter().all(|other| other == first);
+        same.then_some(*first)
     }
 
     pub fn address(&self, code: OptionCode) -> Option<Ipv4Addr> {

@@ -123,8 +123,9 @@ fn hosts(list: Option<&[u8]>) -> Vec<Ipv4Addr> {
 
 fn mtu(options: &Options, oddities: &mut Vec<Oddity>) -> Option<Mtu> {
     let bytes = options.get(OptionCode::InterfaceMtu)?;
-    let said = <[u8; 2]>::try_from(bytes).map(u16::from_be_bytes);
-    let Some((said, mtu)) = said.ok().and_then(|said| Some((said, Mtu::said(said)?))) else {
+    let said = options.array(OptionCode::InterfaceMtu);
+    let said = said.map(u16::from_be_bytes);
+    let Some((said, mtu)) = said.and_then(|said| Some((said, Mtu::said(said)?))) else {
         // Two bytes, or as many as fit a line.
         let shown = bytes[..bytes.len().min(8)].to_vec();
         oddities.push(Oddity::NonsenseMtu(shown));

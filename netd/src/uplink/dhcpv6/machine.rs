@@ -3,6 +3,8 @@
 //! An event and the time go in, actions come out; between events nothing happens before the
 //! [deadline](Machine::deadline). What it holds can be [asked for](Machine::addresses) at any time.
 //!
+//! Settings are asked for beside that where no addresses are wanted, or none given.
+//!
 //! A client keeps nothing over a boot, and a netd that starts anew asks from the beginning: by its
 //! identity, which never changes, servers give the same address again.
 
@@ -17,7 +19,7 @@ use super::{
     event::{Action, Event, Note},
     message::{Request, RequestKind, ServerId},
     retry::{Limits, Retry},
-    state::{Exchange, Held, State, xid},
+    state::{Exchange, Held, Informing, State, xid},
     terms::Address,
 };
 use crate::uplink::{
@@ -77,6 +79,7 @@ pub struct Machine {
     missing: Option<Missing>,
     /// Name servers without a lease.
     settings: Vec<Ipv6Addr>,
+    informing: Informing,
     state: State,
 }
 
@@ -96,6 +99,7 @@ impl Machine {
             distrusted: Distrusted::default(),
             missing: None,
             settings: Vec::new(),
+            informing: Informing::Not,
             state: State::Idle,
         }
     }
@@ -119,7 +123,12 @@ impl Machine {
     /// When to say [`Event::Time`] next.
     pub fn deadline(&self) -> Moment {
         let sending = |at: Moment| at.max(self.quiet_until);
-        match &self.state {
+        let informing = match &self.informing {
+            Informing::Not => Moment::NEVER,
+            Informing::Asking(exchange) => sending(exchange.next),
+            Informing::Informed { refresh_at } => *refresh_at,
+        };
+        let other = match &self.state {
             State::Idle => Moment::NEVER,
             State::Soliciting { best: Some(_), .. } => self.quiet_until,
             State::Soliciting { best: None, .. } => sending(self.solicit_at),
@@ -132,11 +141,9 @@ impl Machine {
                 sending(exchange.next).min(held.t2).min(held.end())
             }
             State::Rebinding { held, exchange } => sending(exchange.next).min(held.end()),
-            State::Declining { exchange, .. } | State::Informing { exchange } => {
-                sending(exchange.next)
-            }
-            State::Informed { refresh_at } => *refresh_at,
-        }
+            State::Declining { exchange, .. } => sending(exchange.next),
+        };
+        other.min(informing)
     }
 
     /// What is leased now.
@@ -174,12 +181,12 @@ impl Machine {
             self.lose();
             return true;
         }
+        if self.inform(dice, actions) {
+            return true;
+        }
         match &mut self.state {
             State::Idle => return self.begin(dice),
             State::Soliciting { .. } if self.want != Want::Addresses => self.rest(),
-            State::Informing { .. } | State::Informed { .. } if self.want != Want::Settings => {
-                self.rest();
-            }
             State::Soliciting { best, .. } if may_send && best.is_some() => {
                 let best = best.take();
                 self.state = best.map_or(State::Idle, |best| State::Requesting {
@@ -263,45 +270,73 @@ impl Machine {
                     exchange.send(RequestKind::Decline, Some(&*server), all, DECLINE, moment);
                 self.send(request, actions);
             }
-            State::Informing { exchange } if may_send && now >= exchange.next => {
-                let limits = self.inform_limits;
-                let request =
-                    exchange.send(RequestKind::Inform, None, Vec::new(), limits, (now, dice));
-                self.send(request, actions);
-                self.miss(Missing::Dhcpv6Settings, Note::NoSettings, actions);
+            _ => return false,
+        }
+        true
+    }
+
+    /// Asks for settings alone, and says whether there may be more to do.
+    fn inform(&mut self, dice: Dice, actions: &mut Vec<Action>) -> bool {
+        let now = self.now;
+        let may_send = now >= self.quiet_until;
+        let wanted = match self.want {
+            Want::Nothing => false,
+            Want::Settings => self.held().is_none(),
+            // They come with addresses, unless nobody gives any.
+            Want::Addresses => self.lacks_addresses(),
+        };
+        match &mut self.informing {
+            Informing::Not if wanted => {
+                let exchange = Exchange::new(dice, parted(now, dice));
+                self.informing = Informing::Asking(exchange);
             }
-            State::Informed { refresh_at } if now >= *refresh_at => {
-                let exchange = Exchange::new(dice, now);
-                self.state = State::Informing { exchange };
+            Informing::Asking(_) | Informing::Informed { .. } if !wanted => {
+                self.informing = Informing::Not;
+                self.settings.clear();
+                self.missing = None;
+                self.unanswered = 0;
+            }
+            Informing::Asking(exchange) if may_send && now >= exchange.next => {
+                let (limits, moment) = (self.inform_limits, (now, dice));
+                let request = exchange.send(RequestKind::Inform, None, Vec::new(), limits, moment);
+                self.send(request, actions);
+                if self.want == Want::Settings {
+                    self.miss(Missing::Dhcpv6Settings, Note::NoSettings, actions);
+                }
+            }
+            Informing::Informed { refresh_at } if now >= *refresh_at => {
+                self.informing = Informing::Asking(Exchange::new(dice, now));
             }
             _ => return false,
         }
         true
     }
 
-    /// Nodes of a farm that hear the same router part by up to a second (RFC 8415 18.2.1, 18.2.6).
+    fn lacks_addresses(&self) -> bool {
+        matches!(
+            self.missing,
+            Some(Missing::Dhcpv6Server | Missing::Dhcpv6Addresses)
+        )
+    }
+
     fn begin(&mut self, dice: Dice) -> bool {
-        let parted = self.now + Duration::from_millis(u64::from(dice.fraction()) % 1000);
-        self.state = match self.want {
-            Want::Nothing => return false,
-            Want::Addresses => {
-                self.solicit_at = self.solicit_at.max(parted);
-                State::Soliciting {
-                    xid: xid(dice),
-                    began: None,
-                    best: None,
-                }
+        if self.want != Want::Addresses {
+            if self.lacks_addresses() {
+                self.rest();
             }
-            Want::Settings => State::Informing {
-                exchange: Exchange::new(dice, parted),
-            },
+            return false;
+        }
+        self.solicit_at = self.solicit_at.max(parted(self.now, dice));
+        self.state = State::Soliciting {
+            xid: xid(dice),
+            began: None,
+            best: None,
         };
         true
     }
 
-    /// Routers do not say any more that there is what was asked for.
+    /// Routers do not say any more that there are addresses.
     fn rest(&mut self) {
-        self.settings.clear();
         self.missing = None;
         self.unanswered = 0;
         self.state = State::Idle;
@@ -347,6 +382,11 @@ impl Machine {
             address,
         };
     }
+}
+
+/// Nodes of a farm that hear the same router part by up to a second (RFC 8415 18.2.1, 18.2.6).
+fn parted(now: Moment, dice: Dice) -> Moment {
+    now + Duration::from_millis(u64::from(dice.fraction()) % 1000)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::uplink::moment::{Dice, Moment};
 
 #[derive(Clone, Debug)]
 pub enum State {
-    /// Nothing is wanted, or what is wanted has not been looked at.
+    /// No addresses are wanted, or that they are has not been looked at.
     Idle,
     Soliciting {
         xid: u32,
@@ -43,9 +43,15 @@ pub enum State {
         server: ServerId,
         address: Ipv6Addr,
     },
-    Informing {
-        exchange: Exchange,
-    },
+}
+
+/// How far it is in asking for settings without addresses (RFC 8415 18.2.6).
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Informing {
+    /// Settings are not wanted, or come with addresses.
+    #[default]
+    Not,
+    Asking(Exchange),
     Informed {
         refresh_at: Moment,
     },
@@ -104,6 +110,11 @@ impl Exchange {
             retry: Retry::default(),
             next,
         }
+    }
+
+    /// Whether it was sent with this number.
+    pub fn asks(&self, xid: u32) -> bool {
+        self.sent > 0 && self.xid == xid
     }
 
     /// The message, now.

@@ -3,7 +3,7 @@
 //!
 //! smoltcp reads one prefix of a message and no name servers, so the few options are read here.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, time::Duration};
 
 use crate::uplink::{dhcpv6::Want, lease::Mtu};
 
@@ -11,6 +11,8 @@ use crate::uplink::{dhcpv6::Want, lease::Mtu};
 pub struct Advertisement {
     /// Flags M and O.
     pub want: Want,
+    /// For how long it is a default router; nothing if it is none.
+    pub lifetime: Duration,
     /// Each with its lifetime in seconds, in the order of the message; 0 takes it back.
     pub servers: Vec<(Ipv6Addr, u32)>,
     pub mtu: Option<Mtu>,
@@ -52,6 +54,7 @@ pub fn read(message: &[u8]) -> Result<Advertisement, Invalid> {
             flags if flags & OTHER != 0 => Want::Settings,
             _ => Want::Nothing,
         },
+        lifetime: Duration::from_secs(u16::from_be_bytes([header[6], header[7]]).into()),
         servers: Vec::new(),
         mtu: None,
     };
@@ -132,6 +135,7 @@ mod tests {
         );
         let all = all.unwrap();
         assert_eq!(all.want, Want::Addresses);
+        assert_eq!(all.lifetime, Duration::from_secs(0x0708));
         assert_eq!(all.servers, [(ONE, 3600), (TWO, 3600)], "the first counts");
         assert_eq!(all.mtu.map(Mtu::get), Some(1400));
         assert_eq!(read(0x40, &[]).unwrap().want, Want::Settings);

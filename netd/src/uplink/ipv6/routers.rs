@@ -11,7 +11,8 @@ const ROUTERS: usize = 8;
 const SERVERS: usize = 8;
 
 /// RFC 4861 6.2.1: `MaxRtrAdvInterval` is at most half an hour. A router that has been silent for
-/// three times as long says nothing any more; its own lifetime is about its routes alone.
+/// three times as long says nothing any more, unless it said that it is one for longer: RFC 8319 4 lets it be
+/// silent for 65,535 s, if its lifetime is no shorter than that (RFC 4861 6.2.1).
 const SILENT: Duration = Duration::from_secs(3 * 1800);
 /// As long as a router may be silent, what an earlier netd heard is believed.
 const ADOPTED: u32 = 1800;
@@ -76,7 +77,7 @@ impl Routers {
             address: from,
             want: said.want,
             mtu: said.mtu,
-            until: now + SILENT,
+            until: now + SILENT.max(said.lifetime),
         });
         let mut none = Vec::new();
         for (address, lifetime) in said.servers {
@@ -172,6 +173,7 @@ mod tests {
     fn says(want: Want, servers: &[(u16, u32)]) -> Advertisement {
         Advertisement {
             want,
+            lifetime: Duration::from_secs(1800),
             servers: servers
                 .iter()
                 .map(|(n, life)| (server(*n), *life))
@@ -238,6 +240,34 @@ mod tests {
             routers.hear(at(5400), from, says(Want::Nothing, &[]));
         }
         assert_eq!(routers.routers.len(), ROUTERS);
+    }
+
+    #[test]
+    fn a_router_that_lasts_longer_may_be_silent_for_longer() {
+        let longest = Duration::from_secs(u16::MAX.into());
+        let said = Advertisement {
+            lifetime: longest,
+            mtu: Mtu::said(1400),
+            ..says(Want::Settings, &[])
+        };
+        let mut routers = Routers::new(at(0), &[]);
+        routers.hear(at(0), ROUTER, said);
+        routers.advance(at(65_534));
+        assert_eq!(routers.want(), Want::Settings);
+        assert_eq!(routers.mtu(), Mtu::said(1400));
+        assert_eq!(routers.deadline(), Moment(longest));
+        routers.advance(at(65_535));
+        assert_eq!((routers.want(), routers.mtu()), (Want::Nothing, None));
+        // One that is no default router, or for a shorter time, has what it says held as ever.
+        let none = Advertisement {
+            lifetime: Duration::ZERO,
+            ..says(Want::Settings, &[])
+        };
+        routers.hear(at(70_000), ROUTER, none);
+        routers.advance(at(75_399));
+        assert_eq!(routers.want(), Want::Settings);
+        routers.advance(at(75_400));
+        assert_eq!(routers.want(), Want::Nothing);
     }
 
     #[test]

@@ -194,6 +194,60 @@ fn lists_hold_hosts_each_once_and_not_without_end() {
     assert_eq!(lease(&parts).dns, [DNS, OTHER]);
 }
 
+/// Cases `without-end-option` and `giant-options`.
+#[test]
+fn an_offer_is_taken_without_an_end_and_with_all_that_a_link_carries() {
+    let whole = [
+        option(1, &[255, 255, 255, 0]),
+        option(3, &SERVER.octets()),
+        option(51, &3600u32.to_be_bytes()),
+    ];
+    let expected = read(&offer(&whole), MAC);
+    assert!(expected.is_ok());
+    let mut endless = offer(&whole);
+    assert_eq!(endless.pop(), Some(255));
+    assert_eq!(read(&endless, MAC), expected);
+    // Pads are no end.
+    endless.resize(300, 0);
+    assert_eq!(read(&endless, MAC), expected);
+    // An end that is cut off in the middle of an option nobody needs.
+    endless.extend([224, 4, 1]);
+    assert_eq!(read(&endless, MAC), expected);
+
+    let giants: Vec<_> = (224..228).map(|code| option(code, &[b'A'; 240])).collect();
+    let before = offer(&[&giants[..], &whole].concat());
+    assert!(before.len() > usize::from(LARGEST_REPLY) - 28);
+    assert_eq!(read(&before, MAC), expected);
+    assert_eq!(read(&offer(&[&whole[..], &giants].concat()), MAC), expected);
+}
+
+#[test]
+fn an_option_that_comes_again_with_the_same_value_is_one() {
+    let once = [
+        option(1, &[255, 255, 255, 0]),
+        option(3, &SERVER.octets()),
+        option(6, &DNS.octets()),
+        option(26, &1400u16.to_be_bytes()),
+        option(51, &3600u32.to_be_bytes()),
+        option(58, &600u32.to_be_bytes()),
+        option(59, &3000u32.to_be_bytes()),
+        option(121, &[0, 192, 0, 2, 2]),
+    ];
+    let again = [option(53, &[2]), option(54, &SERVER.octets())];
+    let twice = [&once[..], &again, &once].concat();
+    let read = |options: &[Vec<u8>]| read(&offer(options), MAC);
+    assert_eq!(read(&twice), read(&once));
+    assert_eq!(read(&[&twice[..], &again].concat()), read(&once), "thrice");
+    // Of two that differ nobody knows which is meant.
+    let other = [option(54, &OTHER.octets())];
+    assert_eq!(read(&other), Err(Ignored::NoServer));
+    let (less, more) = (option(51, &[0, 0, 14, 16]), option(51, &[0, 0, 28, 32]));
+    assert_eq!(terms(&[less, more]).times.lease().as_secs(), 120);
+    // Nor is one and a half of it two.
+    let half = [option(54, &SERVER.octets()[..2])];
+    assert_eq!(read(&half), Err(Ignored::NoServer));
+}
+
 #[test]
 fn options_go_on_in_the_fields_that_option_52_names() {
     let overloaded = |which: u8| {
@@ -270,6 +324,22 @@ fn routes_win_over_routers() {
     ];
     assert_eq!(lease.routes(), expected);
     assert_eq!(lease.router(), Some(SERVER));
+}
+
+#[test]
+fn a_default_route_leads_out_by_a_router_or_onto_the_link() {
+    let leads = |options: &[Vec<u8>]| {
+        let lease = lease(options);
+        (lease.leads_out(), lease.router())
+    };
+    assert_eq!(leads(&[]), (false, None));
+    let router = option(3, &SERVER.octets());
+    assert_eq!(leads(std::slice::from_ref(&router)), (true, Some(SERVER)));
+    assert_eq!(leads(&[option(121, &[0, 0, 0, 0, 0])]), (true, None));
+    // RFC 3442: with routes, its routers are none.
+    let inside = [&[24, 198, 51, 100][..], &OTHER.octets()];
+    let inside = option(121, &inside.concat());
+    assert_eq!(leads(&[router, inside]), (false, None));
 }
 
 #[test]
@@ -425,6 +495,10 @@ proptest! {
     fn any_bytes_are_read_or_ignored(bytes in vec(any::<u8>(), 0..1500)) {
         let _ = read(&bytes, MAC);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn any_options_make_a_sane_lease_or_none(message in odd_offer()) {

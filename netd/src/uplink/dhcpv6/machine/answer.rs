@@ -11,7 +11,7 @@ use crate::uplink::{
         event::{Action, Note},
         message::{Ia, Kind, Reply, ServerId},
         retry::Limits,
-        state::{Advertised, Exchange, Held, State},
+        state::{Advertised, Exchange, Held, Informing, State},
         terms::{Address, Marks, renewed, usable},
     },
     moment::{Dice, Moment},
@@ -19,7 +19,9 @@ use crate::uplink::{
 
 impl Machine {
     pub(super) fn receive(&mut self, reply: Reply, dice: Dice, actions: &mut Vec<Action>) {
-        if self.xid() != Some(reply.xid) {
+        let informs = reply.kind == Kind::Reply
+            && matches!(&self.informing, Informing::Asking(exchange) if exchange.asks(reply.xid));
+        if !informs && self.xid() != Some(reply.xid) {
             return;
         }
         let said = |wait: Option<Duration>, limits: &mut Limits| {
@@ -27,6 +29,12 @@ impl Machine {
         };
         said(reply.solicit_longest, &mut self.solicit_limits);
         said(reply.inform_longest, &mut self.inform_limits);
+        if informs {
+            if reply.status == Status::Success {
+                self.informed(reply, actions);
+            }
+            return;
+        }
         let asked = match &self.state {
             State::Requesting { server, .. } | State::Declining { server, .. } => Some(server),
             State::Renewing { held, .. } => Some(&held.server),
@@ -46,23 +54,19 @@ impl Machine {
                 self.renewed(held, reply, dice, actions);
             }
             (State::Declining { .. }, Kind::Reply) => self.state = State::Idle,
-            (State::Informing { .. }, Kind::Reply) if reply.status == Status::Success => {
-                self.informed(reply, actions);
-            }
             _ => {}
         }
     }
 
-    /// Of the exchange that is open.
+    /// Of the exchange for addresses that is open.
     fn xid(&self) -> Option<u32> {
         match &self.state {
             State::Soliciting { xid, began, .. } => began.map(|_| *xid),
             State::Requesting { exchange, .. }
             | State::Renewing { exchange, .. }
             | State::Rebinding { exchange, .. }
-            | State::Declining { exchange, .. }
-            | State::Informing { exchange } => (exchange.sent > 0).then_some(exchange.xid),
-            State::Idle | State::Bound { .. } | State::Informed { .. } => None,
+            | State::Declining { exchange, .. } => (exchange.sent > 0).then_some(exchange.xid),
+            State::Idle | State::Bound { .. } => None,
         }
     }
 
@@ -175,7 +179,6 @@ impl Machine {
         }
         self.unanswered = 0;
         self.missing = None;
-        self.settings.clear();
         self.distrusted.clear();
         self.state = State::Bound { held };
     }
@@ -197,8 +200,10 @@ impl Machine {
             let servers = self.settings.clone();
             actions.push(Action::Note(Note::Informed { servers }));
         }
-        self.unanswered = 0;
-        self.missing = None;
-        self.state = State::Informed { refresh_at };
+        if !self.lacks_addresses() {
+            self.unanswered = 0;
+            self.missing = None;
+        }
+        self.informing = Informing::Informed { refresh_at };
     }
 }

@@ -71,6 +71,17 @@ impl Client {
         self.sent[sent].1.clone()
     }
 
+    /// To the next of this kind.
+    fn until(&mut self, kind: RequestKind) -> Request {
+        for _ in 0..100 {
+            let request = self.until_sent();
+            if request.kind == kind {
+                return request;
+            }
+        }
+        panic!("no {kind:?}: {:?}", self.kinds())
+    }
+
     fn due(&mut self) {
         self.now = self.now.max(self.machine.deadline());
         self.event(Event::Time);
@@ -162,13 +173,17 @@ fn solicitations_go_on_ever_more_seldom_and_silence_is_told_once() {
     }
     assert_eq!(client.notes, [Note::NoServer]);
     // Eleven that double to an hour, and one each hour then.
+    let all = client.sent.iter().map(|(_, request)| request);
+    let solicits: Vec<_> = all
+        .filter(|request| request.kind == RequestKind::Solicit)
+        .collect();
+    assert!((30..40).contains(&solicits.len()), "{}", solicits.len());
     assert!(
-        (30..40).contains(&client.sent.len()),
-        "{}",
-        client.sent.len()
+        solicits
+            .iter()
+            .all(|solicit| solicit.xid == solicits[0].xid)
     );
-    let xid = client.sent[0].1.xid;
-    assert!(client.sent.iter().all(|(_, request)| request.xid == xid));
+    client.until(RequestKind::Solicit);
     client.answer(Kind::Advertise, Some(ia(&[(ADDRESS, 60, 60)])));
     client.until_sent();
     client.answer(Kind::Reply, Some(ia(&[(ADDRESS, 60, 60)])));
@@ -199,7 +214,7 @@ fn the_preferred_server_is_asked_and_not_one_that_did_not_keep_its_word() {
 fn a_server_without_addresses_is_told_once_and_asked_ever_more_seldom() {
     let mut client = Client::new(Want::Addresses);
     for _ in 0..6 {
-        client.until_sent();
+        client.until(RequestKind::Solicit);
         let none = Ia {
             status: Status::NoAddrsAvail,
             ..ia(&[])
@@ -340,6 +355,88 @@ fn settings_alone_are_asked_for_where_only_they_are_there() {
     assert_eq!(client.machine.deadline(), Moment::NEVER);
     client.event(Event::Want(Want::Addresses));
     assert_eq!(client.until_sent().kind, RequestKind::Solicit);
+    client.event(Event::Want(Want::Nothing));
+    assert_eq!(client.machine.name_servers(), [] as [Ipv6Addr; 0]);
+    assert_eq!(client.machine.deadline(), Moment::NEVER);
+}
+
+/// RFC 8415 18.2.6, beside the solicitations.
+#[test]
+fn where_nobody_gives_addresses_settings_are_asked_for_alone() {
+    let none = || Ia {
+        status: Status::NoAddrsAvail,
+        ..ia(&[])
+    };
+    let mut client = Client::new(Want::Addresses);
+    client.until_sent();
+    client.answer(Kind::Advertise, Some(none()));
+    client.until(RequestKind::Inform);
+    // What a solicitation brings is no answer to it.
+    client.answer(Kind::Advertise, Some(none()));
+    assert_eq!(client.machine.name_servers(), [] as [Ipv6Addr; 0]);
+    client.answer(Kind::Reply, None);
+    assert_eq!(client.machine.name_servers(), [DNS]);
+    assert_eq!(client.machine.missing(), Some(Missing::Dhcpv6Addresses));
+    assert_eq!(
+        client.notes.last(),
+        Some(&Note::Informed { servers: vec![DNS] })
+    );
+    let informed = client.now;
+    // They are asked for anew after a day, addresses all the while.
+    let sent = client.sent.len();
+    client.until(RequestKind::Inform);
+    assert_eq!(client.seconds_since(informed), 86400);
+    assert!(client.sent.len() - sent > 24);
+    assert_eq!(client.machine.name_servers(), [DNS]);
+    client.until(RequestKind::Solicit);
+    client.answer_of(
+        server(),
+        Kind::Advertise,
+        Some(ia(&[(ADDRESS, 3600, 7200)])),
+        |_| {},
+    );
+    client.until(RequestKind::Request);
+    client.answer_of(
+        server(),
+        Kind::Reply,
+        Some(ia(&[(ADDRESS, 3600, 7200)])),
+        |reply| {
+            reply.name_servers = vec![];
+        },
+    );
+    // What comes with addresses counts from now on, which is nothing here.
+    assert_eq!(client.addresses(), [ADDRESS]);
+    assert_eq!(client.machine.name_servers(), [] as [Ipv6Addr; 0]);
+    assert_eq!(client.machine.missing(), None);
+    assert_eq!(client.until_sent().kind, RequestKind::Renew);
+}
+
+#[test]
+fn a_silent_server_is_asked_for_settings_too_and_no_two_messages_are_near() {
+    let mut client = Client::new(Want::Addresses);
+    while client.now < Moment(Duration::from_secs(86400)) {
+        client.until_sent();
+    }
+    let first = client
+        .kinds()
+        .iter()
+        .position(|kind| *kind == RequestKind::Inform);
+    assert_eq!(first, Some(4), "{:?}", client.kinds());
+    // Ever more seldom, as solicitations are.
+    assert!(
+        (60..80).contains(&client.sent.len()),
+        "{}",
+        client.sent.len()
+    );
+    let times: Vec<_> = client.sent.iter().map(|(at, _)| *at).collect();
+    assert!(times.windows(2).all(|two| two[1].since(two[0]) >= PAUSE));
+    assert_eq!(client.notes, [Note::NoServer]);
+    // A router that says that there are none any more has them asked for alone.
+    client.event(Event::Want(Want::Settings));
+    assert_eq!(client.machine.missing(), None);
+    assert_eq!(client.until_sent().kind, RequestKind::Inform);
+    client.answer(Kind::Reply, None);
+    assert_eq!(client.machine.name_servers(), [DNS]);
     client.event(Event::Want(Want::Nothing));
     assert_eq!(client.machine.name_servers(), [] as [Ipv6Addr; 0]);
     assert_eq!(client.machine.deadline(), Moment::NEVER);
