@@ -18,7 +18,8 @@ use rustix::fs::OFlags;
 
 use crate::{folder, identity::Identity};
 
-/// Makes the folders that the image wants to be there. What lies in them stays.
+/// Makes the folders that the image wants to be there, also below what is mounted by now. What lies in them
+/// stays.
 pub fn make_volumes(root: &Path, volumes: &[String]) -> Result<()> {
     for volume in volumes {
         folder::make(root, Path::new(volume), 0o755)

@@ -101,6 +101,20 @@ fn links_lead_inside_wherever_they_are() -> anyhow::Result<()> {
 }
 
 #[test]
+fn what_an_image_wants_to_be_there_is_made_where_it_is_seen() -> anyhow::Result<()> {
+    let mut options = script("")?.volume("/data", Some("ext4"), 64 << 20)?;
+    options.config.volumes = ["/data/db", "/elsewhere"].map(String::from).to_vec();
+    let checks = [
+        (
+            "a folder below a volume of the deployment",
+            "grep -q ' /data ext4' /proc/mounts && [ $(stat -c %a:%u /data/db) = 755:0 ]",
+        ),
+        ("a folder elsewhere", "[ -d /elsewhere ]"),
+    ];
+    all_hold(&mut options, &checks)
+}
+
+#[test]
 fn keys_that_are_withdrawn_let_nobody_in_and_volumes_hide_nothing() -> anyhow::Result<()> {
     let mut options = script("")?.volume("/root", Some("ext4"), 64 << 20)?;
     options.config.ssh_keys = vec!["ssh-ed25519 AAAA someone".into()];
