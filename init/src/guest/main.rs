@@ -159,7 +159,7 @@ fn run(machine: &mut Machine) -> Result<End> {
     settings::apply(Path::new("/proc/sys"));
     network::set_up(&config.interfaces).context("setting the network up")?;
     disk::mount_volumes(&config.mounts)?;
-    files::make_volumes(Path::new("/"), &config.volumes)?;
+    files::make_volumes(Path::new("/"), &config.volumes);
     files::write_all(Path::new("/"), &config);
 
     let surroundings = Surroundings::of(&config)?;
