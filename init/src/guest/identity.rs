@@ -3,11 +3,15 @@
 /// Numbers above are not users (the kernel keeps `-1` for "nobody", and tools read them signed).
 const MAX_ID: u32 = i32::MAX as u32;
 
+/// The kernel takes no more of them (`NGROUPS_MAX`).
+const MAX_GROUPS: usize = 65536;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, `gid` among them: a program that changes its group must not get round a mode
+    /// that denies the first one something (CVE-2022-36109).
     pub groups: Vec<u32>,
     pub home: String,
 }
@@ -43,7 +47,7 @@ impl Identity {
             .filter(|home| home.starts_with('/'))
             .unwrap_or("/")
             .to_owned();
-        let (gid, groups) = match named_group {
+        let (gid, mut groups) = match named_group {
             Some(name) => {
                 let gid = find_group(name, group)
                     .or_else(|| number(name))
@@ -54,6 +58,10 @@ impl Identity {
                 (entry.gid, groups_of(entry.name, group))
             }),
         };
+        groups.truncate(MAX_GROUPS - 1);
+        groups.push(gid);
+        groups.sort_unstable();
+        groups.dedup();
         Ok(Self {
             uid,
             gid,
@@ -121,16 +129,10 @@ fn find_group(name: &str, group: &str) -> Option<u32> {
 }
 
 fn groups_of(user: &str, group: &str) -> Vec<u32> {
-    /// The kernel takes no more (`NGROUPS_MAX`).
-    const MAX_GROUPS: usize = 65536;
-    let mut groups: Vec<_> = parse_groups(group)
+    parse_groups(group)
         .filter(|(.., members)| members.split(',').any(|member| member.trim() == user))
         .map(|(_, gid, _)| gid)
-        .take(MAX_GROUPS)
-        .collect();
-    groups.sort_unstable();
-    groups.dedup();
-    groups
+        .collect()
 }
 
 /// Digits only: neither a sign nor anything else that `parse` takes.
@@ -184,11 +186,14 @@ few:x:33
         Identity::resolve(user, PASSWD, GROUP)
     }
 
-    fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Identity {
+    /// `others`: the groups besides `gid`.
+    fn identity(uid: u32, gid: u32, others: &[u32], home: &str) -> Identity {
+        let mut groups = [&[gid], others].concat();
+        groups.sort_unstable();
         Identity {
             uid,
             gid,
-            groups: groups.to_vec(),
+            groups,
             home: home.into(),
         }
     }
@@ -256,6 +261,18 @@ few:x:33
             Ok(identity(5, 6, &[], "/"))
         );
         assert!(Identity::resolve("root", "", "").is_err());
+    }
+
+    /// And a user's own group is one of them, in the file or not.
+    #[test]
+    fn as_many_groups_as_the_kernel_takes() {
+        let all: String = (1..70_000).map(|gid| format!("g:x:{gid}:app\n")).collect();
+        for gid in [1, 5, 80_000] {
+            let passwd = format!("app:x:7:{gid}");
+            let groups = Identity::resolve("app", &passwd, &all).unwrap().groups;
+            assert!(groups.contains(&gid) && groups.len() <= MAX_GROUPS);
+            assert!(groups.len() >= MAX_GROUPS - 1 && groups.is_sorted());
+        }
     }
 
     proptest! {
