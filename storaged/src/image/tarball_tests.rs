@@ -3,7 +3,10 @@ use std::io::Read;
 use proptest::prelude::*;
 
 use super::*;
-use crate::image::testing::{Layer, entries};
+use crate::image::{
+    posix_acl::tests::acl as posix_acl,
+    testing::{Layer, entries},
+};
 
 fn one(layer: Layer) -> Result<Entry, String> {
     entries(&layer.tar())
@@ -521,8 +524,17 @@ fn attributes_are_kept_as_far_as_linux_has_them() {
     };
     for acl in ["access", "default"] {
         let name = format!("SCHILY.xattr.system.posix_acl_{acl}");
-        let kept: Vec<_> = names(&[(&name, b"x")]).unwrap().collect();
+        let value = posix_acl(&[
+            (0x01, 6, u32::MAX),
+            (0x04, 4, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ]);
+        let kept: Vec<_> = names(&[(&name, &value)]).unwrap().collect();
         assert_eq!(kept, [format!("system.posix_acl_{acl}").into_bytes()]);
+        // Linux would refuse the file to others.
+        for malformed in [&value[..value.len() - 1], b"", b"x"] {
+            assert_eq!(names(&[(&name, malformed)]).unwrap().count(), 0);
+        }
     }
     let of_length = |length: usize| {
         let name = format!("SCHILY.xattr.user.{}", "n".repeat(length - "user.".len()));
