@@ -120,6 +120,22 @@ fn every_form_gives_the_same_file() {
 }
 
 #[test]
+fn a_name_that_is_left_empty_is_the_header_s() {
+    let records: [(&str, &[u8]); 3] = [
+        ("GNU.sparse.name", b""),
+        ("GNU.sparse.size", b"4"),
+        ("GNU.sparse.map", b"0,4"),
+    ];
+    let expected = ("holy".to_owned(), 4, b"data".to_vec());
+    assert_eq!(read(zero_one(&records, b"data")).unwrap(), expected);
+    // Behind one that is not.
+    let both = Layer::default()
+        .pax(&[("GNU.sparse.name", b"elsewhere")])
+        .then(zero_one(&records, b"data"));
+    assert_eq!(read(both).unwrap(), expected);
+}
+
+#[test]
 fn a_file_may_be_one_hole() {
     for form in [
         old(3000, &[], &[], b""),
