@@ -252,14 +252,21 @@ fn numbers_of_a_header_are_read() {
         .pax(&[("uid", b"4294967296")])
         .file("x", b"");
     assert!(one(many).unwrap_err().contains("no user or group"));
-    let most = Layer::default()
-        .pax(&[("uid", b"4294967295"), ("gid", b"2"), ("mtime", b"3.9")])
-        .file("x", b"");
-    let attributes = one(most).unwrap().attributes;
-    assert_eq!(
-        (attributes.uid, attributes.gid, attributes.modified),
-        (u32::MAX, 2, time(3, 900_000_000))
-    );
+    let owner = |uid: &str| {
+        let records = [("uid", uid.as_bytes()), ("gid", b"2"), ("mtime", b"3.9")];
+        let attributes = one(Layer::default().pax(&records).file("x", b"")).unwrap();
+        let attributes = attributes.attributes;
+        assert_eq!(
+            (attributes.gid, attributes.modified),
+            (2, time(3, 900_000_000))
+        );
+        attributes.uid
+    };
+    assert_eq!(owner("4294967294"), u32::MAX - 1);
+    // No owner, and so root, as it is after `chown`.
+    assert_eq!(owner("4294967295"), 0);
+    let group = Layer::default().pax(&[("gid", b"4294967295")]);
+    assert_eq!(one(group.file("x", b"")).unwrap().attributes.gid, 0);
     let symlink = one(Layer::default().symlink("x", "y")).unwrap();
     assert_eq!(symlink.attributes.mode, 0o777);
 }
