@@ -38,6 +38,7 @@ fn everything_about_an_entry_survives() {
         .pax(&[
             ("path", long.as_bytes()),
             ("SCHILY.xattr.user.a", b"line\nline"),
+            ("SCHILY.xattr.user.empty", b""),
             ("SCHILY.xattr.security.capability", b"cap"),
             ("uid", b"3000000"),
             ("gid", b"4294967294"),
@@ -66,7 +67,8 @@ fn everything_about_an_entry_survives() {
         file.xattrs,
         [
             (b"security.capability".to_vec(), b"cap".to_vec()),
-            (b"user.a".to_vec(), b"line\nline".to_vec())
+            (b"user.a".to_vec(), b"line\nline".to_vec()),
+            (b"user.empty".to_vec(), Vec::new())
         ]
     );
     assert_eq!(file.links, 2);
