@@ -30,7 +30,13 @@ fn parse(text: &str) -> Result<Document, String> {
 
 #[test]
 fn reads_manifests_of_oci_and_docker() {
-    for kind in [GZIP, "application/vnd.docker.image.rootfs.diff.tar.gzip"] {
+    for kind in [
+        GZIP,
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    ] {
         let Document::Manifest(manifest) = parse(&manifest(kind, 3, 7)).unwrap() else {
             panic!("not a manifest")
         };

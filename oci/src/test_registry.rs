@@ -150,6 +150,17 @@ impl TestRegistry {
     }
 
     pub fn image_of(&self, packed: &[Vec<u8>], diff_ids: &[Digest]) -> OciReference {
+        let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
+        self.image_of_type(gzip, packed, diff_ids)
+    }
+
+    /// The same, with layers of this media type.
+    pub fn image_of_type(
+        &self,
+        media_type: &str,
+        packed: &[Vec<u8>],
+        diff_ids: &[Digest],
+    ) -> OciReference {
         let quoted: Vec<_> = diff_ids
             .iter()
             .map(|digest| format!("\"{digest}\""))
@@ -166,7 +177,7 @@ impl TestRegistry {
             .map(|bytes| {
                 let digest = self.blob(bytes.clone());
                 format!(
-                    r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{digest}","size":{}}}"#,
+                    r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{}}}"#,
                     bytes.len()
                 )
             })

@@ -12,19 +12,19 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result};
 use loam_node_api::guest::GuestConfig;
 use rustix::fs::OFlags;
 
 use crate::{folder, identity::Identity};
 
-/// Makes the folders that the image wants to be there. What lies in them stays.
-pub fn make_volumes(root: &Path, volumes: &[String]) -> Result<()> {
+/// Makes the folders that the image wants to be there, also below what is mounted by now. What lies in them
+/// stays. One that cannot be made, as in `/proc`, is told and passed over: the command may do without.
+pub fn make_volumes(root: &Path, volumes: &[String]) {
     for volume in volumes {
-        folder::make(root, Path::new(volume), 0o755)
-            .with_context(|| format!("making the image's volume {volume}"))?;
+        if let Err(error) = folder::make(root, Path::new(volume), 0o755) {
+            say!("the image's volume {volume} cannot be made and is passed over: {error}");
+        }
     }
-    Ok(())
 }
 
 /// The first line of a file of keys that is ours.
@@ -293,14 +293,21 @@ mod tests {
         fs::create_dir(root.path().join("data")).unwrap();
         fs::write(root.path().join("data/file"), "kept").unwrap();
         symlink("/var/there", root.path().join("link")).unwrap();
-        let volumes = ["/prometheus", "/data", "/link", "relative", "/../up", ""];
-        make_volumes(root.path(), &volumes.map(str::to_owned)).unwrap();
+        // The second can be no folder, which is nothing to those behind it.
+        let volumes = [
+            "/prometheus",
+            "/data/file",
+            "/data",
+            "/link",
+            "relative",
+            "/../up",
+            "",
+        ];
+        make_volumes(root.path(), &volumes.map(str::to_owned));
         for made in ["prometheus", "data", "var/there", "relative", "up"] {
             assert!(root.path().join(made).is_dir(), "{made}");
         }
         assert_eq!(read(root.path(), "data/file"), "kept");
-        let error = make_volumes(root.path(), &["/data/file".to_owned()]).unwrap_err();
-        assert!(error.to_string().contains("/data/file"), "{error}");
     }
 
     #[test]

@@ -3,11 +3,15 @@
 /// Numbers above are not users (the kernel keeps `-1` for "nobody", and tools read them signed).
 const MAX_ID: u32 = i32::MAX as u32;
 
+/// The kernel takes no more of them (`NGROUPS_MAX`).
+const MAX_GROUPS: usize = 65536;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, `gid` among them: a program that changes its group must not get round a mode
+    /// that denies the first one something (CVE-2022-36109).
     pub groups: Vec<u32>,
     pub home: String,
 }
@@ -43,7 +47,7 @@ impl Identity {
             .filter(|home| home.starts_with('/'))
             .unwrap_or("/")
             .to_owned();
-        let (gid, groups) = match named_group {
+        let (gid, mut groups) = match named_group {
             Some(name) => {
                 let gid = find_group(name, group)
                     .or_else(|| number(name))
@@ -54,6 +58,10 @@ impl Identity {
                 (entry.gid, groups_of(entry.name, group))
             }),
         };
+        groups.truncate(MAX_GROUPS - 1);
+        groups.push(gid);
+        groups.sort_unstable();
+        groups.dedup();
         Ok(Self {
             uid,
             gid,
@@ -70,39 +78,47 @@ struct User<'a> {
     home: &'a str,
 }
 
-/// By name, else by number; lines that passwd(5) does not know are passed over.
+/// By name, else by number.
 fn find_user<'a>(user: &str, passwd: &'a str) -> Option<User<'a>> {
-    let entries = || passwd.lines().filter_map(parse_user);
+    let entries = || lines(passwd).filter_map(parse_user);
     entries()
         .find(|entry| entry.name == user)
         .or_else(|| entries().find(|entry| Some(entry.uid) == number(user)))
 }
 
+/// As container engines read both files (`moby/sys`, user.go): blanks around a line count for nothing, and
+/// fields that are left out at its end are empty.
+fn lines(file: &str) -> impl Iterator<Item = &str> {
+    file.lines().map(str::trim)
+}
+
+/// None for a line without a name, or without a number that can be read: engines take 0 then, so that a
+/// damaged line makes its user root. A group that is left out is 0 here too, as it is for a number that is in no
+/// line.
 fn parse_user(line: &str) -> Option<User<'_>> {
     let mut fields = line.split(':');
-    let name = fields.next()?;
-    let _password = fields.next()?;
-    let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
-    let _comment = fields.next()?;
+    let mut field = || fields.next().unwrap_or_default();
+    let [name, _password, uid, gid, _comment, home] = std::array::from_fn(|_| field());
+    if name.is_empty() {
+        return None;
+    }
     Some(User {
         name,
-        uid,
-        gid,
-        home: fields.next()?,
+        uid: number(uid)?,
+        gid: if gid.is_empty() { 0 } else { number(gid)? },
+        home,
     })
 }
 
-/// Name, number and members of each group (group(5)).
+/// Name, number and members of each group (group(5)), but for lines that are comments, and for those that
+/// [`parse_user`] would not take either.
 fn parse_groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
-    group.lines().filter_map(|line| {
+    let groups = lines(group).filter(|line| !line.starts_with('#'));
+    groups.filter_map(|line| {
         let mut fields = line.split(':');
-        let name = fields.next()?;
-        let _password = fields.next()?;
-        Some((
-            name,
-            number(fields.next()?)?,
-            fields.next().unwrap_or_default(),
-        ))
+        let mut field = || fields.next().unwrap_or_default();
+        let [name, _password, gid, members] = std::array::from_fn(|_| field());
+        (!name.is_empty()).then_some((name, number(gid)?, members))
     })
 }
 
@@ -113,16 +129,10 @@ fn find_group(name: &str, group: &str) -> Option<u32> {
 }
 
 fn groups_of(user: &str, group: &str) -> Vec<u32> {
-    /// The kernel takes no more (`NGROUPS_MAX`).
-    const MAX_GROUPS: usize = 65536;
-    let mut groups: Vec<_> = parse_groups(group)
+    parse_groups(group)
         .filter(|(.., members)| members.split(',').any(|member| member.trim() == user))
         .map(|(_, gid, _)| gid)
-        .take(MAX_GROUPS)
-        .collect();
-    groups.sort_unstable();
-    groups.dedup();
-    groups
+        .collect()
 }
 
 /// Digits only: neither a sign nor anything else that `parse` takes.
@@ -146,7 +156,15 @@ root:x:0:0:root:/root:/bin/sh
 app:x:1000:1001:App,,,:/home/app:/bin/sh
 1000:x:7:7::/odd:
 homeless:x:5:5:::
+short:x:20:21
+  heredoc:x:22:23::/doc:/bin/sh\t\r
 cut:x:6
+open:x:24:
+less:x
+empty:x::25::/:
+text:x:some:25::/:
+texts:x:26:some::/:
+:x:27:28::/nameless:
 big:x:4294967295:0::/:
 ";
     const GROUP: &str = "\
@@ -156,17 +174,26 @@ video:x:44:app,root
 audio:x:29:other,app
 broken
 12:x:99:
+  blank:x:30:short,heredoc
+#gone:x:31:short
+damaged:x::short
+damaged:x:some:short
+:x:32:short
+few:x:33
 ";
 
     fn resolve(user: &str) -> Result<Identity, IdentityError> {
         Identity::resolve(user, PASSWD, GROUP)
     }
 
-    fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Identity {
+    /// `others`: the groups besides `gid`.
+    fn identity(uid: u32, gid: u32, others: &[u32], home: &str) -> Identity {
+        let mut groups = [&[gid], others].concat();
+        groups.sort_unstable();
         Identity {
             uid,
             gid,
-            groups: groups.to_vec(),
+            groups,
             home: home.into(),
         }
     }
@@ -188,6 +215,16 @@ broken
             ("12345:54321", identity(12345, 54321, &[], "/")),
             (":video", identity(0, 44, &[], "/root")),
             ("homeless", identity(5, 5, &[], "/")),
+            // As scratch images have them, by `echo`.
+            ("short", identity(20, 21, &[30], "/")),
+            ("20", identity(20, 21, &[30], "/")),
+            ("heredoc", identity(22, 23, &[30], "/doc")),
+            ("cut", identity(6, 0, &[], "/")),
+            ("open", identity(24, 0, &[], "/")),
+            // In no line that can be read.
+            ("26", identity(26, 0, &[], "/")),
+            ("27", identity(27, 0, &[], "/")),
+            ("short:few", identity(20, 33, &[], "/")),
         ] {
             assert_eq!(resolve(user), Ok(expected), "{user}");
         }
@@ -203,8 +240,16 @@ broken
             resolve("app:staff"),
             Err(IdentityError::NoGroup("staff".into()))
         );
-        for user in ["cut", "big", "4294967295", "-1", "+1", "2147483648", " app"] {
+        for user in ["big", "4294967295", "-1", "+1", "2147483648", " app"] {
             assert!(resolve(user).is_err(), "{user}");
+        }
+        // Those of damaged lines are not root.
+        for user in ["less", "empty", "text", "texts"] {
+            let expected = IdentityError::NoUser(user.into());
+            assert_eq!(resolve(user), Err(expected));
+        }
+        for group in ["damaged", "gone", "#gone", "broken"] {
+            assert!(resolve(&format!("app:{group}")).is_err(), "{group}");
         }
     }
 
@@ -216,6 +261,18 @@ broken
             Ok(identity(5, 6, &[], "/"))
         );
         assert!(Identity::resolve("root", "", "").is_err());
+    }
+
+    /// And a user's own group is one of them, in the file or not.
+    #[test]
+    fn as_many_groups_as_the_kernel_takes() {
+        let all: String = (1..70_000).map(|gid| format!("g:x:{gid}:app\n")).collect();
+        for gid in [1, 5, 80_000] {
+            let passwd = format!("app:x:7:{gid}");
+            let groups = Identity::resolve("app", &passwd, &all).unwrap().groups;
+            assert!(groups.contains(&gid) && groups.len() <= MAX_GROUPS);
+            assert!(groups.len() >= MAX_GROUPS - 1 && groups.is_sorted());
+        }
     }
 
     proptest! {

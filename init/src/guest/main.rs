@@ -158,8 +158,8 @@ fn run(machine: &mut Machine) -> Result<End> {
         .with_context(|| format!("naming the machine {}", config.hostname))?;
     settings::apply(Path::new("/proc/sys"));
     network::set_up(&config.interfaces).context("setting the network up")?;
-    files::make_volumes(Path::new("/"), &config.volumes)?;
     disk::mount_volumes(&config.mounts)?;
+    files::make_volumes(Path::new("/"), &config.volumes);
     files::write_all(Path::new("/"), &config);
 
     let surroundings = Surroundings::of(&config)?;

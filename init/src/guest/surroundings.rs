@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use loam_node_api::guest::GuestConfig;
 use rustix::{
     fs::{Gid, Uid},
@@ -15,7 +15,10 @@ use rustix::{
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
-use crate::{command, files, folder, identity::Identity};
+use crate::{
+    command, files, folder,
+    identity::{Identity, IdentityError},
+};
 
 /// As container engines have them. Programs that close every possible descriptor look at the first
 /// number of the open files only. Processes are limited by the machine's memory, which is its own.
@@ -35,10 +38,7 @@ pub struct Surroundings {
 impl Surroundings {
     /// By the image's own files; the working directory is made.
     pub fn of(config: &GuestConfig) -> Result<Self> {
-        let passwd =
-            files::read_text(Path::new("/etc/passwd")).context("the image's /etc/passwd")?;
-        let group = files::read_text(Path::new("/etc/group")).context("the image's /etc/group")?;
-        let identity = Identity::resolve(&config.user, &passwd, &group)?;
+        let identity = identity(Path::new("/"), &config.user)?;
         let (environment, odd) =
             command::environment(&config.env, &config.hostname, &identity.home);
         for entry in odd {
@@ -59,6 +59,27 @@ impl Surroundings {
         let groups = self.identity.groups.iter().copied();
         groups.map(Gid::from_raw).collect()
     }
+}
+
+/// By the files of the image, whose root is `root`. One that cannot be read, as it is a folder or too large, says
+/// nothing: that ends the machine only if a name is to be found in it.
+fn identity(root: &Path, user: &str) -> Result<Identity> {
+    let read = |path: &str| {
+        let text = files::read_text(&root.join(path));
+        text.inspect_err(|error| say!("the image's /{path} is passed over: {error}"))
+    };
+    let (passwd, group) = (read("etc/passwd"), read("etc/group"));
+    let [users, groups] = [&passwd, &group].map(|file| file.as_deref().unwrap_or_default());
+    Identity::resolve(user, users, groups).map_err(|unknown| {
+        let unread = match unknown {
+            IdentityError::NoUser(_) => passwd.err(),
+            IdentityError::NoGroup(_) => group.err(),
+        };
+        match unread {
+            Some(why) => Error::new(why).context(unknown),
+            None => unknown.into(),
+        }
+    })
 }
 
 /// Runs in the child, between fork and exec.
@@ -85,5 +106,37 @@ fn set_limit(resource: Resource, current: Option<u64>, maximum: Option<u64>) -> 
             Ok(())
         }
         done => Ok(done?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn files_that_cannot_be_read_are_nothing_to_a_number() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc");
+        fs::create_dir_all(etc.join("passwd")).unwrap();
+        fs::write(etc.join("group"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        for (user, ids) in [("", (0, 0)), ("1000", (1000, 0)), ("1000:7", (1000, 7))] {
+            let found = identity(root.path(), user).unwrap();
+            assert_eq!((found.uid, found.gid), ids, "{user}");
+        }
+        for (user, why) in [
+            ("app", "no user `app` in /etc/passwd: not an ordinary file"),
+            ("5:staff", "no group `staff` in /etc/group: larger than"),
+        ] {
+            let error = format!("{:#}", identity(root.path(), user).unwrap_err());
+            assert!(error.contains(why), "{error}");
+        }
+        // Of a user whose file can be read, those groups that cannot are none.
+        fs::remove_dir(etc.join("passwd")).unwrap();
+        fs::write(etc.join("passwd"), "app:x:5:6\n").unwrap();
+        let found = identity(root.path(), "app").unwrap();
+        assert_eq!((found.uid, found.gid), (5, 6));
+        let error = format!("{:#}", identity(root.path(), "nobody").unwrap_err());
+        assert!(error.ends_with("in /etc/passwd"), "{error}");
     }
 }

@@ -54,8 +54,8 @@ fn script_over(text: &str, more: Vec<Entry>) -> anyhow::Result<GuestOptions> {
 }
 
 /// Starts the machine with a script that tries these conditions, each with its name, and expects that
-/// all hold.
-fn all_hold(options: &mut GuestOptions, checks: &[(&str, &str)]) -> anyhow::Result<()> {
+/// all hold. Gives what the console has shown.
+fn all_hold(options: &mut GuestOptions, checks: &[(&str, &str)]) -> anyhow::Result<String> {
     let mut text = String::from(
         "check() { if eval \"$2\"; then echo \"right: $1\"; else echo \"WRONG: $1\"; fi; }\n",
     );
@@ -71,7 +71,7 @@ fn all_hold(options: &mut GuestOptions, checks: &[(&str, &str)]) -> anyhow::Resu
             "{name} does not hold; the console:\n{said}"
         );
     }
-    Ok(())
+    Ok(said)
 }
 
 /// Waits until the command runs.

@@ -1,5 +1,6 @@
 //! What ordinary programs expect to find.
 
+use anyhow::ensure;
 use xtask::oci::Entry;
 
 use super::{all_hold, script, script_over};
@@ -56,7 +57,8 @@ fn a_machine_is_what_programs_expect() -> anyhow::Result<()> {
         ("a writable root", "touch /new && rm /new"),
         ("a home", "[ $HOME = / ] || [ $HOME = /root ]"),
     ];
-    all_hold(&mut script("")?.network()?, &checks)
+    all_hold(&mut script("")?.network()?, &checks)?;
+    Ok(())
 }
 
 #[test]
@@ -97,7 +99,29 @@ fn links_lead_inside_wherever_they_are() -> anyhow::Result<()> {
             "[ $(stat -c %a:%u /root/.ssh/authorized_keys) = 600:0 ]",
         ),
     ];
-    all_hold(&mut options, &checks)
+    all_hold(&mut options, &checks)?;
+    Ok(())
+}
+
+#[test]
+fn what_an_image_wants_to_be_there_is_made_where_it_is_seen() -> anyhow::Result<()> {
+    let mut options = script("")?.volume("/data", Some("ext4"), 64 << 20)?;
+    let impossible = ["/proc/none", "/sys/none", "/bin/busybox"];
+    let volumes = impossible.iter().chain(&["/data/db", "/elsewhere"]);
+    options.config.volumes = volumes.map(|&path| path.to_owned()).collect();
+    let checks = [
+        (
+            "a folder below a volume of the deployment",
+            "grep -q ' /data ext4' /proc/mounts && [ $(stat -c %a:%u /data/db) = 755:0 ]",
+        ),
+        ("a folder elsewhere", "[ -d /elsewhere ]"),
+    ];
+    let said = all_hold(&mut options, &checks)?;
+    for path in impossible {
+        let told = format!("the image's volume {path} cannot be made and is passed over");
+        ensure!(said.contains(&told), "{path}: {said}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -121,7 +145,8 @@ fn keys_that_are_withdrawn_let_nobody_in_and_volumes_hide_nothing() -> anyhow::R
             "! [ -e /root/lost+found ]",
         ),
     ];
-    all_hold(&mut options, &gone)
+    all_hold(&mut options, &gone)?;
+    Ok(())
 }
 
 #[test]
@@ -150,5 +175,6 @@ fn a_volume_over_etc_hides_nothing_that_is_written_there() -> anyhow::Result<()>
             "grep -q renamed /etc/hosts && ! grep -q over-etc /etc/hosts",
         ),
     ];
-    all_hold(&mut options, &renewed)
+    all_hold(&mut options, &renewed)?;
+    Ok(())
 }

@@ -38,9 +38,10 @@ fn everything_about_an_entry_survives() {
         .pax(&[
             ("path", long.as_bytes()),
             ("SCHILY.xattr.user.a", b"line\nline"),
+            ("SCHILY.xattr.user.empty", b""),
             ("SCHILY.xattr.security.capability", b"cap"),
             ("uid", b"3000000"),
-            ("gid", b"4294967295"),
+            ("gid", b"4294967294"),
         ])
         .file("x", b"data")
         .pax(&[("linkpath", long.as_bytes())])
@@ -59,14 +60,15 @@ fn everything_about_an_entry_survives() {
     assert_eq!(image.data(file), b"data");
     assert_eq!(
         (file.uid, file.gid, file.mode),
-        (3_000_000, u32::MAX, 0o644)
+        (3_000_000, u32::MAX - 1, 0o644)
     );
     assert_eq!(file.modified.seconds, 1_600_000_000);
     assert_eq!(
         file.xattrs,
         [
             (b"security.capability".to_vec(), b"cap".to_vec()),
-            (b"user.a".to_vec(), b"line\nline".to_vec())
+            (b"user.a".to_vec(), b"line\nline".to_vec()),
+            (b"user.empty".to_vec(), Vec::new())
         ]
     );
     assert_eq!(file.links, 2);

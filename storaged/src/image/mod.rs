@@ -14,6 +14,7 @@
 //! | [`entries`] | those of all layers in their order, while several layers are read |
 //! | [`aside`], [`space`] | their files' data, put aside meanwhile; what it takes its room from |
 //! | [`ustar`], [`pax`], [`sparse`] | what an entry's header says, its extensions, and the map of its holes |
+//! | [`posix_acl`] | whether an attribute is an access control list that Linux takes |
 //! | [`tree`] | layers one over another, as a tree of names |
 //! | [`erofs`] | that tree as a file system |
 //! | [`finish`], [`carry`] | its file; the layers' data, which the file shares with what was put aside |
@@ -47,6 +48,7 @@ pub mod limits;
 pub mod pace;
 pub mod pack;
 pub mod pax;
+pub mod posix_acl;
 pub mod queue;
 pub mod removal;
 pub mod space;

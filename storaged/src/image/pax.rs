@@ -6,7 +6,7 @@ use base64::{
 };
 
 use super::{
-    limits,
+    limits, posix_acl,
     sparse::{self, decimal},
     tarball::{TarError, Time, show},
 };
@@ -99,10 +99,11 @@ impl Extensions {
     fn xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), TarError> {
         // `trusted.` belongs to overlayfs, which runs over this image; other `security.` values
         // belong to the kernel of the machine that built it.
-        let kept = name.starts_with(b"user.")
-            || name == b"security.capability"
-            || name == b"system.posix_acl_access"
-            || name == b"system.posix_acl_default";
+        let kept = match name {
+            b"security.capability" => true,
+            b"system.posix_acl_access" | b"system.posix_acl_default" => posix_acl::is_valid(value),
+            _ => name.starts_with(b"user."),
+        };
         let known = self.xattrs.iter().any(|(other, _)| other == name);
         if !kept || known || name.len() > limits::NAME || name.contains(&0) {
             return Ok(());

@@ -140,7 +140,7 @@ impl Records {
     /// `key` is without `GNU.sparse.`. `None` if the value cannot be.
     pub fn read(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         match key {
-            b"name" => self.name = Some(value.to_vec()),
+            b"name" => self.name = (!value.is_empty()).then(|| value.to_vec()),
             b"major" => self.major = Some(decimal(value)?),
             b"minor" => self.minor = Some(decimal(value)?),
             b"size" | b"realsize" => self.size = Some(decimal(value)?),

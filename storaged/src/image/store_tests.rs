@@ -18,6 +18,8 @@ use loam_oci::{
     test_registry::{Instead, TestRegistry, gzip},
 };
 
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
 use super::*;
 use crate::{
     image::{
@@ -439,6 +441,21 @@ async fn what_an_index_names_and_is_not_there_gives_way_to_what_is() {
     let alone = registry.manifest(format!(r#"{{"manifests":[{}]}}"#, entries[0]));
     assert!(node.failed(&alone).await.contains("no manifest"));
     node.assert_true_claims();
+}
+
+/// As buildah writes them for Docker.
+#[tokio::test]
+async fn layers_of_docker_s_own_types_are_fetched() {
+    let registry = TestRegistry::start();
+    let tar = Layer::default().file("f", b"x").tar();
+    let zstd = compress_to_vec(&tar[..], CompressionLevel::Fastest);
+    let node = Node::new();
+    for (compression, packed) in [("gzip", gzip(&tar)), ("zstd", zstd)] {
+        let kind = format!("application/vnd.docker.image.rootfs.diff.tar.{compression}");
+        let image = registry.image_of_type(&kind, &[packed], &[Digest::of(&tar)]);
+        let found = contents(&fs::read(node.ready(&image).await).unwrap());
+        assert_eq!(found["f"], "file:x", "{compression}");
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,24 @@ fn upper_layers_hide_and_replace() {
     );
 }
 
+/// aufs made them by linking. What one is linked to is nothing to it, and need not be there.
+#[test]
+fn a_whiteout_may_be_a_hard_link() {
+    let lower = layer()
+        .folder("tmp/")
+        .file("tmp/gone", b"g")
+        .file("tmp/keep", b"k");
+    for target in ["tmp/keep", ".wh..wh.aufs", "absent"] {
+        let upper = layer().hard_link("tmp/.wh.gone", target);
+        assert_eq!(
+            merged(&[lower.clone(), upper]),
+            ["tmp folder", "tmp/keep file:k"]
+        );
+        let opaque = layer().hard_link("tmp/.wh..wh..opq", target);
+        assert_eq!(merged(&[lower.clone(), opaque]), ["tmp folder"]);
+    }
+}
+
 #[test]
 fn a_whiteout_spares_its_own_layer_in_any_order() {
     let lower = layer()
@@ -205,6 +223,37 @@ fn a_file_over_a_folder_and_back() {
     let file = layer().file("x", b"f");
     assert_eq!(merged(&[folder.clone(), file.clone()]), ["x file:f"]);
     assert_eq!(merged(&[file, folder]), ["x folder", "x/a file:"]);
+}
+
+/// One name as two kinds in one layer: the last counts.
+#[test]
+fn what_a_layer_has_twice_is_what_came_last() {
+    let one = layer()
+        .folder("d/")
+        .file("d/f", b"first")
+        .pax(&[("uid", b"9")])
+        .folder("d/")
+        .file("d/f", b"second")
+        .file("was-file", b"x")
+        .folder("was-file/")
+        .file("was-file/in", b"y")
+        .folder("was-folder/")
+        .file("was-folder/in", b"x")
+        .file("was-folder", b"file")
+        .symlink("was-link", "d")
+        .file("was-link", b"file");
+    let expected = [
+        "d folder",
+        "d/f file:second",
+        "was-file folder",
+        "was-file/in file:y",
+        "was-folder file:file",
+        "was-link file:file",
+    ];
+    assert_eq!(merged(std::slice::from_ref(&one)), expected);
+    let tree = merge(&[one.tar()]).unwrap();
+    let folder = &tree.root().children[b"d".as_slice()];
+    assert_eq!(tree.inode(folder.inode).attributes.uid, 9);
 }
 
 #[test]
