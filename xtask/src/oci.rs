@@ -125,6 +125,8 @@ pub enum Entry {
         path: String,
         mode: u32,
         bytes: Vec<u8>,
+        /// Names and values of extended attributes.
+        attributes: Vec<(String, Vec<u8>)>,
     },
     Symlink {
         path: String,
@@ -145,7 +147,16 @@ impl Entry {
             path: path.to_owned(),
             mode,
             bytes: bytes.into(),
+            attributes: Vec::new(),
         }
+    }
+
+    /// A file with an extended attribute more. Folders and links have none here.
+    pub fn with_attribute(mut self, name: &str, value: &[u8]) -> Self {
+        if let Self::File { attributes, .. } = &mut self {
+            attributes.push((name.to_owned(), value.to_owned()));
+        }
+        self
     }
 
     pub fn symlink(path: &str, target: &str) -> Self {
@@ -305,7 +316,13 @@ pub fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
                 header.set_size(0);
                 tar.append_data(&mut header, path, &[][..]).map(|()| path)
             }
-            Entry::File { path, mode, bytes } => {
+            Entry::File {
+                path,
+                mode,
+                bytes,
+                attributes,
+            } => {
+                add_attributes(&mut tar, attributes)?;
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_mode(*mode);
                 header.set_size(bytes.len() as u64);
@@ -322,6 +339,20 @@ pub fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
         path.with_context(|| format!("cannot add {entry:?} to a layer"))?;
     }
     tar.into_inner().context("cannot finish a layer")
+}
+
+/// To the entry that follows.
+fn add_attributes(tar: &mut tar::Builder<Vec<u8>>, attributes: &[(String, Vec<u8>)]) -> Result<()> {
+    let records: Vec<_> = attributes
+        .iter()
+        .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value))
+        .collect();
+    let records = records
+        .iter()
+        .map(|(name, value)| (name.as_str(), &value[..]));
+    // None at all where there are none.
+    tar.append_pax_extensions(records)
+        .context("cannot add attributes to a layer")
 }
 
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {

@@ -20,17 +20,21 @@ const APPLETS: [&str; 33] = [
     "sh", "sleep", "stty", "stat", "sync", "test", "touch", "true", "uname", "wc",
 ];
 
+/// What all applets are.
+fn program() -> anyhow::Result<Vec<u8>> {
+    std::fs::read("/bin/busybox")
+        .context("reading /bin/busybox, which `cargo xtask setup` installs")
+}
+
 /// An image with busybox and `more` over it.
 fn busybox(more: Vec<Entry>) -> anyhow::Result<Vec<Entry>> {
-    let program = std::fs::read("/bin/busybox")
-        .context("reading /bin/busybox, which `cargo xtask setup` installs")?;
     let mut entries = vec![
         Entry::folder("bin"),
         Entry::folder("etc"),
         Entry::folder("lib"),
         Entry::folder("root"),
         Entry::folder("tmp"),
-        Entry::file("bin/busybox", 0o755, program),
+        Entry::file("bin/busybox", 0o755, program()?),
     ];
     let applet = |name: &&str| Entry::symlink(&format!("bin/{name}"), "busybox");
     entries.extend(APPLETS.iter().map(applet));

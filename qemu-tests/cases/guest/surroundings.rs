@@ -104,6 +104,71 @@ fn links_lead_inside_wherever_they_are() -> anyhow::Result<()> {
 }
 
 #[test]
+fn what_is_written_at_each_start_goes_where_links_lead() -> anyhow::Result<()> {
+    let odd = vec![
+        Entry::symlink("etc", "usr/etc"),
+        Entry::symlink("root", "/var/roothome"),
+        Entry::symlink("dev", "/elsewhere"),
+    ];
+    let mut options = script_over("", odd)?;
+    options.config.dns = vec!["192.0.2.53".parse()?];
+    options.config.ssh_keys = vec!["ssh-ed25519 AAAA someone".into()];
+    let checks = [
+        (
+            "names behind a dangling /etc",
+            "[ -L /etc ] && [ $(cat /usr/etc/hostname) = guest ] && grep -q guest /usr/etc/hosts",
+        ),
+        (
+            "name servers there",
+            "grep -q 'nameserver 192.0.2.53' /etc/resolv.conf",
+        ),
+        (
+            "keys behind a dangling /root",
+            "[ -L /root ] && [ $(stat -c %a:%u /var/roothome/.ssh/authorized_keys) = 600:0 ]",
+        ),
+        (
+            "the kernel's own /dev",
+            "! [ -L /dev ] && [ -c /dev/null ] && [ -d /dev/pts ] && ! [ -e /elsewhere ]",
+        ),
+    ];
+    all_hold(&mut options, &checks)?;
+    Ok(())
+}
+
+/// `struct vfs_cap_data`, revision 2, of `include/uapi/linux/capability.h`: CAP_NET_RAW, permitted and effective.
+const NET_RAW: [u8; 20] = [
+    1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+#[test]
+fn a_program_has_the_capability_that_its_file_has() -> anyhow::Result<()> {
+    let able = Entry::file("able/cat", 0o755, super::program()?);
+    let more = vec![
+        Entry::folder("able"),
+        able.with_attribute("security.capability", &NET_RAW),
+    ];
+    let mut options = script_over("", more)?;
+    options.config.user = "1000:1000".into();
+    let checks = [
+        (
+            "CAP_NET_RAW for who is not root",
+            "/able/cat /proc/self/status | grep -q '^CapEff:.0000000000002000$'",
+        ),
+        (
+            "none for what has no such file",
+            "/bin/cat /proc/self/status | grep -q '^CapEff:.0000000000000000$'",
+        ),
+        ("nobody's root", "[ $(id -u):$(id -g) = 1000:1000 ]"),
+        (
+            "the own group among the supplementary ones",
+            "grep -q '^Groups:.1000 *$' /proc/self/status",
+        ),
+    ];
+    all_hold(&mut options, &checks)?;
+    Ok(())
+}
+
+#[test]
 fn what_an_image_wants_to_be_there_is_made_where_it_is_seen() -> anyhow::Result<()> {
     let mut options = script("")?.volume("/data", Some("ext4"), 64 << 20)?;
     let impossible = ["/proc/none", "/sys/none", "/bin/busybox"];
