@@ -157,16 +157,27 @@ impl Notes {
         self.lock().owed.insert(key.clone(), owed);
     }
 
-    /// The same, with what is noted of it if its disk is missing, unless that is owed already: that may
-    /// know of a disk that is gone since.
+    /// The same, with what is noted of it if its disk is missing. What is owed already stays, for it may know
+    /// of a disk that is gone since; but it is looked for among these pools, too, for some may have come since.
     fn owe_also(&self, key: &VolumeKey, among: &Arc<[Arc<Pool>]>, missing: Option<&Note>) {
         let mut noted = self.lock();
-        noted.owed.entry(key.clone()).or_insert_with(|| Owed {
-            among: among.clone(),
-            missing: missing.cloned(),
-            deleted: false,
-            told: false,
-        });
+        match noted.owed.entry(key.clone()) {
+            Entry::Vacant(owed) => {
+                owed.insert(Owed {
+                    among: among.clone(),
+                    missing: missing.cloned(),
+                    deleted: false,
+                    told: false,
+                });
+            }
+            Entry::Occupied(owed) => {
+                let owed = owed.into_mut();
+                let is_among =
+                    |gone: &&Arc<Pool>| among.iter().any(|pool| pool.uuid() == gone.uuid());
+                let gone = owed.among.iter().filter(|pool| !is_among(pool));
+                owed.among = among.iter().chain(gone).cloned().collect();
+            }
+        }
     }
 
     fn owed(&self, key: &VolumeKey) -> Option<Owed> {

@@ -58,6 +58,36 @@ fn a_note_is_written_only_if_it_is_still_true() {
 }
 
 #[test]
+fn what_is_owed_is_looked_for_on_disks_that_came_and_on_those_that_went() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [one, two, three] = folders
+        .each_ref()
+        .map(|folder| Arc::new(testing::pool(folder.path(), Media::Ssd)));
+    let key = VolumeKey::Data("7.a".parse().unwrap());
+    make(&one, &key);
+    // Deleted, as far as was known while its disk was away, and not written down when that came.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    two.post(move || assert!(held.recv().is_err()));
+    forget(&[two.clone(), three.clone()], &key);
+    share(&[one.clone(), two.clone()]);
+    drop(release);
+    settle(&[two.clone(), three.clone()]);
+    let away = std::slice::from_ref(&two);
+    assert_eq!(missing(away, &key).unwrap(), Some(one.uuid()));
+
+    // Owed by a look at a disk that is gone by the next one.
+    forget(&[one.clone(), two.clone()], &key);
+    settle(&[one.clone(), two.clone()]);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    two.post(move || assert!(held.recv().is_err()));
+    drop(note(&[one.clone(), two.clone()], &key, &one));
+    share(&[two.clone(), three]);
+    drop(release);
+    settle(away);
+    assert_eq!(missing(away, &key).unwrap(), Some(one.uuid()));
+}
+
+#[test]
 fn a_pool_that_comes_hears_of_many_volumes_a_few_at_a_time() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [one, two] = folders
