@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 66] = [
+const PURE: [&str; 70] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -53,7 +53,10 @@ const PURE: [&str; 66] = [
     "netd/src/uplink/dhcp/state.rs",
     "netd/src/uplink/dhcp/terms.rs",
     "netd/src/uplink/dhcp/timing.rs",
+    "netd/src/uplink/election.rs",
     "netd/src/uplink/misgivings.rs",
+    "init/src/guest/health/judge.rs",
+    "init/src/guest/identity.rs",
     "oci/src/challenge.rs",
     "oci/src/host.rs",
     "oci/src/json.rs",
@@ -70,6 +73,7 @@ const PURE: [&str; 66] = [
     "storaged/src/image/erofs",
     "storaged/src/image/healthcheck.rs",
     "storaged/src/image/pax.rs",
+    "storaged/src/image/posix_acl.rs",
     "storaged/src/image/sparse.rs",
     "storaged/src/image/tarball.rs",
     "storaged/src/image/tree.rs",
@@ -281,13 +285,31 @@ fn by_package(root: &Path, chosen: &[&str]) -> Result<BTreeMap<String, Part>> {
         // is in it, and a program is not worth linking.
         let all = folder.join("src");
         let only_computes = PURE.iter().any(|pure| root.join(pure) == all);
-        part.tests = match folder.join("src/lib.rs").exists() {
+        let tests = match folder.join("src/lib.rs").exists() {
             _ if only_computes => "--tests",
-            true => "--lib",
-            false => "--bins",
+            true if !is_of_a_program(&manifest, folder, &whole) => "--lib",
+            _ => "--bins",
         };
+        ensure!(
+            part.tests.is_empty() || part.tests == tests,
+            "{path} has its tests in another part of {name} than the others: ask about it alone"
+        );
+        part.tests = tests;
     }
     Ok(packages)
+}
+
+/// Whether it lies in a folder of a program, beside those of the package's library.
+fn is_of_a_program(manifest: &toml::Table, package: &Path, file: &Path) -> bool {
+    let programs = manifest.get("bin").and_then(|bin| bin.as_array());
+    let paths = programs.into_iter().flatten().filter_map(|program| {
+        let path = program.get("path")?.as_str()?;
+        package.join(path).parent().map(Path::to_owned)
+    });
+    let source = package.join("src");
+    paths
+        .filter(|folder| *folder != source)
+        .any(|folder| file.starts_with(folder))
 }
 
 fn lines(file: &Path) -> Result<Vec<String>> {
@@ -413,6 +435,7 @@ mod tests {
             names,
             [
                 "loam-deployment",
+                "loam-init",
                 "loam-netd",
                 "loam-noded",
                 "loam-oci",
@@ -424,6 +447,14 @@ mod tests {
         // Also of a part of it.
         let part = by_package(&workspace::root(), &["deployment/src/validate"]).unwrap();
         assert_eq!(part["loam-deployment"].tests, "--tests");
+        // Of a package with a library and programs, either; both have no tests in common.
+        let [guest, library] = ["init/src/guest/identity.rs", "init/src/service/backoff.rs"];
+        for (file, tests) in [(guest, "--bins"), (library, "--lib")] {
+            let part = by_package(&workspace::root(), &[file]).unwrap();
+            assert_eq!(part["loam-init"].tests, tests);
+        }
+        let error = by_package(&workspace::root(), &[guest, library]).unwrap_err();
+        assert!(error.to_string().contains("ask about it alone"), "{error}");
         let error = by_package(&workspace::root(), &["nowhere.rs"]).unwrap_err();
         assert!(error.to_string().contains("no nowhere.rs"), "{error}");
     }
