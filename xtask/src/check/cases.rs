@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::nextest::{self, Event, Name, Outcome, Run, Scope, Test};
 use super::record::{self, Record};
+use super::temporary;
 use crate::image::{self, Image, stage::Key};
 use crate::qemu::accel::{Choice, VARIABLE};
 use crate::{qemu, workspace};
@@ -150,10 +151,8 @@ fn run_chosen(
     deadline: Option<Instant>,
     mut each: impl FnMut(&Event) -> Result<()>,
 ) -> Result<Outcome> {
-    // What is temporary goes here too: Ctrl-C lets no test clean up behind itself.
     let temporary = folder().join("tmp");
-    remove(&temporary)?;
-    fs::create_dir_all(&temporary)?;
+    temporary::begin(&temporary)?;
     let programs = image::daemons::folder();
     // Tried once, not by each case.
     let accel = Choice::of_environment()?.decide(&image::linux());
@@ -188,7 +187,7 @@ fn run_chosen(
         // The tests that still run are not to blame.
         failed = failed.take().or(settled.err());
     })?;
-    remove(&temporary)?;
+    temporary::end(&temporary)?;
     if let Some(error) = failed {
         return Err(error);
     }

@@ -3,6 +3,7 @@
 mod cases;
 mod nextest;
 mod record;
+mod temporary;
 #[cfg(test)]
 mod threats;
 
@@ -73,11 +74,16 @@ const STEPS: [Step; 5] = [
         run: |_| {
             let filter = format!("all() - {}", cases::CASES);
             let arguments = ["--status-level=slow", "--filterset", &filter];
-            Run {
+            let temporary = temporary::folder();
+            temporary::begin(&temporary)?;
+            let run = Run {
                 arguments: arguments.map(str::to_owned).to_vec(),
+                environment: vec![("TMPDIR", temporary.clone())],
                 ..Run::default()
-            }
-            .run(|_| {})
+            };
+            let outcome = run.run(|_| {})?;
+            temporary::end(&temporary)?;
+            Ok(outcome)
         },
     },
     Step {
