@@ -22,6 +22,7 @@ use crate::cache::{self, Shelf};
 use crate::debian::deb::{self, Entry};
 use crate::debian::lock::{self, Locked};
 use crate::phase::Phase;
+use crate::program;
 
 /// Folders of the source from which nothing is compiled here: nine tenths of its bytes. What
 /// describes the configuration is read all the same.
@@ -153,6 +154,14 @@ pub fn made(
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))
     })?;
     Ok(Made { folder })
+}
+
+/// Copies what was made in `place` to `folder`, which may be on another file system.
+fn keep(place: &Path, folder: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    copy.arg("-r")
+        .args([IMAGE, MODULES].map(|part| place.join(part)));
+    program::run(copy.arg(folder)).map(drop)
 }
 
 /// `program`, also where only root has its folder in the path.
@@ -419,6 +428,28 @@ mod tests {
             "{one:?} {other:?}"
         );
         assert_eq!(plain(PathBuf::from("/home/a b/build")), one);
+    }
+
+    #[test]
+    fn what_was_made_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let [place, kept] = ["made here", "kept"].map(|name| folder.path().join(name));
+        fs::create_dir_all(place.join("modules/6.1-loam")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(place.join("modules/6.1-loam/modules.builtin"), "a").unwrap();
+        fs::write(place.join("vmlinux"), "elf").unwrap();
+        fs::write(place.join("fragment"), "").unwrap();
+        keep(&place, &kept).unwrap();
+        let made = Made { folder: kept };
+        assert_eq!(made.image().unwrap(), b"elf");
+        let modules = made.modules().unwrap();
+        assert_eq!(
+            modules,
+            [("6.1-loam/modules.builtin".to_owned(), b"a".to_vec())]
+        );
+        assert_eq!(fs::read_dir(&made.folder).unwrap().count(), 2);
+        fs::remove_file(place.join("vmlinux")).unwrap();
+        assert!(keep(&place, &made.folder).is_err());
     }
 
     #[test]
