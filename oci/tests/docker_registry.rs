@@ -274,6 +274,105 @@ async fn who_logs_in_pulls_from_one_with_tls() {
     pushed_is_pulled(true, true).await;
 }
 
+/// Runs skopeo as whoever has the account, and gives what it prints.
+fn skopeo(arguments: &[&str]) -> String {
+    let output = Command::new("skopeo")
+        .arg("--insecure-policy")
+        .args(arguments)
+        .output()
+        .expect("skopeo cannot be run; `cargo xtask setup` installs it");
+    assert!(
+        output.status.success(),
+        "skopeo {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// An image of one layer, in a folder as the image specification lays it out.
+fn lay_out(folder: &Path, layer: &[u8]) {
+    let configuration = json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(layer).to_string()] },
+        "history": [{ "created_by": "a test" }],
+    });
+    let configuration = configuration.to_string().into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &configuration),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": TAG });
+    let index = json!({ "schemaVersion": 2, "manifests": [entry] });
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    for blob in [layer, &configuration, &manifest] {
+        fs::write(blobs.join(hex_of(Digest::of(blob))), blob).unwrap();
+    }
+    fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    fs::write(
+        folder.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
+}
+
+fn hex_of(digest: Digest) -> String {
+    digest.to_string().trim_start_matches("sha256:").to_owned()
+}
+
+#[tokio::test]
+async fn what_skopeo_pushes_it_sees_as_we_do() {
+    let registry = DockerRegistry::start(false, true);
+    let folder = tempfile::tempdir().unwrap();
+    let [source, there] = ["source", "there"].map(|name| folder.path().join(name));
+    let layer: Vec<u8> = (0..300_000).map(|n: usize| (n * n % 251) as u8).collect();
+    lay_out(&source, &layer);
+    let source = format!("oci:{}:{TAG}", source.display());
+    let image = format!("docker://{}/{REPOSITORY}:{TAG}", registry.name);
+    let account = format!("{USER}:{PASSWORD}");
+    let client = registry.client(Some((USER, PASSWORD)));
+
+    let zstd = ["--format=oci", "--dest-compress-format=zstd"];
+    for how in [&["--format=oci"][..], &["--format=v2s2"], &zstd] {
+        let mut copy = vec!["copy", "--dest-tls-verify=false", "--dest-creds", &account];
+        copy.extend(how);
+        copy.extend([&*source, &*image]);
+        skopeo(&copy);
+        let inspect = ["inspect", "--tls-verify=false", "--creds", &account];
+        let seen = skopeo(&[&inspect[..], &["--format={{.Digest}}", &image]].concat());
+        let tagged = tag::look_up(&client, TAG).await.unwrap();
+        assert_eq!(tagged.digest.to_string(), seen, "{how:?}");
+
+        let to = format!("dir:{}", there.display());
+        let back = [
+            "copy",
+            "--src-tls-verify=false",
+            "--src-creds",
+            &account,
+            &image,
+            &to,
+        ];
+        skopeo(&back);
+        let manifest = client.manifest(tagged.digest).await.unwrap();
+        assert_eq!(manifest, fs::read(there.join("manifest.json")).unwrap());
+        let Document::Manifest(manifest) = Document::parse(&manifest).unwrap() else {
+            panic!("it is an index");
+        };
+        let [blob] = manifest.layers.as_slice() else {
+            panic!("{} layers", manifest.layers.len());
+        };
+        let pulled = pull(&client, blob, &[]).await;
+        assert!(pulled == fs::read(there.join(hex_of(blob.digest))).unwrap());
+        // It has packed it on the way.
+        assert!(pulled != layer, "{how:?}");
+        fs::remove_dir_all(&there).unwrap();
+    }
+}
+
 /// Whose certificate nobody vouches for that we know.
 #[tokio::test]
 async fn one_that_is_not_the_one_of_its_name_is_told_nothing() {

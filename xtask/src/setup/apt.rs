@@ -31,7 +31,7 @@ const COMPILES_KERNEL: &str = "compiles the kernel that machines boot";
 /// What storaged makes of layers, beside what others do.
 const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
 
-const PACKAGES: [Package; 31] = [
+const PACKAGES: [Package; 32] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -91,6 +91,12 @@ const PACKAGES: [Package; 31] = [
         why: "makes images of ordinary software for the tests",
         need: Need::Tests,
         present: || in_path("mmdebstrap"),
+    },
+    Package {
+        name: "skopeo",
+        why: "is who we must agree with about what a registry has",
+        need: Need::Tests,
+        present: || in_path("skopeo"),
     },
     Package {
         name: "iproute2",
