@@ -147,10 +147,7 @@ pub fn made(
             leave_tracepoints_out(&sources.join(folder))?;
         }
         compile(&place, config, phase, in_vain)?;
-        let mut copy = Command::new("cp");
-        copy.arg("-r")
-            .args([IMAGE, MODULES].map(|part| place.join(part)));
-        told(copy.arg(folder), in_vain, |_| ())?;
+        keep(&place, folder)?;
         fs::remove_dir_all(&place).with_context(|| format!("removing {}", place.display()))
     })?;
     Ok(Made { folder })
