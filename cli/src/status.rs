@@ -167,11 +167,12 @@ fn workload_lines<'a>(
                     Protocol::Tcp => "tcp",
                     Protocol::Udp => "udp",
                 };
-                format!(
-                    "{protocol}://{}:{}",
-                    host.unwrap_or("NODE"),
-                    publish.node_port
-                )
+                let host = match host.unwrap_or("NODE") {
+                    // RFC 3986 3.2.2.
+                    ipv6 if ipv6.contains(':') => format!("[{ipv6}]"),
+                    host => host.to_owned(),
+                };
+                format!("{protocol}://{host}:{}", publish.node_port)
             })
             .collect(),
         exit_status: workload.exit_status,

@@ -74,7 +74,11 @@ fn is_global(address: IpAddr) -> bool {
             let is_shared = a == 100 && (64..128).contains(&b);
             !address.is_private() && !is_shared
         }
-        IpAddr::V6(address) => !address.is_unique_local(),
+        // RFC 4193, and a site's (RFC 3879).
+        IpAddr::V6(address) => {
+            let is_of_a_site = address.segments()[0] & 0xffc0 == 0xfec0;
+            !address.is_unique_local() && !is_of_a_site
+        }
     }
 }
 
@@ -150,6 +154,10 @@ mod tests {
             ("10.0.2.15", false),
             ("2001:db8::1", true),
             ("fd00::1", false),
+            ("febf::1", true),
+            ("fec0::1", false),
+            ("feff::1", false),
+            ("ff00::1", true),
         ] {
             assert_eq!(is_global(address.parse().unwrap()), global, "{address}");
         }
