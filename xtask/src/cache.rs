@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::image::stage::Key;
+use crate::workspace;
 
 /// `$LOAM_CACHE`, else `$XDG_CACHE_HOME/loam`, else `~/.cache/loam`: where `loam-chain` looks too.
 pub fn root() -> Result<PathBuf> {
@@ -67,12 +68,8 @@ impl Shelf {
         fcntl_setfd(&lock, FdFlags::empty()).with_context(locking)?;
         let half = self.folder.join("unfinished");
         // What an interrupted run left is of no use.
-        match fs::remove_dir_all(&half) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("removing {}", half.display()));
-            }
-            _ => fs::create_dir(&half).with_context(|| format!("making {}", half.display()))?,
-        }
+        workspace::remove(&half)?;
+        fs::create_dir(&half).with_context(|| format!("making {}", half.display()))?;
         make(&half)?;
         // A name that outlives a power cut stands for bytes that do as well.
         sync(&half)

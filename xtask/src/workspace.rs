@@ -2,8 +2,12 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use anyhow::{Context, Result};
 
 /// The root of the workspace that this xtask was compiled from.
 pub fn root() -> PathBuf {
@@ -40,6 +44,16 @@ pub fn tool(program: &Path) -> Command {
         }
     }
     tool
+}
+
+/// Removes a folder, with all that an earlier run left in it, if it is there.
+pub fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A relative folder is one of ours: cargo runs tests in the folders of their packages.

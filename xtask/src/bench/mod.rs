@@ -84,10 +84,8 @@ pub fn run() -> Result<()> {
 
 /// Makes it empty, whatever an earlier run has left there.
 fn empty(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(fs::create_dir_all(folder)?),
-    }
+    workspace::remove(folder)?;
+    Ok(fs::create_dir_all(folder)?)
 }
 
 /// The virtual machine of the node, and of its rival.

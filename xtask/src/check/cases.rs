@@ -3,12 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::nextest::{self, Event, Name, Outcome, Run, Scope, Test};
 use super::record::{self, Record};
@@ -214,7 +213,7 @@ fn settle(folder: &Path, event: &Event) -> Result<Vec<(Name, f64)>> {
         return Ok(Vec::new());
     };
     let noted = fs::read_to_string(own.join("parts")).unwrap_or_default();
-    remove(&own)?;
+    workspace::remove(&own)?;
     let part = |line: &str| {
         let (seconds, part) = line.split_once(' ')?;
         Some((format!("{name}: {part}"), seconds.parse().ok()?))
@@ -226,15 +225,6 @@ fn settle(folder: &Path, event: &Event) -> Result<Vec<(Name, f64)>> {
 fn own_folder(folder: &Path, name: &str) -> Option<PathBuf> {
     let short = name.strip_prefix(PREFIX)?;
     Some(folder.join(short.replace("::", ".")))
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// All that a test's result depends on beside its own binary.

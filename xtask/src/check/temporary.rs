@@ -61,12 +61,7 @@ pub fn end(folder: &Path) -> Result<()> {
             let _ = fs::remove_file(entry.path());
         }
     }
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
+    workspace::remove(folder)
 }
 
 fn block_devices() -> Result<Vec<OsString>> {

@@ -23,6 +23,7 @@ use crate::debian::deb::{self, Entry};
 use crate::debian::lock::{self, Locked};
 use crate::phase::Phase;
 use crate::program;
+use crate::workspace;
 
 /// Folders of the source from which nothing is compiled here: nine tenths of its bytes. What
 /// describes the configuration is read all the same.
@@ -194,11 +195,9 @@ fn plain(place: PathBuf) -> PathBuf {
 
 /// Makes it, for us alone, without what an interrupted run left there.
 fn begin_in(place: &Path) -> Result<()> {
-    match fs::remove_dir_all(place) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => DirBuilder::new().mode(0o700).create(place),
-    }
-    .with_context(|| format!("making {}", place.display()))
+    workspace::remove(place)?;
+    let made = DirBuilder::new().mode(0o700).create(place);
+    made.with_context(|| format!("making {}", place.display()))
 }
 
 fn unpack(package: &Path, to: &Path) -> Result<()> {

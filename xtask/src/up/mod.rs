@@ -91,10 +91,8 @@ fn bring_up() -> Result<Demo> {
     setup::run(setup::Need::Demo)?;
     let image = image::build()?;
     let tools = image::daemons::folder();
-    match fs::remove_dir_all(folder()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => fs::create_dir_all(folder())?,
-    }
+    workspace::remove(&folder())?;
+    fs::create_dir_all(folder())?;
     let mut grid = phase::run("chain, contract, farm", |_| {
         let grid = LocalGrid::start(&folder(), &tools.join("loam"))?;
         let remark = format!("{} farm {}", grid.chain.endpoint(), grid.farm);
