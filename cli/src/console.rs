@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     args::{Console, Logs},
+    authority::authority,
     config::Config,
     output::Output,
     session::Session,
@@ -133,10 +134,7 @@ async fn connect(session: &Session, target: &Target) -> anyhow::Result<Channel<T
             .node
             .addresses
             .split_whitespace()
-            .map(|address| match address.contains(':') {
-                true => format!("[{address}]:{TENANT_PORT}"),
-                false => format!("{address}:{TENANT_PORT}"),
-            })
+            .map(|address| authority(address, TENANT_PORT))
             .collect(),
     };
     let mut last = anyhow::anyhow!("the node says no address");

@@ -1,6 +1,7 @@
 //! `loam`: the command line of tenants and farmers.
 
 mod args;
+mod authority;
 mod cancel;
 mod config;
 mod console;

@@ -8,7 +8,7 @@ use loam_deployment::{
 };
 use serde::Serialize;
 
-use crate::{config::Config, output::Output, session::Session};
+use crate::{authority::authority, config::Config, output::Output, session::Session};
 
 /// A workload of a contract as its node reported it.
 #[derive(Debug, Serialize)]
@@ -167,12 +167,8 @@ fn workload_lines<'a>(
                     Protocol::Tcp => "tcp",
                     Protocol::Udp => "udp",
                 };
-                let host = match host.unwrap_or("NODE") {
-                    // RFC 3986 3.2.2.
-                    ipv6 if ipv6.contains(':') => format!("[{ipv6}]"),
-                    host => host.to_owned(),
-                };
-                format!("{protocol}://{host}:{}", publish.node_port)
+                let authority = authority(host.unwrap_or("NODE"), publish.node_port);
+                format!("{protocol}://{authority}")
             })
             .collect(),
         exit_status: workload.exit_status,
