@@ -34,11 +34,20 @@ const PRIVATE_V4: [Ipv4Net; 5] = [
     Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
     Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
 ];
-/// The same of IPv6 (RFC 4193, RFC 4291).
-const PRIVATE_V6: [Ipv6Net; 2] = [
+/// The same of IPv6 (RFC 4193, RFC 3879, RFC 4291).
+const PRIVATE_V6: [Ipv6Net; 3] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7),
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
     LINK_LOCAL_V6,
 ];
+/// A translator between the families makes an IPv4 address of what follows (RFC 6052, section 2.1): a router at
+/// home leads to its own network that way, too.
+const TRANSLATED: u128 = 0x0064_ff9b << 96;
+
+fn translated(net: Ipv4Net) -> Ipv6Net {
+    let address = Ipv6Addr::from_bits(TRANSLATED | u128::from(net.network().to_bits()));
+    Ipv6Net::new_assert(address, 96 + net.prefix_len())
+}
 
 /// A published port of the node, and the network whose machine answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +151,8 @@ fn forward(tenants: &str) -> Vec<Rule> {
         );
     }
     rules.extend(PRIVATE_V4.map(|net| outward().ipv4().destination_in(IpNet::V4(net)).drop()));
-    rules.extend(PRIVATE_V6.map(|net| outward().ipv6().destination_in(IpNet::V6(net)).drop()));
+    let private = PRIVATE_V6.into_iter().chain(PRIVATE_V4.map(translated));
+    rules.extend(private.map(|net| outward().ipv6().destination_in(IpNet::V6(net)).drop()));
     // Whether a network may reach the world at all is decided in its own namespace.
     rules.push(outward().accept());
     rules

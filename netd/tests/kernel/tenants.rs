@@ -245,6 +245,19 @@ fn machines_of_one_network_talk_and_ipv6_leaves_translated_and_for_the_world_alo
             first.host.ask("[2001:db8:9::1]:7000"),
             ("world".into(), node)
         );
+        // What stands beside the node is not the world, whichever way leads to it.
+        world.outside.greet("[::]:7001", "farmer");
+        for own in ["fd00:9::1", "fec0:9::1", "64:ff9b::192.168.7.1"] {
+            let add = format!("addr add {own}/128 dev out0 nodad");
+            world.outside.ip(&add);
+            world.node.ip(&format!("route add {own}/128 dev up0"));
+            let address = format!("[{own}]:7001");
+            assert_eq!(world.node.ask(&address).0, "farmer");
+            assert!(
+                first.host.is_not_answered(&address),
+                "{address} answers a tenant"
+            );
+        }
         // Nothing leads to another network,
         let mut spec = subnet(true);
         spec.ipv6 = Some("fd00:30::/64".parse().unwrap());
