@@ -120,6 +120,8 @@ pub enum Entry {
     Folder {
         path: String,
         mode: u32,
+        /// The number of the user, and of its group.
+        owner: u32,
     },
     File {
         path: String,
@@ -136,9 +138,15 @@ pub enum Entry {
 
 impl Entry {
     pub fn folder(path: &str) -> Self {
+        Self::owned_folder(path, 0, 0o755)
+    }
+
+    /// Of this user and the group of the same number.
+    pub fn owned_folder(path: &str, owner: u32, mode: u32) -> Self {
         Self::Folder {
             path: path.to_owned(),
-            mode: 0o755,
+            mode,
+            owner,
         }
     }
 
@@ -301,7 +309,7 @@ fn to_bytes(value: &Value) -> Result<Vec<u8>> {
     serde_json::to_vec(value).context("cannot write JSON")
 }
 
-/// Owned by root, and from 1970, so that only paths, modes and contents count.
+/// Owned by root but for folders that say otherwise, and from 1970, so that only paths, modes and contents count.
 pub fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
@@ -310,9 +318,11 @@ pub fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
         header.set_uid(0);
         header.set_gid(0);
         let path = match entry {
-            Entry::Folder { path, mode } => {
+            Entry::Folder { path, mode, owner } => {
                 header.set_entry_type(tar::EntryType::Directory);
                 header.set_mode(*mode);
+                header.set_uid(u64::from(*owner));
+                header.set_gid(u64::from(*owner));
                 header.set_size(0);
                 tar.append_data(&mut header, path, &[][..]).map(|()| path)
             }

@@ -13,7 +13,10 @@ use loam_node_api::guest::GuestMount;
 
 use rustix::fs::XattrFlags;
 
-use crate::{folder, patience};
+use crate::{
+    folder::{self, ImageFolders},
+    patience,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -153,17 +156,17 @@ fn grow_btrfs(folder: &File) -> io::Result<()> {
 }
 
 /// Mounts the machine's volumes; paths are those of the new root, which is the root by now.
-pub fn mount_volumes(mounts: &[GuestMount]) -> Result<()> {
+pub fn mount_volumes(mounts: &[GuestMount], image: &ImageFolders) -> Result<()> {
     let mut mounts: Vec<_> = mounts.iter().collect();
     // A volume below another one's path is mounted after it.
     mounts.sort_by_key(|mount| Path::new(&mount.path).components().count());
     for mount in mounts {
-        mount_volume(mount).with_context(|| format!("volume at {}", mount.path))?;
+        mount_volume(mount, image).with_context(|| format!("volume at {}", mount.path))?;
     }
     Ok(())
 }
 
-fn mount_volume(mount: &GuestMount) -> Result<()> {
+fn mount_volume(mount: &GuestMount, image: &ImageFolders) -> Result<()> {
     let path = Path::new(&mount.path);
     if !path.is_absolute() || path.parent().is_none() {
         bail!("the path must be absolute and not the root");
@@ -172,13 +175,13 @@ fn mount_volume(mount: &GuestMount) -> Result<()> {
     let root = Path::new("/");
     match mount.filesystem.as_deref() {
         Some(filesystem @ ("ext4" | "btrfs")) => {
-            let path = folder::make(root, path, 0o755).context("making its folder")?;
+            let path = image.make(root, path).context("making its folder")?;
             let covered = fs::metadata(&path).context("looking at its folder")?;
             disk.mount_writable(&path, filesystem)?;
             adopt_fresh(&path, &covered).context("preparing the new volume")
         }
         Some(other) => bail!("the filesystem {other} is not known"),
-        None => link(root, &disk.device(), path),
+        None => link(root, &disk.device(), path, image),
     }
 }
 
@@ -190,8 +193,6 @@ const USED: &str = "trusted.loam.used";
 /// databases refuse a folder that is not empty, and e2fsck makes it again. What the tenant changes
 /// later stays, also while nothing is in it.
 fn adopt_fresh(path: &Path, covered: &fs::Metadata) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-
     if rustix::fs::getxattr(path, USED, &mut [0; 1]).is_ok() {
         return Ok(());
     }
@@ -206,8 +207,7 @@ fn adopt_fresh(path: &Path, covered: &fs::Metadata) -> io::Result<()> {
         _ => false,
     };
     if fresh {
-        chown(path, Some(covered.uid()), Some(covered.gid()))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(covered.mode() & 0o7777))?;
+        folder::liken(path, covered)?;
     }
     // A full volume may have no room for it. Then the next start looks again.
     let _ = rustix::fs::setxattr(path, USED, b"1", XattrFlags::empty());
@@ -215,11 +215,12 @@ fn adopt_fresh(path: &Path, covered: &fs::Metadata) -> io::Result<()> {
 }
 
 /// Links `path` to the device, over an older link but over nothing else.
-fn link(root: &Path, device: &Path, path: &Path) -> Result<()> {
+fn link(root: &Path, device: &Path, path: &Path, image: &ImageFolders) -> Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         bail!("the path has no last part");
     };
-    let folder = folder::make(root, folder, 0o755)
+    let folder = image
+        .make(root, folder)
         .with_context(|| format!("making {}", folder.display()))?;
     let path = folder.join(name);
     if path.is_symlink() {
@@ -267,8 +268,10 @@ mod tests {
     #[test]
     fn a_raw_volume_replaces_a_link_but_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        let link =
-            |device: &str, path: &str| link(folder.path(), Path::new(device), Path::new(path));
+        let link = |device: &str, path: &str| {
+            let image = ImageFolders::default();
+            link(folder.path(), Path::new(device), Path::new(path), &image)
+        };
         std::os::unix::fs::symlink("/far/away", folder.path().join("a")).unwrap();
         link("/dev/vdb", "/a/disk").unwrap();
         link("/dev/vdc", "/a/disk").unwrap();
@@ -320,7 +323,7 @@ mod tests {
                 path: path.into(),
                 filesystem: Some("ext4".into()),
             };
-            let error = mount_volumes(&[mount]).unwrap_err();
+            let error = mount_volumes(&[mount], &ImageFolders::default()).unwrap_err();
             assert!(
                 format!("{error:#}").contains("must be absolute"),
                 "{error:#}"

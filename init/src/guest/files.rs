@@ -15,13 +15,16 @@ use std::{
 use loam_node_api::guest::GuestConfig;
 use rustix::fs::OFlags;
 
-use crate::{folder, identity::Identity};
+use crate::{
+    folder::{self, ImageFolders},
+    identity::Identity,
+};
 
 /// Makes the folders that the image wants to be there, also below what is mounted by now. What lies in them
 /// stays. One that cannot be made, as in `/proc`, is told and passed over: the command may do without.
-pub fn make_volumes(root: &Path, volumes: &[String]) {
+pub fn make_volumes(root: &Path, volumes: &[String], image: &ImageFolders) {
     for volume in volumes {
-        if let Err(error) = folder::make(root, Path::new(volume), 0o755) {
+        if let Err(error) = image.make(root, Path::new(volume)) {
             say!("the image's volume {volume} cannot be made and is passed over: {error}");
         }
     }
@@ -303,7 +306,11 @@ mod tests {
             "/../up",
             "",
         ];
-        make_volumes(root.path(), &volumes.map(str::to_owned));
+        make_volumes(
+            root.path(),
+            &volumes.map(str::to_owned),
+            &ImageFolders::default(),
+        );
         for made in ["prometheus", "data", "var/there", "relative", "up"] {
             assert!(root.path().join(made).is_dir(), "{made}");
         }

@@ -63,6 +63,7 @@ use rustix::system::RebootCommand;
 
 use agent::Agent;
 use disk::Disk;
+use folder::ImageFolders;
 use health::{Watch, Watching};
 use namespace::PowerRequest;
 use process::Running;
@@ -158,11 +159,12 @@ fn run(machine: &mut Machine) -> Result<End> {
         .with_context(|| format!("naming the machine {}", config.hostname))?;
     settings::apply(Path::new("/proc/sys"));
     network::set_up(&config.interfaces).context("setting the network up")?;
-    disk::mount_volumes(&config.mounts)?;
-    files::make_volumes(Path::new("/"), &config.volumes);
+    let folders = image_folders(&config);
+    disk::mount_volumes(&config.mounts, &folders)?;
+    files::make_volumes(Path::new("/"), &config.volumes, &folders);
     files::write_all(Path::new("/"), &config);
 
-    let surroundings = Surroundings::of(&config)?;
+    let surroundings = Surroundings::of(&config, &folders)?;
     let command = process::start(&config, &surroundings, console)?;
     let (ended, ends) = mpsc::channel();
     let group = Path::new(health::GROUP);
@@ -172,6 +174,13 @@ fn run(machine: &mut Machine) -> Result<End> {
     agent.tell(&GuestEvent::Started);
     let watching = watch_health(watch, agent);
     attend(&command, machine.happenings.insert(happenings), watching)
+}
+
+/// Of all that a volume may hide and that has to be there.
+fn image_folders(config: &GuestConfig) -> ImageFolders {
+    let mounts = config.mounts.iter().map(|mount| &mount.path);
+    let wanted = mounts.chain(&config.volumes).chain([&config.working_dir]);
+    ImageFolders::on_the_ways_to(Path::new("/"), wanted.map(Path::new))
 }
 
 fn listen(agent: &Agent, happened: Sender<Happening>) -> Result<()> {

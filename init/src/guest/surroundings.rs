@@ -16,7 +16,8 @@ use rustix::{
 };
 
 use crate::{
-    command, files, folder,
+    command, files,
+    folder::ImageFolders,
     identity::{Identity, IdentityError},
 };
 
@@ -37,7 +38,7 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// By the image's own files; the working directory is made.
-    pub fn of(config: &GuestConfig) -> Result<Self> {
+    pub fn of(config: &GuestConfig, image: &ImageFolders) -> Result<Self> {
         let identity = identity(Path::new("/"), &config.user)?;
         let (environment, odd) =
             command::environment(&config.env, &config.hostname, &identity.home);
@@ -45,7 +46,8 @@ impl Surroundings {
             say!("`{entry}` is no environment variable (NAME=value) and is passed over");
         }
         let working_dir = Path::new("/").join(&config.working_dir);
-        folder::make(Path::new("/"), &working_dir, 0o755)
+        image
+            .make(Path::new("/"), &working_dir)
             .with_context(|| format!("making the working directory {}", working_dir.display()))?;
         Ok(Self {
             identity,

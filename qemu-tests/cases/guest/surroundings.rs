@@ -170,14 +170,39 @@ fn a_program_has_the_capability_that_its_file_has() -> anyhow::Result<()> {
 
 #[test]
 fn what_an_image_wants_to_be_there_is_made_where_it_is_seen() -> anyhow::Result<()> {
-    let mut options = script("")?.volume("/data", Some("ext4"), 64 << 20)?;
+    // The image's folders, of its own user.
+    let owned = |path: &str, mode| Entry::owned_folder(path, 1000, mode);
+    let image = vec![
+        owned("data", 0o755),
+        owned("data/db", 0o700),
+        owned("data/work", 0o750),
+        owned("data/in", 0o700),
+    ];
+    let mut options = script_over("", image)?
+        .volume("/data", Some("ext4"), 64 << 20)?
+        .volume("/data/in", Some("ext4"), 64 << 20)?;
+    options.config.user = "1000:1000".into();
+    options.config.working_dir = "/data/work".into();
     let impossible = ["/proc/none", "/sys/none", "/bin/busybox"];
-    let volumes = impossible.iter().chain(&["/data/db", "/elsewhere"]);
+    let wanted = ["/data/db", "/data/new", "/elsewhere"];
+    let volumes = impossible.iter().chain(&wanted);
     options.config.volumes = volumes.map(|&path| path.to_owned()).collect();
     let checks = [
         (
-            "a folder below a volume of the deployment",
-            "grep -q ' /data ext4' /proc/mounts && [ $(stat -c %a:%u /data/db) = 755:0 ]",
+            "as in the image below a volume of the deployment",
+            "grep -q ' /data ext4' /proc/mounts && [ $(stat -c %a:%u /data/db) = 700:1000 ] && touch /data/db/x",
+        ),
+        (
+            "root's there where the image has none",
+            "[ $(stat -c %a:%u /data/new) = 755:0 ]",
+        ),
+        (
+            "a working directory that a volume hides",
+            "[ $(pwd) = /data/work ] && [ $(stat -c %a:%u .) = 750:1000 ]",
+        ),
+        (
+            "a volume in a volume",
+            "grep -q ' /data/in ext4' /proc/mounts && [ $(stat -c %a:%u /data/in) = 700:1000 ]",
         ),
         ("a folder elsewhere", "[ -d /elsewhere ]"),
     ];

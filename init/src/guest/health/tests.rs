@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::*;
-use crate::{Happening, fixture, process, process::tests::Started};
+use crate::{Happening, fixture, folder::ImageFolders, process, process::tests::Started};
 
 /// A command, and what its check says.
 struct Checked {
@@ -54,7 +54,7 @@ impl Checked {
 
         let mut started = Started::new(config);
         started.until("up\n");
-        let surroundings = Surroundings::of(config).unwrap();
+        let surroundings = Surroundings::of(config, &ImageFolders::default()).unwrap();
         let (ended, ends) = mpsc::channel();
         let (happened, happenings) = mpsc::channel();
         let pid = started.running.pid;

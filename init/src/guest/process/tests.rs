@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Resource, Signal, WaitOptions, geteuid, kill_process, waitpid};
 
 use super::*;
-use crate::{fixture, namespace::PowerRequest};
+use crate::{fixture, folder::ImageFolders, namespace::PowerRequest};
 
 /// A command that was started as a machine's.
 pub struct Started {
@@ -42,7 +42,12 @@ impl Started {
         );
         let (terminal, held) = terminal();
         let path = fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).unwrap();
-        let running = start(config, &Surroundings::of(config).unwrap(), &path).unwrap();
+        let running = start(
+            config,
+            &Surroundings::of(config, &ImageFolders::default()).unwrap(),
+            &path,
+        )
+        .unwrap();
         drop(held);
         let (tell, output) = mpsc::channel();
         thread::spawn(move || {
