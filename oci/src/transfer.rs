@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Response;
 use tokio::time::sleep;
 
 use crate::{
@@ -79,7 +80,7 @@ struct Transfer<'a, T> {
     failed_ranges: u32,
 }
 
-/// A registry that has failed at so many is asked for the whole once: it may fail at ranges alone.
+/// A registry that has failed at so many is asked for the whole: it may fail at ranges alone.
 const RANGES: u32 = 2;
 
 /// How an answer ended: what has come of it is in the target.
@@ -150,25 +151,38 @@ impl<T: Target> Transfer<'_, T> {
         Ok(Some(TransferError::Digest { expected, found }))
     }
 
+    /// Asks for what is not here; the answer says where it begins.
+    async fn asked(&mut self) -> Result<(Response, u64), RegistryError> {
+        let have = self.target.length();
+        let rest = || self.registry.blob(self.blob.digest, have);
+        let fails = |error: &RegistryError| matches!(error, RegistryError::Status(_));
+        if self.failed_ranges < RANGES {
+            let answer = rest().await;
+            let failed = have > 0 && answer.as_ref().is_err_and(fails);
+            self.failed_ranges = if failed { self.failed_ranges + 1 } else { 0 };
+            return answer;
+        }
+        self.failed_ranges = 0;
+        let whole = self.registry.blob(self.blob.digest, 0).await?;
+        // It may be well again, and what is here is worth another question.
+        match rest().await {
+            Err(error) if fails(&error) => Ok(whole),
+            answer => answer,
+        }
+    }
+
     /// Appends what one answer of the registry brings, as long as the gate is open.
     async fn continued(&mut self) -> Result<Answered, T::Error> {
-        let have = self.target.length();
-        let wanted = if self.failed_ranges < RANGES { have } else { 0 };
+        let gate = self.gate;
         let answer = tokio::select! {
-            answer = self.registry.blob(self.blob.digest, wanted) => answer,
-            () = self.gate.closed() => return Ok(Answered::Whole),
-        };
-        let failed = matches!(answer, Err(RegistryError::Status(_)));
-        self.failed_ranges = if failed && wanted > 0 {
-            self.failed_ranges + 1
-        } else {
-            0
+            answer = self.asked() => answer,
+            () = gate.closed() => return Ok(Answered::Whole),
         };
         let (mut response, start) = match answer {
             Ok(answer) => answer,
             Err(error) => return Ok(Answered::Cut(error)),
         };
-        if start != have {
+        if start != self.target.length() {
             // A registry that knows no ranges begins anew.
             self.target.restart().await?;
             if start != 0 {
@@ -195,7 +209,7 @@ impl<T: Target> Transfer<'_, T> {
                 Ok(None) if length == self.blob.size => break Ok(Answered::Whole),
                 // The end of a part, or of a connection that was the only sign of the end. If there is no
                 // more, the next answer brings nothing.
-                Ok(None) if length > have => {
+                Ok(None) if length > start => {
                     let why = "it sent less than was asked for".to_owned();
                     break Ok(Answered::Cut(RegistryError::Http(why)));
                 }

@@ -89,7 +89,35 @@ async fn one_that_fails_at_ranges_alone_is_asked_for_the_whole_at_last() {
     registry.behave(|b| b.refuses_ranges = Some("502 Bad Gateway"));
     let (done, all, asked) = rest(&registry, &bytes()[..5000]).await;
     assert_eq!((done, all == bytes()), (Ok(()), true));
-    assert_eq!(asked, ["bytes=5000-", "bytes=5000-", ""]);
+    let range = "bytes=5000-";
+    assert_eq!(asked, [range, range, "", range]);
+}
+
+#[tokio::test]
+async fn one_that_is_well_again_brings_the_rest_alone() {
+    let registry = TestRegistry::start();
+    let instead = Instead {
+        of: "/blobs/",
+        times: 2,
+        status: "502 Bad Gateway",
+        headers: "",
+    };
+    registry.behave(|b| b.instead = Some(instead));
+    let mut target = Memory::with(&bytes()[..5000]);
+    let (done, asked) = have(&registry, &mut target).await;
+    assert_eq!((done, target.bytes == bytes()), (Ok(()), true));
+    assert_eq!(target.came, SIZE - 5000, "{asked:?}");
+}
+
+#[tokio::test]
+async fn one_that_begins_anew_and_is_cut_there_is_asked_again() {
+    let registry = TestRegistry::start();
+    registry.behave(|b| {
+        (b.no_ranges, b.chunked, b.cut) = (true, true, Some((10_000, 1)));
+    });
+    // More is here than comes before the cut.
+    let (done, all, asked) = rest(&registry, &bytes()[..20_000]).await;
+    assert_eq!((done, all == bytes()), (Ok(()), true), "{asked:?}");
 }
 
 #[tokio::test]
