@@ -218,8 +218,7 @@ impl Registry {
         if response.status() == StatusCode::UNAUTHORIZED {
             if response.url().origin() != self.base.origin() {
                 // Whoever this is, it was not asked, and is told neither login nor token.
-                let host = response.url().authority().to_owned();
-                return Err(RegistryError::Elsewhere(host));
+                return Err(RegistryError::Elsewhere(host(response.url())));
             }
             let authorization = self.log_in(&response, &mut pauses).await?;
             // For the next questions, too.
@@ -368,6 +367,15 @@ fn client(outside: &Outside) -> reqwest::Result<Client> {
 }
 
 /// `Content-Range: bytes 100-199/200` (RFC 9110, section 14.4).
+/// Whom a URL leads to. What may stand before that is a login.
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
 fn range_start(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     range

@@ -5,7 +5,7 @@
 //! processor, its digest is the one that registries and other tools show for the tag, and registries
 //! that throw away what no tag names keep it for as long as the tag stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use serde::Deserialize;
 
@@ -68,7 +68,8 @@ pub async fn look_up(registry: &Registry, tag: &str) -> Result<Tagged, TagError>
     Err(first.unwrap_or_else(|| TagError::Platform(String::new())))
 }
 
-/// To the image that a node of this level runs, and has made sure that it can. No document is asked for twice.
+/// To the image that a node of this level runs, and has made sure that it can. Nothing that is there is asked
+/// for twice.
 async fn follow(
     registry: &Registry,
     digest: Digest,
@@ -91,22 +92,31 @@ async fn follow(
             },
         };
         if let Some(resolved) = search.take_in(document)? {
-            return check_config(registry, &resolved).await;
+            return check_config(registry, &resolved, known).await;
         }
     }
 }
 
 /// A tag that names no index says nothing of its platform but there.
-async fn check_config(registry: &Registry, resolved: &Resolved) -> Result<(), TagError> {
+async fn check_config(
+    registry: &Registry,
+    resolved: &Resolved,
+    known: &mut BTreeMap<Digest, Vec<u8>>,
+) -> Result<(), TagError> {
     #[derive(Deserialize)]
     struct Config {
         architecture: String,
         os: String,
     }
     let config = &resolved.manifest.config;
-    let bytes = registry.small_blob(config.digest, config.size).await?;
+    let bytes = match known.entry(config.digest) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => {
+            place.insert(registry.small_blob(config.digest, config.size).await?)
+        }
+    };
     // As nodes read it.
-    let text = String::from_utf8_lossy(&bytes);
+    let text = String::from_utf8_lossy(bytes);
     let Config { architecture, os } = json::read(text.as_bytes()).map_err(TagError::Config)?;
     if os != OS || architecture != ARCHITECTURE {
         let platform = format!("{os}/{architecture}").chars().take(80).collect();
