@@ -1,5 +1,7 @@
 //! `loam status`: what nodes say about the user's contracts.
 
+use std::net::Ipv4Addr;
+
 use loam_chain::{ContractRecord, ContractState, GridReader};
 use loam_deployment::{
     ContractId,
@@ -167,7 +169,7 @@ fn workload_lines<'a>(
                     Protocol::Tcp => "tcp",
                     Protocol::Udp => "udp",
                 };
-                let authority = authority(host.unwrap_or("NODE"), publish.node_port);
+                let authority = authority(host.unwrap_or(NO_HOST), publish.node_port);
                 format!("{protocol}://{authority}")
             })
             .collect(),
@@ -176,18 +178,35 @@ fn workload_lines<'a>(
     })
 }
 
-/// The first address of the contract's node.
+/// What stands for the host where the node has no IPv4 address.
+const NO_HOST: &str = "NO-IPV4";
+
+/// At which address the ports of the contract's node are.
 async fn host(session: &Session, contract: &ContractRecord) -> anyhow::Result<Option<String>> {
     let node = session
         .reader
         .node(contract.node, session.latest().await?)
         .await?;
-    Ok(node.and_then(|node| node.addresses.split_whitespace().next().map(str::to_owned)))
+    Ok(node.and_then(|node| publishing(&node.addresses)))
+}
+
+/// Of a node's addresses: ports are published by IPv4.
+fn publishing(addresses: &str) -> Option<String> {
+    let is_v4 = |word: &&str| word.parse::<Ipv4Addr>().is_ok();
+    addresses.split_whitespace().find(is_v4).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_at_the_first_ipv4_address() {
+        let both = "2001:db8::1 192.0.2.5 10.0.2.15";
+        assert_eq!(publishing(both).as_deref(), Some("192.0.2.5"));
+        assert_eq!(publishing("2001:db8::1"), None);
+        assert_eq!(publishing(""), None);
+    }
 
     #[test]
     fn the_health_stands_beside_the_state_where_there_is_one() {
