@@ -3,11 +3,13 @@
 use std::{
     io,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     time::{Duration, SystemTime},
 };
 
 use loam_test_authority::Authority;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::config::ServerName;
 
@@ -89,12 +91,16 @@ impl LocalServer {
     /// chronyd is not here, or ends.
     pub fn start(&mut self) -> Result<(), LocalServerError> {
         let chronyd = std::env::var(VARIABLE).unwrap_or_else(|_| CHRONYD.to_owned());
-        let process = Command::new(&chronyd)
+        let mut command = Command::new(&chronyd);
+        command
             // In the foreground, without touching this machine's clock.
             .args(["-d", "-x", "-u", "root", "-f", &self.file("chrony.conf")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::null());
+        // SAFETY: nothing but system calls between fork and exec.
+        unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+        let process = command
             .spawn()
             .map_err(|error| LocalServerError::Chrony(chronyd, error))?;
         let process = self.process.insert(process);

@@ -93,7 +93,10 @@ impl DockerRegistry {
         // JSON is YAML, too.
         let file = folder.path().join("configuration.yml");
         fs::write(&file, configuration.to_string()).unwrap();
-        let process = Command::new(&program)
+        // It ends with us, however we end.
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(&program)
             .arg("serve")
             .arg(&file)
             .stdout(Stdio::null())
