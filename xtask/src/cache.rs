@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::image::stage::Key;
-use crate::workspace;
+use crate::{lock, workspace};
 
 /// `$LOAM_CACHE`, else `$XDG_CACHE_HOME/loam`, else `~/.cache/loam`: where `loam-chain` looks too.
 pub fn root() -> Result<PathBuf> {
@@ -54,17 +54,14 @@ impl Shelf {
         if kept.exists() {
             return Ok(kept);
         }
-        let locking = || format!("locking {}", self.folder.display());
-        let lock = File::create(self.folder.join("lock")).with_context(locking)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            waits();
-            flock(&lock, FlockOperation::LockExclusive).with_context(locking)?;
-            if kept.exists() {
-                return Ok(kept);
-            }
+        let lock = lock::exclusive(&self.folder.join("lock"), waits)?;
+        // Made while we waited, or just before.
+        if kept.exists() {
+            return Ok(kept);
         }
         // What is started to make it has the lock, too: if we are killed, the next waits until that is at
         // work no more.
+        let locking = || format!("locking {}", self.folder.display());
         fcntl_setfd(&lock, FdFlags::empty()).with_context(locking)?;
         let half = self.folder.join("unfinished");
         // What an interrupted run left is of no use.
@@ -75,6 +72,8 @@ impl Shelf {
         sync(&half)
             .and_then(|()| fs::rename(&half, &kept))
             .with_context(|| format!("making {}", kept.display()))?;
+        // From all that have it: others were started meanwhile, and may go on for long.
+        flock(&lock, FlockOperation::Unlock).with_context(locking)?;
         Ok(kept)
     }
 }
@@ -116,6 +115,25 @@ mod tests {
         assert_eq!(fs::read_to_string(again.join("file")).unwrap(), "first");
         let other = shelf.get(&Key::new("two"), write("other")).unwrap();
         assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "other");
+    }
+
+    #[test]
+    fn what_was_started_meanwhile_holds_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(folder.path().join("things")).unwrap();
+        let mut child = None;
+        let make = |_: &Path| {
+            child = Some(Command::new("sleep").arg("1000").spawn()?);
+            Ok(())
+        };
+        shelf.get(&Key::new("one"), make).unwrap();
+        let waits = || panic!("nothing is being made");
+        shelf
+            .get_after(&Key::new("two"), waits, |_| Ok(()))
+            .unwrap();
+        let mut child = child.unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

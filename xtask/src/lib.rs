@@ -7,6 +7,7 @@ pub mod check;
 pub mod debian;
 pub mod image;
 pub mod interrupt;
+pub mod lock;
 pub mod mutants;
 pub mod oci;
 pub mod phase;

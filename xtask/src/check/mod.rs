@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use self::nextest::{Name, Outcome, Run};
-use crate::{image, setup, workspace};
+use crate::{image, lock, setup, workspace};
 
 /// How long `--all` may take, whatever it has to do.
 const LIMIT: Duration = Duration::from_secs(100 * 60);
@@ -121,6 +121,9 @@ pub fn run(wanted: &Wanted) -> Result<()> {
     if wanted.list {
         return cases::print_list();
     }
+    let _alone = lock::exclusive(&workspace::target().join("tests.lock"), || {
+        eprintln!("another `cargo xtask test` is at work in this clone: waiting for its end");
+    })?;
     if let Some(name) = &wanted.case {
         let outcome = cases::run_named(name)?;
         print_slowest(outcome.passed.clone());

@@ -21,7 +21,10 @@ const NODE: &str = "loamtest";
 /// For tests of this clone that need no more than a few files: short, since sockets' names are.
 pub fn folder() -> PathBuf {
     let clone = Key::new(&workspace::root().to_string_lossy()).hex();
-    std::env::temp_dir().join(format!("loam-tests-{}", &clone[..8]))
+    // As the kernel names what is mounted there.
+    let place = std::env::temp_dir();
+    let place = fs::canonicalize(&place).unwrap_or(place);
+    place.join(format!("loam-tests-{}", &clone[..8]))
 }
 
 /// Makes the folder, empty, for us alone.
