@@ -466,11 +466,11 @@ fn device((major, minor): (i64, i64)) -> Result<(u32, u32), String> {
 }
 
 fn id(id: i64) -> Result<u32, String> {
-    /// Nobody's in Linux. `chown` takes it for "leave that as it is", so that such a file is root's, for whom
-    /// layers are unpacked everywhere else.
-    const NOBODY: i64 = u32::MAX as i64;
+    /// Nobody's in Linux, also where it is written as -1. `chown` takes it for "leave that as it is", so that
+    /// such a file is root's, for whom layers are unpacked everywhere else.
+    const NOBODY: [i64; 2] = [u32::MAX as i64, -1];
     match id {
-        NOBODY => Ok(0),
+        _ if NOBODY.contains(&id) => Ok(0),
         _ => u32::try_from(id).map_err(|_| format!("its owner {id} is no user or group number")),
     }
 }

@@ -264,6 +264,7 @@ fn numbers_of_a_header_are_read() {
     };
     assert_eq!(owner("4294967294"), u32::MAX - 1);
     // No owner, and so root, as it is after `chown`.
+    assert_eq!(owner("-1"), 0);
     assert_eq!(owner("4294967295"), 0);
     let group = Layer::default().pax(&[("gid", b"4294967295")]);
     assert_eq!(one(group.file("x", b"")).unwrap().attributes.gid, 0);
