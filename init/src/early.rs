@@ -16,8 +16,8 @@ use rustix::{
 
 use crate::machine;
 
-/// What is mounted before the first daemon, in this order. `/pools` holds mount points only. Others than
-/// root may pass through it, which leads nowhere: storaged closes each pool to them (its `folders`).
+/// What is mounted before the first daemon, in this order. `/pools` holds mount points only, and like each
+/// pool (storaged's `folders`) it is closed to all but root.
 const MOUNTS: [(&str, &str, MountFlags, &str); 9] = [
     ("proc", "/proc", SEALED, ""),
     ("sysfs", "/sys", SEALED, ""),
@@ -26,7 +26,7 @@ const MOUNTS: [(&str, &str, MountFlags, &str); 9] = [
     ("tmpfs", "/dev/shm", SEALED, "mode=1777,size=16m"),
     ("tmpfs", "/run", SEALED, "mode=0755,size=64m"),
     ("tmpfs", "/tmp", SEALED, "mode=1777,size=10%"),
-    ("tmpfs", POOLS, SEALED, "mode=0711,size=1m"),
+    ("tmpfs", POOLS, SEALED, "mode=0700,size=1m"),
     ("cgroup2", crate::cgroup::ROOT, SEALED, ""),
 ];
 
