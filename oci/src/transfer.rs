@@ -173,7 +173,7 @@ impl<T: Target> Transfer<'_, T> {
 
     /// Appends what one answer of the registry brings, as long as the gate is open.
     async fn continued(&mut self) -> Result<Answered, T::Error> {
-        let gate = self.gate;
+        let (gate, have) = (self.gate, self.target.length());
         let answer = tokio::select! {
             answer = self.asked() => answer,
             () = gate.closed() => return Ok(Answered::Whole),
@@ -182,7 +182,7 @@ impl<T: Target> Transfer<'_, T> {
             Ok(answer) => answer,
             Err(error) => return Ok(Answered::Cut(error)),
         };
-        if start != self.target.length() {
+        if start != have {
             // A registry that knows no ranges begins anew.
             self.target.restart().await?;
             if start != 0 {
@@ -207,9 +207,9 @@ impl<T: Target> Transfer<'_, T> {
                     }
                 }
                 Ok(None) if length == self.blob.size => break Ok(Answered::Whole),
-                // The end of a part, or of a connection that was the only sign of the end. If there is no
-                // more, the next answer brings nothing.
-                Ok(None) if length > start => {
+                // The end of a part, or of a connection that was the only sign of the end. Where two answers
+                // end, there is no more.
+                Ok(None) if length != have => {
                     let why = "it sent less than was asked for".to_owned();
                     break Ok(Answered::Cut(RegistryError::Http(why)));
                 }
