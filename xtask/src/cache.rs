@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -13,7 +14,22 @@ use crate::{lock, workspace};
 
 /// `$LOAM_CACHE`, else `$XDG_CACHE_HOME/loam`, else `~/.cache/loam`: where `loam-chain` looks too.
 pub fn root() -> Result<PathBuf> {
-    Ok(loam_chain::tool::cache()?)
+    let root = loam_chain::tool::cache()?;
+    fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+    ensure_ours(&root)?;
+    Ok(root)
+}
+
+/// Programs are run from there: whoever else may write there may do all that we may. Its owner is no stranger, as with
+/// `sudo` in the home of whoever asked for it.
+fn ensure_ours(root: &Path) -> Result<()> {
+    let data = fs::metadata(root).with_context(|| format!("looking at {}", root.display()))?;
+    ensure!(
+        data.mode() & 0o002 == 0,
+        "everybody may write to {}, from where programs are run: `chmod o-w` it, or set LOAM_CACHE to a folder of your own",
+        root.display()
+    );
+    Ok(())
 }
 
 /// Debian packages, each named after the SHA-256 of its bytes.
@@ -96,6 +112,16 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_cache_that_everybody_may_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        ensure_ours(folder.path()).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = ensure_ours(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("everybody may write"), "{error}");
+    }
 
     #[test]
     fn what_is_made_once_stays_and_what_was_interrupted_does_not_count() {

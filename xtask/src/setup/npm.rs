@@ -3,6 +3,8 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Need;
+use crate::image::stage::Key;
 use crate::{cache, phase};
 
 /// A package with its lock.
@@ -20,8 +23,8 @@ pub struct Tool {
     need: Need,
     manifest: &'static str,
     lock: &'static str,
-    /// What must be there in the end, below the tool's folder.
-    product: &'static str,
+    /// Of all that npm installs ([`contents`]), which is looked at before each use: it is run as whoever builds.
+    sha256: &'static str,
 }
 
 const TOOLS: [Tool; 2] = [
@@ -31,7 +34,7 @@ const TOOLS: [Tool; 2] = [
         need: Need::Demo,
         manifest: include_str!("../../tools/anvil/package.json"),
         lock: include_str!("../../tools/anvil/package-lock.json"),
-        product: "node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil",
+        sha256: "f322dd410c3149fdc557cdb3b5ac3ff70aca4500f960dcf40771097d576126c3",
     },
     Tool {
         name: "solc",
@@ -39,19 +42,61 @@ const TOOLS: [Tool; 2] = [
         need: Need::Tests,
         manifest: include_str!("../../tools/solc/package.json"),
         lock: include_str!("../../tools/solc/package-lock.json"),
-        product: "node_modules/solc/package.json",
+        sha256: "7e952e535f8bb5008f8f7bcc0677a961cae394e4bc30f0f84a6003e086bc8b4d",
     },
 ];
 
-/// The tools that are not in the cache.
+/// The tools that are not in the cache as they were made.
 pub fn missing(need: Need) -> Result<Vec<Tool>> {
     let mut missing = Vec::new();
     for tool in TOOLS.into_iter().filter(|tool| tool.need <= need) {
-        if !tool.folder()?.join(tool.product).exists() {
+        if !tool.is_whole(&tool.folder()?) {
             missing.push(tool);
         }
     }
     Ok(missing)
+}
+
+/// A hash of all files below a folder: their names, bytes, and whether they are programs. What npm notes for itself
+/// beside the packages does not count.
+fn contents(folder: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    collect(folder, &mut files)?;
+    let mut files: Vec<(Vec<u8>, PathBuf)> = files
+        .into_iter()
+        .map(|file| {
+            Ok((
+                file.strip_prefix(folder)?.as_os_str().as_bytes().to_vec(),
+                file,
+            ))
+        })
+        .collect::<Result<_>>()?;
+    files.retain(|(name, _)| !name.starts_with(b".bin/") && name != b".package-lock.json");
+    files.sort();
+    let mut key = Key::new("");
+    for (name, file) in files {
+        let reading = || format!("reading {}", file.display());
+        let data = fs::symlink_metadata(&file).with_context(reading)?;
+        ensure!(data.is_file(), "{} is no file", file.display());
+        let is_program = data.permissions().mode() & 0o100 != 0;
+        key = key
+            .with(name)
+            .with(if is_program { "x" } else { "-" })
+            .with(fs::read(&file).with_context(reading)?);
+    }
+    Ok(key.hex())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let reading = || format!("reading {}", folder.display());
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        match entry.file_type().with_context(reading)?.is_dir() {
+            true => collect(&entry.path(), files)?,
+            false => files.push(entry.path()),
+        }
+    }
+    Ok(())
 }
 
 pub fn install(tools: &[Tool]) -> Result<()> {
@@ -65,6 +110,10 @@ impl Tool {
     /// `<cache>/tools/anvil-1.7.1`
     fn folder(&self) -> Result<PathBuf> {
         Ok(cache::tools()?.join(format!("{}-{}", self.name, self.version()?)))
+    }
+
+    fn is_whole(&self, folder: &Path) -> bool {
+        contents(&folder.join("node_modules")).is_ok_and(|found| found == self.sha256)
     }
 
     fn version(&self) -> Result<String> {
@@ -87,9 +136,8 @@ impl Tool {
         fs::write(half.path().join("package-lock.json"), self.lock)?;
         npm_ci(half.path()).with_context(|| format!("installing {self}"))?;
         ensure!(
-            half.path().join(self.product).exists(),
-            "npm has installed {self}, but it has no {}",
-            self.product
+            self.is_whole(half.path()),
+            "npm has installed {self}, but it is not what its hash in xtask/src/setup/npm.rs says"
         );
         if folder.exists() {
             fs::remove_dir_all(&folder)
@@ -156,5 +204,44 @@ mod tests {
                 assert!(package.get("resolved").is_none(), "{name} names a registry");
             }
         }
+    }
+
+    #[test]
+    fn a_byte_a_name_or_a_mode_more_is_another_tool() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        fs::create_dir_all(file("a/b")).unwrap();
+        fs::write(file("a/b/program"), "bytes").unwrap();
+        let mut found = vec![contents(folder.path()).unwrap()];
+        // npm's own.
+        fs::create_dir(file(".bin")).unwrap();
+        fs::write(file(".bin/program"), "").unwrap();
+        fs::write(file(".package-lock.json"), "").unwrap();
+        assert_eq!(contents(folder.path()).unwrap(), found[0]);
+        let mut look = || found.push(contents(folder.path()).unwrap());
+        fs::write(file("a/b/program"), "bytez").unwrap();
+        look();
+        fs::set_permissions(file("a/b/program"), fs::Permissions::from_mode(0o755)).unwrap();
+        look();
+        fs::write(file("a/more"), "").unwrap();
+        look();
+        fs::rename(file("a/more"), file("more")).unwrap();
+        look();
+        for (at, hash) in found.iter().enumerate() {
+            assert_eq!(found.iter().position(|other| other == hash), Some(at));
+        }
+        std::os::unix::fs::symlink("more", file("link")).unwrap();
+        assert!(contents(folder.path()).is_err());
+        assert!(contents(&file("none")).is_err());
+    }
+
+    #[test]
+    fn what_the_chain_looks_for_is_what_is_installed() {
+        let version = |name: &str| {
+            let tool = TOOLS.iter().find(|tool| tool.name == name).unwrap();
+            tool.version().unwrap()
+        };
+        assert_eq!(version("anvil"), loam_chain::tool::ANVIL_VERSION);
+        assert_eq!(version("solc"), loam_chain::tool::SOLC_VERSION);
     }
 }
