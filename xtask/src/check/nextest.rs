@@ -317,8 +317,9 @@ mod tests {
             deadline: Some(Instant::now() + limit),
             ..Run::default()
         };
-        let mut shell = Command::new("sh");
-        shell.args(["-c", script]);
+        // A shell traps no signal that was ignored at its start, as SIGINT is behind `&`.
+        let mut shell = Command::new("env");
+        shell.args(["--default-signal=INT", "sh", "-c", script]);
         run.follow(shell, |_| {})
     }
 
