@@ -70,11 +70,18 @@ impl Loader {
     }
 }
 
+/// The kernel decompresses the file (`MODULE_INIT_COMPRESSED_FILE` of `linux/module.h`).
+const COMPRESSED: core::ffi::c_int = 4;
+
 /// Loads one module file with its parameters (`name=value`, separated by blanks). A module that is
 /// loaded already is a success.
 pub fn load_file(path: &Path, parameters: &str) -> io::Result<()> {
     let file = File::open(path)?;
-    match rustix::system::finit_module(&file, &CString::new(parameters)?, 0) {
+    let flags = match path.extension() {
+        Some(extension) if extension != "ko" => COMPRESSED,
+        _ => 0,
+    };
+    match rustix::system::finit_module(&file, &CString::new(parameters)?, flags) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }

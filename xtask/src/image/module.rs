@@ -22,13 +22,14 @@ pub struct Catalog {
 
 #[derive(Debug, Clone)]
 pub struct Module {
-    /// Below the folder of the kernel's release, uncompressed: `kernel/fs/btrfs/btrfs.ko`.
+    /// As Debian has it, below the folder of the kernel's release: `kernel/fs/btrfs/btrfs.ko.xz`.
     pub path: String,
     pub aliases: Vec<String>,
     depends: Vec<String>,
     /// Names or aliases that should be there first, if they exist.
     soft: Vec<String>,
-    xz: Vec<u8>,
+    /// The file's bytes as Debian has them.
+    pub xz: Vec<u8>,
 }
 
 impl Catalog {
@@ -167,11 +168,11 @@ impl Catalog {
 impl Module {
     /// Its name, and what it says of itself.
     fn read(path: &str, xz: Vec<u8>) -> Result<(String, Self)> {
-        let path = path
-            .strip_suffix(".xz")
-            .with_context(|| format!("{path} is no .ko.xz"))?;
         let file = path.rsplit('/').next().unwrap_or(path);
-        let name = canonical(file.trim_end_matches(".ko"));
+        let name = file
+            .strip_suffix(".ko.xz")
+            .with_context(|| format!("{path} is no .ko.xz"))?;
+        let name = canonical(name);
         let elf = decompress(&xz).with_context(|| format!("decompressing {path}"))?;
         let info = modinfo(&elf).with_context(|| format!("reading {path}"))?;
         let values = |field: &str| -> Vec<&str> {
@@ -204,9 +205,10 @@ impl Module {
         Ok((name, module))
     }
 
-    /// The module as it is loaded.
-    pub fn elf(&self) -> Result<Vec<u8>> {
-        decompress(&self.xz)
+    /// For a kernel that does not decompress modules itself: where it goes, and the module.
+    pub fn plain(&self) -> Result<(&str, Vec<u8>)> {
+        let path = self.path.strip_suffix(".xz").unwrap_or(&self.path);
+        Ok((path, decompress(&self.xz)?))
     }
 }
 
@@ -217,7 +219,7 @@ pub fn canonical(name: impl AsRef<str>) -> String {
 
 fn decompress(xz: &[u8]) -> Result<Vec<u8>> {
     let mut elf = Vec::new();
-    XzDecoder::new(xz).read_to_end(&mut elf)?;
+    XzDecoder::new_multi_decoder(xz).read_to_end(&mut elf)?;
     Ok(elf)
 }
 
