@@ -167,6 +167,7 @@ mod tests {
             contract: ContractId(1),
             version: Version(1),
             time: 0,
+            image: String::new(),
             verdict: Verdict::Accepted,
             workloads: states
                 .iter()

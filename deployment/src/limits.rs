@@ -80,6 +80,8 @@ pub const PUBLIC_SUBNETS: usize = 64;
 pub const DETAIL_BYTES: usize = 256;
 /// Bytes of a rejection's code in a report: a few words.
 pub const CODE_BYTES: usize = 32;
+/// Of the name of a node's image in a report.
+pub const IMAGE_VERSION_BYTES: usize = 128;
 /// Bytes of the reason for a rejection in a report.
 pub const REASON_BYTES: usize = 1024;
 pub const REPORT_ADDRESSES: usize = 16;

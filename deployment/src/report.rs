@@ -39,6 +39,8 @@ pub struct Report {
     pub version: Version,
     /// Seconds since 1970, by the node's clock.
     pub time: u64,
+    /// Which image the node runs, as its screen shows it. Empty where it is not known.
+    pub image: String,
     pub verdict: Verdict,
     /// What runs under the contract. After a rejection, that of the version before.
     pub workloads: BTreeMap<Name, WorkloadReport>,
@@ -232,6 +234,12 @@ fn check(report: &Report) -> Result<(), ReportError> {
         report.workloads.len(),
         limits::WORKLOADS,
     )?;
+    limit(
+        "image".to_owned(),
+        "bytes",
+        report.image.len(),
+        limits::IMAGE_VERSION_BYTES,
+    )?;
     if let Verdict::Rejected { code, reason } = &report.verdict {
         limit(
             "rejected_code".to_owned(),
@@ -272,6 +280,7 @@ impl Report {
     /// unless all workloads that there may be have every number at once, which none has.
     #[must_use]
     pub fn shortened(mut self) -> Self {
+        cut(&mut self.image, limits::IMAGE_VERSION_BYTES);
         if let Verdict::Rejected { code, reason } = &mut self.verdict {
             cut(code, limits::CODE_BYTES);
             cut(reason, limits::REASON_BYTES);
@@ -348,6 +357,7 @@ impl Encode for Report {
             .with("contract", &self.contract)
             .with("version", &self.version)
             .with("time", &self.time)
+            .unless_default("image", &self.image)
             .with_some("rejected", rejected.map(|(_, reason)| reason))
             .with_some("rejected_code", rejected.map(|(code, _)| code))
             .unless_default("workloads", &self.workloads)
@@ -364,6 +374,7 @@ impl Decode for Report {
             contract: fields.required("contract")?,
             version: fields.required("version")?,
             time: fields.required("time")?,
+            image: fields.or_default("image")?,
             verdict: match fields.optional("rejected")? {
                 None => Verdict::Accepted,
                 Some(reason) => Verdict::Rejected {

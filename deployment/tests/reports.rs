@@ -97,6 +97,7 @@ fn any_report() -> impl Strategy<Value = Report> {
             contract: ContractId(contract),
             version: Version(version),
             time,
+            image: String::new(),
             verdict,
             workloads,
         },
@@ -174,6 +175,7 @@ fn the_longest_report_there_can_be_is_shortened_to_fit() {
         contract: ContractId(u64::MAX),
         version: Version(u64::MAX),
         time: u64::MAX,
+        image: String::new(),
         verdict: Verdict::Rejected {
             code: "expired".to_owned(),
             reason: "é".repeat(5000),
@@ -211,6 +213,7 @@ fn as_many_machines_as_there_may_be_keep_their_health_and_restarts() {
         contract: ContractId(u64::MAX),
         version: Version(u64::MAX),
         time: u64::MAX,
+        image: String::new(),
         verdict: Verdict::Accepted,
         workloads: (0..limits::WORKLOADS)
             .map(|n| (name(n), workload.clone()))
@@ -233,6 +236,7 @@ fn a_short_report_is_left_as_it_is() {
         contract: ContractId(1),
         version: Version(1),
         time: 1,
+        image: String::new(),
         verdict: Verdict::Rejected {
             code: "expired".to_owned(),
             reason: "no".to_owned(),
@@ -250,6 +254,7 @@ fn only_the_node_itself_can_sign_its_reports() {
         contract: ContractId(1),
         version: Version(1),
         time: 1,
+        image: String::new(),
         verdict: Verdict::Accepted,
         workloads: Default::default(),
     };

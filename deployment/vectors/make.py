@@ -896,6 +896,7 @@ def reports():
         "time": 1800000000,
     }
     running = base | {
+        "image": "0.1.0+g3a087a6d2b1f",
         "workloads": {
             "web": {
                 "state": "running",
@@ -916,6 +917,7 @@ def reports():
         "contract": 7,
         "version": 1,
         "time": 1800000000,
+        "image": "0.1.0+g3a087a6d2b1f",
         "verdict": {"verdict": "accepted"},
         "workloads": {
             "web": {
@@ -954,6 +956,7 @@ def reports():
         "rejected_code": "wrong-contract",
     }
     rejected_json = running_json | {
+        "image": "",
         "verdict": {
             "verdict": "rejected",
             "code": rejected["rejected_code"],

@@ -34,7 +34,7 @@ mod uevent;
 use std::{future::Future, os::fd::OwnedFd, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use loam_node_api::{machine::Shutdown, page::Changes, path::INIT_SOCKET};
+use loam_node_api::{machine::Shutdown, page::Changes, path::INIT_SOCKET, system};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -75,7 +75,7 @@ fn boot() -> anyhow::Result<std::convert::Infallible> {
     let log = Log::default();
     log::install(&log);
     early::configure();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "loam starts");
+    tracing::info!(image = system::image(), "loam starts");
 
     let devices = uevent::open().context("listening for devices")?;
     let modules = Coldplug::new()
@@ -124,6 +124,7 @@ async fn run(
     tracing::info!(mib = budget.total().get() >> 20, "memory for machines");
     let changes = Changes::new();
     let mut node = Node {
+        image: system::image(),
         services: Services::new(log.clone()),
         machines: Machines::new(
             budget,

@@ -37,6 +37,8 @@ const WAITING_TURN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Node<L> {
+    /// Which image runs, for the screen.
+    pub image: String,
     pub services: Services,
     pub machines: Machines<L>,
     pub screen: Screen,
@@ -250,6 +252,7 @@ impl<L: Launcher> Node<L> {
         }
         let (machines, machines_memory) = self.machines.load();
         let facts = Facts {
+            image: self.image.clone(),
             status: self.status.clone(),
             services: self
                 .services

@@ -13,6 +13,7 @@
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
 //! | [`image`] | | which image, and whose |
+//! | [`system`] | | which image a node runs |
 //! | [`healthcheck`] | | how programs are asked whether they do their work |
 //! | [`window`] | | how large the terminal is at which a console is shown |
 //! | [`signal`] | | how programs are asked to end |
@@ -33,6 +34,7 @@ pub mod path;
 pub mod signal;
 pub mod status;
 pub mod storage;
+pub mod system;
 pub mod tenant;
 #[cfg(feature = "tls")]
 pub mod tls;

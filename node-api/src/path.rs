@@ -16,6 +16,9 @@ pub const MACHINES: &str = "/run/loam/machines";
 /// Pools are mounted at `/pools/<filesystem uuid>` by storaged.
 pub const POOLS: &str = "/pools";
 
+/// Which image this is (os-release(5)).
+pub const OS_RELEASE: &str = "/etc/os-release";
+
 /// Which grid this node belongs to: TOML, read by noded (see `docs/architecture.md`).
 pub const GRID: &str = "/etc/loam/grid.toml";
 

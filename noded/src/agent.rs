@@ -22,6 +22,7 @@ use loam_node_api::{
     page::Revision,
     status::{ChainState, NodeStatus},
     storage::Pool,
+    system,
 };
 use tokio::{sync::watch, task::spawn_local};
 use tracing::{info, warn};
@@ -97,6 +98,8 @@ pub struct Offer {
 #[derive(Debug)]
 pub struct Agent {
     identity: Rc<Identity>,
+    /// Which image this node runs.
+    image: String,
     chain: ChainContext,
     sockets: Sockets,
     /// What clockd wrote.
@@ -142,6 +145,7 @@ impl Agent {
     ) -> Self {
         Self {
             identity,
+            image: system::image(),
             chain,
             executor: Executor::new(sockets.clone()),
             sockets,
@@ -373,7 +377,7 @@ impl Agent {
             plan: &plan,
             outcome: &outcome,
         }
-        .reports(self.identity.node, now());
+        .reports(self.identity.node, &self.image, now());
         self.screen.reports.clone_from(&reports);
         self.screen.desired = desired;
         outlets.reports.send_replace(reports);

@@ -321,6 +321,7 @@ mod tests {
             contract: ContractId(contract),
             version: Version(1),
             time: 5,
+            image: String::new(),
             verdict: Verdict::Accepted,
             workloads: [("web".parse().unwrap(), workload)].into(),
         }
@@ -394,6 +395,7 @@ mod tests {
             contract: ContractId(contract),
             version: Version(1),
             time: 5,
+            image: String::new(),
             verdict: Verdict::Accepted,
             workloads: BTreeMap::new(),
         };

@@ -39,7 +39,7 @@ pub struct Findings<'a> {
 
 impl Findings<'_> {
     /// One report for each contract.
-    pub fn reports(&self, node: NodeKey, time: u64) -> Vec<Report> {
+    pub fn reports(&self, node: NodeKey, image: &str, time: u64) -> Vec<Report> {
         self.ledger
             .verdicts()
             .map(|(contract, version, verdict)| Report {
@@ -47,6 +47,7 @@ impl Findings<'_> {
                 contract,
                 version,
                 time,
+                image: image.to_owned(),
                 verdict: verdict.clone(),
                 workloads: self.of(contract),
             })

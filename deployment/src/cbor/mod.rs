@@ -61,6 +61,7 @@
 //! |---|---|---|
 //! | `format`, `contract`, `version`, `time` | uint | |
 //! | `node` | 32 bytes | |
+//! | `image` | text: the name of the node's image | empty |
 //! | `rejected`, `rejected_code` | text: the reason, and its short name; both or none | accepted |
 //! | `workloads` | map: name -> workload's report | empty |
 //!

@@ -24,6 +24,7 @@ fn report(workloads: impl IntoIterator<Item = (String, WorkloadReport)>) -> Repo
         contract: ContractId(3),
         version: Version(1),
         time: 0,
+        image: String::new(),
         verdict: Verdict::Accepted,
         workloads: workloads
             .map(|(name, workload)| (name.parse().unwrap(), workload))
@@ -53,6 +54,10 @@ fn limited() -> Vec<(usize, &'static str, Filled)> {
     vec![
         (limits::WORKLOADS, "workloads", |n| {
             report((0..n).map(|n| (format!("w{n}"), workload())))
+        }),
+        (limits::IMAGE_VERSION_BYTES, "image", |n| Report {
+            image: "i".repeat(n),
+            ..report([])
         }),
         (limits::CODE_BYTES, "rejected_code", |n| rejected(n, 0)),
         (limits::REASON_BYTES, "rejected", |n| rejected(0, n)),

@@ -111,6 +111,7 @@ async fn while_it_runs(calls: impl AsyncFnOnce(Caller)) {
     services.stop();
     let budget = MemoryBudget::new(Bytes(1 << 50));
     let mut node = Node {
+        image: String::new(),
         services,
         machines: Machines::new(budget, Faulty, Changes::new()),
         screen: Screen::default(),

@@ -19,6 +19,8 @@ const MAX_WARNINGS: usize = 3;
 /// All that the screen shows.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// Which image runs.
+    pub image: String,
     pub status: NodeStatus,
     /// Name and state of each daemon.
     pub services: Vec<(&'static str, String)>,
@@ -57,7 +59,6 @@ fn head(facts: &Facts) -> Vec<Line> {
         chain,
         ..
     } = &facts.status;
-    let title = format!("Loam {}", env!("CARGO_PKG_VERSION"));
     let phase = facts.phase.as_deref().map(clean).unwrap_or_default();
     let uptime = format!("up {}", duration(facts.node.uptime));
     let node = node.map_or_else(
@@ -75,8 +76,9 @@ fn head(facts: &Facts) -> Vec<Line> {
         .map(|(name, state)| format!("{name} {state}"))
         .collect();
     vec![
-        restless(&format!("{title:<20} {phase:<38} {uptime:>20}")),
+        restless(&format!("{:<20} {phase:<38} {uptime:>20}", "Loam")),
         steady(""),
+        field("image", &facts.image),
         field("node", &node),
         field("farm", &farm),
         field("address", &addresses),

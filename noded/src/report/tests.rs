@@ -354,6 +354,7 @@ fn that_a_machine_was_started_again_is_worth_a_report() {
             contract: ONE,
             version: Version(1),
             time: 0,
+            image: String::new(),
             verdict: Verdict::Accepted,
             workloads,
         }
@@ -487,6 +488,7 @@ fn what_changes_all_the_while_is_not_worth_a_transaction() {
             contract: ONE,
             version: Version(1),
             time: 5,
+            image: String::new(),
             verdict: Verdict::Accepted,
             workloads: round.reports(),
         };

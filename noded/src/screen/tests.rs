@@ -32,6 +32,7 @@ fn report(contract: u64, verdict: Verdict, workloads: &[(&str, State, &str)]) ->
         contract: ContractId(contract),
         version: Version(3),
         time: 0,
+        image: String::new(),
         verdict,
         workloads: workloads.iter().map(told).collect(),
     }

@@ -11,6 +11,7 @@ fn facts() -> Facts {
         state: state.into(),
     };
     Facts {
+        image: "0.1.0+g3a087a6d2b1f".into(),
         status: NodeStatus {
             node: Some(NodeKey([0x3f; 32])),
             farm: Some(7),
@@ -59,8 +60,9 @@ fn text(facts: &Facts) -> String {
 #[test]
 fn golden() {
     let expected = "\
-Loam 0.1.0                                                          up 3 d 04:05
+Loam                                                                up 3 d 04:05
 
+image     0.1.0+g3a087a6d2b1f
 node      3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f
 farm      7
 address   10.0.2.15 fd00::15
@@ -72,7 +74,6 @@ daemons   storaged running   netd running   noded restarting
 network   12.net                              ready
 volume    12.data                             ready
 machine   12.web                              running
-
 
 
 
