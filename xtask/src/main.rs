@@ -38,6 +38,9 @@ enum Command {
         /// Choose the newest packages, write image/packages.lock, and stop.
         #[arg(long)]
         update_lock: bool,
+        /// Let --update-lock choose packages that are older than those in image/packages.lock.
+        #[arg(long, requires = "update_lock")]
+        allow_older: bool,
         /// Use the packages of image/packages.lock alone, for an image that others boot.
         ///
         /// Without this, when the archive does not have one of them any more, the suite's newest
@@ -161,8 +164,10 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Setup => setup::for_tests(),
         Command::Image {
-            update_lock: true, ..
-        } => image::relock::update(),
+            update_lock: true,
+            allow_older,
+            ..
+        } => image::relock::update(allow_older),
         Command::Image { locked, .. } => {
             let gone = if locked { Gone::Refuse } else { Gone::Replace };
             let image = image::build_from(gone, image::GuestKernel::Ours)?;

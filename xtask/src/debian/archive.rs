@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::control;
 
 /// Part of the package `apt`. It is the downloader behind `apt-get`.
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
+
+/// What the downloader may write beside what it fetches. Bytes.
+const OWN_NOTES: u64 = 1 << 20;
 
 /// Suites that Debian's main archive has. Other vendors' archives use other names.
 const SUITES: [&str; 10] = [
@@ -27,10 +31,43 @@ const SUITES: [&str; 10] = [
     "duke",
 ];
 
+/// Debian's archives: updates for security have one of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    #[default]
+    Main,
+    Security,
+}
+
+impl Origin {
+    /// For `skip_serializing_if`.
+    pub fn is_main(&self) -> bool {
+        *self == Self::Main
+    }
+
+    /// What its suites' names end in.
+    const SECURITY: &str = "-security";
+
+    /// That of the archive which has this suite, if it is one of Debian's.
+    fn of(suite: &str) -> Option<Self> {
+        let (name, origin) = match suite.strip_suffix(Self::SECURITY) {
+            Some(name) => (name, Self::Security),
+            None => (suite, Self::Main),
+        };
+        let name = name
+            .strip_suffix("-updates")
+            .or_else(|| name.strip_suffix("-backports"))
+            .unwrap_or(name);
+        SUITES.contains(&name).then_some(origin)
+    }
+}
+
 /// The archives that apt is set up for, best first.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Archive {
-    addresses: Vec<String>,
+    main: Vec<String>,
+    security: Vec<String>,
 }
 
 /// One file to fetch.
@@ -38,10 +75,13 @@ pub struct Archive {
 pub struct Wanted {
     /// What to call it in a message.
     pub label: String,
+    pub origin: Origin,
     /// Below the archive's address, such as `pool/main/...`.
     pub path: String,
     /// Hexadecimal. Only a file signed by other means (`InRelease`) goes without.
     pub sha256: Option<String>,
+    /// It has no more bytes than that.
+    pub most: u64,
     pub to: PathBuf,
 }
 
@@ -52,7 +92,7 @@ impl Archive {
             Path::new(APT_HELPER).exists(),
             "{APT_HELPER} is missing: the image is made from Debian packages, fetched by apt; run this on Debian or a system that has apt"
         );
-        let mut addresses = Vec::new();
+        let mut archive = Self::default();
         for file in source_files(Path::new("/etc/apt"))? {
             let text =
                 fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
@@ -61,24 +101,67 @@ impl Archive {
             } else {
                 one_line_addresses(&text)
             };
-            for address in found {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
+            archive.add(found);
         }
         ensure!(
-            !addresses.is_empty(),
+            !archive.main.is_empty(),
             "no Debian archive in /etc/apt/sources.list or /etc/apt/sources.list.d: add a source whose suite is one of Debian's and whose components have `main`"
         );
-        Ok(Self { addresses })
+        ensure!(
+            !archive.security.is_empty(),
+            "no archive of Debian's updates for security in /etc/apt/sources.list or /etc/apt/sources.list.d: add a source whose suite ends in `-security`, as the installer of Debian does"
+        );
+        Ok(archive)
+    }
+
+    fn add(&mut self, found: Vec<(Origin, String)>) {
+        for (origin, address) in found {
+            let addresses = match origin {
+                Origin::Main => &mut self.main,
+                Origin::Security => &mut self.security,
+            };
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+
+    /// Each address of this origin alone.
+    pub fn each(&self, origin: Origin) -> Vec<Self> {
+        let alone = |address: &String| {
+            let mut archive = Self::default();
+            archive.add(vec![(origin, address.clone())]);
+            archive
+        };
+        self.addresses(origin).iter().map(alone).collect()
+    }
+
+    fn addresses(&self, origin: Origin) -> &[String] {
+        match origin {
+            Origin::Main => &self.main,
+            Origin::Security => &self.security,
+        }
     }
 
     /// Fetches every file, from the first archive that has it. Files end up complete or not at all.
     pub fn fetch(&self, wanted: &[Wanted]) -> Result<(), FetchError> {
-        let mut missing: Vec<&Wanted> = wanted.iter().collect();
+        for origin in [Origin::Main, Origin::Security] {
+            let of_this = wanted.iter().filter(|want| want.origin == origin).collect();
+            self.fetch_from(origin, of_this)?;
+        }
+        Ok(())
+    }
+
+    fn fetch_from(&self, origin: Origin, wanted: Vec<&Wanted>) -> Result<(), FetchError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut missing = wanted;
         let mut failures: Vec<Failure> = Vec::new();
-        for address in &self.addresses {
+        for address in self.addresses(origin) {
+            if missing.is_empty() {
+                break;
+            }
             let said = download(address, &missing)?;
             let mut still_missing = Vec::new();
             for want in missing {
@@ -154,7 +237,11 @@ impl FetchError {
 /// Runs apt's downloader on all files; returns what it complained about. A file that could not be
 /// fetched is told by its absence, since one failure must not hide the others' success.
 fn download(address: &str, wanted: &[&Wanted]) -> anyhow::Result<String> {
-    let mut helper = Command::new(APT_HELPER);
+    // Whoever answers has no more of this disk than the largest file may take.
+    let most = wanted.iter().map(|want| want.most).max();
+    let most = most.unwrap_or_default().max(OWN_NOTES);
+    let mut helper = Command::new("prlimit");
+    helper.arg(format!("--fsize={most}")).arg(APT_HELPER);
     // As root, apt would drop to a user that cannot write into our cache, and warn about it.
     helper.args(["-q", "-o", "APT::Sandbox::User=root", "download-file"]);
     for want in wanted {
@@ -238,7 +325,7 @@ fn source_files(apt: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Lines like `deb [signed-by=/k.gpg] http://archive/debian bookworm main`.
-fn one_line_addresses(text: &str) -> Vec<String> {
+fn one_line_addresses(text: &str) -> Vec<(Origin, String)> {
     let mut addresses = Vec::new();
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -254,14 +341,16 @@ fn one_line_addresses(text: &str) -> Vec<String> {
         let (Some(address), Some(suite)) = (words.next(), words.next()) else {
             continue;
         };
-        if is_debian(suite) && words.any(|component| component == "main") {
-            addresses.push(address.trim_end_matches('/').to_owned());
+        if let Some(origin) = Origin::of(suite)
+            && words.any(|component| component == "main")
+        {
+            addresses.push((origin, address.trim_end_matches('/').to_owned()));
         }
     }
     addresses
 }
 
-fn deb822_addresses(text: &str) -> Vec<String> {
+fn deb822_addresses(text: &str) -> Vec<(Origin, String)> {
     let mut addresses = Vec::new();
     for stanza in control::stanzas(text) {
         let enabled = stanza.get("Enabled").is_none_or(|value| value != "no");
@@ -269,24 +358,15 @@ fn deb822_addresses(text: &str) -> Vec<String> {
         let main = stanza
             .words("Components")
             .any(|component| component == "main");
-        if enabled && binary && main && stanza.words("Suites").any(is_debian) {
-            addresses.extend(
-                stanza
-                    .words("URIs")
-                    .map(|address| address.trim_end_matches('/').to_owned()),
-            );
+        if !(enabled && binary && main) {
+            continue;
+        }
+        for origin in stanza.words("Suites").filter_map(Origin::of) {
+            let uris = stanza.words("URIs");
+            addresses.extend(uris.map(|uri| (origin, uri.trim_end_matches('/').to_owned())));
         }
     }
     addresses
-}
-
-/// The security archive is another one, with `-security` in its suites.
-fn is_debian(suite: &str) -> bool {
-    let name = suite
-        .strip_suffix("-updates")
-        .or_else(|| suite.strip_suffix("-backports"))
-        .unwrap_or(suite);
-    SUITES.contains(&name)
 }
 
 #[cfg(test)]
@@ -304,15 +384,34 @@ mod tests {
                     # deb http://c.example/debian bookworm main\n\
                     deb-src http://d.example/debian bookworm main\n\
                     deb http://vendor.example/apt cloud main\n";
-        assert_eq!(one_line_addresses(text), ["http://a.example/debian"]);
+        assert_eq!(
+            archive_of(one_line_addresses(text)),
+            Archive {
+                main: vec!["http://a.example/debian".into()],
+                security: vec!["http://s.example/security".into()],
+            }
+        );
     }
 
     #[test]
     fn takes_debian_main_from_deb822_sources() {
         let text = "Types: deb\nURIs: https://a.example/debian\nSuites: trixie trixie-updates\nComponents: main\n\n\
                     Types: deb\nURIs: https://n.example/node\nSuites: nodistro\nComponents: main\n\n\
+                    Types: deb\nURIs: https://s.example/security\nSuites: trixie-security\nComponents: main\n\n\
                     Types: deb\nEnabled: no\nURIs: https://b.example/debian\nSuites: trixie\nComponents: main\n";
-        assert_eq!(deb822_addresses(text), ["https://a.example/debian"]);
+        assert_eq!(
+            archive_of(deb822_addresses(text)),
+            Archive {
+                main: vec!["https://a.example/debian".into()],
+                security: vec!["https://s.example/security".into()],
+            }
+        );
+    }
+
+    fn archive_of(found: Vec<(Origin, String)>) -> Archive {
+        let mut archive = Archive::default();
+        archive.add(found);
+        archive
     }
 
     /// Answers each request for a name in `files` with its bytes, for others 404.
@@ -346,15 +445,20 @@ mod tests {
         Wanted {
             label: name.into(),
             path: name.into(),
+            origin: Origin::Main,
             sha256: Some(hex::encode(Sha256::digest(content))),
+            most: content.len() as u64,
             to: folder.join(name),
         }
     }
 
     fn archive(addresses: &[&str]) -> Archive {
-        let addresses = addresses.iter().map(|&address| address.to_owned());
         Archive {
-            addresses: addresses.collect(),
+            main: addresses
+                .iter()
+                .map(|&address| address.to_owned())
+                .collect(),
+            security: Vec::new(),
         }
     }
 

@@ -30,7 +30,7 @@ pub fn read(
         let member = member.with_context(|| format!("{} is no package", deb.display()))?;
         let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
         let data: Box<dyn Read + '_> = match name.trim_end_matches('/') {
-            "data.tar.xz" => Box::new(XzDecoder::new(member)),
+            "data.tar.xz" => Box::new(XzDecoder::new_multi_decoder(member)),
             "data.tar.zst" => Box::new(zstd::Decoder::new(member)?),
             "data.tar" => Box::new(member),
             other if other.starts_with("data.tar") => {

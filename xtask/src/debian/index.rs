@@ -1,28 +1,29 @@
 //! A suite's package index, trusted because the archive's key signed the release that names it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use liblzma::read::XzDecoder;
 
-use super::archive::{Archive, Wanted};
+use super::archive::{Archive, Origin, Wanted};
 use super::control::{self, Stanza};
 use super::lock::Locked;
+use super::release::Release;
 use super::version;
 
-/// Debian's own keys, from the package `debian-archive-keyring`.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Where a release keeps the index of its binary packages for amd64.
+const PACKAGES: &str = "main/binary-amd64/Packages.xz";
 
-/// The binary packages of one suite, for amd64.
-#[derive(Debug)]
+/// The binary packages of one suite, for amd64: as it was released, with its updates and those for security.
+#[derive(Debug, Default)]
 pub struct Index {
     packages: HashMap<String, Offer>,
     /// Virtual names, and who provides them.
     provided: HashMap<String, Vec<String>>,
+    /// When each part was signed.
+    pub released: BTreeMap<String, String>,
 }
 
 /// What the archive says of one package.
@@ -34,48 +35,82 @@ pub struct Offer {
 }
 
 impl Index {
-    /// Fetches the suite's index and checks the chain from Debian's key to its last byte.
-    pub fn fetch(archive: &Archive, suite: &str) -> Result<Self> {
-        let folder = tempfile::tempdir().context("making a temporary folder")?;
-        let release = release(archive, suite, folder.path())?;
-        let path = "main/binary-amd64/Packages.xz";
-        let packages = folder.path().join("Packages.xz");
-        archive.fetch(&[Wanted {
-            label: format!("the package index of {suite}"),
-            path: format!("dists/{suite}/{path}"),
-            sha256: Some(sha256_in_release(&release, path)?),
-            to: packages.clone(),
-        }])?;
-        let mut text = String::new();
-        XzDecoder::new(fs::File::open(&packages)?)
-            .read_to_string(&mut text)
-            .context("decompressing the package index")?;
-        Self::parse(&text)
-    }
-
-    pub fn parse(text: &str) -> Result<Self> {
-        let mut index = Self {
-            packages: HashMap::new(),
-            provided: HashMap::new(),
-        };
-        for stanza in control::stanzas(text) {
-            let offer = offer(&stanza)?;
-            let name = offer.locked.name.clone();
-            for virtual_name in relations(stanza.get("Provides").unwrap_or_default()).concat() {
-                index
-                    .provided
-                    .entry(virtual_name)
-                    .or_default()
-                    .push(name.clone());
+    /// Fetches the suite's indexes and checks the chain from Debian's key to their last bytes. None may be
+    /// older than in `seen`, which has the time of each.
+    pub fn fetch(archive: &Archive, suite: &str, seen: &BTreeMap<String, String>) -> Result<Self> {
+        let mut index = Self::default();
+        for (origin, end) in [
+            (Origin::Main, ""),
+            (Origin::Main, "-updates"),
+            (Origin::Security, "-security"),
+        ] {
+            let suite = format!("{suite}{end}");
+            let mut refused = Vec::new();
+            let seen = seen.get(&suite).map(String::as_str);
+            for archive in archive.each(origin) {
+                match index.add_suite(&archive, origin, &suite, seen) {
+                    Ok(()) => break,
+                    Err(error) => refused.push(error),
+                }
             }
-            let older = index.packages.get(&name).is_some_and(|other| {
-                version::compare(&other.locked.version, &offer.locked.version).is_gt()
-            });
-            if !older {
-                index.packages.insert(name, offer);
+            // The last address is as good as the first, so the first's error is told.
+            if !index.released.contains_key(&suite) {
+                return Err(refused
+                    .into_iter()
+                    .next()
+                    .unwrap_or_else(|| anyhow::anyhow!("no archive has {suite}")));
             }
         }
         Ok(index)
+    }
+
+    fn add_suite(
+        &mut self,
+        archive: &Archive,
+        origin: Origin,
+        suite: &str,
+        seen: Option<&str>,
+    ) -> Result<()> {
+        let folder = tempfile::tempdir().context("making a temporary folder")?;
+        let release = Release::fetch(archive, origin, suite, seen, folder.path())?;
+        let listed = release.file(PACKAGES)?;
+        let packages = folder.path().join("Packages.xz");
+        archive.fetch(&[Wanted {
+            label: format!("the package index of {suite}"),
+            origin,
+            path: format!("dists/{suite}/{}", listed.path),
+            sha256: Some(listed.sha256),
+            most: listed.size,
+            to: packages.clone(),
+        }])?;
+        let mut text = String::new();
+        XzDecoder::new_multi_decoder(fs::File::open(&packages)?)
+            .read_to_string(&mut text)
+            .context("decompressing the package index")?;
+        self.add(origin, &text)?;
+        self.released.insert(suite.to_owned(), release.signed_at());
+        Ok(())
+    }
+
+    /// All that an index lists. Of two versions the newer one stays.
+    pub fn add(&mut self, origin: Origin, text: &str) -> Result<()> {
+        for stanza in control::stanzas(text) {
+            let offer = offer(origin, &stanza)?;
+            let name = offer.locked.name.clone();
+            for virtual_name in relations(stanza.get("Provides").unwrap_or_default()).concat() {
+                let providers = self.provided.entry(virtual_name).or_default();
+                if !providers.contains(&name) {
+                    providers.push(name.clone());
+                }
+            }
+            let older = self.packages.get(&name).is_some_and(|other| {
+                version::compare(&other.locked.version, &offer.locked.version).is_ge()
+            });
+            if !older {
+                self.packages.insert(name, offer);
+            }
+        }
+        Ok(())
     }
 
     pub fn get(&self, name: &str) -> Option<&Offer> {
@@ -92,49 +127,7 @@ impl Index {
     }
 }
 
-fn release(archive: &Archive, suite: &str, folder: &Path) -> Result<String> {
-    ensure!(
-        Path::new(KEYRING).exists(),
-        "{KEYRING} is missing: install debian-archive-keyring, whose keys say that an index is Debian's"
-    );
-    let signed = folder.join("InRelease");
-    archive.fetch(&[Wanted {
-        label: format!("the release file of {suite}"),
-        path: format!("dists/{suite}/InRelease"),
-        sha256: None,
-        to: signed.clone(),
-    }])?;
-    let release: PathBuf = folder.join("Release");
-    let output = Command::new("gpgv")
-        .args(["--quiet", "--keyring", KEYRING, "--output"])
-        .args([&release, &signed])
-        .output()
-        .context("running gpgv (package gpgv), which checks the archive's signature")?;
-    ensure!(
-        output.status.success(),
-        "the release file of {suite} is not signed by Debian:\n{}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    fs::read_to_string(&release).context("reading the checked release file")
-}
-
-fn sha256_in_release(release: &str, path: &str) -> Result<String> {
-    let stanza = control::stanzas(release).next().unwrap_or_default();
-    let hashes = stanza
-        .get("SHA256")
-        .context("the release file has no SHA256 list")?;
-    hashes
-        .lines()
-        .find_map(
-            |line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-                [hash, _size, name] if name == path => Some(hash.to_owned()),
-                _ => None,
-            },
-        )
-        .with_context(|| format!("the release file does not name {path}"))
-}
-
-fn offer(stanza: &Stanza<'_>) -> Result<Offer> {
+fn offer(origin: Origin, stanza: &Stanza<'_>) -> Result<Offer> {
     let name = stanza
         .get("Package")
         .context("a stanza without a package's name")?;
@@ -150,6 +143,7 @@ fn offer(stanza: &Stanza<'_>) -> Result<Offer> {
             name: name.to_owned(),
             asked: None,
             version: field("Version")?.to_owned(),
+            origin,
             path: field("Filename")?.to_owned(),
             size: field("Size")?
                 .parse()
@@ -160,8 +154,8 @@ fn offer(stanza: &Stanza<'_>) -> Result<Offer> {
     })
 }
 
-/// `a (>= 1) | b:any, c` as `[[a, b], [c]]`. One suite is consistent in itself, so the versions
-/// say nothing that choosing from it does not.
+/// `a (>= 1) | b:any, c` as `[[a, b], [c]]`. A suite with all its updates is consistent in itself, so the
+/// versions say nothing that choosing from it does not.
 fn relations(field: &str) -> Vec<Vec<String>> {
     let name = |alternative: &str| {
         let word = alternative.split_whitespace().next().unwrap_or_default();
@@ -178,6 +172,12 @@ fn relations(field: &str) -> Vec<Vec<String>> {
 mod tests {
     use super::*;
 
+    fn index(text: &str) -> Index {
+        let mut index = Index::default();
+        index.add(Origin::Main, text).unwrap();
+        index
+    }
+
     #[test]
     fn reads_relations() {
         assert_eq!(
@@ -190,7 +190,7 @@ mod tests {
     fn finds_what_only_one_package_provides() {
         let text = "Package: a\nVersion: 1\nFilename: pool/a.deb\nSize: 1\nSHA256: 00\nProvides: virtual (= 1), shared\n\n\
                     Package: b\nVersion: 1\nFilename: pool/b.deb\nSize: 1\nSHA256: 00\nProvides: shared\n";
-        let index = Index::parse(text).unwrap();
+        let index = index(text);
         assert_eq!(index.find("virtual").unwrap().locked.name, "a");
         assert!(index.find("shared").is_none());
         assert!(index.find("none").is_none());
@@ -205,22 +205,36 @@ mod tests {
             stanza("1.9") + &stanza("1.10"),
             stanza("1.10") + &stanza("1.9"),
         ] {
-            assert_eq!(
-                Index::parse(&text)
-                    .unwrap()
-                    .get("a")
-                    .unwrap()
-                    .locked
-                    .version,
-                "1.10"
-            );
+            assert_eq!(index(&text).get("a").unwrap().locked.version, "1.10");
         }
     }
 
     #[test]
-    fn finds_a_hash_in_a_release() {
-        let release = "Origin: Debian\nSHA256:\n aa 10 main/x\n bb 11 main/y\n";
-        assert_eq!(sha256_in_release(release, "main/y").unwrap(), "bb");
-        assert!(sha256_in_release(release, "main/z").is_err());
+    fn the_newer_of_two_archives_wins_and_comes_from_its_own() {
+        let stanza = |version: &str, pool: &str| {
+            format!("Package: a\nVersion: {version}\nFilename: {pool}\nSize: 1\nSHA256: 00\n\n")
+        };
+        let chosen = |main: &str, security: &str| {
+            let mut index = Index::default();
+            index.add(Origin::Main, &stanza(main, "pool/a")).unwrap();
+            let text = stanza(security, "pool/updates/a");
+            index.add(Origin::Security, &text).unwrap();
+            let locked = &index.get("a").unwrap().locked;
+            (locked.origin, locked.version.clone(), locked.path.clone())
+        };
+        assert_eq!(
+            chosen("6.12.107-1", "6.12.118-1"),
+            (
+                Origin::Security,
+                "6.12.118-1".into(),
+                "pool/updates/a".into()
+            )
+        );
+        assert_eq!(
+            chosen("6.12.120-1", "6.12.118-1"),
+            (Origin::Main, "6.12.120-1".into(), "pool/a".into())
+        );
+        // Both have it: a point release took it up.
+        assert_eq!(chosen("2", "2").0, Origin::Main);
     }
 }

@@ -1,5 +1,6 @@
 //! `image/packages.lock`: the exact Debian packages that the image's files come from.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::archive::{Archive, FetchError, Wanted};
+use super::archive::{Archive, FetchError, Origin, Wanted};
 use crate::cache;
 
 const HEADER: &str = "\
@@ -20,6 +21,10 @@ const HEADER: &str = "\
 pub struct Lock {
     /// The suite whose index the packages were chosen from.
     pub suite: String,
+    /// When each index that they were chosen from was signed, such as `2026-11-21T08:12:42Z`, by the name of
+    /// its suite: none is taken later that is older.
+    #[serde(default)]
+    pub released: BTreeMap<String, String>,
     /// Sorted by name.
     #[serde(rename = "package")]
     pub packages: Vec<Locked>,
@@ -33,6 +38,9 @@ pub struct Locked {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<String>,
     pub version: String,
+    /// Whose archive has it.
+    #[serde(default, skip_serializing_if = "Origin::is_main")]
+    pub origin: Origin,
     /// Below the archive's address.
     pub path: String,
     /// Bytes.
@@ -94,8 +102,10 @@ pub fn fetch(
             bytes += package.size;
             wanted.push(Wanted {
                 label: format!("{} {}", package.name, package.version),
+                origin: package.origin,
                 path: package.path.clone(),
                 sha256: Some(package.sha256.clone()),
+                most: package.size,
                 to,
             });
         }
@@ -130,6 +140,7 @@ mod tests {
             name: name.into(),
             asked: None,
             version: "1-1".into(),
+            origin: Origin::Main,
             path: format!("pool/{name}.deb"),
             size: 3,
             sha256: "00".into(),
@@ -140,8 +151,10 @@ mod tests {
     fn round_trips() {
         let mut kernel = package("linux-image-6.12");
         kernel.asked = Some("linux-image-amd64".into());
+        kernel.origin = Origin::Security;
         let lock = Lock {
             suite: "trixie".into(),
+            released: [("trixie".to_owned(), "2026-11-21T08:12:42Z".to_owned())].into(),
             packages: vec![package("a"), kernel.clone()],
         };
         let folder = tempfile::tempdir().unwrap();

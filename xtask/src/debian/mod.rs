@@ -6,5 +6,6 @@ pub mod control;
 pub mod deb;
 pub mod index;
 pub mod lock;
+pub mod release;
 pub mod resolve;
 pub mod version;

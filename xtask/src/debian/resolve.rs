@@ -72,6 +72,7 @@ fn find<'a>(index: &'a Index, name: &str) -> Result<&'a Offer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debian::archive::Origin;
 
     fn index() -> Index {
         let package = |name: &str, depends: &str| {
@@ -89,7 +90,9 @@ mod tests {
             + &package("tool", "libc6 (>= 2), gone | libz")
             + &package("libz", "libc6")
             + &package("libc6", "");
-        Index::parse(&text).unwrap()
+        let mut index = Index::default();
+        index.add(Origin::Main, &text).unwrap();
+        index
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn newest(
     {
         return Ok(lock);
     }
-    let lock = relock::choose(spec)?;
+    let lock = relock::choose(spec, locked)?;
     write(&chosen, &lock)?;
     Ok(lock)
 }
@@ -112,16 +112,20 @@ fn write(file: &Path, lock: &Lock) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::collections::BTreeMap;
 
     use super::*;
+    use crate::debian::archive::Origin;
 
     fn lock(version: &str) -> Lock {
         Lock {
             suite: "trixie".into(),
+            released: BTreeMap::new(),
             packages: vec![Locked {
                 name: "kernel".into(),
                 asked: None,
                 version: version.into(),
+                origin: Origin::Main,
                 path: String::new(),
                 size: 0,
                 sha256: String::new(),

@@ -1,32 +1,45 @@
 //! `--update-lock`: the newest packages of the suite, and only those that the image takes a file
 //! from.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::programs::Pool;
 use super::{inputs, spec::Spec};
 use crate::debian::archive::Archive;
 use crate::debian::index::Index;
 use crate::debian::lock::{self, Lock, Locked};
-use crate::debian::resolve;
+use crate::debian::{resolve, version};
 use crate::phase;
 
-/// Writes `image/packages.lock` anew, and says what changed.
-pub fn update() -> Result<()> {
+/// Writes `image/packages.lock` anew, and says what changed. `downgrade`: packages may become older.
+pub fn update(downgrade: bool) -> Result<()> {
     let (spec_file, lock_file) = inputs();
-    let after = choose(&Spec::read(&spec_file)?)?;
-    let before = Lock::read(&lock_file).unwrap_or_default();
+    let before = match lock_file.exists() {
+        true => Lock::read(&lock_file)?,
+        false => Lock::default(),
+    };
+    let after = choose(&Spec::read(&spec_file)?, &before)?;
     for line in changes(&before, &after) {
         println!("{line}");
     }
+    let older = older(&before, &after);
+    ensure!(
+        older.is_empty() || downgrade,
+        "{} would be older than in {}, and have holes again that are mended there; if it is meant: --allow-older",
+        older.join(", "),
+        lock_file.display()
+    );
     after.write(&lock_file)
 }
 
-/// The suite's newest packages.
-pub(super) fn choose(spec: &Spec) -> Result<Lock> {
+/// The suite's newest packages. No index is taken that is older than what the lock before was chosen from.
+pub(super) fn choose(spec: &Spec, before: &Lock) -> Result<Lock> {
     let index = phase::run("package index", |_| {
-        let index = Index::fetch(&Archive::of_this_machine()?, &spec.suite)?;
-        Ok::<_, anyhow::Error>((index, format!("{}, signed by Debian", spec.suite)))
+        let archive = Archive::of_this_machine()?;
+        let index = Index::fetch(&archive, &spec.suite, &before.released)?;
+        let suites: Vec<&str> = index.released.keys().map(String::as_str).collect();
+        let remark = format!("{}, signed by Debian", suites.join(", "));
+        Ok::<_, anyhow::Error>((index, remark))
     })?;
     let mut packages = vec![
         resolve::kernel(&index, &spec.kernel.package)?,
@@ -42,6 +55,7 @@ pub(super) fn choose(spec: &Spec) -> Result<Lock> {
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Lock {
         suite: spec.suite.clone(),
+        released: index.released,
         packages,
     })
 }
@@ -65,6 +79,23 @@ fn programs(index: &Index, spec: &Spec) -> Result<Vec<Locked>> {
         .into_values()
         .filter(|package| used.contains(&package.name))
         .collect())
+}
+
+/// Packages whose version would fall.
+fn older(before: &Lock, after: &Lock) -> Vec<String> {
+    let falls = |package: &&Locked| {
+        let same = |old: &&Locked| match &package.asked {
+            // Each kernel is a package of its own name.
+            Some(asked) => old.is(asked),
+            None => old.name == package.name,
+        };
+        let old = before.packages.iter().find(same);
+        old.is_some_and(|old| version::compare(&package.version, &old.version).is_lt())
+    };
+    let fallen = after.packages.iter().filter(falls);
+    fallen
+        .map(|package| format!("{} {}", package.name, package.version))
+        .collect()
 }
 
 pub(super) fn changes(before: &Lock, after: &Lock) -> Vec<String> {
@@ -98,22 +129,28 @@ pub(super) fn changes(before: &Lock, after: &Lock) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debian::archive::Origin;
+
+    fn locked(name: &str, version: &str) -> Locked {
+        Locked {
+            name: name.into(),
+            asked: None,
+            version: version.into(),
+            origin: Origin::Main,
+            path: String::new(),
+            size: 0,
+            sha256: String::new(),
+        }
+    }
 
     #[test]
     fn tells_what_changed() {
         let lock = |packages: &[(&str, &str)]| Lock {
-            suite: "trixie".into(),
             packages: packages
                 .iter()
-                .map(|(name, version)| Locked {
-                    name: (*name).into(),
-                    asked: None,
-                    version: (*version).into(),
-                    path: String::new(),
-                    size: 0,
-                    sha256: String::new(),
-                })
+                .map(|(name, version)| locked(name, version))
                 .collect(),
+            ..Lock::default()
         };
         let (before, after) = (
             lock(&[("a", "1"), ("b", "1")]),
@@ -121,5 +158,36 @@ mod tests {
         );
         assert_eq!(changes(&before, &after), ["  a 1 -> 2", "+ c 1", "- b 1"]);
         assert_eq!(changes(&after, &after).len(), 1);
+    }
+
+    #[test]
+    fn tells_what_would_be_older() {
+        let kernel = |name: &str, version: &str| Locked {
+            asked: Some("linux-image-amd64".into()),
+            ..locked(name, version)
+        };
+        let lock = |packages: Vec<Locked>| Lock {
+            packages,
+            ..Lock::default()
+        };
+        let before = lock(vec![
+            locked("a", "1.9"),
+            locked("b", "2"),
+            kernel("linux-image-6.12.118", "6.12.118-1"),
+        ]);
+        let newer = lock(vec![
+            locked("a", "1.10"),
+            locked("c", "1"),
+            kernel("linux-image-6.12.120", "6.12.120-1"),
+        ]);
+        assert_eq!(older(&before, &newer), [""; 0]);
+        let fallen = lock(vec![
+            locked("a", "1.8"),
+            kernel("linux-image-6.12.107", "6.12.107-1"),
+        ]);
+        assert_eq!(
+            older(&before, &fallen),
+            ["a 1.8", "linux-image-6.12.107 6.12.107-1"]
+        );
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Need;
+use crate::debian::release;
 use crate::interrupt;
 use crate::phase;
 use crate::qemu::firmware;
@@ -31,7 +32,10 @@ const COMPILES_KERNEL: &str = "compiles the kernel that machines boot";
 /// What storaged makes of layers, beside what others do.
 const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
 
-const PACKAGES: [Package; 32] = [
+/// Debian's, when packages are chosen anew.
+const CHECKS_INDEXES: &str = "says that an index of packages is Debian's";
+
+const PACKAGES: [Package; 34] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -43,6 +47,18 @@ const PACKAGES: [Package; 32] = [
         why: "is QEMU's UEFI firmware, which starts the image as a real machine's does",
         need: Need::Demo,
         present: || firmware::find().is_ok(),
+    },
+    Package {
+        name: "gpgv",
+        why: CHECKS_INDEXES,
+        need: Need::Demo,
+        present: || in_path("gpgv"),
+    },
+    Package {
+        name: "debian-archive-keyring",
+        why: CHECKS_INDEXES,
+        need: Need::Demo,
+        present: || Path::new(release::KEYRING).exists(),
     },
     Package {
         name: "build-essential",
