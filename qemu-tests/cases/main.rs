@@ -23,6 +23,7 @@ mod power_cut;
 mod private_image;
 mod reboot;
 mod refused;
+mod release;
 mod shutdown;
 mod silence;
 mod software;

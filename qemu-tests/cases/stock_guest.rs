@@ -14,7 +14,7 @@ use crate::demo::{Hello, count, wait_start};
 #[test]
 #[ignore = "slow: an image and a boot of its own"]
 fn a_stock_kernel_is_a_guest_too() -> anyhow::Result<()> {
-    let image = xtask::image::build_with_stock_guest()?;
+    let image = xtask::image::build_for(&xtask::image::Purpose::StockGuest)?;
     let grid = Grid::start()?;
     let options = NodeOptions {
         image: Some(image.disk),

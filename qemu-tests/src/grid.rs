@@ -83,7 +83,7 @@ impl Grid {
     }
 
     /// `grid.toml` for a node in QEMU.
-    pub(crate) fn node_config(&self, uplink: Uplink) -> anyhow::Result<String> {
+    pub fn node_config(&self, uplink: Uplink) -> anyhow::Result<String> {
         let (host, port) = match uplink {
             Uplink::Ipv4AndIpv6 => (qemu::HOST, self.chain.port()),
             Uplink::Ipv6 { chain_port } => (qemu::HOST_BY_IPV6, chain_port),
@@ -179,7 +179,7 @@ impl Grid {
         Ok(())
     }
 
-    pub(crate) fn latest_nodes(&self) -> anyhow::Result<Vec<loam_chain::NodeRecord>> {
+    pub fn latest_nodes(&self) -> anyhow::Result<Vec<loam_chain::NodeRecord>> {
         self.runtime.block_on(async {
             let latest = self.reader.latest().await?;
             Ok(self.reader.nodes(latest).await?)

@@ -62,6 +62,8 @@ pub struct NodeOptions {
     pub time: Option<String>,
     /// What it boots in place of the image that is tested.
     pub image: Option<PathBuf>,
+    /// `grid.toml` that QEMU offers, in place of that of the case's grid.
+    pub offered_grid: Option<String>,
 }
 
 impl Default for NodeOptions {
@@ -78,6 +80,7 @@ impl Default for NodeOptions {
             battery_clock: None,
             time: None,
             image: None,
+            offered_grid: None,
         }
     }
 }
@@ -103,12 +106,16 @@ impl<'a> Node<'a> {
             .or_else(tested)
             .context("LOAM_IMAGE does not name the image; run `cargo xtask test`")?;
         let known = grid.latest_nodes()?;
+        let offered = match options.offered_grid {
+            Some(grid) => grid,
+            None => grid.node_config(options.uplink)?,
+        };
         let mut config = NodeConfig::new(folder::new("node")?, image)
             .memory_mib(options.memory_mib)
             .cpus(1)
             .accel(Choice::of_environment()?.decide(&xtask::image::linux()))
             .slots(options.slots)
-            .grid(grid.node_config(options.uplink)?)
+            .grid(offered)
             .debug_port();
         if let Uplink::Ipv6 { .. } = options.uplink {
             config = config.ipv6_only();

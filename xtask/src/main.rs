@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use xtask::check::Wanted;
+use xtask::image::Purpose;
 use xtask::image::packages::Gone;
 use xtask::qemu::accel::{Choice, VARIABLE};
 use xtask::qemu::{Disk, NodeConfig};
@@ -47,6 +48,13 @@ enum Command {
         /// take their place.
         #[arg(long, conflicts_with = "update_lock")]
         locked: bool,
+        /// Make loam-release.efi and .img instead, for farmers: of the locked packages alone, packed as
+        /// small as it gets, without a debug port, and for the grid of --grid, which nothing changes.
+        #[arg(long, requires = "grid", conflicts_with = "update_lock")]
+        release: bool,
+        /// The grid that a released image joins: a file like /etc/loam/grid.toml.
+        #[arg(long, value_name = "FILE", requires = "release")]
+        grid: Option<PathBuf>,
     },
     /// Boot the image in QEMU, its console in this terminal.
     ///
@@ -168,10 +176,14 @@ fn run(arguments: Arguments) -> Result<()> {
             allow_older,
             ..
         } => image::relock::update(allow_older),
-        Command::Image { locked, .. } => {
-            let gone = if locked { Gone::Refuse } else { Gone::Replace };
-            let image = image::build_from(gone, image::GuestKernel::Ours)?;
-            println!("{}", image::sizes::table(&image.parts));
+        Command::Image { locked, grid, .. } => {
+            let purpose = match grid {
+                Some(file) => Purpose::Release(image::grid(&file)?),
+                None => Purpose::Development,
+            };
+            let gone = if locked { Gone::Refuse } else { purpose.gone() };
+            let image = image::build_from(&purpose, gone)?;
+            println!("{}", image.sizes.table());
             println!("{}\n{}", image.uki.display(), image.disk.display());
             Ok(())
         }

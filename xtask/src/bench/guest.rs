@@ -18,7 +18,7 @@ use super::{
     table,
 };
 use crate::{
-    image::{self, GuestFiles},
+    image::{self, GuestFiles, Purpose},
     oci::Entry,
     phase,
     qemu::guest::GuestOptions,
@@ -45,7 +45,7 @@ pub struct Boot {
 /// Measures, and prints as it goes.
 pub fn run() -> Result<()> {
     setup::run(setup::Need::Demo)?;
-    image::build_with_stock_guest()?;
+    image::build_for(&Purpose::StockGuest)?;
     image::build()?;
     let folder = workspace::target().join("bench-guest");
     super::empty(&folder)?;

@@ -49,7 +49,7 @@ const POLL: Duration = Duration::from_millis(300);
 pub fn run() -> Result<()> {
     setup::run(setup::Need::Demo)?;
     let image = image::build()?;
-    println!("{}", image::sizes::table(&image.parts));
+    println!("{}", image.sizes.table());
     println!("{}", table::sizes(&image)?);
 
     let folder = workspace::target().join("bench");

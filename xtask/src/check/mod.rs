@@ -91,7 +91,7 @@ const STEPS: [Step; 5] = [
         name: "image",
         run: |_| {
             let image = image::build()?;
-            println!("{}", image::sizes::table(&image.parts));
+            println!("{}", image.sizes.table());
             Ok(Outcome::default())
         },
     },

@@ -13,27 +13,38 @@ const FOLDERS: [&str; 8] = [
     "dev", "proc", "sys", "run", "tmp", "pools", "var", "etc/loam",
 ];
 
-pub fn tree(spec: &Spec) -> Result<Tree> {
+/// Links, and where each leads: a merged `/usr`. Debian's programs name their loader
+/// /lib64/ld-linux-x86-64.so.2.
+pub const LINKS: [(&str, &str); 5] = [
+    ("bin", "usr/bin"),
+    ("sbin", "usr/bin"),
+    ("lib", "usr/lib"),
+    ("lib64", "usr/lib64"),
+    ("usr/sbin", "usr/bin"),
+];
+
+pub fn tree(spec: &Spec, version: &str) -> Result<Tree> {
     let mut tree = Tree::default();
     for folder in FOLDERS {
         tree.folder(folder);
     }
-    // Debian's programs name their loader /lib64/ld-linux-x86-64.so.2.
-    for name in ["bin", "sbin", "lib", "lib64"] {
-        tree.symlink(name, &format!("usr/{name}"));
+    for (link, target) in LINKS {
+        tree.folder(target);
+        // Relative, so that it leads there below any root.
+        let beside = link.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let target = target.strip_prefix(beside).unwrap_or(target);
+        tree.symlink(link, target.trim_start_matches('/'));
     }
-    for folder in ["usr/bin", "usr/lib", "usr/lib64"] {
-        tree.folder(folder);
-    }
-    tree.symlink("usr/sbin", "bin");
     // The node learns its name servers by DHCP; netd writes them down.
     tree.symlink("etc/resolv.conf", "/run/loam/netd/resolv.conf");
-    tree.file("etc/os-release", DATA, os_release().into_bytes());
-    for (name, table) in [("grid", &spec.grid), ("mirrors", &spec.mirrors)] {
-        if let Some(table) = table {
-            let text = toml::to_string(table)?.into_bytes();
-            tree.file(&format!("etc/loam/{name}.toml"), DATA, text);
-        }
+    tree.file("etc/os-release", DATA, os_release(version).into_bytes());
+    if let Some(grid) = &spec.grid {
+        let text = toml::to_string(grid)?.into_bytes();
+        tree.file("etc/loam/grid.toml", DATA, text);
+    }
+    if let Some(mirrors) = &spec.mirrors {
+        let text = toml::to_string(mirrors)?.into_bytes();
+        tree.file("etc/loam/mirrors.toml", DATA, text);
     }
     let mut time = spec.time.clone().unwrap_or_default();
     time.insert("built".to_owned(), built().into());
@@ -60,9 +71,11 @@ pub fn built() -> i64 {
 }
 
 /// os-release(5); the UKI carries the same text, which boot menus show.
-pub fn os_release() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    format!("ID=loam\nNAME=Loam\nVERSION_ID={version}\nPRETTY_NAME=\"Loam {version}\"\n")
+pub fn os_release(version: &str) -> String {
+    let number = env!("CARGO_PKG_VERSION");
+    format!(
+        "ID=loam\nNAME=Loam\nVERSION_ID={number}\nBUILD_ID={version}\nPRETTY_NAME=\"Loam {version}\"\n"
+    )
 }
 
 #[cfg(test)]
@@ -81,14 +94,14 @@ mod tests {
             .unwrap()
         };
         let paths = |spec: &Spec| -> Vec<String> {
-            tree(spec)
+            tree(spec, "1+g0")
                 .unwrap()
                 .entries()
                 .map(|(path, _)| path.to_owned())
                 .collect()
         };
         let times = spec("allow_grid_override = true\ntime = { nts = ['time.example'] }");
-        let time = tree(&times).unwrap();
+        let time = tree(&times, "1+g0").unwrap();
         let time = time
             .entries()
             .find_map(|(path, entry)| (path == "etc/loam/time.toml").then(|| format!("{entry:?}")));
@@ -96,7 +109,8 @@ mod tests {
         let demo = paths(&spec("allow_grid_override = true"));
         assert!(demo.contains(&"etc/loam/allow-grid-override".to_owned()));
         let farm = paths(&spec(
-            "allow_grid_override = false\ngrid = { chain_id = 1 }\n\
+            "allow_grid_override = false\n\
+             grid = { chain_id = 1, contract = '0x0000000000000000000000000000000000000001', endpoints = [] }\n\
              mirrors = { 'docker.io' = ['mirror.example'] }",
         ));
         assert!(farm.contains(&"etc/loam/mirrors.toml".to_owned()));

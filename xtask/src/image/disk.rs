@@ -1,9 +1,7 @@
 //! The image as a disk to write to a USB stick: a GPT with one EFI system partition that holds
 //! the UKI where every firmware looks for it.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{Cursor, Write};
 
 use anyhow::{Context, Result};
 use fatfs::{FatType, FormatVolumeOptions, FsOptions};
@@ -24,29 +22,22 @@ const DISK_ID: [u8; 16] = *b"loam boot disk  ";
 const PARTITION_ID: [u8; 16] = *b"loam boot esp   ";
 const VOLUME_ID: u32 = 0x4c4f_414d;
 
-/// Writes the disk to `file`.
-pub fn write(file: &Path, uki: &[u8]) -> Result<()> {
+/// The disk's bytes.
+pub fn image(uki: &[u8]) -> Result<Vec<u8>> {
     let esp_size = (uki.len() as u64 + SPARE)
         .max(LEAST)
         .next_multiple_of(MEBIBYTE);
-    let disk_size = MEBIBYTE + esp_size + MEBIBYTE;
-    let mut disk = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(file)
-        .with_context(|| format!("opening {}", file.display()))?;
-    disk.set_len(disk_size)?;
+    let start = usize::try_from(MEBIBYTE)?;
+    let end = start + usize::try_from(esp_size)?;
+    let mut disk = vec![0; end + start];
     partition(&mut disk, esp_size).context("writing the partition table")?;
-    let esp = file_system(uki, esp_size).context("making the EFI system partition")?;
-    disk.seek(SeekFrom::Start(MEBIBYTE))?;
-    disk.write_all(&esp)?;
-    Ok(())
+    file_system(uki, &mut disk[start..end]).context("making the EFI system partition")?;
+    Ok(disk)
 }
 
-fn partition(disk: &mut File, esp_size: u64) -> Result<()> {
-    let mut table = GPT::new_from(disk, SECTOR, DISK_ID)?;
+fn partition(disk: &mut [u8], esp_size: u64) -> Result<()> {
+    let mut disk = Cursor::new(disk);
+    let mut table = GPT::new_from(&mut disk, SECTOR, DISK_ID)?;
     table[1] = GPTPartitionEntry {
         partition_type_guid: ESP,
         unique_partition_guid: PARTITION_ID,
@@ -55,30 +46,26 @@ fn partition(disk: &mut File, esp_size: u64) -> Result<()> {
         attribute_bits: 0,
         partition_name: "loam".into(),
     };
-    GPT::write_protective_mbr_into(disk, SECTOR)?;
-    table.write_into(disk)?;
+    GPT::write_protective_mbr_into(&mut disk, SECTOR)?;
+    table.write_into(&mut disk)?;
     Ok(())
 }
 
-/// A FAT file system with the UKI as `/EFI/BOOT/BOOTX64.EFI`.
-fn file_system(uki: &[u8], size: u64) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; usize::try_from(size)?];
+/// A FAT file system with the UKI as `/EFI/BOOT/BOOTX64.EFI`, in zeroes.
+fn file_system(uki: &[u8], volume: &mut [u8]) -> Result<()> {
     let options = FormatVolumeOptions::new()
         // FAT16 and FAT32 are both allowed on removable media; 32 is what every firmware reads.
         .fat_type(FatType::Fat32)
         .bytes_per_cluster(SECTOR as u32)
         .volume_id(VOLUME_ID)
         .volume_label(*b"LOAM       ");
-    fatfs::format_volume(std::io::Cursor::new(&mut bytes[..]), options)?;
-    {
-        let volume =
-            fatfs::FileSystem::new(std::io::Cursor::new(&mut bytes[..]), FsOptions::new())?;
-        let folder = volume.root_dir().create_dir("EFI")?.create_dir("BOOT")?;
-        let mut file = folder.create_file("BOOTX64.EFI")?;
-        file.write_all(uki)?;
-        file.flush()?;
-    }
-    Ok(bytes)
+    fatfs::format_volume(Cursor::new(&mut *volume), options)?;
+    let volume = fatfs::FileSystem::new(Cursor::new(volume), FsOptions::new())?;
+    let folder = volume.root_dir().create_dir("EFI")?.create_dir("BOOT")?;
+    let mut file = folder.create_file("BOOTX64.EFI")?;
+    file.write_all(uki)?;
+    file.flush()?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -89,18 +76,14 @@ mod tests {
     #[test]
     fn holds_the_uki_where_firmware_looks() {
         let uki: Vec<u8> = (0..40_000_000_u32).map(|n| (n / 7) as u8).collect();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        write(file.path(), &uki).unwrap();
-        let mut disk = File::open(file.path()).unwrap();
-        let table = GPT::find_from(&mut disk).unwrap();
+        let mut disk = image(&uki).unwrap();
+        let table = GPT::find_from(&mut Cursor::new(&disk)).unwrap();
         let esp = &table[1];
         assert_eq!(esp.partition_type_guid, ESP);
-        let mut bytes = vec![0; ((esp.ending_lba - esp.starting_lba + 1) * SECTOR) as usize];
-        disk.seek(SeekFrom::Start(esp.starting_lba * SECTOR))
-            .unwrap();
-        disk.read_exact(&mut bytes).unwrap();
+        let sectors =
+            (esp.starting_lba * SECTOR) as usize..((esp.ending_lba + 1) * SECTOR) as usize;
         let volume =
-            fatfs::FileSystem::new(std::io::Cursor::new(&mut bytes[..]), FsOptions::new()).unwrap();
+            fatfs::FileSystem::new(Cursor::new(&mut disk[sectors]), FsOptions::new()).unwrap();
         let mut back = Vec::new();
         volume
             .root_dir()
@@ -113,11 +96,7 @@ mod tests {
 
     #[test]
     fn is_the_same_every_time() {
-        let disk = || {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            write(file.path(), b"MZ").unwrap();
-            std::fs::read(file.path()).unwrap()
-        };
+        let disk = || image(b"MZ").unwrap();
         assert!(disk() == disk());
     }
 }

@@ -19,42 +19,59 @@ pub mod spec;
 pub mod stage;
 pub mod tree;
 pub mod uki;
+pub mod version;
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result};
+use loam_chain::GridConfig;
 
 use crate::debian::deb::{self, Entry};
-use crate::debian::lock::{self, Lock, Locked};
-use crate::{phase, workspace};
+use crate::debian::lock::{Lock, Locked, verified};
+use crate::{lock, phase, workspace};
 use packages::Gone;
+use sizes::{Part, Sizes};
 use spec::Spec;
-use stage::{Kept, Key, Size, Stages};
+use stage::{Kept, Key, Packing, Size, Stages};
 use tree::{DATA, EXECUTABLE, Tree};
 
-/// Which kernel OCI machines boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuestKernel {
-    Ours,
-    /// A stock one, which must go on working, and to which ours is compared.
-    Debian,
+/// Whom an image is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Work here: QEMU may name the grid and open the debug port, each part is packed by itself, and
+    /// packages that are gone are replaced by newer ones.
+    Development,
+    /// The same with a stock kernel for machines, which must go on working, and to which ours is compared.
+    StockGuest,
+    /// Farmers of this grid, which nothing can change: made of the locked packages alone, and packed as
+    /// small as it gets.
+    Release(GridConfig),
 }
 
-impl GuestKernel {
+impl Purpose {
     /// What the image's files are called.
-    fn image(self) -> &'static str {
+    fn image(&self) -> &'static str {
         match self {
-            Self::Ours => "loam",
-            Self::Debian => "loam-debian-guest",
+            Self::Development => "loam",
+            Self::StockGuest => "loam-debian-guest",
+            Self::Release(_) => "loam-release",
+        }
+    }
+
+    pub fn gone(&self) -> Gone {
+        match self {
+            Self::Development | Self::StockGuest => Gone::Replace,
+            Self::Release(_) => Gone::Refuse,
         }
     }
 }
 
-/// zstd levels: what comes from Debian is packed once and kept, ours at every change.
-const LEVEL_ONCE: i32 = 15;
-const LEVEL_OFTEN: i32 = 9;
+/// What comes from Debian is packed once and kept, ours at every change.
+const ONCE: Packing = Packing::Zstd(15);
+const OFTEN: Packing = Packing::Zstd(9);
 
 /// The finished image.
 #[derive(Debug, Clone)]
@@ -63,8 +80,7 @@ pub struct Image {
     pub uki: PathBuf,
     /// The same on a disk.
     pub disk: PathBuf,
-    /// Size by part.
-    pub parts: Vec<(String, Size)>,
+    pub sizes: Sizes,
 }
 
 /// Where images go.
@@ -101,10 +117,14 @@ fn guest_files(kernel: &str, modules: &str) -> Result<GuestFiles> {
     Ok(GuestFiles {
         kernel: stages.join(kernel),
         initrd: [modules, &init]
-            .map(|stage| stages.join(stage::archive_name(stage)))
+            .map(|stage| stages.join(GUEST_PACKING.archive_name(stage)))
             .to_vec(),
     })
 }
+
+/// A machine's initrd is not packed by itself: it starts sooner without, and in the image it is packed with
+/// all else.
+const GUEST_PACKING: Packing = Packing::Stored;
 
 /// Stages that are read as files, too.
 const GUEST_LINUX: &str = "guest-linux";
@@ -118,25 +138,36 @@ pub fn inputs() -> (PathBuf, PathBuf) {
     (folder.join("image.toml"), folder.join("packages.lock"))
 }
 
+/// A grid to release an image for.
+pub fn grid(file: &Path) -> Result<GridConfig> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    toml::from_str(&text).with_context(|| file.display().to_string())
+}
+
 /// Runs every stage whose inputs have changed, for work here.
 pub fn build() -> Result<Image> {
-    build_from(Gone::Replace, GuestKernel::Ours)
+    build_for(&Purpose::Development)
 }
 
-/// The same image with a stock kernel for machines.
-pub fn build_with_stock_guest() -> Result<Image> {
-    build_from(Gone::Replace, GuestKernel::Debian)
+/// Runs every stage whose inputs have changed.
+pub fn build_for(purpose: &Purpose) -> Result<Image> {
+    build_from(purpose, purpose.gone())
 }
 
-/// Runs every stage whose inputs have changed. Debian's part is fetched and unpacked while cargo
-/// compiles ours: one waits for the network, the other for processors.
-pub fn build_from(gone: Gone, guest: GuestKernel) -> Result<Image> {
+/// The same; `gone` says what to do about packages that the archive does not have any more. Debian's part is
+/// fetched and unpacked while cargo compiles ours: one waits for the network, the other for processors.
+pub fn build_from(purpose: &Purpose, gone: Gone) -> Result<Image> {
     let (spec_file, lock_file) = inputs();
-    let spec = Spec::read(&spec_file)?;
+    let mut spec = Spec::read(&spec_file)?;
+    if let Purpose::Release(grid) = purpose {
+        spec.grid = Some(grid.clone());
+        spec.allow_grid_override = false;
+    }
     let lock = Lock::read(&lock_file)?;
     for debian in &spec.debian {
         lock.get(&debian.package)?;
     }
+    let _alone = alone()?;
     let stages = Stages::new(folder().join("stages"))?;
     // Whether the other is not needed any more, as one has failed.
     let (ours_failed, debian_failed) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -149,7 +180,7 @@ pub fn build_from(gone: Gone, guest: GuestKernel) -> Result<Image> {
             ours
         });
         let debian = scope.spawn(|| {
-            let debian = from_debian(&spec, lock, gone, guest, &stages, &ours_failed);
+            let debian = from_debian(&spec, lock, gone, purpose, &stages, &ours_failed);
             debian_failed.store(debian.is_err(), Ordering::Relaxed);
             debian
         });
@@ -159,36 +190,49 @@ pub fn build_from(gone: Gone, guest: GuestKernel) -> Result<Image> {
     })
 }
 
+/// Two commands in one clone make the same files, one after the other. Held until it is dropped.
+fn alone() -> Result<File> {
+    let folder = folder();
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    lock::exclusive(&folder.join("lock"), || {
+        eprintln!("another command makes an image in this clone: waiting for it");
+    })
+}
+
 fn from_debian<'a>(
     spec: &'a Spec,
     lock: Lock,
     gone: Gone,
-    guest: GuestKernel,
+    purpose: &'a Purpose,
     stages: &'a Stages,
     in_vain: &AtomicBool,
 ) -> Result<(Builder<'a>, Debian)> {
-    let needed = |package: &Locked| match guest {
-        GuestKernel::Ours => !package.is(&spec.guest.debian.package),
-        GuestKernel::Debian => !package.is(&spec.guest.source),
+    let needed = |package: &Locked| match purpose {
+        Purpose::StockGuest => !package.is(&spec.guest.source),
+        Purpose::Development | Purpose::Release(_) => !package.is(&spec.guest.debian.package),
     };
+    let locked = lock.clone();
     let lock = phase::run("packages", |phase| {
         packages::ready(spec, lock, gone, needed, phase)
     })?;
     let builder = Builder {
+        version: version::of(&workspace::root(), purpose, &locked, &lock)?,
         spec,
         lock,
         stages,
-        guest,
+        purpose,
     };
     let debian = builder.debian(in_vain)?;
     Ok((builder, debian))
 }
 
 struct Builder<'a> {
+    /// What the image is called.
+    version: String,
     spec: &'a Spec,
     lock: Lock,
     stages: &'a Stages,
-    guest: GuestKernel,
+    purpose: &'a Purpose,
 }
 
 /// What comes from Debian.
@@ -225,10 +269,9 @@ impl Builder<'_> {
         })?;
 
         let linux = debian.linux;
-        let mut parts = vec![("kernel".to_owned(), linux.clone())];
-        let mut initrd = vec![
+        let modules = debian.modules;
+        let mut packed = vec![
             ("folders and settings".to_owned(), self.base()?),
-            ("kernel modules".to_owned(), debian.modules),
             (
                 "Debian's programs and libraries".to_owned(),
                 debian.programs,
@@ -237,34 +280,78 @@ impl Builder<'_> {
         ];
         for ours in &self.spec.ours {
             let bytes = daemons::read_static(binaries, &ours.binary)?;
-            initrd.push((ours.binary.clone(), self.our_program(ours, bytes)?));
+            let program = self.program(&ours.binary, ours.path.as_str(), bytes, OFTEN)?;
+            packed.push((ours.binary.clone(), program));
+        }
+        let mut parts = vec![
+            Part::of("kernel", &linux),
+            Part::of("kernel modules", &modules),
+        ];
+        let mut initrd = vec![modules];
+        match self.purpose {
+            Purpose::Development | Purpose::StockGuest => {
+                parts.extend(packed.iter().map(|(name, kept)| Part::of(name, kept)));
+                initrd.extend(packed.into_iter().map(|(_, kept)| kept));
+            }
+            Purpose::Release(_) => {
+                let together = phase::run("packed together", |_| remark(self.together(&packed)?))?;
+                parts.extend(packed.iter().map(|(name, kept)| Part {
+                    packed: None,
+                    ..Part::of(name, kept)
+                }));
+                parts.push(Part {
+                    unpacked: 0,
+                    ..Part::of("what has no size of its own, packed together", &together)
+                });
+                initrd.push(together);
+            }
         }
         let image = phase::run("unified kernel image", |_| {
             self.uki(release, &linux, &initrd)
         })?;
-        parts.append(&mut initrd);
-        let parts = parts
-            .into_iter()
-            .map(|(name, kept)| (name, kept.size))
-            .collect();
-        Ok(Image { parts, ..image })
+        let record = folder().join(format!(".{}.sizes", self.purpose.image()));
+        let sizes = Sizes::record(&record, parts)?;
+        Ok(Image { sizes, ..image })
+    }
+
+    /// Several archives as one, in which each repeats nothing of the others: our programs have the same
+    /// libraries in them.
+    fn together(&self, archives: &[(String, Kept)]) -> Result<Kept> {
+        let mut key = Key::of_pipeline();
+        for (_, archive) in archives {
+            key = key.with(&archive.key);
+        }
+        self.stages.file("together.cpio.zst", &key, || {
+            let mut whole = Vec::new();
+            for (_, archive) in archives {
+                whole.append(&mut zstd::decode_all(&archive.read()?[..])?);
+                cpio::align(&mut whole);
+            }
+            let unpacked = whole.len() as u64;
+            let mut packed = Packing::Smallest.pack(whole)?;
+            cpio::align(&mut packed);
+            let size = Size {
+                unpacked,
+                packed: packed.len() as u64,
+            };
+            Ok((packed, size))
+        })
     }
 
     fn linux(&self, package: &Locked, name: &str) -> Result<Kept> {
-        let key = Key::new(include_str!("kernel.rs")).with(&package.sha256);
+        let key = Key::of_pipeline().with(&package.sha256);
         self.stages.plain(name, &key, || {
-            kernel::image(&lock::verified(package)?, kernel::release(package)?)
+            kernel::image(&verified(package)?, kernel::release(package)?)
         })
     }
 
     fn node_modules(&self, package: &Locked) -> Result<Kept> {
-        let key = Key::new(include_str!("kernel.rs"))
-            .with(include_str!("module.rs"))
+        let key = Key::of_pipeline()
             .with(&package.sha256)
             .with(format!("{:?}", self.spec.kernel));
-        self.stages.archive("modules", &key, LEVEL_ONCE, || {
+        self.stages.archive("modules", &key, Packing::Stored, || {
             let release = kernel::release(package)?;
-            let catalog = kernel::catalog(&lock::verified(package)?, release)?;
+            let catalog = kernel::catalog(&verified(package)?, release)?;
             kernel::node_modules(&catalog, release, &self.spec.kernel)
         })
     }
@@ -272,30 +359,28 @@ impl Builder<'_> {
     fn programs(&self) -> Result<Kept> {
         let packages = program_packages(self.spec, &self.lock);
         let key = programs::key(&self.spec.debian, &packages);
-        self.stages.archive("programs", &key, LEVEL_ONCE, || {
+        self.stages.archive("programs", &key, ONCE, || {
             programs::tree(&self.spec.debian, &packages)
         })
     }
 
-    fn our_program(&self, ours: &spec::Ours, bytes: Vec<u8>) -> Result<Kept> {
-        let key = Key::new(include_str!("tree.rs"))
-            .with(&ours.path)
-            .with(&bytes);
-        self.stages.archive(&ours.binary, &key, LEVEL_OFTEN, || {
+    fn program(&self, name: &str, place: &str, bytes: Vec<u8>, packing: Packing) -> Result<Kept> {
+        let key = Key::of_pipeline().with(place).with(&bytes);
+        self.stages.archive(name, &key, packing, || {
             let mut tree = Tree::default();
-            tree.file(&ours.path, EXECUTABLE, bytes);
+            tree.file(place, EXECUTABLE, bytes);
             Ok(tree)
         })
     }
 
     fn guest_kernel(&self, in_vain: &AtomicBool) -> Result<Guest> {
-        match self.guest {
-            GuestKernel::Ours => phase::run("guests' kernel", |phase| {
+        match self.purpose {
+            Purpose::Development | Purpose::Release(_) => phase::run("guests' kernel", |phase| {
                 let guest = self.our_guest(phase, in_vain)?;
                 let remark = remark(guest.linux.clone())?.1;
                 Ok((guest, remark))
             }),
-            GuestKernel::Debian => {
+            Purpose::StockGuest => {
                 let package = self.lock.get(&self.spec.guest.debian.package)?;
                 let modules = phase::run("stock guest's modules", |_| {
                     remark(self.guest_modules(package)?)
@@ -313,53 +398,52 @@ impl Builder<'_> {
         let config = workspace::root()
             .join("image")
             .join(&self.spec.guest.config);
-        let config = std::fs::read_to_string(&config)
-            .with_context(|| format!("reading {}", config.display()))?;
+        let config =
+            fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
         let key = guest_kernel::key(source, &config)?;
         let made = || guest_kernel::made(source, &config, &key, phase, in_vain);
         let linux = self.stages.plain(GUEST_LINUX, &key, || made()?.image())?;
-        let modules = self.stages.archive(GUEST_BUILTIN, &key, LEVEL_ONCE, || {
-            let mut tree = Tree::default();
-            for (path, bytes) in made()?.modules()? {
-                tree.file(&format!("lib/modules/{path}"), DATA, bytes);
-            }
-            Ok(tree)
-        })?;
+        let modules = self
+            .stages
+            .archive(GUEST_BUILTIN, &key, GUEST_PACKING, || {
+                let mut tree = Tree::default();
+                for (path, bytes) in made()?.modules()? {
+                    tree.file(&format!("lib/modules/{path}"), DATA, bytes);
+                }
+                Ok(tree)
+            })?;
         Ok(Guest { linux, modules })
     }
 
     fn guest_modules(&self, package: &Locked) -> Result<Kept> {
-        let key = Key::new(include_str!("kernel.rs"))
-            .with(include_str!("module.rs"))
+        let key = Key::of_pipeline()
             .with(&package.sha256)
             .with(format!("{:?}", self.spec.guest.debian));
         self.stages
-            .archive(STOCK_GUEST_MODULES, &key, LEVEL_ONCE, || {
+            .archive(STOCK_GUEST_MODULES, &key, GUEST_PACKING, || {
                 let release = kernel::release(package)?;
-                let catalog = kernel::catalog(&lock::verified(package)?, release)?;
+                let catalog = kernel::catalog(&verified(package)?, release)?;
                 kernel::guest_modules(&catalog, release, &self.spec.guest.debian)
             })
     }
 
     fn guest_init(&self, binaries: &Path) -> Result<Kept> {
         let bytes = daemons::read_static(binaries, &self.spec.guest.init)?;
-        let ours = spec::Ours {
-            package: String::new(),
-            binary: self.spec.guest.init.clone(),
-            path: "/init".to_owned(),
-        };
-        self.our_program(&ours, bytes)
+        self.program(&self.spec.guest.init, "/init", bytes, GUEST_PACKING)
     }
 
     /// The guests' kernel and initrd as files of the node.
     fn guest(&self, guest: &Guest, init: Kept) -> Result<Kept> {
         let initrd = [&guest.modules, &init];
-        let mut key = Key::new(include_str!("mod.rs")).with(&guest.linux.key);
+        let mut key = Key::of_pipeline().with(&guest.linux.key);
         for part in initrd {
             key = key.with(&part.key);
         }
-        let name = format!("{}-guest", self.guest.image());
-        self.stages.archive(&name, &key, LEVEL_ONCE, || {
+        let name = match self.purpose {
+            Purpose::StockGuest => "debian-guest",
+            Purpose::Development | Purpose::Release(_) => "guest",
+        };
+        self.stages.archive(name, &key, ONCE, || {
             let mut tree = Tree::default();
             tree.file("usr/lib/loam/guest/vmlinux", DATA, guest.linux.read()?);
             tree.file(
@@ -372,8 +456,8 @@ impl Builder<'_> {
     }
 
     fn base(&self) -> Result<Kept> {
-        let key = Key::new(include_str!("base.rs"))
-            .with(base::os_release())
+        let key = Key::of_pipeline()
+            .with(base::os_release(&self.version))
             .with(format!(
                 "{:?} {:?} {:?} {} {}",
                 self.spec.grid,
@@ -383,50 +467,39 @@ impl Builder<'_> {
                 self.spec.allow_grid_override
             ));
         self.stages
-            .archive("base", &key, LEVEL_OFTEN, || base::tree(self.spec))
+            .archive("base", &key, OFTEN, || base::tree(self.spec, &self.version))
     }
 
-    fn uki(
-        &self,
-        release: &str,
-        linux: &Kept,
-        parts: &[(String, Kept)],
-    ) -> Result<(Image, String)> {
+    fn uki(&self, release: &str, linux: &Kept, initrd: &[Kept]) -> Result<(Image, String)> {
         let stub = self.lock.get(&self.spec.stub.package)?;
-        let mut key = Key::new(include_str!("uki.rs"))
+        let mut key = Key::of_pipeline()
             .with(&stub.sha256)
             .with(&self.spec.stub.file)
             .with(&self.spec.command_line)
             .with(release)
             .with(&linux.key);
-        for (_, part) in parts {
+        for part in initrd {
             key = key.with(&part.key);
         }
-        let name = self.guest.image();
-        let uki = self.stages.plain(&format!("{name}.efi"), &key, || {
+        let name = self.purpose.image();
+        let media = Stages::new(folder())?;
+        let uki = media.plain(&format!("{name}.efi"), &key, || {
             let contents = uki::Contents {
-                os_release: &base::os_release(),
+                os_release: &base::os_release(&self.version),
                 command_line: &self.spec.command_line,
                 uname: release,
-                initrd: &joined(parts.iter().map(|(_, part)| part))?,
+                initrd: &joined(initrd.iter())?,
                 linux: &linux.read()?,
             };
             uki::assemble(&self.stub(stub)?, &contents)
         })?;
-        let uki_file = folder().join(format!("{name}.efi"));
-        let disk_file = folder().join(format!("{name}.img"));
-        if uki.made || !uki_file.exists() || !disk_file.exists() {
-            let bytes = uki.read()?;
-            std::fs::write(&uki_file, &bytes)
-                .with_context(|| format!("writing {}", uki_file.display()))?;
-            disk::write(&disk_file, &bytes)?;
-        }
+        let disk = media.plain(&format!("{name}.img"), &key, || disk::image(&uki.read()?))?;
         let remark = format!("{}{}", sizes::mebibytes(uki.size.packed), kept(&uki));
         Ok((
             Image {
-                uki: uki_file,
-                disk: disk_file,
-                parts: Vec::new(),
+                uki: uki.file,
+                disk: disk.file,
+                sizes: Sizes::default(),
             },
             remark,
         ))
@@ -436,7 +509,7 @@ impl Builder<'_> {
         let path = self.spec.stub.file.trim_start_matches('/');
         let mut stub = None;
         deb::read(
-            &lock::verified(package)?,
+            &verified(package)?,
             |file| file == path,
             |_, entry| {
                 if let Entry::File(bytes) = entry {

@@ -19,7 +19,7 @@ pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// What [`tree`] is made from.
 pub fn key(programs: &[spec::Debian], packages: &[&Locked]) -> Key {
-    let key = Key::new(include_str!("programs.rs")).with(format!("{programs:?}"));
+    let key = Key::of_pipeline().with(format!("{programs:?}"));
     packages
         .iter()
         .fold(key, |key, package| key.with(&package.sha256))
@@ -69,7 +69,7 @@ impl Pool {
                 let (package, bytes) = self.resolve(file.trim_start_matches('/'))?;
                 used.insert(package.to_owned());
                 queue.extend(needs(bytes).with_context(|| format!("reading {file}"))?);
-                tree.file(place, EXECUTABLE, bytes.to_vec());
+                tree.file(place.as_str(), EXECUTABLE, bytes.to_vec());
             }
         }
         let mut placed = BTreeSet::new();
@@ -212,6 +212,7 @@ impl Linkage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::spec::Place;
 
     #[test]
     fn reads_how_this_test_is_linked() {
@@ -242,7 +243,7 @@ mod tests {
             .insert("usr/bin/x".into(), ("p".into(), Entry::File(elf)));
         let program = spec::Debian {
             package: "p".into(),
-            files: [("/usr/bin/x".to_owned(), "/usr/bin/x".to_owned())].into(),
+            files: [(Place::new("/usr/bin/x").unwrap(), "/usr/bin/x".to_owned())].into(),
         };
         let error = pool.closure(&[program]).unwrap_err().to_string();
         assert!(error.contains("no locked package has /usr/lib"), "{error}");

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use anyhow::{Context, Result, bail, ensure};
+use loam_chain::GridConfig;
+use serde::{Deserialize, Deserializer, de};
+use toml::Spanned;
+
+use super::base;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,7 +20,7 @@ pub struct Spec {
     pub command_line: String,
     pub allow_grid_override: bool,
     /// Becomes `/etc/loam/grid.toml`.
-    pub grid: Option<toml::Table>,
+    pub grid: Option<GridConfig>,
     /// Becomes `/etc/loam/time.toml`: which servers are asked for the time.
     pub time: Option<toml::Table>,
     /// Becomes `/etc/loam/mirrors.toml`: who is asked for images before their registries.
@@ -75,7 +79,7 @@ pub struct DebianGuest {
 pub struct Ours {
     pub package: String,
     pub binary: String,
-    pub path: String,
+    pub path: Place,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -83,7 +87,46 @@ pub struct Ours {
 pub struct Debian {
     pub package: String,
     /// Where in the image, and which file of the package.
-    pub files: BTreeMap<String, String>,
+    pub files: BTreeMap<Place, String>,
+}
+
+/// Where in the image a file goes: an absolute path in its plainest form, which no link of the image leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(String);
+
+impl Place {
+    pub fn new(path: &str) -> Result<Self> {
+        let relative = path
+            .strip_prefix('/')
+            .with_context(|| format!("`{path}` is no absolute path in the image"))?;
+        ensure!(
+            relative
+                .split('/')
+                .all(|part| !["", ".", ".."].contains(&part)),
+            "`{path}` is no path of a file: it has an empty part, `.` or `..`"
+        );
+        for (link, target) in base::LINKS {
+            if let Some(rest) = relative.strip_prefix(link)
+                && rest.starts_with('/')
+            {
+                // The kernel unpacks it by name, so a folder would take the link's place.
+                bail!("/{link} is a link: `{path}` is written as `/{target}{rest}`");
+            }
+            ensure!(relative != link, "`{path}` is a link of the image");
+        }
+        Ok(Self(path.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Place {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = String::deserialize(deserializer)?;
+        Self::new(&path).map_err(de::Error::custom)
+    }
 }
 
 impl Spec {
@@ -95,21 +138,7 @@ impl Spec {
 
     fn parse(text: &str) -> Result<Self> {
         let spec: Self = toml::from_str(text)?;
-        let places = spec
-            .ours
-            .iter()
-            .map(|ours| &ours.path)
-            .chain(spec.debian.iter().flat_map(|debian| debian.files.keys()));
-        for place in places {
-            ensure!(
-                place.starts_with('/') && !place.split('/').any(|part| part == ".."),
-                "`{place}` is no absolute path in the image"
-            );
-        }
-        ensure!(
-            spec.ours.iter().any(|ours| ours.path == "/init"),
-            "none of `ours` goes to /init, which the kernel starts"
-        );
+        Lines::of(text)?.check(&spec)?;
         Ok(spec)
     }
 
@@ -119,6 +148,74 @@ impl Spec {
         packages.sort_unstable();
         packages.dedup();
         packages
+    }
+}
+
+/// Where in the text of an `image.toml` something stands that may be wrong together with something else.
+#[derive(Deserialize)]
+struct Lines {
+    /// Of each line but the first, its start.
+    #[serde(skip)]
+    breaks: Vec<usize>,
+    allow_grid_override: Spanned<bool>,
+    ours: Vec<OursLine>,
+    debian: Vec<DebianLine>,
+}
+
+#[derive(Deserialize)]
+struct OursLine {
+    path: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+struct DebianLine {
+    files: BTreeMap<Spanned<String>, String>,
+}
+
+impl Lines {
+    fn of(text: &str) -> Result<Self> {
+        let lines: Self = toml::from_str(text)?;
+        let breaks = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        Ok(Self { breaks, ..lines })
+    }
+
+    /// Counted from 1.
+    fn number<T>(&self, of: &Spanned<T>) -> usize {
+        1 + self
+            .breaks
+            .partition_point(|start| *start <= of.span().start)
+    }
+
+    fn check(&self, spec: &Spec) -> Result<()> {
+        ensure!(
+            spec.grid.is_some() || spec.allow_grid_override,
+            "line {}: without a [grid], and without `allow_grid_override`, a node could never join one",
+            self.number(&self.allow_grid_override)
+        );
+        let mut taken = BTreeMap::new();
+        let ours = self.ours.iter().map(|ours| &ours.path);
+        let debian = self.debian.iter().flat_map(|debian| debian.files.keys());
+        for place in ours.chain(debian) {
+            let line = self.number(place);
+            let place = place.get_ref().as_str();
+            if let Some(first) = taken.insert(place, line) {
+                bail!("line {line}: line {first} puts something at `{place}`, too");
+            }
+        }
+        for (place, line) in &taken {
+            let below = |other: &str| {
+                let rest = other.strip_prefix(place);
+                rest.is_some_and(|rest| rest.starts_with('/'))
+            };
+            if let Some((other, file)) = taken.iter().find(|(other, _)| below(other)) {
+                bail!("line {file}: `{other}` is below `{place}`, which is a file by line {line}");
+            }
+        }
+        ensure!(
+            taken.contains_key("/init"),
+            "none of `ours` goes to /init, which the kernel starts"
+        );
+        Ok(())
     }
 }
 
@@ -138,12 +235,63 @@ mod tests {
     fn refuses_unknown_fields_and_relative_places() {
         let unknown = format!("colour = 'red'\n{IMAGE}");
         assert!(Spec::parse(&unknown).is_err());
-        let relative = IMAGE.replace("\"/usr/bin/loam-vmm\"", "\"usr/bin/loam-vmm\"");
-        assert!(
-            Spec::parse(&relative)
-                .unwrap_err()
-                .to_string()
-                .contains("usr/bin/loam-vmm")
+    }
+
+    /// The image of this repository with another line in the place of one of its own, and what is said of it.
+    #[track_caller]
+    fn refused(line: &str, instead: &str, words: &[&str]) {
+        assert!(IMAGE.contains(line), "{line}");
+        let error = Spec::parse(&IMAGE.replacen(line, instead, 1)).unwrap_err();
+        let error = format!("{error:#}");
+        let at = IMAGE[..IMAGE.find(line).unwrap()].lines().count() + 1;
+        assert!(error.contains(&format!("line {at}")), "{at}: {error}");
+        for word in words {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+
+    #[test]
+    fn refuses_places_that_are_no_files_of_the_image() {
+        let vmm = "path = \"/usr/bin/loam-vmm\"";
+        let no_path = |place: &str, words: &[&str]| {
+            refused(vmm, &format!("path = \"{place}\""), words);
+        };
+        no_path("usr/bin/loam-vmm", &["no absolute path"]);
+        for odd in ["/", "/usr/bin/", "//usr/x", "/usr/../x", "/./x"] {
+            no_path(odd, &[odd, "no path of a file"]);
+        }
+        no_path("/lib64/x", &["is a link", "/usr/lib64/x"]);
+        no_path("/usr/sbin/x", &["is a link", "/usr/bin/x"]);
+        no_path("/bin", &["is a link"]);
+        no_path("/init", &["puts something at `/init`, too"]);
+        no_path("/init/x", &["is below `/init`"]);
+    }
+
+    #[test]
+    fn refuses_a_grid_that_no_node_could_join() {
+        refused(
+            "allow_grid_override = true",
+            "allow_grid_override = false",
+            &["could never join"],
         );
+        let contract = "0x0000000000000000000000000000000000000001";
+        let grid = |contract: &str, endpoints: &str| {
+            format!(
+                "grid = {{ chain_id = 1, contract = '{contract}', {endpoints} = ['http://a.example'] }}\n{IMAGE}"
+            )
+        };
+        assert!(
+            Spec::parse(&grid(contract, "endpoints"))
+                .unwrap()
+                .grid
+                .is_some()
+        );
+        for wrong in [
+            grid(contract, "endpoint"),
+            grid(&contract[..40], "endpoints"),
+        ] {
+            let error = Spec::parse(&wrong).unwrap_err().to_string();
+            assert!(error.contains("line 1,"), "{error}");
+        }
     }
 }

@@ -54,6 +54,15 @@ impl DebugPort {
         }
     }
 
+    /// Whether anybody answers in this time.
+    pub fn is_answered_within(&self, time: Duration) -> Result<bool> {
+        self.stream.set_read_timeout(Some(time))?;
+        let request = DebugRequest::List { path: "/".into() };
+        let answer = self.ask(&request);
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(answer.is_ok())
+    }
+
     pub fn ask(&self, request: &DebugRequest) -> Result<DebugResponse> {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(
@@ -77,6 +86,16 @@ impl DebugPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn silence_is_told_from_an_answer() {
+        let (ours, node) = UnixStream::pair().unwrap();
+        let port = DebugPort::new(ours).unwrap();
+        let answer = serde_json::to_string(&DebugResponse::Names { names: vec![] }).unwrap();
+        writeln!(&node, "{answer}").unwrap();
+        assert!(port.is_answered_within(PATIENCE).unwrap());
+        assert!(!port.is_answered_within(Duration::from_millis(1)).unwrap());
+    }
 
     #[test]
     fn an_answer_that_is_late_is_nobody_else_s() {

@@ -1,0 +1,168 @@
+//! One name for an image, by which the image itself, its screen and its node's reports can be told from all
+//! others: `0.1.0+g3a087a6d2b1f`, the state of the repository, and behind it what else makes it another image
+//! than that state's: `.changed.HASH`, `.newest.HASH`, `.stock-guest`, `.release.HASH`.
+//!
+//! What follows the `+` is build metadata (<https://semver.org>, 10).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::Purpose;
+use super::stage::Key;
+use crate::debian::lock::Lock;
+use crate::program;
+
+/// Enough to name a state of any repository (git's own choice for Linux).
+const COMMIT: usize = 12;
+const HASH: usize = 8;
+
+/// `used`: the packages that the image is made from; `locked`: those that the repository names.
+pub fn of(repository: &Path, purpose: &Purpose, locked: &Lock, used: &Lock) -> Result<String> {
+    let mut version = format!("{}+", env!("CARGO_PKG_VERSION"));
+    match commit(repository) {
+        Some(commit) => {
+            version.push_str(&format!("g{commit}"));
+            if let Some(changes) = changes(repository)? {
+                version.push_str(&format!(".changed.{}", short(&changes)));
+            }
+        }
+        // An archive of the sources: what is in it nobody can say.
+        None => version.push_str("nogit"),
+    }
+    if used != locked {
+        version.push_str(&format!(".newest.{}", short(&toml::to_string(used)?)));
+    }
+    match purpose {
+        Purpose::Development => {}
+        Purpose::StockGuest => version.push_str(".stock-guest"),
+        Purpose::Release(grid) => {
+            version.push_str(&format!(".release.{}", short(&toml::to_string(grid)?)));
+        }
+    }
+    Ok(version)
+}
+
+fn short(text: &str) -> String {
+    Key::new(text).hex()[..HASH].to_owned()
+}
+
+fn git(repository: &Path) -> Command {
+    let mut git = Command::new("git");
+    // Whose the folder is says nothing of what is in it; the tests run as root in anybody's clone.
+    git.arg("-c").arg("safe.directory=*");
+    git.arg("-C").arg(repository);
+    git
+}
+
+fn commit(repository: &Path) -> Option<String> {
+    let length = format!("--short={COMMIT}");
+    let commit = program::run(git(repository).args(["rev-parse", &length, "HEAD"])).ok()?;
+    Some(commit.trim().to_owned())
+}
+
+/// All that differs from the commit: differences of known files, and unknown files that are not ignored.
+fn changes(repository: &Path) -> Result<Option<String>> {
+    let mut changes =
+        program::run(git(repository).args(["diff", "--binary", "--no-ext-diff", "HEAD"]))?;
+    let list = [
+        "ls-files",
+        "--others",
+        "--exclude-standard",
+        "--full-name",
+        "-z",
+    ];
+    let unknown = program::run(git(repository).args(list))?;
+    for file in unknown.split_terminator('\0') {
+        let bytes = fs::read(repository.join(file)).with_context(|| format!("reading {file}"))?;
+        changes.push_str(&format!("{file} {}\n", Key::new("").with(bytes).hex()));
+    }
+    Ok((!changes.is_empty()).then_some(changes))
+}
+
+#[cfg(test)]
+mod tests {
+    use loam_chain::GridConfig;
+
+    use super::*;
+
+    fn repository() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |arguments: &[&str]| {
+            let identity = ["-c", "user.name=a", "-c", "user.email=a@b.example"];
+            program::run(git(folder.path()).args(identity).args(arguments)).unwrap();
+        };
+        run(&["init", "--quiet"]);
+        fs::write(folder.path().join(".gitignore"), "ignored\n").unwrap();
+        fs::write(folder.path().join("file"), "one").unwrap();
+        run(&["add", "."]);
+        run(&["commit", "--quiet", "--message=first"]);
+        folder
+    }
+
+    fn version(repository: &Path, purpose: &Purpose, used: &Lock) -> String {
+        of(repository, purpose, &Lock::default(), used).unwrap()
+    }
+
+    #[test]
+    fn the_state_of_the_repository_and_what_else_differs() {
+        let folder = repository();
+        let here = |purpose: &Purpose| version(folder.path(), purpose, &Lock::default());
+        let plain = here(&Purpose::Development);
+        let (number, commit) = plain.split_once("+g").unwrap();
+        assert_eq!(number, env!("CARGO_PKG_VERSION"));
+        assert_eq!(commit.len(), COMMIT, "{plain}");
+        assert_eq!(here(&Purpose::StockGuest), format!("{plain}.stock-guest"));
+        let grid = |text: &str| Purpose::Release(toml::from_str::<GridConfig>(text).unwrap());
+        let contract = "contract = '0x0000000000000000000000000000000000000001'\nendpoints = []\n";
+        let [one, two] = ["chain_id = 1\n", "chain_id = 2\n"]
+            .map(|chain| here(&grid(&format!("{chain}{contract}"))));
+        assert!(one.starts_with(&format!("{plain}.release.")), "{one}");
+        assert_ne!(one, two);
+        let newer = Lock {
+            suite: "sid".into(),
+            ..Lock::default()
+        };
+        let newest = version(folder.path(), &Purpose::Development, &newer);
+        assert!(newest.starts_with(&format!("{plain}.newest.")), "{newest}");
+    }
+
+    #[test]
+    fn each_change_has_a_name_of_its_own_until_it_is_undone() {
+        let folder = repository();
+        let here = || version(folder.path(), &Purpose::Development, &Lock::default());
+        let file = |name: &str| folder.path().join(name);
+        let plain = here();
+        let mut names = vec![plain.clone()];
+        fs::write(file("ignored"), "x").unwrap();
+        assert_eq!(here(), plain);
+        fs::write(file("file"), "two").unwrap();
+        names.push(here());
+        fs::write(file("file"), "three").unwrap();
+        names.push(here());
+        fs::write(file("unknown"), "x").unwrap();
+        names.push(here());
+        fs::write(file("unknown"), "y").unwrap();
+        names.push(here());
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(
+                names.iter().position(|other| other == name),
+                Some(at),
+                "{names:?}"
+            );
+            assert_eq!(name.contains(".changed."), at > 0, "{name}");
+        }
+        fs::remove_file(file("unknown")).unwrap();
+        fs::write(file("file"), "one").unwrap();
+        assert_eq!(here(), plain);
+    }
+
+    #[test]
+    fn an_archive_of_the_sources_says_that_it_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let version = version(folder.path(), &Purpose::Development, &Lock::default());
+        assert_eq!(version, format!("{}+nogit", env!("CARGO_PKG_VERSION")));
+    }
+}
