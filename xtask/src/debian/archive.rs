@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -107,10 +107,6 @@ impl Archive {
             !archive.main.is_empty(),
             "no Debian archive in /etc/apt/sources.list or /etc/apt/sources.list.d: add a source whose suite is one of Debian's and whose components have `main`"
         );
-        ensure!(
-            !archive.security.is_empty(),
-            "no archive of Debian's updates for security in /etc/apt/sources.list or /etc/apt/sources.list.d: add a source whose suite ends in `-security`, as the installer of Debian does"
-        );
         Ok(archive)
     }
 
@@ -156,9 +152,16 @@ impl Archive {
         if wanted.is_empty() {
             return Ok(());
         }
+        let addresses = self.addresses(origin);
+        if addresses.is_empty() {
+            return Err(anyhow!(
+                "no archive of Debian's updates for security in /etc/apt/sources.list or /etc/apt/sources.list.d: add a source whose suite ends in `-security`, as Debian's installer does"
+            )
+            .into());
+        }
         let mut missing = wanted;
         let mut failures: Vec<Failure> = Vec::new();
-        for address in self.addresses(origin) {
+        for address in addresses {
             if missing.is_empty() {
                 break;
             }
@@ -489,6 +492,20 @@ mod tests {
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(names.len(), 1, "{names:?}");
         assert_eq!(fs::read(&good.to).unwrap(), b"right");
+    }
+
+    #[test]
+    fn who_has_no_archive_for_security_can_fetch_all_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let served = archive(&[&serve(&[("good", "right")])]);
+        let good = want(folder.path(), "good", "right");
+        served.fetch(std::slice::from_ref(&good)).unwrap();
+        let update = Wanted {
+            origin: Origin::Security,
+            ..good
+        };
+        let error = served.fetch(&[update]).unwrap_err().to_string();
+        assert!(error.contains("-security"), "{error}");
     }
 
     #[test]

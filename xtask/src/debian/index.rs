@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read as _;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use liblzma::read::XzDecoder;
 
 use super::archive::{Archive, Origin, Wanted};
@@ -58,7 +58,7 @@ impl Index {
                 return Err(refused
                     .into_iter()
                     .next()
-                    .unwrap_or_else(|| anyhow::anyhow!("no archive has {suite}")));
+                    .unwrap_or_else(|| anyhow!("no archive of {suite} in apt's sources: add one, as Debian's installer does")));
             }
         }
         Ok(index)
