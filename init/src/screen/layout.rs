@@ -77,7 +77,6 @@ fn head(facts: &Facts) -> Vec<Line> {
         .collect();
     vec![
         restless(&format!("{:<20} {phase:<38} {uptime:>20}", "Loam")),
-        steady(""),
         field("image", &facts.image),
         field("node", &node),
         field("farm", &farm),

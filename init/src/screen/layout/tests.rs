@@ -61,7 +61,6 @@ fn text(facts: &Facts) -> String {
 fn golden() {
     let expected = "\
 Loam                                                                up 3 d 04:05
-
 image     0.1.0+g3a087a6d2b1f
 node      3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f
 farm      7
@@ -74,6 +73,7 @@ daemons   storaged running   netd running   noded restarting
 network   12.net                              ready
 volume    12.data                             ready
 machine   12.web                              running
+
 
 
 
