@@ -61,6 +61,13 @@ fn bounded(text: &str, most: usize) -> String {
 
 /// A whole document.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
+    // Each is an object, and what reads objects would take a list of their fields' values for one.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(JsonError {
+            place: String::new(),
+            what: "it is a list, and not an object".to_owned(),
+        });
+    }
     let mut json = Deserializer::from_slice(bytes);
     let mut track = Track::new();
     let value = T::deserialize(serde_path_to_error::Deserializer::new(
@@ -98,6 +105,13 @@ mod tests {
 
     fn refused(text: &str) -> String {
         read::<Whole>(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        for list in ["[[]]", " \n[]", "[[{\"size\": 1}]]"] {
+            assert_eq!(refused(list), "it is a list, and not an object", "{list}");
+        }
     }
 
     #[test]
