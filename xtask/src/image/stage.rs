@@ -172,7 +172,7 @@ pub enum Packing {
     Stored,
     /// By zstd, at this level.
     Zstd(i32),
-    /// As small as zstd can, which takes half a minute.
+    /// As small as zstd can, which takes a minute or two.
     Smallest,
 }
 
