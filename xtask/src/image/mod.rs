@@ -22,6 +22,7 @@ pub mod uki;
 pub mod version;
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
@@ -324,7 +325,11 @@ impl Builder<'_> {
         self.stages.file("together.cpio.zst", &key, || {
             let mut whole = Vec::new();
             for (_, archive) in archives {
-                whole.append(&mut zstd::decode_all(&archive.read()?[..])?);
+                // Behind the frame is what aligns the archive after it.
+                zstd::Decoder::new(&archive.read()?[..])?
+                    .single_frame()
+                    .read_to_end(&mut whole)
+                    .with_context(|| format!("unpacking {}", archive.file.display()))?;
                 cpio::align(&mut whole);
             }
             let unpacked = whole.len() as u64;
