@@ -68,9 +68,8 @@ async fn a_registry_that_refuses_a_range_is_asked_for_the_whole() {
     }
 }
 
-/// Has a blob of which 5000 bytes are here from a registry that fails so often; gives whether it is whole,
-/// how much is here, and what was asked.
-async fn failing(status: &'static str, times: u32) -> (bool, usize, Vec<String>) {
+/// A registry that fails so often.
+fn failing_registry(status: &'static str, times: u32) -> TestRegistry {
     let registry = TestRegistry::start();
     let instead = Instead {
         of: "/blobs/",
@@ -79,6 +78,13 @@ async fn failing(status: &'static str, times: u32) -> (bool, usize, Vec<String>)
         headers: "",
     };
     registry.behave(|b| b.instead = Some(instead));
+    registry
+}
+
+/// Has a blob of which 5000 bytes are here from such a registry; gives whether it is whole, how much is here, and
+/// what was asked.
+async fn failing(status: &'static str, times: u32) -> (bool, usize, Vec<String>) {
+    let registry = failing_registry(status, times);
     let (done, all, asked) = rest(&registry, &bytes()[..5000]).await;
     (done.is_ok(), all.len(), asked)
 }
@@ -95,14 +101,7 @@ async fn one_that_fails_at_ranges_alone_is_asked_for_the_whole_at_last() {
 
 #[tokio::test]
 async fn one_that_is_well_again_brings_the_rest_alone() {
-    let registry = TestRegistry::start();
-    let instead = Instead {
-        of: "/blobs/",
-        times: 2,
-        status: "502 Bad Gateway",
-        headers: "",
-    };
-    registry.behave(|b| b.instead = Some(instead));
+    let registry = failing_registry("502 Bad Gateway", 2);
     let mut target = Memory::with(&bytes()[..5000]);
     let (done, asked) = have(&registry, &mut target).await;
     assert_eq!((done, target.bytes == bytes()), (Ok(()), true));
