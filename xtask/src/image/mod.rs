@@ -36,7 +36,7 @@ use crate::{lock, phase, workspace};
 use packages::Gone;
 use sizes::{Part, Sizes};
 use spec::Spec;
-use stage::{Kept, Key, Packing, Size, Stages};
+use stage::{Kept, Key, Packing, Stages};
 use tree::{DATA, EXECUTABLE, Tree};
 
 /// Whom an image is for.
@@ -322,7 +322,7 @@ impl Builder<'_> {
         for (_, archive) in archives {
             key = key.with(&archive.key);
         }
-        self.stages.file("together.cpio.zst", &key, || {
+        self.stages.packed("together", &key, Packing::Smallest, || {
             let mut whole = Vec::new();
             for (_, archive) in archives {
                 // Behind the frame is what aligns the archive after it.
@@ -332,14 +332,7 @@ impl Builder<'_> {
                     .with_context(|| format!("unpacking {}", archive.file.display()))?;
                 cpio::align(&mut whole);
             }
-            let unpacked = whole.len() as u64;
-            let mut packed = Packing::Smallest.pack(whole)?;
-            cpio::align(&mut packed);
-            let size = Size {
-                unpacked,
-                packed: packed.len() as u64,
-            };
-            Ok((packed, size))
+            Ok(whole)
         })
     }
 

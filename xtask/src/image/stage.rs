@@ -148,9 +148,20 @@ impl Stages {
         packing: Packing,
         make: impl FnOnce() -> Result<Tree>,
     ) -> Result<Kept> {
+        self.packed(name, key, packing, || Ok(cpio::archive(&make()?)))
+    }
+
+    /// The same of one or more archives that are made already.
+    pub fn packed(
+        &self,
+        name: &str,
+        key: &Key,
+        packing: Packing,
+        make: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Kept> {
         let key = key.clone().with(format!("{packing:?}"));
         self.file(&packing.archive_name(name), &key, || {
-            let archive = cpio::archive(&make()?);
+            let archive = make()?;
             let unpacked = archive.len() as u64;
             let mut packed = packing
                 .pack(archive)
@@ -188,7 +199,7 @@ impl Packing {
         }
     }
 
-    pub fn pack(self, archive: Vec<u8>) -> io::Result<Vec<u8>> {
+    fn pack(self, archive: Vec<u8>) -> io::Result<Vec<u8>> {
         match self {
             Self::Stored => Ok(archive),
             Self::Zstd(level) => zstd::encode_all(&archive[..], level),
