@@ -76,10 +76,7 @@ fn refuses_what_is_too_much_or_something_else() {
             "empty.v1",
         ),
         (r#"{"manifests":[],"config":{}}"#.to_owned(), "no type"),
-        (
-            "[]".to_owned(),
-            "the manifest cannot be read: invalid length",
-        ),
+        ("[]".to_owned(), "the manifest cannot be read: it is a list"),
         (
             r#"{"config": 5}"#.to_owned(),
             "cannot be read: `config`: invalid type",
