@@ -91,6 +91,8 @@ pub struct GuestInterface {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum GuestEvent {
+    /// The kernel has come as far as guest init, which sets the machine up now.
+    Booted,
     /// The command was started.
     Started,
     /// The command ended; 128 + signal when killed. Power-off follows.

@@ -189,8 +189,11 @@ pub enum ImageState {
         done: Bytes,
         /// Known once the manifest is here.
         total: Option<Bytes>,
-        /// Why nothing comes for now: the registry wants to be asked later, and will be.
+        /// Why nothing comes for now: the registry wants to be asked later, and will be, or others' images come
+        /// first.
         waits_for: Option<String>,
+        /// Why the try before this one failed.
+        failed_before: Option<String>,
     },
     Ready {
         /// The read-only EROFS file to hand to a machine as its disk.

@@ -61,6 +61,8 @@ pub struct InterfaceConfig {
 pub enum VmmEvent {
     /// The first virtual CPU was entered.
     Started,
+    /// The guest's init said that it sets the machine up.
+    GuestBooted,
     /// The guest's init said that its command was started.
     GuestStarted,
     /// The guest's init said that its command ended with this status.

@@ -41,22 +41,28 @@ pub async fn apply(
     course.outcome()
 }
 
-/// `fetching 40 %`, or what it waits for.
+/// `fetching 40 %`, or what it waits for; and why that is not the first try.
 pub fn fetching(state: &ImageState) -> String {
-    match state {
-        ImageState::Fetching {
-            waits_for: Some(why),
-            ..
-        } => why.clone(),
-        ImageState::Fetching {
-            done,
-            total: Some(total),
-            ..
-        } if total.get() > 0 => {
+    let ImageState::Fetching {
+        done,
+        total,
+        waits_for,
+        failed_before,
+    } = state
+    else {
+        return "fetching".into();
+    };
+    let now = match (waits_for, total) {
+        (Some(why), _) => why.clone(),
+        (None, Some(total)) if total.get() > 0 => {
             let percent = u128::from(done.get()) * 100 / u128::from(total.get());
             format!("fetching {} %", percent.min(100))
         }
-        _ => "fetching".into(),
+        (None, _) => "fetching".into(),
+    };
+    match failed_before {
+        Some(why) => format!("{now}; before that, {why}"),
+        None => now,
     }
 }
 

@@ -323,6 +323,7 @@ impl Storage for FakeNode {
                 done: Bytes(1),
                 total: Some(Bytes(2)),
                 waits_for: None,
+                failed_before: None,
             };
             state.attempts.insert(image.clone(), fetching.clone());
             fetching

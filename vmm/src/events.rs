@@ -113,6 +113,7 @@ const MOST_LIVES: u32 = 8;
 /// What the launcher has heard.
 #[derive(Debug, Default)]
 struct Told {
+    booted: bool,
     lives: u32,
     phase: Phase,
     /// The machine's own end.
@@ -159,6 +160,11 @@ impl EventPipe {
 
     pub fn guest(&mut self, event: GuestEvent) {
         let (news, event) = match event {
+            // Of a later life nobody waits for it.
+            GuestEvent::Booted => (
+                !std::mem::replace(&mut self.told.booted, true),
+                VmmEvent::GuestBooted,
+            ),
             GuestEvent::Started => (self.told.start(), VmmEvent::GuestStarted),
             GuestEvent::Exited { status } => (self.told.end(), VmmEvent::GuestExited { status }),
             GuestEvent::Failed { reason } => (
@@ -258,6 +264,9 @@ mod tests {
     fn a_guest_that_repeats_itself_is_heard_once() {
         let (reader, mut events) = pipe();
         for _ in 0..100_000 {
+            events.guest(GuestEvent::Booted);
+        }
+        for _ in 0..100_000 {
             events.guest(GuestEvent::Started);
         }
         for _ in 0..100_000 {
@@ -272,6 +281,7 @@ mod tests {
         assert_eq!(
             lines,
             [
+                VmmEvent::GuestBooted,
                 VmmEvent::GuestStarted,
                 VmmEvent::GuestExited { status: 3 },
                 VmmEvent::PoweredOff

@@ -105,6 +105,9 @@ pub fn explain(program: &Path, error: &io::Error) -> String {
              image"
         ),
         io::ErrorKind::NotFound => format!("{shown} is not in the image"),
+        io::ErrorKind::PermissionDenied if program.is_dir() => {
+            format!("{shown} cannot start: it is a folder")
+        }
         io::ErrorKind::PermissionDenied => {
             format!("{shown} cannot start: it is not executable by the machine's user")
         }
@@ -202,6 +205,9 @@ mod tests {
         assert!(explain(&program, &missing).ends_with("is not in the image"));
         std::fs::write(&program, "#!/nonexistent\n").unwrap();
         assert!(explain(&program, &missing).contains("dynamic loader"));
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(explain(&program, &denied).contains("not executable"));
+        assert!(explain(folder.path(), &denied).ends_with("it is a folder"));
         assert!(!is_executable(&program));
         assert!(!is_executable(folder.path()));
         assert!(is_executable(Path::new("/proc/self/exe")));

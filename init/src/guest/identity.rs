@@ -18,9 +18,9 @@ pub struct Identity {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    #[error("the image has no user `{0}` in /etc/passwd")]
+    #[error("there is no user `{0}` in /etc/passwd")]
     NoUser(String),
-    #[error("the image has no group `{0}` in /etc/group")]
+    #[error("there is no group `{0}` in /etc/group")]
     NoGroup(String),
 }
 

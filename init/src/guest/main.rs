@@ -147,6 +147,7 @@ fn run(machine: &mut Machine) -> Result<End> {
     let console = console::find().context("looking for the console")?;
     let (happened, happenings) = mpsc::channel();
     let agent = machine.agent.insert(Agent::find());
+    agent.tell(&GuestEvent::Booted);
     listen(agent, happened.clone()).context("listening to the VMM")?;
 
     let config = read_config().with_context(|| format!("reading {CONFIG_PATH}"))?;

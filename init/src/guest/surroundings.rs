@@ -39,7 +39,8 @@ pub struct Surroundings {
 impl Surroundings {
     /// By the image's own files; the working directory is made.
     pub fn of(config: &GuestConfig, image: &ImageFolders) -> Result<Self> {
-        let identity = identity(Path::new("/"), &config.user)?;
+        let identity = identity(Path::new("/"), &config.user)
+            .map_err(|unknown| with_what_hides_users(unknown, config))?;
         let (environment, odd) =
             command::environment(&config.env, &config.hostname, &identity.home);
         for entry in odd {
@@ -84,6 +85,16 @@ fn identity(root: &Path, user: &str) -> Result<Identity> {
     })
 }
 
+/// A volume may hide the files in which the image names its users.
+fn with_what_hides_users(unknown: Error, config: &GuestConfig) -> Error {
+    let users = Path::new("/etc/passwd");
+    let mut paths = config.mounts.iter().map(|mount| &mount.path);
+    match paths.find(|path| users.starts_with(path)) {
+        Some(path) => unknown.context(format!("the volume at {path} hides the image's users")),
+        None => unknown,
+    }
+}
+
 /// Runs in the child, between fork and exec.
 pub fn become_user(identity: &Identity, groups: &[Gid]) -> io::Result<()> {
     for (resource, current, maximum) in LIMITS {
@@ -114,7 +125,35 @@ fn set_limit(resource: Resource, current: Option<u64>, maximum: Option<u64>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use loam_node_api::guest::GuestMount;
     use std::fs;
+
+    #[test]
+    fn a_volume_that_hides_the_users_is_named() {
+        let said = |path: &str| {
+            let mut config = GuestConfig::bare("web", "image", "root", &["/bin/true"]);
+            config.mounts.push(GuestMount {
+                disk: "data".to_owned(),
+                path: path.to_owned(),
+                filesystem: None,
+            });
+            let unknown = IdentityError::NoUser("app".to_owned());
+            format!("{:#}", with_what_hides_users(unknown.into(), &config))
+        };
+        for path in ["/etc", "/etc/", "/etc/passwd"] {
+            let hidden = format!(
+                "the volume at {path} hides the image's users: there is no user `app` in /etc/passwd"
+            );
+            assert_eq!(said(path), hidden);
+        }
+        for path in ["/data", "/etc/pass", "/etc/group"] {
+            assert_eq!(
+                said(path),
+                "there is no user `app` in /etc/passwd",
+                "{path}"
+            );
+        }
+    }
 
     #[test]
     fn files_that_cannot_be_read_are_nothing_to_a_number() {

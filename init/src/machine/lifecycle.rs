@@ -22,7 +22,11 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// that does not help, as the kernel waits for a disk on its behalf, the list says so.
 const LETS_GO: Duration = Duration::from_secs(10);
 
-/// An honest VMM sends four events at most, and one for each change of health that it passes on, which
+/// How long a guest's kernel may take to come to guest init. It takes a second or two, and with twenty others on a
+/// processor that is emulated less than a minute: one that has said nothing by then hangs.
+const BOOTS: Duration = Duration::from_secs(10 * 60);
+
+/// An honest VMM sends five events at most, and one for each change of health that it passes on, which
 /// it does once in 30 s after the first four. So one is forgotten in somewhat less. Who sends more is
 /// not listened to any longer.
 const MAX_EVENTS: u32 = 64;
@@ -60,6 +64,8 @@ struct Process {
     events: u32,
     /// Up to when events were forgotten.
     forgotten: Instant,
+    /// Until when the guest shall have said something; nothing once it has.
+    boots_by: Option<Instant>,
     command_started: bool,
     /// Of the command, in its present life.
     health: Option<Health>,
@@ -195,7 +201,7 @@ impl Lifecycle {
         let own = match &self.phase {
             Phase::Over(_) => return None,
             Phase::Pause { until } => Some(*until),
-            Phase::Process(process) => process.leaves_by(),
+            Phase::Process(process) => process.leaves_by().or(process.boots_by),
             Phase::Opening => None,
         };
         let kill_at = match self.stop {
@@ -256,6 +262,7 @@ impl Lifecycle {
         }
         match event {
             VmmEvent::Started => {}
+            VmmEvent::GuestBooted => process.boots_by = None,
             VmmEvent::GuestStarted => process.guest_started(now, has_check),
             VmmEvent::GuestHealth { healthy, output } => {
                 if let Some(health) = &mut process.health {
@@ -331,6 +338,12 @@ impl Lifecycle {
                 process.silent = true;
                 self.conclude(now)
             }
+            Phase::Process(process) if process.boots_by.is_some_and(|by| by <= now) => {
+                let minutes = BOOTS.as_secs() / 60;
+                let what =
+                    format!("the guest's kernel has not started its init in {minutes} minutes");
+                self.broken(now, what)
+            }
             _ => None,
         }
     }
@@ -391,6 +404,7 @@ impl Process {
             started,
             events: 0,
             forgotten: started,
+            boots_by: Some(started + BOOTS),
             command_started: false,
             health: None,
             status: None,
@@ -405,6 +419,7 @@ impl Process {
     /// A guest that starts another kernel (kexec) has a second life in the same process. How the
     /// one before ended says nothing about how this one will.
     fn guest_started(&mut self, now: Instant, has_check: bool) {
+        self.boots_by = None;
         self.command_started = true;
         self.health = has_check.then(|| Health::starting(now));
         self.status = None;
@@ -427,6 +442,7 @@ impl Process {
     /// Nothing that it does is of use any more. The first reason for that counts.
     fn is_to_go(&mut self, now: Instant) {
         let by = now + LETS_GO;
+        self.boots_by = None;
         self.leaving.get_or_insert(Leaving { by, late: false });
     }
 

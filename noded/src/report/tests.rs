@@ -157,14 +157,30 @@ fn what_is_not_there_yet_says_what_it_waits_for() {
         done: Bytes(4),
         total: Some(Bytes(10)),
         waits_for: None,
+        failed_before: None,
     });
     assert_eq!(round.says("web"), said(State::Fetching, "fetching 40 %"));
     round.image(ImageState::Fetching {
         done: Bytes(4),
         total: None,
         waits_for: Some("asked later (429)".into()),
+        failed_before: None,
     });
     assert_eq!(round.says("web"), said(State::Pending, "asked later (429)"));
+    let again = |waits_for: Option<&str>| ImageState::Fetching {
+        done: Bytes(4),
+        total: None,
+        waits_for: waits_for.map(str::to_owned),
+        failed_before: Some("no such layer".into()),
+    };
+    for (waits_for, state, now) in [
+        (None, State::Fetching, "fetching"),
+        (Some("others first"), State::Pending, "others first"),
+    ] {
+        round.image(again(waits_for));
+        let detail = format!("{now}; before that, no such layer");
+        assert_eq!(round.says("web"), said(state, &detail));
+    }
     round.image(ImageState::Failed("no route".into()));
     assert_eq!(round.says("web"), said(State::Failed, "no route"));
     // Another's registry has brought it.
@@ -412,6 +428,7 @@ fn how_the_version_before_ended_is_not_told_of_the_next() {
             done: Bytes(1),
             total: None,
             waits_for: None,
+            failed_before: None,
         });
         let web = round.of("web");
         assert_eq!((web.state, web.exit_status), (State::Fetching, None));

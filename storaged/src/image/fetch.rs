@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -62,6 +62,8 @@ pub struct Progress {
     pub done: AtomicU64,
     /// 0 until the manifest is here.
     pub total: AtomicU64,
+    /// Others come first.
+    pub queues: AtomicBool,
     /// On which pool it puts its files, once it has any.
     pub at: Arc<OnceLock<Arc<Pool>>>,
 }
@@ -250,7 +252,9 @@ impl Fetch {
         begun: &mut Option<Arc<Staging>>,
     ) -> Result<Brought, FetchError> {
         let registry = registry?;
+        self.progress.queues.store(true, Ordering::Relaxed);
         let turn = self.turn(&self.means.fetching).await?;
+        self.progress.queues.store(false, Ordering::Relaxed);
         let (resolved, config) = tokio::select! {
             documents = self.documents(&registry) => documents?,
             () = self.stop.wait() => return Err(FetchError::Stopped),

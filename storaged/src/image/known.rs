@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Instant,
 };
 
@@ -44,6 +44,8 @@ pub enum Attempt {
         number: u64,
         progress: Arc<Progress>,
         stop: Stop,
+        /// Why the one before failed.
+        failed_before: Option<String>,
         /// Named last. The fetch may have begun with another one.
         login: Option<ImageLogin>,
     },
@@ -192,13 +194,18 @@ impl Attempt {
 
     pub fn status(&self, image: &Image) -> ImageStatus {
         let state = match self {
-            Self::Fetching { progress, .. } => {
+            Self::Fetching {
+                progress,
+                failed_before,
+                ..
+            } => {
                 let (done, total) = fetch::shown(progress);
-                let waits_for = None;
+                let queues = progress.queues.load(Ordering::Relaxed);
                 ImageState::Fetching {
                     done,
                     total,
-                    waits_for,
+                    waits_for: queues.then(|| "others' images are fetched first".to_owned()),
+                    failed_before: failed_before.clone(),
                 }
             }
             Self::Failed(failure) if failure.waits.is_some() => {
@@ -207,6 +214,7 @@ impl Attempt {
                     done: Bytes(left.map_or(0, |left| left.claim().bytes())),
                     total: None,
                     waits_for: failure.record.why.clone(),
+                    failed_before: None,
                 }
             }
             Self::Failed(failure) => {

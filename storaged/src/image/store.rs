@@ -176,6 +176,7 @@ impl Images {
         let progress = Arc::<Progress>::default();
         let stop = Stop::default();
         let (image, login) = (request.image(), request.login.clone());
+        let failed_before = record.why.clone();
         let mut fetch = Fetch {
             request: request.clone(),
             pools: known.pools.clone(),
@@ -198,6 +199,7 @@ impl Images {
             number,
             progress,
             stop,
+            failed_before,
             login,
         }
     }

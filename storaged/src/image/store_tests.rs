@@ -921,6 +921,57 @@ async fn who_is_slow_lets_others_pass_and_gets_on() {
 }
 
 #[tokio::test]
+async fn who_comes_after_others_says_so_and_why_it_failed_before() {
+    let ([slow, fails], [held, _]) = two_registries();
+    let waits = fails.image(&[Layer::default().file("other", b"").tar()]);
+    let mut node = Node::new();
+    let pools = vec![node.pool.clone()];
+    let means = Means {
+        fetching: Queue::new(Places {
+            all: 1,
+            of_one_site: 1,
+        }),
+        ..means(node.builds.clone(), anywhere())
+    };
+    node.images = Images::with(Arc::new(move || pools.clone()), means, node.changes.clone());
+    fails.behave(|b| b.down = true);
+    assert!(node.failed(&waits).await.contains("500"));
+    fails.behave(|b| b.down = false);
+    slow.behave(|b| b.drip = Some(50_000));
+    node.images.ensure(held.clone().into());
+    while node.claimed() < 50_000 {
+        tokio::task::yield_now().await;
+    }
+    node.forgive();
+    let (queued, before) = loop {
+        match node.images.ensure(waits.clone().into()).state {
+            ImageState::Fetching {
+                waits_for: Some(why),
+                failed_before,
+                ..
+            } => break (why, failed_before),
+            ImageState::Fetching { .. } => tokio::task::yield_now().await,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(queued.contains("first"), "{queued}");
+    assert!(before.is_some_and(|why| why.contains("500")));
+    // Whose turn it is waits for nobody, and has not failed.
+    let status = node.images.ensure(held.clone().into());
+    let ImageState::Fetching {
+        waits_for: None,
+        failed_before: None,
+        ..
+    } = status.state
+    else {
+        panic!("{status:?}");
+    };
+    slow.behave(|b| b.drip = None);
+    node.ready(&held).await;
+    node.ready(&waits).await;
+}
+
+#[tokio::test]
 async fn a_slow_registry_keeps_what_it_brought_and_a_bad_image_nothing() {
     let registry = TestRegistry::start();
     let image = registry.image(&layers());

@@ -46,6 +46,41 @@ fn exit(life: &Lifecycle) -> Exit {
 }
 
 #[test]
+fn a_guest_that_hangs_in_its_boot_has_failed() {
+    let launched = || {
+        let now = Instant::now();
+        let mut life = Lifecycle::new(OnReset::Restart, true);
+        launch(&mut life, now);
+        assert_eq!(life.deadline(), Some(now + BOOTS));
+        (life, now)
+    };
+    let (mut life, now) = launched();
+    life.step(now, Input::Event(VmmEvent::Started));
+    let by = now + BOOTS;
+    assert_eq!(life.step(by - Duration::from_millis(1), Input::Tick), None);
+    assert_eq!(life.step(by, Input::Tick), Some(Action::Kill));
+    assert_eq!(life.deadline(), Some(by + LETS_GO));
+    assert_eq!(life.step(by, ENDED), Some(Action::Release));
+    let Exit::Failed(why) = exit(&life) else {
+        panic!("it has not failed");
+    };
+    assert!(why.contains("10 minutes"), "{why}");
+
+    // Whoever has begun to set itself up may take as long as its disks do.
+    for word in [VmmEvent::GuestBooted, VmmEvent::GuestStarted] {
+        let (mut life, now) = launched();
+        life.step(now, Input::Event(word));
+        assert_eq!(life.deadline(), None);
+        assert_eq!(life.step(now + 2 * BOOTS, Input::Tick), None);
+    }
+
+    // One that is on its way out is not waited for.
+    let (mut life, now) = launched();
+    life.step(now, Input::Event(VmmEvent::Reset));
+    assert_eq!(life.deadline(), Some(now + LETS_GO));
+}
+
+#[test]
 fn powers_off_with_its_commands_status() {
     let (mut life, now) = running();
     life.step(now, Input::Event(VmmEvent::GuestExited { status: 3 }));

@@ -239,6 +239,7 @@ impl World {
                         done: Bytes(1),
                         total: None,
                         waits_for: None,
+                        failed_before: None,
                     }
                 } else {
                     ImageState::Ready { path: "/i".into() }

@@ -27,8 +27,9 @@ pub struct Agent {
     health: Pace,
 }
 
-/// Events from one guest that are passed on; a life has three, and lives are told up to eight.
-const MOST_EVENTS: u32 = 24;
+/// Events from one guest that are passed on; a life has three, and lives are told up to eight;
+/// the first says also that it begins.
+const MOST_EVENTS: u32 = 8 * 4;
 
 /// Guest init tells its health once in [`HEALTH_PAUSE`](loam_node_api::guest::HEALTH_PAUSE). Twice as
 /// often is passed on, as this thread may see late what came in time.
