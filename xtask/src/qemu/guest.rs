@@ -190,13 +190,21 @@ impl GuestOptions {
         let process = Process::start(qemu, handed).context("starting QEMU")?;
         let said = self.folder.join("console.txt");
         let transcript = Transcript::record(console.try_clone()?, &said)?;
-        Ok(Guest {
+        let guest = Guest {
             process,
             console,
             transcript,
             events: events(agent.try_clone()?),
             agent,
-        })
+        };
+        if self.agent {
+            let first = guest.event()?;
+            ensure!(
+                first == GuestEvent::Booted,
+                "guest init's first word is {first:?}"
+            );
+        }
+        Ok(guest)
     }
 }
 
@@ -227,7 +235,7 @@ impl Guest {
             .context("typing on the machine's console")
     }
 
-    /// The next that guest init tells the VMM.
+    /// The next that guest init tells the VMM, after its first word.
     pub fn event(&self) -> Result<GuestEvent> {
         match self.events.recv_timeout(PATIENCE) {
             Ok(event) => event,
