@@ -88,6 +88,9 @@ mod tests {
             toml::from_str(&format!(
                 "{head}\nsuite = 't'\ncommand_line = ''\nours = []\ndebian = []\n\
                  stub = {{ package = 's', file = 'f' }}\n\
+                 bios.grub = {{ package = 'g', folder = '/g' }}\n\
+                 bios.mkimage = {{ package = 'm', file = '/m' }}\n\
+                 bios.ipxe = {{ package = 'i', file = '/i' }}\n\
                  kernel = {{ package = 'k', load = [], modules = [] }}\n\
                  guest = {{ source = 'g', config = 'c', init = 'i', debian = {{ package = 'd', modules = [] }} }}\n"
             ))

@@ -46,6 +46,8 @@ pub(super) fn choose(spec: &Spec, before: &Lock) -> Result<Lock> {
         resolve::kernel(&index, &spec.guest.source)?,
         resolve::kernel(&index, &spec.guest.debian.package)?,
         resolve::alone(&index, &spec.stub.package)?,
+        resolve::alone(&index, &spec.bios.grub.package)?,
+        resolve::alone(&index, &spec.bios.ipxe.package)?,
     ];
     packages.append(&mut phase::run("programs and libraries", |_| {
         let used = programs(&index, spec)?;
@@ -62,8 +64,9 @@ pub(super) fn choose(spec: &Spec, before: &Lock) -> Result<Lock> {
 
 /// Of all that the programs' packages depend on, those that have a library they load.
 fn programs(index: &Index, spec: &Spec) -> Result<Vec<Locked>> {
-    let names: Vec<&str> = spec
-        .debian
+    let mut wanted = spec.debian.clone();
+    wanted.extend(spec.tools()?);
+    let names: Vec<&str> = wanted
         .iter()
         .map(|debian| debian.package.as_str())
         .collect();
@@ -74,7 +77,7 @@ fn programs(index: &Index, spec: &Spec) -> Result<Vec<Locked>> {
         .iter()
         .map(|package| Ok((package.name.clone(), lock::verified(package)?)))
         .collect::<Result<Vec<_>>>()?;
-    let (_, used) = Pool::read(&files)?.closure(&spec.debian)?;
+    let (_, used) = Pool::read(&files)?.closure(&wanted)?;
     Ok(all
         .into_values()
         .filter(|package| used.contains(&package.name))

@@ -25,19 +25,40 @@ pub struct Spec {
     pub time: Option<toml::Table>,
     /// Becomes `/etc/loam/mirrors.toml`: who is asked for images before their registries.
     pub mirrors: Option<toml::Table>,
-    pub stub: Stub,
+    pub stub: PackageFile,
+    pub bios: Bios,
     pub kernel: Kernel,
     pub guest: Guest,
     pub ours: Vec<Ours>,
     pub debian: Vec<Debian>,
 }
 
-/// The EFI program that starts the kernel out of the UKI.
+/// One file of a package, by its absolute path: as the EFI program that starts the kernel out of the UKI.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stub {
+pub struct PackageFile {
     pub package: String,
     pub file: String,
+}
+
+/// All files of a package below a folder, by its absolute path.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackageFolder {
+    pub package: String,
+    pub folder: String,
+}
+
+/// What starts the image on machines without UEFI.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bios {
+    /// GRUB's images and modules.
+    pub grub: PackageFolder,
+    /// The program that puts them together.
+    pub mkimage: PackageFile,
+    /// iPXE, for machines whose firmware boots over the network by PXE.
+    pub ipxe: PackageFile,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -140,6 +161,15 @@ impl Spec {
         let spec: Self = toml::from_str(text)?;
         Lines::of(text)?.check(&spec)?;
         Ok(spec)
+    }
+
+    /// Debian's programs that are run here, with the libraries that they name.
+    pub fn tools(&self) -> Result<[Debian; 1]> {
+        let PackageFile { package, file } = &self.bios.mkimage;
+        Ok([Debian {
+            package: package.clone(),
+            files: [(Place::new(file)?, file.clone())].into(),
+        }])
     }
 
     /// Those of this workspace that the image's programs are from.
