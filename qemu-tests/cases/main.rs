@@ -18,6 +18,7 @@ mod hanging_disk;
 mod hello;
 mod ipv6_only;
 mod late;
+mod media;
 mod moved_disk;
 mod power_cut;
 mod private_image;

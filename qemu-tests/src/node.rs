@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use loam_chain::NodeRecord;
 use loam_node_api::debug::{DebugRequest, DebugResponse};
-use xtask::qemu::{Disk, Node as Machine, NodeConfig, WatchdogAction, accel::Choice};
+use xtask::qemu::{Disk, Medium, Node as Machine, NodeConfig, WatchdogAction, accel::Choice};
 
 use crate::{
     folder,
@@ -28,6 +28,12 @@ const READY: [(&str, &str); 4] = [
     ("netd", "took over what was here"),
     ("storaged", "every disk has been looked at"),
 ];
+
+/// The image that is tested, as a disk; its other media are beside it.
+pub fn tested_image() -> anyhow::Result<PathBuf> {
+    let image = std::env::var_os("LOAM_IMAGE").map(PathBuf::from);
+    image.context("LOAM_IMAGE does not name the image; run `cargo xtask test`")
+}
 
 /// What QEMU's user network gives a node.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +68,10 @@ pub struct NodeOptions {
     pub time: Option<String>,
     /// What it boots in place of the image that is tested.
     pub image: Option<PathBuf>,
+    /// As what it finds that, if it may be several.
+    pub medium: Option<Medium>,
+    /// Whether it has a BIOS, and no UEFI.
+    pub bios: bool,
     /// `grid.toml` that QEMU offers, in place of that of the case's grid.
     pub offered_grid: Option<String>,
 }
@@ -80,6 +90,8 @@ impl Default for NodeOptions {
             battery_clock: None,
             time: None,
             image: None,
+            medium: None,
+            bios: false,
             offered_grid: None,
         }
     }
@@ -100,11 +112,10 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// Boots a new node, and waits until it is registered.
     pub fn boot(grid: &'a Grid, options: NodeOptions) -> anyhow::Result<Self> {
-        let tested = || std::env::var_os("LOAM_IMAGE").map(PathBuf::from);
-        let image = options
-            .image
-            .or_else(tested)
-            .context("LOAM_IMAGE does not name the image; run `cargo xtask test`")?;
+        let image = match options.image {
+            Some(image) => image,
+            None => tested_image()?,
+        };
         let known = grid.latest_nodes()?;
         let offered = match options.offered_grid {
             Some(grid) => grid,
@@ -119,6 +130,12 @@ impl<'a> Node<'a> {
             .debug_port();
         if let Uplink::Ipv6 { .. } = options.uplink {
             config = config.ipv6_only();
+        }
+        if let Some(medium) = options.medium {
+            config = config.medium(medium);
+        }
+        if options.bios {
+            config = config.bios();
         }
         for (index, source) in options.full_disks.iter().enumerate() {
             let name = format!("full{index}");

@@ -17,3 +17,4 @@ pub mod registry;
 pub mod setup;
 pub mod up;
 pub mod workspace;
+pub mod write_usb;

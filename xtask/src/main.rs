@@ -1,6 +1,6 @@
 //! The command line of the pipeline: `cargo xtask COMMAND`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -10,8 +10,8 @@ use xtask::check::Wanted;
 use xtask::image::Purpose;
 use xtask::image::packages::Gone;
 use xtask::qemu::accel::{Choice, VARIABLE};
-use xtask::qemu::{Disk, NodeConfig};
-use xtask::{bench, check, image, interrupt, mutants, setup, up, workspace};
+use xtask::qemu::{Disk, Medium, NodeConfig};
+use xtask::{bench, check, image, interrupt, mutants, setup, up, workspace, write_usb};
 
 /// Builds Loam's image, boots it in QEMU, and tests it.
 ///
@@ -31,7 +31,8 @@ enum Command {
     /// Debian packages are installed by apt-get as root or by passwordless sudo; for another
     /// account the command to run is printed, and nothing is changed.
     Setup,
-    /// Make the image: target/image/loam.efi (a unified kernel image) and loam.img (a USB disk).
+    /// Make the image: in target/image loam.efi (a unified kernel image), loam.img (a USB disk), loam.iso (a CD,
+    /// or a stick) and loam-network (what a server gives to machines that boot over a network).
     ///
     /// image/image.toml says what goes in. Packages come from the Debian archive that this machine's
     /// apt uses, by the hashes in image/packages.lock.
@@ -55,6 +56,22 @@ enum Command {
         /// The grid that a released image joins: a file like /etc/loam/grid.toml.
         #[arg(long, value_name = "FILE", requires = "release")]
         grid: Option<PathBuf>,
+        /// Say what is wrong with a finished medium instead: a .efi, .img or .iso, the folder for a network, or a
+        /// stick's device.
+        #[arg(long, value_name = "MEDIUM", exclusive = true)]
+        check: Option<PathBuf>,
+    },
+    /// Write the image to a USB stick, and read back what was written.
+    ///
+    /// Asks for the stick's serial number, refuses whatever is no stick or is in use, and leaves nothing that
+    /// boots where it is interrupted. As root.
+    WriteUsb {
+        /// The stick, such as /dev/sdb [default: list the sticks that are plugged in].
+        device: Option<PathBuf>,
+        /// The disk (.img) or ISO to write [default: the image of this workspace, built anew where something
+        /// changed].
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
     },
     /// Boot the image in QEMU, its console in this terminal.
     ///
@@ -126,10 +143,15 @@ enum Bench {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// A disk (.img) or a unified kernel image (.efi) [default: the image of this workspace,
-    /// built anew where something changed].
+    /// A disk (.img), a CD (.iso), a unified kernel image (.efi), or a folder to boot over the network
+    /// from [default: the image of this workspace, built anew where something changed].
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    medium: RunMedium,
+    /// Start it by a BIOS, as machines without UEFI have.
+    #[arg(long)]
+    bios: bool,
     /// The node's memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory: u32,
@@ -148,6 +170,32 @@ struct Run {
     /// Let a port of 127.0.0.1 reach a port of the node. May be repeated.
     #[arg(long, value_name = "HOST:NODE", value_parser = forward)]
     forward: Vec<(u16, u16)>,
+}
+
+/// As what the node finds the image.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct RunMedium {
+    /// As a disk at its USB port, also an .iso [default].
+    #[arg(long)]
+    usb: bool,
+    /// As a CD.
+    #[arg(long)]
+    iso: bool,
+    /// Over its network, by TFTP.
+    #[arg(long)]
+    pxe: bool,
+}
+
+impl RunMedium {
+    fn asked(&self) -> Option<Medium> {
+        match (self.usb, self.iso, self.pxe) {
+            (true, ..) => Some(Medium::Stick),
+            (_, true, _) => Some(Medium::Cd),
+            (.., true) => Some(Medium::Network),
+            _ => None,
+        }
+    }
 }
 
 fn forward(text: &str) -> Result<(u16, u16)> {
@@ -176,15 +224,26 @@ fn run(arguments: Arguments) -> Result<()> {
             allow_older,
             ..
         } => image::relock::update(allow_older),
+        Command::Image {
+            check: Some(medium),
+            ..
+        } => check_medium(&medium),
+        Command::WriteUsb { device, image } => write_usb::run(device.as_deref(), || match image {
+            Some(image) => Ok(image),
+            None => Ok(image::build()?.disk),
+        }),
         Command::Image { locked, grid, .. } => {
             let purpose = match grid {
                 Some(file) => Purpose::Release(image::grid(&file)?),
                 None => Purpose::Development,
             };
             let gone = if locked { Gone::Refuse } else { purpose.gone() };
-            let image = image::build_from(&purpose, gone)?;
+            let image = image::build_from(&purpose, gone, image::Media::All)?;
             println!("{}", image.sizes.table());
             println!("{}\n{}", image.uki.display(), image.disk.display());
+            if let Some(more) = image.more {
+                println!("{}\n{}", more.iso.display(), more.network.display());
+            }
             Ok(())
         }
         Command::Run(run) => run.run(),
@@ -219,17 +278,40 @@ fn run(arguments: Arguments) -> Result<()> {
     }
 }
 
+fn check_medium(medium: &Path) -> Result<()> {
+    let checked = image::media::check::check(medium)?;
+    let version = checked.version.as_deref().unwrap_or("of no known version");
+    println!("{}: {}, Loam {version}", medium.display(), checked.what);
+    for line in &checked.wrong {
+        println!("wrong: {line}");
+    }
+    if !checked.wrong.is_empty() {
+        bail!("{} is not as it was made", medium.display());
+    }
+    println!("it is whole");
+    Ok(())
+}
+
 impl Run {
     fn run(self) -> Result<()> {
-        let image = match self.image {
-            Some(image) => image,
-            None => image::build()?.disk,
+        let medium = self.medium.asked();
+        let image = match (self.image, medium) {
+            (Some(image), _) => image,
+            (None, Some(Medium::Cd)) => image::build_all()?.1.iso,
+            (None, Some(Medium::Network)) => image::build_all()?.1.network,
+            (None, _) => image::build()?.disk,
         };
         let accel = self.accel.decide(&image::linux());
         let mut node = NodeConfig::new(workspace::target().join("run"), image)
             .memory_mib(self.memory)
             .cpus(self.cpus)
             .accel(accel);
+        if let Some(medium) = medium {
+            node = node.medium(medium);
+        }
+        if self.bios {
+            node = node.bios();
+        }
         for number in 0..self.disks {
             node = node.disk(Disk::new(format!("data{number}"), 16 << 30));
         }

@@ -32,7 +32,7 @@ pub fn folder() -> PathBuf {
 
 /// The cases of every day, on the image as it is now.
 pub fn run() -> Result<Outcome> {
-    let image = image::build()?;
+    let (image, _) = image::build_all()?;
     run_chosen(
         &image,
         Scope::Cases,
@@ -45,7 +45,7 @@ pub fn run() -> Result<Outcome> {
 
 /// The cases of every day and all slow tests, without those that have passed with the same bytes.
 pub fn run_all(deadline: Instant) -> Result<Outcome> {
-    let image = image::build()?;
+    let (image, _) = image::build_all()?;
     let tests = nextest::list(Scope::Workspace, &format!("all() - {ALONE}"))?;
     let tests: Vec<Test> = tests
         .into_iter()
@@ -108,7 +108,7 @@ pub fn run_named(name: &str) -> Result<Outcome> {
         "no case has `{name}` in its name; there are\n  {}",
         names(&known).join("\n  ")
     );
-    let image = image::build()?;
+    let (image, _) = image::build_all()?;
     let filters: Vec<&str> = chosen.iter().map(|test| test.filter.as_str()).collect();
     let mut how = vec!["--run-ignored=all"];
     if chosen.len() == 1 {

@@ -90,7 +90,7 @@ const STEPS: [Step; 5] = [
         key: "image",
         name: "image",
         run: |_| {
-            let image = image::build()?;
+            let (image, _) = image::build_all()?;
             println!("{}", image.sizes.table());
             Ok(Outcome::default())
         },

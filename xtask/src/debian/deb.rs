@@ -24,24 +24,69 @@ pub fn read(
     wanted: impl Fn(&str) -> bool,
     mut take: impl FnMut(String, Entry) -> Result<()>,
 ) -> Result<()> {
+    let unpacking = || format!("unpacking {}", deb.display());
+    member(deb, "data", |tar| {
+        read_tar(tar, wanted, &mut take).with_context(unpacking)
+    })
+}
+
+/// What the package says of itself: its control file.
+pub fn control(deb: &Path) -> Result<String> {
+    let mut control = None;
+    member(deb, "control", |tar| {
+        read_tar(tar, |path| path == "control", &mut |_, entry| {
+            if let Entry::File(bytes) = entry {
+                control = Some(String::from_utf8_lossy(&bytes).into_owned());
+            }
+            Ok(())
+        })
+    })?;
+    control.with_context(|| format!("{}: no control file in it", deb.display()))
+}
+
+/// Hands the unpacked `NAME.tar` of the package to `read`.
+fn member(
+    deb: &Path,
+    name: &str,
+    read: impl FnOnce(Box<dyn Read + '_>) -> Result<()>,
+) -> Result<()> {
     let file = File::open(deb).with_context(|| format!("opening {}", deb.display()))?;
     let mut members = ar::Archive::new(BufReader::new(file));
     while let Some(member) = members.next_entry() {
         let member = member.with_context(|| format!("{} is no package", deb.display()))?;
-        let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
-        let data: Box<dyn Read + '_> = match name.trim_end_matches('/') {
-            "data.tar.xz" => Box::new(XzDecoder::new_multi_decoder(member)),
-            "data.tar.zst" => Box::new(zstd::Decoder::new(member)?),
-            "data.tar" => Box::new(member),
-            other if other.starts_with("data.tar") => {
-                bail!("{}: cannot decompress {other}", deb.display())
-            }
-            _ => continue,
+        let found = String::from_utf8_lossy(member.header().identifier()).into_owned();
+        let Some(packing) = found
+            .trim_end_matches('/')
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix(".tar"))
+        else {
+            continue;
         };
-        return read_tar(data, wanted, &mut take)
-            .with_context(|| format!("unpacking {}", deb.display()));
+        let tar: Box<dyn Read + '_> = match packing {
+            ".xz" => Box::new(XzDecoder::new_multi_decoder(member)),
+            ".zst" => Box::new(zstd::Decoder::new(member)?),
+            "" => Box::new(member),
+            other => bail!("{}: cannot decompress {name}.tar{other}", deb.display()),
+        };
+        return read(tar);
     }
-    bail!("{}: no data.tar in it", deb.display())
+    bail!("{}: no {name}.tar in it", deb.display())
+}
+
+/// The file of the package at `path`, which has no leading slash.
+pub fn file(deb: &Path, path: &str) -> Result<Vec<u8>> {
+    let mut found = None;
+    read(
+        deb,
+        |file| file == path,
+        |_, entry| {
+            if let Entry::File(bytes) = entry {
+                found = Some(bytes);
+            }
+            Ok(())
+        },
+    )?;
+    found.with_context(|| format!("no /{path} in {}", deb.display()))
 }
 
 fn read_tar(
@@ -119,7 +164,11 @@ mod tests {
         let data = tar.into_inner().unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut ar = ar::Builder::new(file.reopen().unwrap());
-        for (name, bytes) in [("debian-binary", &b"2.0\n"[..]), ("data.tar", &data)] {
+        for (name, bytes) in [
+            ("debian-binary", &b"2.0\n"[..]),
+            ("control.tar", &data),
+            ("data.tar", &data),
+        ] {
             ar.append(&ar::Header::new(name.into(), bytes.len() as u64), bytes)
                 .unwrap();
         }
@@ -143,6 +192,14 @@ mod tests {
             found,
             [("usr/sbin/tool".to_owned(), Entry::File(b"t".to_vec()))]
         );
+    }
+
+    #[test]
+    fn gives_what_a_package_says_of_itself() {
+        let deb = package(&[("./control", b"Package: x\n"), ("./md5sums", b"")]);
+        assert_eq!(control(deb.path()).unwrap(), "Package: x\n");
+        let error = control(package(&[]).path()).unwrap_err().to_string();
+        assert!(error.ends_with("no control file in it"), "{error}");
     }
 
     #[test]

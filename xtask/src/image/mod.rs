@@ -7,9 +7,10 @@
 pub mod base;
 pub mod cpio;
 pub mod daemons;
-pub mod disk;
 pub mod guest_kernel;
+pub mod initrd;
 pub mod kernel;
+pub mod media;
 pub mod module;
 pub mod packages;
 pub mod programs;
@@ -21,18 +22,21 @@ pub mod tree;
 pub mod uki;
 pub mod version;
 
+use std::cell::LazyCell;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use loam_chain::GridConfig;
 
-use crate::debian::deb::{self, Entry};
+use crate::debian::deb;
 use crate::debian::lock::{Lock, Locked, verified};
 use crate::{lock, phase, workspace};
+use media::grub::Grub;
+use media::{network, sums};
 use packages::Gone;
 use sizes::{Part, Sizes};
 use spec::Spec;
@@ -74,6 +78,15 @@ impl Purpose {
 const ONCE: Packing = Packing::Zstd(15);
 const OFTEN: Packing = Packing::Zstd(9);
 
+/// Which media to make of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// What QEMU boots here: the UKI, and a disk with it.
+    Here,
+    /// All that a farmer may boot.
+    All,
+}
+
 /// The finished image.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -81,7 +94,16 @@ pub struct Image {
     pub uki: PathBuf,
     /// The same on a disk.
     pub disk: PathBuf,
+    pub more: Option<More>,
     pub sizes: Sizes,
+}
+
+/// The media that are made of an image for farmers alone.
+#[derive(Debug, Clone)]
+pub struct More {
+    pub iso: PathBuf,
+    /// A folder, to boot over a network from.
+    pub network: PathBuf,
 }
 
 /// Where images go.
@@ -150,14 +172,22 @@ pub fn build() -> Result<Image> {
     build_for(&Purpose::Development)
 }
 
+/// The same, with all media.
+pub fn build_all() -> Result<(Image, More)> {
+    let purpose = Purpose::Development;
+    let image = build_from(&purpose, purpose.gone(), Media::All)?;
+    let more = image.more.clone().context("all media were asked for")?;
+    Ok((image, more))
+}
+
 /// Runs every stage whose inputs have changed.
 pub fn build_for(purpose: &Purpose) -> Result<Image> {
-    build_from(purpose, purpose.gone())
+    build_from(purpose, purpose.gone(), Media::Here)
 }
 
 /// The same; `gone` says what to do about packages that the archive does not have any more. Debian's part is
 /// fetched and unpacked while cargo compiles ours: one waits for the network, the other for processors.
-pub fn build_from(purpose: &Purpose, gone: Gone) -> Result<Image> {
+pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> {
     let (spec_file, lock_file) = inputs();
     let mut spec = Spec::read(&spec_file)?;
     if let Purpose::Release(grid) = purpose {
@@ -187,7 +217,7 @@ pub fn build_from(purpose: &Purpose, gone: Gone) -> Result<Image> {
         });
         let (debian, ours) = (joined_thread(debian), joined_thread(ours));
         let (builder, debian) = debian?;
-        builder.build(debian, &ours?)
+        builder.build(debian, &ours?, media)
     })
 }
 
@@ -262,7 +292,7 @@ impl Builder<'_> {
         })
     }
 
-    fn build(&self, debian: Debian, binaries: &Path) -> Result<Image> {
+    fn build(&self, debian: Debian, binaries: &Path, media: Media) -> Result<Image> {
         let release = kernel::release(self.lock.get(&self.spec.kernel.package)?)?;
         let guest_init = self.guest_init(binaries)?;
         let guest = phase::run("guests' kernel and initrd", |_| {
@@ -307,9 +337,10 @@ impl Builder<'_> {
                 initrd.push(together);
             }
         }
-        let image = phase::run("unified kernel image", |_| {
-            self.uki(release, &linux, &initrd)
+        let uki = phase::run("unified kernel image", |_| {
+            remark(self.uki(release, &linux, &initrd)?)
         })?;
+        let image = phase::run("media", |_| self.media(&uki, media))?;
         let record = folder().join(format!(".{}.sizes", self.purpose.image()));
         let sizes = Sizes::record(&record, parts)?;
         Ok(Image { sizes, ..image })
@@ -468,7 +499,7 @@ impl Builder<'_> {
             .archive("base", &key, OFTEN, || base::tree(self.spec, &self.version))
     }
 
-    fn uki(&self, release: &str, linux: &Kept, initrd: &[Kept]) -> Result<(Image, String)> {
+    fn uki(&self, release: &str, linux: &Kept, initrd: &[Kept]) -> Result<Kept> {
         let stub = self.lock.get(&self.spec.stub.package)?;
         let mut key = Key::of_pipeline()
             .with(&stub.sha256)
@@ -480,8 +511,7 @@ impl Builder<'_> {
             key = key.with(&part.key);
         }
         let name = self.purpose.image();
-        let media = Stages::new(folder())?;
-        let uki = media.plain(&format!("{name}.efi"), &key, || {
+        Stages::new(folder())?.plain(&format!("{name}.efi"), &key, || {
             let contents = uki::Contents {
                 os_release: &base::os_release(&self.version),
                 command_line: &self.spec.command_line,
@@ -490,33 +520,71 @@ impl Builder<'_> {
                 linux: &linux.read()?,
             };
             uki::assemble(&self.stub(stub)?, &contents)
+        })
+    }
+
+    fn media(&self, uki: &Kept, media: Media) -> Result<(Image, String)> {
+        let name = self.purpose.image();
+        let bios = &self.spec.bios;
+        let mut key = Key::of_pipeline().with(&uki.key).with(format!("{bios:?}"));
+        for package in [&bios.grub.package, &bios.ipxe.package] {
+            key = key.with(&self.lock.get(package)?.sha256);
+        }
+        let grub = LazyCell::new(|| Grub::of(self.spec, &self.lock, self.stages));
+        let grub = || grub.as_ref().map_err(|error| anyhow!("GRUB: {error:#}"));
+        let out = Stages::new(folder())?;
+        let disk = out.plain(&format!("{name}.img"), &key, || {
+            media::disk::image(&uki.read()?, grub()?)
         })?;
-        let disk = media.plain(&format!("{name}.img"), &key, || disk::image(&uki.read()?))?;
-        let remark = format!("{}{}", sizes::mebibytes(uki.size.packed), kept(&uki));
-        Ok((
-            Image {
-                uki: uki.file,
-                disk: disk.file,
-                sizes: Sizes::default(),
-            },
-            remark,
-        ))
+        let mut made = vec!["disk"];
+        let more = match media {
+            Media::Here => None,
+            Media::All => {
+                let iso = out.plain(&format!("{name}.iso"), &key, || {
+                    media::iso::image(&uki.read()?, grub()?)
+                })?;
+                made.extend(["CD", "network"]);
+                let more = More {
+                    iso: iso.file,
+                    network: self.network(uki, &key)?,
+                };
+                let files = network::NAMES.map(|name| more.network.join(name));
+                let media = [&uki.file, &disk.file, &more.iso].map(PathBuf::clone);
+                out.plain(&sums::name(name), &key, || {
+                    sums::of(&folder(), media.iter().chain(&files))
+                })?;
+                Some(more)
+            }
+        };
+        let image = Image {
+            uki: uki.file.clone(),
+            disk: disk.file.clone(),
+            more,
+            sizes: Sizes::default(),
+        };
+        Ok((image, format!("{}{}", made.join(", "), kept(&disk))))
+    }
+
+    /// The folder of what a server gives to machines that boot over a network.
+    fn network(&self, uki: &Kept, key: &Key) -> Result<PathBuf> {
+        let folder = folder().join(format!("{}-network", self.purpose.image()));
+        let stages = Stages::new(folder.clone())?;
+        let files = LazyCell::new(|| network::files(&uki.read()?, self.spec, &self.lock));
+        for name in network::NAMES {
+            stages.plain(name, key, || {
+                let files = files
+                    .as_ref()
+                    .map_err(|error: &Error| anyhow!("{error:#}"))?;
+                let file = files.iter().find(|(file, _)| *file == name);
+                Ok(file.context("a file of the folder")?.1.clone())
+            })?;
+        }
+        Ok(folder)
     }
 
     fn stub(&self, package: &Locked) -> Result<Vec<u8>> {
         let path = self.spec.stub.file.trim_start_matches('/');
-        let mut stub = None;
-        deb::read(
-            &verified(package)?,
-            |file| file == path,
-            |_, entry| {
-                if let Entry::File(bytes) = entry {
-                    stub = Some(bytes);
-                }
-                Ok(())
-            },
-        )?;
-        stub.with_context(|| format!("no /{path} in {}", package.name))
+        deb::file(&verified(package)?, path)
     }
 }
 
@@ -538,6 +606,8 @@ fn program_packages<'a>(spec: &Spec, lock: &'a Lock) -> Vec<&'a Locked> {
         &spec.guest.source,
         &spec.guest.debian.package,
         &spec.stub.package,
+        &spec.bios.grub.package,
+        &spec.bios.ipxe.package,
     ];
     let packages = lock.packages.iter();
     packages

@@ -17,6 +17,9 @@ use crate::debian::lock::{self, Locked};
 /// Where Debian's amd64 libraries are; none of our programs uses another place.
 pub const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
+/// Their loader.
+pub const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
+
 /// What [`tree`] is made from.
 pub fn key(programs: &[spec::Debian], packages: &[&Locked]) -> Key {
     let key = Key::of_pipeline().with(format!("{programs:?}"));
@@ -137,7 +140,7 @@ fn needs(elf: &[u8]) -> Result<Vec<String>> {
         .iter()
         .map(|library| match library.as_str() {
             // The loader is also a library that others name.
-            "ld-linux-x86-64.so.2" => "usr/lib64/ld-linux-x86-64.so.2".to_owned(),
+            "ld-linux-x86-64.so.2" => LOADER.to_owned(),
             library => format!("{LIBRARIES}/{library}"),
         })
         .collect();

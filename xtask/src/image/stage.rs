@@ -1,7 +1,7 @@
 //! What is kept between builds: each stage's result, beside the key of everything it was made from.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -230,11 +230,24 @@ fn replace(file: &Path, bytes: &[u8]) -> Result<()> {
     let half = PathBuf::from(half);
     let write = || {
         let mut written = File::create(&half)?;
-        written.write_all(bytes)?;
+        write_sparse(&mut written, bytes)?;
         written.sync_all()?;
         fs::rename(&half, file)
     };
     write().with_context(|| format!("writing {}", file.display()))
+}
+
+/// Most of a disk's image is zeroes, which need not be written.
+fn write_sparse(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    const PIECE: usize = 64 << 10;
+    for piece in bytes.chunks(PIECE) {
+        if piece.iter().all(|byte| *byte == 0) {
+            file.seek(SeekFrom::Current(piece.len() as i64))?;
+        } else {
+            file.write_all(piece)?;
+        }
+    }
+    file.set_len(bytes.len() as u64)
 }
 
 fn read_record(file: &Path) -> Option<Record> {
@@ -328,6 +341,19 @@ mod tests {
         }
         assert!(count > 20);
         assert_eq!(hex::encode(all.finalize()), PIPELINE);
+    }
+
+    #[test]
+    fn zeroes_are_kept_and_take_no_room() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = vec![0; 5 << 20];
+        bytes[1 << 20..(1 << 20) + 3].copy_from_slice(b"abc");
+        bytes[4 << 20] = 1;
+        let file = folder.path().join("x");
+        replace(&file, &bytes).unwrap();
+        assert!(fs::read(&file).unwrap() == bytes);
+        assert!(fs::metadata(&file).unwrap().blocks() * 512 < 1 << 20);
     }
 
     #[test]

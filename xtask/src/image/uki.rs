@@ -1,6 +1,8 @@
 //! The unified kernel image: systemd's EFI stub with the kernel, its initrd and its command line
 //! as sections (UAPI specification "Unified Kernel Image").
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, bail, ensure};
 
 /// Offsets in a PE32+ file (Microsoft's "PE Format"): of the COFF header, counted from `PE\0\0`.
@@ -24,6 +26,16 @@ const INITIALIZED_DATA: u32 = 0x40;
 const EXECUTE: u32 = 0x2000_0000;
 const READ: u32 = 0x4000_0000;
 
+/// Sections begin here in the file: at a sector of a CD, so that a medium can name kernel and initrd by where they
+/// lie, and needs no second copy of them for machines without UEFI.
+pub const ALIGNMENT: usize = 2048;
+
+pub const OS_RELEASE: &str = ".osrel";
+pub const COMMAND_LINE: &str = ".cmdline";
+pub const UNAME: &str = ".uname";
+pub const INITRD: &str = ".initrd";
+pub const LINUX: &str = ".linux";
+
 /// What goes into the stub.
 #[derive(Debug)]
 pub struct Contents<'a> {
@@ -38,28 +50,118 @@ pub struct Contents<'a> {
 
 /// Appends the sections to `stub`.
 pub fn assemble(stub: &[u8], contents: &Contents<'_>) -> Result<Vec<u8>> {
-    let mut image = Pe::parse(stub.to_vec()).context("the EFI stub")?;
-    image.add(".osrel", contents.os_release.as_bytes(), None)?;
-    image.add(".cmdline", contents.command_line.as_bytes(), None)?;
-    image.add(".uname", contents.uname.as_bytes(), None)?;
-    image.add(".initrd", contents.initrd, None)?;
+    let mut image = stub.to_vec();
+    let mut add = |name, data, room| add(&mut image, name, data, room);
+    add(OS_RELEASE, contents.os_release.as_bytes(), None)?;
+    add(COMMAND_LINE, contents.command_line.as_bytes(), None)?;
+    add(UNAME, contents.uname.as_bytes(), None)?;
+    add(INITRD, contents.initrd, None)?;
     // The stub runs the kernel where the firmware has put it, so there must be room for what the
     // kernel's own header asks beyond its file.
-    let room = Pe::parse(contents.linux.to_vec())
+    let room = Pe::parse(contents.linux)
         .context("the kernel")?
         .image_size()?;
-    image.add(".linux", contents.linux, Some(room))?;
-    Ok(image.bytes)
+    add(LINUX, contents.linux, Some(room))?;
+    Ok(image)
 }
 
-struct Pe {
-    bytes: Vec<u8>,
+/// Where in the file the section of this name is, without what is there for the next one's alignment alone.
+pub fn section(image: &[u8], name: &str) -> Result<Range<usize>> {
+    let pe = Pe::parse(image)?;
+    let (table, count) = pe.table()?;
+    let mut headers = (0..count).map(|section| table + section * SECTION_HEADER);
+    let header = headers
+        .find(|header| {
+            let field = image.get(*header..header + 8).unwrap_or_default();
+            field
+                .strip_prefix(name.as_bytes())
+                .is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+        })
+        .with_context(|| format!("no section {name}"))?;
+    let (memory, length) = (pe.u32(header + 8)?, pe.u32(header + 16)?);
+    let start = pe.u32(header + 20)? as usize;
+    let section = start..start + length.min(memory) as usize;
+    ensure!(section.end <= image.len(), "{name} is cut off");
+    Ok(section)
+}
+
+/// The section's text.
+pub fn text<'a>(image: &'a [u8], name: &str) -> Result<&'a str> {
+    str::from_utf8(&image[section(image, name)?]).with_context(|| format!("{name} is no text"))
+}
+
+/// Adds a section behind the last one; in memory it gets `room` bytes if that is more.
+fn add(image: &mut Vec<u8>, name: &str, data: &[u8], room: Option<u32>) -> Result<()> {
+    ensure!(name.len() <= 8, "a section's name has eight bytes at most");
+    let pe = Pe::parse(&image[..]).context("the EFI stub")?;
+    ensure!(
+        pe.optional(CERTIFICATES)? == 0,
+        "the file is signed already"
+    );
+    let (table, count) = pe.table()?;
+    let header = table + count * SECTION_HEADER;
+    if header + SECTION_HEADER > pe.optional(HEADERS_SIZE)? as usize {
+        bail!("no room for the header of {name}");
+    }
+    let memory = u32::try_from(data.len()).context("a section of 4 GiB or more")?;
+    let memory = memory.max(room.unwrap_or(0));
+    let section_alignment = pe.optional(SECTION_ALIGNMENT)?;
+    let file_alignment = pe.optional(FILE_ALIGNMENT)? as usize;
+    let code = name == LINUX;
+    let kind = if code {
+        CODE | EXECUTE | READ
+    } else {
+        INITIALIZED_DATA | READ
+    };
+    let total_at = if code { CODE_SIZE } else { DATA_SIZE };
+    let total = pe.optional(total_at)?;
+    let address = pe
+        .end_in_memory(table, count)?
+        .next_multiple_of(section_alignment);
+    let end = address
+        .checked_add(memory)
+        .context("an image of 4 GiB or more")?;
+    let start = pe.start;
+
+    let offset = image.len().next_multiple_of(file_alignment.max(ALIGNMENT));
+    let length = data.len().next_multiple_of(file_alignment);
+    image.resize(offset, 0);
+    image.extend_from_slice(data);
+    image.resize(offset + length, 0);
+    let length = u32::try_from(length)?;
+
+    image[header..header + SECTION_HEADER].fill(0);
+    image[header..header + name.len()].copy_from_slice(name.as_bytes());
+    for (at, value) in [
+        (header + 8, memory),
+        (header + 12, address),
+        (header + 16, length),
+        (header + 20, u32::try_from(offset)?),
+        (header + 36, kind),
+        (start + OPTIONAL + total_at, total + length),
+        (
+            start + OPTIONAL + IMAGE_SIZE,
+            end.next_multiple_of(section_alignment),
+        ),
+        // No firmware checks it for applications; a stale one would be wrong, none is not.
+        (start + OPTIONAL + CHECKSUM, 0),
+    ] {
+        image[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    let count = u16::try_from(count + 1)?.to_le_bytes();
+    let at = start + SECTION_COUNT;
+    image[at..at + 2].copy_from_slice(&count);
+    Ok(())
+}
+
+struct Pe<'a> {
+    bytes: &'a [u8],
     /// Where `PE\0\0` is.
     start: usize,
 }
 
-impl Pe {
-    fn parse(bytes: Vec<u8>) -> Result<Self> {
+impl<'a> Pe<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self> {
         ensure!(bytes.starts_with(b"MZ"), "this is no PE file");
         let mut pe = Self { bytes, start: 0 };
         pe.start = pe.u32(0x3c)? as usize;
@@ -76,64 +178,11 @@ impl Pe {
         self.optional(IMAGE_SIZE)
     }
 
-    /// Adds a section behind the last one; in memory it gets `room` bytes if that is more.
-    fn add(&mut self, name: &str, data: &[u8], room: Option<u32>) -> Result<()> {
-        ensure!(name.len() <= 8, "a section's name has eight bytes at most");
-        ensure!(
-            self.optional(CERTIFICATES)? == 0,
-            "the file is signed already"
-        );
+    /// Where the sections' headers are, and how many.
+    fn table(&self) -> Result<(usize, usize)> {
         let count = usize::from(self.u16(self.start + SECTION_COUNT)?);
-        let table = self.start + OPTIONAL + usize::from(self.u16(self.start + OPTIONAL_SIZE)?);
-        let header = table + count * SECTION_HEADER;
-        if header + SECTION_HEADER > self.optional(HEADERS_SIZE)? as usize {
-            bail!("no room for the header of {name}");
-        }
-        let memory = u32::try_from(data.len()).context("a section of 4 GiB or more")?;
-        let memory = memory.max(room.unwrap_or(0));
-        let section_alignment = self.optional(SECTION_ALIGNMENT)?;
-        let file_alignment = self.optional(FILE_ALIGNMENT)? as usize;
-
-        let address = self
-            .end_in_memory(table, count)?
-            .next_multiple_of(section_alignment);
-        let offset = self.bytes.len().next_multiple_of(file_alignment);
-        let length = data.len().next_multiple_of(file_alignment);
-        self.bytes.resize(offset, 0);
-        self.bytes.extend_from_slice(data);
-        self.bytes.resize(offset + length, 0);
-
-        let mut fields = [0; SECTION_HEADER];
-        fields[..name.len()].copy_from_slice(name.as_bytes());
-        let code = name == ".linux";
-        let kind = if code {
-            CODE | EXECUTE | READ
-        } else {
-            INITIALIZED_DATA | READ
-        };
-        for (at, value) in [
-            (8, memory),
-            (12, address),
-            (16, u32::try_from(length)?),
-            (20, u32::try_from(offset)?),
-            (36, kind),
-        ] {
-            fields[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        }
-        self.bytes[header..header + SECTION_HEADER].copy_from_slice(&fields);
-
-        let count = u16::try_from(count + 1)?;
-        let at = self.start + SECTION_COUNT;
-        self.bytes[at..at + 2].copy_from_slice(&count.to_le_bytes());
-        let total = if code { CODE_SIZE } else { DATA_SIZE };
-        self.set_optional(total, self.optional(total)? + u32::try_from(length)?);
-        let end = address
-            .checked_add(memory)
-            .context("an image of 4 GiB or more")?;
-        self.set_optional(IMAGE_SIZE, end.next_multiple_of(section_alignment));
-        // No firmware checks it for applications; a stale one would be wrong, none is not.
-        self.set_optional(CHECKSUM, 0);
-        Ok(())
+        let optional = usize::from(self.u16(self.start + OPTIONAL_SIZE)?);
+        Ok((self.start + OPTIONAL + optional, count))
     }
 
     fn end_in_memory(&self, table: usize, count: usize) -> Result<u32> {
@@ -149,11 +198,6 @@ impl Pe {
         self.u32(self.start + OPTIONAL + at)
     }
 
-    fn set_optional(&mut self, at: usize, value: u32) {
-        let at = self.start + OPTIONAL + at;
-        self.bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-    }
-
     fn u16(&self, at: usize) -> Result<u16> {
         let bytes = self.bytes.get(at..at + 2).context("a cut PE file")?;
         Ok(u16::from_le_bytes([bytes[0], bytes[1]]))
@@ -166,11 +210,11 @@ impl Pe {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod testing {
     use super::*;
 
     /// The least PE32+ file that has one section.
-    fn pe(image_size: u32) -> Vec<u8> {
+    pub fn pe(image_size: u32) -> Vec<u8> {
         let mut bytes = vec![0; 0x400];
         bytes[..2].copy_from_slice(b"MZ");
         bytes[0x3c] = 0x40;
@@ -190,6 +234,12 @@ mod tests {
         put(optional + 240 + 12, &0x1000_u32.to_le_bytes());
         bytes
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::pe;
+    use super::*;
 
     #[test]
     fn places_sections_where_the_stub_finds_them() {
@@ -202,8 +252,12 @@ mod tests {
             linux: &kernel,
         };
         let image = assemble(&pe(0x2000), &contents).unwrap();
-        let pe = Pe::parse(image).unwrap();
-        let table = pe.start + OPTIONAL + 240;
+        assert_eq!(text(&image, COMMAND_LINE).unwrap(), "quiet");
+        assert_eq!(image[section(&image, INITRD).unwrap()], [7; 0x1800]);
+        assert!(image[section(&image, LINUX).unwrap()] == kernel);
+        let pe = Pe::parse(&image).unwrap();
+        let (table, count) = pe.table().unwrap();
+        assert_eq!(count, 6);
         let mut next_address = 0;
         let mut names = Vec::new();
         for section in 0..6 {
@@ -221,8 +275,8 @@ mod tests {
             next_address = field(12) + field(8);
             let (start, length) = (field(20) as usize, field(16) as usize);
             assert!(start.is_multiple_of(0x200) && start + length <= pe.bytes.len());
-            if names[section] == ".cmdline" {
-                assert_eq!((&pe.bytes[start..start + 5], field(8)), (&b"quiet"[..], 5));
+            if section > 0 {
+                assert!(start.is_multiple_of(ALIGNMENT));
             }
         }
         assert_eq!(
@@ -246,5 +300,25 @@ mod tests {
             linux: b"ELF",
         };
         assert!(assemble(&pe(0x2000), &contents).is_err());
+    }
+
+    #[test]
+    fn says_what_a_uki_lacks() {
+        let stub = pe(0x2000);
+        let lacks = |image: &[u8], name| section(image, name).unwrap_err().to_string();
+        assert_eq!(lacks(&stub, LINUX), "no section .linux");
+        assert_eq!(lacks(&stub, ".tex"), "no section .tex");
+        assert!(lacks(b"\x7fELF", LINUX).contains("no PE file"));
+        let mut image = stub;
+        add(&mut image, INITRD, &[7; 0x400], None).unwrap();
+        let cut = image.len() - 1;
+        assert_eq!(lacks(&image[..cut], INITRD), ".initrd is cut off");
+        add(&mut image, OS_RELEASE, b"\xff", None).unwrap();
+        assert!(
+            text(&image, OS_RELEASE)
+                .unwrap_err()
+                .to_string()
+                .contains("no text")
+        );
     }
 }

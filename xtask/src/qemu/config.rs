@@ -16,6 +16,7 @@ use super::process::Process;
 use super::qmp::Qmp;
 use super::transcript::Transcript;
 use super::{Accel, DebugPort, PROGRAM, debug_port, firmware};
+use crate::image::media::network;
 
 /// A node as it could be bought. The same config started again is the same node after a power
 /// cut: its disks and its firmware's settings are files in its folder.
@@ -23,6 +24,8 @@ use super::{Accel, DebugPort, PROGRAM, debug_port, firmware};
 pub struct NodeConfig {
     folder: PathBuf,
     image: PathBuf,
+    medium: Medium,
+    bios: bool,
     memory_mib: u32,
     cpus: u32,
     accel: Accel,
@@ -38,6 +41,32 @@ pub struct NodeConfig {
     more: Vec<OsString>,
 }
 
+/// As what a node finds the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// A UKI, which its firmware starts directly.
+    Kernel,
+    /// A disk at its USB port.
+    Stick,
+    Cd,
+    /// A folder that a server of its network has: by its firmware's own means (PXE).
+    Network,
+    /// The same by iPXE, as which QEMU's cards come with a BIOS anyway.
+    Ipxe,
+}
+
+impl Medium {
+    /// By what the image is: a folder, a UKI (`.efi`), a CD (`.iso`), or a disk.
+    fn of(image: &Path) -> Self {
+        match image.extension().and_then(|extension| extension.to_str()) {
+            Some("efi") => Self::Kernel,
+            Some("iso") => Self::Cd,
+            _ if image.is_dir() => Self::Network,
+            _ => Self::Stick,
+        }
+    }
+}
+
 /// What QEMU does when nobody pets the watchdog in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WatchdogAction {
@@ -51,12 +80,15 @@ pub enum WatchdogAction {
 }
 
 impl NodeConfig {
-    /// A node in `folder` that boots `image`: a disk (`.img`), or a UKI (`.efi`) that the firmware
-    /// starts directly.
+    /// A node in `folder` that boots `image`: a disk (`.img`), a CD (`.iso`), a UKI (`.efi`) that the
+    /// firmware starts directly, or a folder to boot over the network from. By UEFI.
     pub fn new(folder: impl Into<PathBuf>, image: impl Into<PathBuf>) -> Self {
+        let image = image.into();
         Self {
             folder: folder.into(),
-            image: image.into(),
+            medium: Medium::of(&image),
+            image,
+            bios: false,
             memory_mib: 2048,
             cpus: 2,
             accel: Accel::default(),
@@ -70,6 +102,20 @@ impl NodeConfig {
             debug_port: false,
             more: Vec::new(),
         }
+    }
+
+    /// Has it find the image as this, whatever it is made for: an `.iso` is also a stick.
+    #[must_use]
+    pub fn medium(mut self, medium: Medium) -> Self {
+        self.medium = medium;
+        self
+    }
+
+    /// Gives it the firmware of an old machine: a BIOS, no UEFI.
+    #[must_use]
+    pub fn bios(mut self) -> Self {
+        self.bios = true;
+        self
     }
 
     #[must_use]
@@ -228,8 +274,6 @@ impl NodeConfig {
     fn command(&self) -> Result<Command> {
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("making {}", self.folder.display()))?;
-        let firmware = firmware::find()?;
-        let variables = firmware.variables(&self.folder)?;
         let mut qemu = Command::new(PROGRAM);
         qemu.args(self.accel.arguments())
             .args(["-machine", "q35", "-nodefaults", "-display", "none"])
@@ -240,17 +284,22 @@ impl NodeConfig {
                 &self.cpus.to_string(),
             ])
             .args(["-device", "virtio-rng-pci"])
-            .args(["-device", "qemu-xhci,id=usb"])
-            .arg("-drive")
-            .arg(prefixed(
-                "if=pflash,unit=0,format=raw,readonly=on,file=",
-                firmware.code,
-            )?)
-            .arg("-drive")
-            .arg(prefixed("if=pflash,unit=1,format=raw,file=", &variables)?);
+            .args(["-device", "qemu-xhci,id=usb"]);
+        // Without UEFI it is QEMU's own firmware, SeaBIOS.
+        if !self.bios {
+            let firmware = firmware::find()?;
+            let variables = firmware.variables(&self.folder)?;
+            qemu.arg("-drive")
+                .arg(prefixed(
+                    "if=pflash,unit=0,format=raw,readonly=on,file=",
+                    firmware.code,
+                )?)
+                .arg("-drive")
+                .arg(prefixed("if=pflash,unit=1,format=raw,file=", &variables)?);
+        }
         self.add_boot(&mut qemu)?;
         self.add_disks(&mut qemu)?;
-        self.add_network(&mut qemu);
+        self.add_network(&mut qemu)?;
         self.add_watchdog(&mut qemu);
         for (name, text) in [("grid.toml", &self.grid), ("time.toml", &self.time)] {
             let Some(text) = text else { continue };
@@ -270,20 +319,22 @@ impl NodeConfig {
                 self.image.display()
             );
         }
-        if self
-            .image
-            .extension()
-            .is_some_and(|extension| extension == "efi")
-        {
-            qemu.arg("-kernel").arg(&self.image);
-            return Ok(());
-        }
+        let device = match self.medium {
+            Medium::Kernel => {
+                qemu.arg("-kernel").arg(&self.image);
+                return Ok(());
+            }
+            // With its card.
+            Medium::Network | Medium::Ipxe => return Ok(()),
+            Medium::Stick => "usb-storage,drive=boot,bootindex=0,removable=on",
+            Medium::Cd => "ide-cd,drive=boot,bootindex=0",
+        };
         qemu.arg("-drive")
             .arg(prefixed(
                 "if=none,id=boot,format=raw,readonly=on,file=",
                 &self.image,
             )?)
-            .args(["-device", "usb-storage,drive=boot,bootindex=0"]);
+            .args(["-device", device]);
         Ok(())
     }
 
@@ -323,20 +374,28 @@ impl NodeConfig {
             .arg(format!("watchdog={action}"));
     }
 
-    fn add_network(&self, qemu: &mut Command) {
-        let mut uplink = String::from("user,id=uplink");
+    fn add_network(&self, qemu: &mut Command) -> Result<()> {
+        let mut uplink = OsString::from("user,id=uplink");
         if self.ipv6_only {
-            uplink.push_str(",ipv4=off");
+            uplink.push(",ipv4=off");
         }
         for (host, node) in &self.forwards {
-            uplink.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{node}"));
+            uplink.push(format!(",hostfwd=tcp:127.0.0.1:{host}-:{node}"));
         }
-        qemu.args([
-            "-netdev",
-            &uplink,
-            "-device",
-            "virtio-net-pci,netdev=uplink",
-        ]);
+        let mut card = String::from("virtio-net-pci,netdev=uplink");
+        let boots = match (self.medium, self.bios) {
+            // Without its own firmware, OVMF has the card boot.
+            (Medium::Network, false) => Some((network::UKI, ",bootindex=0,romfile=")),
+            (Medium::Network, true) | (Medium::Ipxe, _) => Some((network::SCRIPT, ",bootindex=0")),
+            (Medium::Kernel | Medium::Stick | Medium::Cd, _) => None,
+        };
+        if let Some((file, options)) = boots {
+            uplink.push(prefixed(",tftp=", &self.image)?);
+            uplink.push(format!(",bootfile={file}"));
+            card.push_str(options);
+        }
+        qemu.arg("-netdev").arg(uplink).args(["-device", &card]);
+        Ok(())
     }
 }
 

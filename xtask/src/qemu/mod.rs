@@ -18,7 +18,7 @@ use loam_chain::{GridConfig, local::LocalChain};
 use loam_deployment::FarmId;
 
 pub use accel::Accel;
-pub use config::{NodeConfig, WatchdogAction};
+pub use config::{Medium, NodeConfig, WatchdogAction};
 pub use debug_port::DebugPort;
 pub use disk::{Bus, Cache, Disk};
 pub use node::Node;
