@@ -12,7 +12,7 @@ use super::programs::Linkage;
 use crate::workspace;
 
 /// glibc, linked in: Rust's own standard library is built for it, and no musl is needed.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What runs beside a node: the command line and the demo's server. Built in one go with the
 /// daemons, as cargo chooses other features, and so builds all again, for another set of packages.

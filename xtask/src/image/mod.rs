@@ -10,6 +10,7 @@ pub mod daemons;
 pub mod guest_kernel;
 pub mod initrd;
 pub mod kernel;
+pub mod manifest;
 pub mod media;
 pub mod module;
 pub mod packages;
@@ -549,7 +550,11 @@ impl Builder<'_> {
                     network: self.network(uki, &key)?,
                 };
                 let files = network::NAMES.map(|name| more.network.join(name));
-                let media = [&uki.file, &disk.file, &more.iso].map(PathBuf::clone);
+                let manifest =
+                    out.plain(&format!("{name}.{}", manifest::EXTENSION), &key, || {
+                        manifest::of(self.spec, &self.lock, &self.version, &uki.read()?)
+                    })?;
+                let media = [&uki.file, &disk.file, &more.iso, &manifest.file].map(PathBuf::clone);
                 out.plain(&sums::name(name), &key, || {
                     sums::of(&folder(), media.iter().chain(&files))
                 })?;
