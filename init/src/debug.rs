@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -100,6 +100,10 @@ fn answer(request: DebugRequest) -> anyhow::Result<DebugResponse> {
                 .take(MAX_READ)
                 .read_to_end(&mut bytes)?;
             DebugResponse::Bytes { bytes }
+        }
+        DebugRequest::Panic => {
+            fs::write("/proc/sysrq-trigger", "c")?;
+            bail!("the kernel goes on")
         }
         DebugRequest::Length { path } => {
             let length = fs::symlink_metadata(&path).context(path)?.len();

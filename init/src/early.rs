@@ -32,7 +32,7 @@ const MOUNTS: [(&str, &str, MountFlags, &str); 9] = [
 
 const NO_SET_ID: MountFlags = MountFlags::NOSUID;
 const NO_EXEC: MountFlags = NO_SET_ID.union(MountFlags::NOEXEC);
-const SEALED: MountFlags = NO_EXEC.union(MountFlags::NODEV);
+pub const SEALED: MountFlags = NO_EXEC.union(MountFlags::NODEV);
 
 /// What the kernel shall do, and why it is not its default.
 const SETTINGS: [(&str, &str); 13] = [
@@ -90,12 +90,18 @@ pub fn configure() {
             tracing::warn!(setting = name, value, %error, "kernel setting was not made");
         }
     }
-    let variables = "/sys/firmware/efi/efivars";
-    if Path::new(variables).exists()
-        && let Err(error) = mount::mount("efivarfs", variables, "efivarfs", SEALED, "")
+    if has_efi_variables()
+        && let Err(error) = mount::mount("efivarfs", EFI_VARIABLES, "efivarfs", SEALED, "")
     {
         tracing::info!(error = format!("{error:#}"), "EFI variables are not there");
     }
+}
+
+/// Where the firmware's variables are, if it has any: one that is no BIOS.
+const EFI_VARIABLES: &str = "/sys/firmware/efi/efivars";
+
+pub fn has_efi_variables() -> bool {
+    Path::new(EFI_VARIABLES).exists()
 }
 
 /// The root stays as it is from now on.

@@ -7,13 +7,14 @@
 //! | [`service`], [`machine`] | the processes that PID 1 starts: daemons, and VMMs |
 //! | [`spawn`], [`cgroup`] | how any process is started and limited |
 //! | [`api`] | the calls that init answers |
-//! | [`screen`], [`log`], [`kernel_log`] | what people see |
+//! | [`screen`], [`log`], [`kernel_log`], [`crash_log`] | what people see |
 //! | [`debug`] | what tests look at and break, in images for developers |
 //! | [`power`] | button, watchdog, the end |
 
 mod api;
 mod cgroup;
 mod coldplug;
+mod crash_log;
 mod debug;
 mod device;
 mod early;
@@ -43,6 +44,7 @@ use tokio::{
 
 use crate::{
     coldplug::{Coldplug, Hotplug},
+    crash_log::LastBoot,
     event::Event,
     log::Log,
     machine::{Machines, NodeLauncher, memory::MemoryBudget},
@@ -132,6 +134,7 @@ async fn run(
             changes.clone(),
         ),
         screen: Screen::open(),
+        last_boot: LastBoot::look(modules.as_ref()),
         watchdog: arm_watchdog(modules.as_ref()),
         modules,
         buttons: Default::default(),

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::{
     api::Call,
     coldplug::Hotplug,
+    crash_log::LastBoot,
     event::Event,
     log::Log,
     machine::{Machines, launcher::Launcher},
@@ -42,6 +43,7 @@ pub struct Node<L> {
     pub services: Services,
     pub machines: Machines<L>,
     pub screen: Screen,
+    pub last_boot: LastBoot,
     pub modules: Option<Hotplug>,
     pub watchdog: Option<Watchdog>,
     pub buttons: Buttons,
@@ -253,6 +255,7 @@ impl<L: Launcher> Node<L> {
         let (machines, machines_memory) = self.machines.load();
         let facts = Facts {
             image: self.image.clone(),
+            last_boot: self.last_boot.said().map(str::to_owned),
             status: self.status.clone(),
             services: self
                 .services

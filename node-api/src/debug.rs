@@ -21,6 +21,8 @@ pub enum DebugRequest {
     Read { path: String },
     /// How many bytes a file has; links are not followed.
     Length { path: String },
+    /// Has the kernel panic, as a broken driver would. Answered, if at all, only when it does not.
+    Panic,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

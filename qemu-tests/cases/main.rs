@@ -20,6 +20,8 @@ mod ipv6_only;
 mod late;
 mod media;
 mod moved_disk;
+mod no_grid;
+mod panic;
 mod power_cut;
 mod private_image;
 mod reboot;

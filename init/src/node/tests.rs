@@ -115,6 +115,7 @@ async fn while_it_runs(calls: impl AsyncFnOnce(Caller)) {
         services,
         machines: Machines::new(budget, Faulty, Changes::new()),
         screen: Screen::default(),
+        last_boot: Default::default(),
         modules: None,
         watchdog: None,
         buttons: Buttons::default(),

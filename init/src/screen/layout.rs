@@ -21,6 +21,8 @@ const MAX_WARNINGS: usize = 3;
 pub struct Facts {
     /// Which image runs.
     pub image: String,
+    /// How the boot before ended, if that was not well.
+    pub last_boot: Option<String>,
     pub status: NodeStatus,
     /// Name and state of each daemon.
     pub services: Vec<(&'static str, String)>,
@@ -75,7 +77,7 @@ fn head(facts: &Facts) -> Vec<Line> {
         .iter()
         .map(|(name, state)| format!("{name} {state}"))
         .collect();
-    vec![
+    let mut lines = vec![
         restless(&format!("{:<20} {phase:<38} {uptime:>20}", "Loam")),
         field("image", &facts.image),
         field("node", &node),
@@ -89,7 +91,11 @@ fn head(facts: &Facts) -> Vec<Line> {
         )),
         field("daemons", &services.join("   ")),
         steady(""),
-    ]
+    ];
+    if let Some(how) = &facts.last_boot {
+        lines.insert(2, field("last boot", how));
+    }
+    lines
 }
 
 fn chain_line(chain: &ChainState) -> Line {

@@ -63,6 +63,14 @@ impl DebugPort {
         Ok(answer.is_ok())
     }
 
+    /// Asks for something that is not answered.
+    pub fn send(&self, request: &DebugRequest) -> Result<()> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        (&self.stream).write_all(&line)?;
+        Ok(())
+    }
+
     pub fn ask(&self, request: &DebugRequest) -> Result<DebugResponse> {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(
@@ -70,9 +78,7 @@ impl DebugPort {
             "the debug port did not answer an earlier request, whose answer may still come"
         );
         *silent = true;
-        let mut line = serde_json::to_vec(request)?;
-        line.push(b'\n');
-        (&self.stream).write_all(&line)?;
+        self.send(request)?;
         let mut answer = String::new();
         // Nothing comes behind the answer that the buffer could swallow.
         BufReader::new(&self.stream)

@@ -12,6 +12,7 @@ fn facts() -> Facts {
     };
     Facts {
         image: "0.1.0+g3a087a6d2b1f".into(),
+        last_boot: None,
         status: NodeStatus {
             node: Some(NodeKey([0x3f; 32])),
             farm: Some(7),
@@ -85,6 +86,19 @@ machine   12.web                              running
   noded: daemon ended
 ";
     assert_eq!(text(&facts()), expected);
+}
+
+#[test]
+fn how_the_boot_before_ended_is_said_if_it_was_not_well() {
+    assert!(!text(&facts()).contains("last boot"));
+    let how = "ended in a crash of the kernel: Fatal exception in interrupt";
+    let crashed = Facts {
+        last_boot: Some(how.into()),
+        ..facts()
+    };
+    let shown = lines(&crashed);
+    assert_eq!(shown[2].text, format!("last boot {how}"));
+    assert_eq!(shown.len(), HEIGHT);
 }
 
 #[test]
