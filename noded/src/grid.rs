@@ -1,8 +1,8 @@
 //! Which grid this node belongs to: `/etc/loam/grid.toml`.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use loam_chain::GridConfig;
 use loam_deployment::{ChainContext, FarmId};
 
@@ -17,9 +17,14 @@ pub struct Grid {
 impl Grid {
     pub fn read(path: impl AsRef<Path>) -> anyhow::Result<Self> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).with_context(|| {
-            format!("{} cannot be read; the image is incomplete", path.display())
-        })?;
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+                "this image was made for no grid, so that this machine cannot join one: start it from an image \
+                 that your grid gives out, or that was made with --grid"
+            ),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
         Self::parse(&text).with_context(|| {
             format!(
                 "{} says wrongly which grid to join; build the image anew",
@@ -64,6 +69,16 @@ mod tests {
             grid.name(),
             "31337:0x5fbdb2315678afecb367f032d93f642f64180aa3"
         );
+    }
+
+    #[test]
+    fn an_image_without_a_grid_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("grid.toml");
+        let said = || Grid::read(&file).unwrap_err().to_string();
+        assert!(said().contains("start it from an image that your grid gives out"));
+        fs::write(&file, "chain_id = 1").unwrap();
+        assert!(said().contains("build the image anew"));
     }
 
     #[test]

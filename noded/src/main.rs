@@ -26,8 +26,8 @@ use loam_noded::{
 use tokio::{sync::watch, task::LocalSet, time::sleep};
 use tracing::{error, info, warn};
 
-/// How often an identity is asked for while no disk is ready.
-const DISK_WAIT: Duration = Duration::from_secs(2);
+/// How often is looked for what is missing, such as a disk.
+const TROUBLE_WAIT: Duration = Duration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -42,13 +42,11 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run() -> anyhow::Result<()> {
-    let grid = Grid::read(path::GRID)?;
     let sockets = Sockets::of_node();
-    let mut screen = Screen {
-        farm: Some(grid.farm),
-        endpoints: grid.config.hosts(),
-        ..Screen::default()
-    };
+    let mut screen = Screen::default();
+    let grid = grid(&sockets, &mut screen).await;
+    screen.farm = Some(grid.farm);
+    screen.endpoints = grid.config.hosts();
     let identity = Rc::new(identity(&grid, &sockets, &mut screen).await);
     screen.node = Some(identity.node);
     screen.trouble = None;
@@ -120,9 +118,19 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An image without one can do nothing but say so; nobody gives it another while it runs.
+async fn grid(sockets: &Sockets, screen: &mut Screen) -> Grid {
+    loop {
+        let trouble = match Grid::read(path::GRID) {
+            Ok(grid) => return grid,
+            Err(error) => format!("{error:#}"),
+        };
+        wait_out(trouble, sockets, screen).await;
+    }
+}
+
 /// Waits for as long as it takes: without a disk there is nothing to do.
 async fn identity(grid: &Grid, sockets: &Sockets, screen: &mut Screen) -> Identity {
-    let mut told = String::new();
     loop {
         let trouble = match load(grid, sockets).await {
             Ok(identity) => return identity,
@@ -131,16 +139,20 @@ async fn identity(grid: &Grid, sockets: &Sockets, screen: &mut Screen) -> Identi
             }
             Err(trouble) => trouble.to_string(),
         };
-        if told != trouble {
-            warn!(%trouble, "no identity yet");
-            told.clone_from(&trouble);
-        }
-        screen.trouble = Some(trouble);
-        if let Err(trouble) = show(sockets, screen).await {
-            error!(%trouble, "the screen cannot be drawn");
-        }
-        sleep(DISK_WAIT).await;
+        wait_out(trouble, sockets, screen).await;
     }
+}
+
+/// Shows the trouble for a while.
+async fn wait_out(trouble: String, sockets: &Sockets, screen: &mut Screen) {
+    if screen.trouble.as_ref() != Some(&trouble) {
+        warn!(%trouble, "this node cannot work yet");
+    }
+    screen.trouble = Some(trouble);
+    if let Err(trouble) = show(sockets, screen).await {
+        error!(%trouble, "the screen cannot be drawn");
+    }
+    sleep(TROUBLE_WAIT).await;
 }
 
 async fn load(grid: &Grid, sockets: &Sockets) -> Result<Identity, IdentityError> {
@@ -152,6 +164,11 @@ async fn show(sockets: &Sockets, screen: &mut Screen) -> Result<(), DaemonError>
         && let Ok(disks) = storage.disks(shortly()).await
     {
         screen.disks = disks;
+    }
+    if let Ok(network) = sockets.network().await
+        && let Ok(uplink) = network.uplink(shortly()).await
+    {
+        screen.uplink = uplink;
     }
     let init = sockets.machines().await?;
     init.set_status(shortly(), screen.status())
