@@ -5,12 +5,18 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use loam_deployment::{ContractId, Name, NodeKey};
 
+/// Of a release, what its image is called; else the number alone.
+pub const VERSION: &str = match option_env!("LOAM_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 /// Run machines, volumes and networks on the nodes of a Loam grid.
 ///
 /// Start with `loam key new` and `loam key register`, find a node with `loam node list`, then
 /// `loam deploy hello.toml`.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(version = VERSION, propagate_version = true)]
 pub struct Args {
     /// Which grid to use: a TOML file with chain_id, contract and endpoints
     /// [default: loam/config.toml in the user's configuration folder]
@@ -37,6 +43,8 @@ pub enum Command {
     Update(Update),
     /// Show what a node says about a contract of yours (of all, without a number)
     Status { contract: Option<ContractId> },
+    /// Say which release this is
+    Version,
     /// List your contracts
     List,
     /// Print what a machine wrote to its console

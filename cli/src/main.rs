@@ -18,7 +18,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use args::{Args, Command};
+use args::{Args, Command, VERSION};
 use clap::Parser;
 use config::Config;
 use output::Output;
@@ -36,6 +36,11 @@ async fn main() -> ExitCode {
     }
 }
 
+fn version(output: Output) -> anyhow::Result<()> {
+    let version = serde_json::json!({ "version": VERSION });
+    output.record(&version, |_| vec![("version", VERSION.to_owned())])
+}
+
 async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let config = Config::locate(args.config, args.key);
     let done = match args.command {
@@ -46,6 +51,7 @@ async fn run(args: Args, output: Output) -> anyhow::Result<ExitCode> {
         Command::Update(update) => return deploy::update(update, &config, output).await,
         Command::Status { contract } => status::run(contract, &config, output).await,
         Command::List => list::run(&config, output).await,
+        Command::Version => version(output),
         Command::Cancel(cancel) => cancel::run(cancel, &config, output).await,
         Command::Logs(logs) => console::logs(logs, &config, output).await,
         Command::Console(console) => console::console(console, &config, output).await,

@@ -25,16 +25,22 @@ pub fn folder() -> PathBuf {
 
 /// Builds the packages in release and returns the folder with their binaries.
 pub fn build(packages: &[&str]) -> Result<PathBuf> {
-    build_telling(packages, |_| {}, &AtomicBool::new(false))
+    build_telling(packages, None, |_| {}, &AtomicBool::new(false))
 }
 
-/// The same; `progress` hears what cargo is busy with. It ends soon after `in_vain` has been set.
+/// The same; `progress` hears what cargo is busy with. It ends soon after `in_vain` has been set. `release`: what the
+/// programs that run beside a node call theirs.
 pub fn build_telling(
     packages: &[&str],
+    release: Option<&str>,
     progress: impl Fn(&str),
     in_vain: &AtomicBool,
 ) -> Result<PathBuf> {
     let mut cargo = command(packages);
+    match release {
+        Some(version) => cargo.env("LOAM_VERSION", version),
+        None => cargo.env_remove("LOAM_VERSION"),
+    };
     cargo.stderr(Stdio::piped());
     let mut child = cargo.spawn().context("running cargo")?;
     let mut complaints = String::new();

@@ -199,6 +199,11 @@ pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> 
     for debian in &spec.debian {
         lock.get(&debian.package)?;
     }
+    let release = match purpose {
+        // Of the locked packages alone, so that its name is known before they are here.
+        Purpose::Release(_) => Some(version::of(&workspace::root(), purpose, &lock, &lock)?),
+        Purpose::Development | Purpose::StockGuest => None,
+    };
     let _alone = alone()?;
     let stages = Stages::new(folder().join("stages"))?;
     // Whether the other is not needed any more, as one has failed.
@@ -206,7 +211,8 @@ pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> 
     thread::scope(|scope| {
         let ours = scope.spawn(|| {
             let ours = phase::run("our programs", |phase| {
-                Ok::<_, anyhow::Error>((build_ours(&spec, phase, &debian_failed)?, String::new()))
+                let built = build_ours(&spec, release.as_deref(), phase, &debian_failed)?;
+                Ok::<_, anyhow::Error>((built, String::new()))
             });
             ours_failed.store(ours.is_err(), Ordering::Relaxed);
             ours
@@ -593,8 +599,13 @@ impl Builder<'_> {
     }
 }
 
-fn build_ours(spec: &Spec, phase: &phase::Phase, in_vain: &AtomicBool) -> Result<PathBuf> {
-    daemons::build_telling(&spec.packages(), |line| phase.note(line), in_vain)
+fn build_ours(
+    spec: &Spec,
+    release: Option<&str>,
+    phase: &phase::Phase,
+    in_vain: &AtomicBool,
+) -> Result<PathBuf> {
+    daemons::build_telling(&spec.packages(), release, |line| phase.note(line), in_vain)
 }
 
 /// What a thread gave; its panic becomes ours.
