@@ -242,7 +242,9 @@ fn run(arguments: Arguments) -> Result<()> {
             println!("{}", image.sizes.table());
             println!("{}\n{}", image.uki.display(), image.disk.display());
             if let Some(more) = image.more {
-                println!("{}\n{}", more.iso.display(), more.network.display());
+                for medium in [more.iso, more.network, more.manifest] {
+                    println!("{}", medium.display());
+                }
             }
             Ok(())
         }

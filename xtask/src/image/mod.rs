@@ -105,6 +105,8 @@ pub struct More {
     pub iso: PathBuf,
     /// A folder, to boot over a network from.
     pub network: PathBuf,
+    /// What the image is made of.
+    pub manifest: PathBuf,
 }
 
 /// Where images go.
@@ -551,18 +553,19 @@ impl Builder<'_> {
                     media::iso::image(&uki.read()?, grub()?)
                 })?;
                 made.extend(["CD", "network"]);
+                let manifest = format!("{name}.{}", manifest::EXTENSION);
+                let manifest = out.plain(&manifest, &key, || {
+                    manifest::of(self.spec, &self.lock, &self.version, &uki.read()?)
+                })?;
                 let more = More {
                     iso: iso.file,
                     network: self.network(uki, &key)?,
+                    manifest: manifest.file,
                 };
                 let files = network::NAMES.map(|name| more.network.join(name));
-                let manifest =
-                    out.plain(&format!("{name}.{}", manifest::EXTENSION), &key, || {
-                        manifest::of(self.spec, &self.lock, &self.version, &uki.read()?)
-                    })?;
-                let media = [&uki.file, &disk.file, &more.iso, &manifest.file].map(PathBuf::clone);
+                let media = [&uki.file, &disk.file, &more.iso, &more.manifest];
                 out.plain(&sums::name(name), &key, || {
-                    sums::of(&folder(), media.iter().chain(&files))
+                    sums::of(&folder(), media.into_iter().chain(&files))
                 })?;
                 Some(more)
             }

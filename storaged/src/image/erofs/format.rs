@@ -24,7 +24,7 @@ const SUPERBLOCK: usize = 1024;
 const MAGIC: u32 = 0xe0f5_e1e2;
 
 /// `EROFS_FEATURE_COMPAT_SB_CHKSUM`, `_MTIME`: there is a checksum, and times are those of the last change.
-const COMPATIBLE: u32 = 0x1 | 0x2;
+const COMPATIBLE: u32 = 0x3;
 
 /// `EROFS_FEATURE_INCOMPAT_CHUNKED_FILE`.
 const CHUNKS: u32 = 0x4;
