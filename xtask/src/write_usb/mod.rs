@@ -33,11 +33,15 @@ pub fn run(path: Option<&Path>, image: impl FnOnce() -> Result<PathBuf>) -> Resu
         .canonicalize()
         .with_context(|| format!("{} is not there", path.display()))?;
     let device = find(&path)?;
+    let refuse = |size: u64| match device.refusal(size) {
+        Some(why) => Err(anyhow::anyhow!("{} {why}", path.display())),
+        None => Ok(()),
+    };
+    // Before an image is made, which may take its time.
+    refuse(0)?;
     let image = image()?;
     let bytes = whole(&image)?;
-    if let Some(why) = device.refusal(bytes.len() as u64) {
-        bail!("{} {why}", path.display());
-    }
+    refuse(bytes.len() as u64)?;
     println!("{}: {}", path.display(), device.described());
     println!("All that is on it is lost.");
     let (what, answer) = device.proof();

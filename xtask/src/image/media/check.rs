@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use gptman::{GPT, GPTHeader};
+use gptman::{GPT, GPTHeader, GPTPartitionEntry};
 
 use super::layout::{BIOS_BOOT, ESP, Identity, SECTOR};
 use super::{disk, fat, grub, iso, network, sums};
@@ -122,8 +122,7 @@ fn check_disk(bytes: &[u8]) -> Checked {
     let mut slot = None;
     for (index, (name, kind, size)) in disk::PARTITIONS.into_iter().enumerate() {
         let entry = &table[index as u32 + 1];
-        let there = (entry.starting_lba * SECTOR)
-            ..(entry.ending_lba.saturating_add(1)).saturating_mul(SECTOR);
+        let there = bytes_of(entry);
         let right = entry.partition_name.as_str() == name
             && entry.partition_type_guid == kind
             && there.end.saturating_sub(there.start) == size;
@@ -140,8 +139,11 @@ fn check_disk(bytes: &[u8]) -> Checked {
             checked.note(starts_grub(bytes, there.start));
         }
     }
-    if let Some(slot) = slot {
-        check_slot(&mut checked, bytes, slot, &table, "disk", Some(0));
+    if let Some(slot) = slot
+        && let Some((volume, image)) = check_slot(&mut checked, bytes, &slot, &table, "disk")
+    {
+        let script = fat::read(volume, fat::SCRIPT);
+        check_grub(&mut checked, script.as_deref(), volume, &image);
     }
     checked
 }
@@ -151,10 +153,22 @@ fn check_iso(bytes: &[u8]) -> Checked {
     let Some(table) = checked.note(table(bytes)) else {
         return checked;
     };
-    let volume = table[1].starting_lba * SECTOR..(table[1].ending_lba + 1).saturating_mul(SECTOR);
+    let volume = bytes_of(&table[1]);
     checked.note(iso::check(bytes, volume.start));
-    check_slot(&mut checked, bytes, volume, &table, "iso", None);
+    if let Some((_, image)) = check_slot(&mut checked, bytes, &volume, &table, "iso") {
+        check_grub(
+            &mut checked,
+            iso::script(bytes).as_ref().copied(),
+            bytes,
+            &image,
+        );
+    }
     checked
+}
+
+fn bytes_of(partition: &GPTPartitionEntry) -> Range<u64> {
+    let end = partition.ending_lba.saturating_add(1);
+    partition.starting_lba.saturating_mul(SECTOR)..end.saturating_mul(SECTOR)
 }
 
 /// The table at the medium's beginning, if the one at its end says the same.
@@ -176,39 +190,39 @@ fn table(bytes: &[u8]) -> Result<GPT> {
     GPT::read_from(&mut Cursor::new(bytes), SECTOR).context("the partition table is damaged")
 }
 
-/// The volume that firmware reads, and what GRUB does; `from` is where GRUB's script counts from, if it is in there.
-fn check_slot(
+/// The volume that firmware reads, and the image on it, if both can be read.
+fn check_slot<'a>(
     checked: &mut Checked,
-    bytes: &[u8],
-    slot: Range<u64>,
+    medium: &'a [u8],
+    slot: &Range<u64>,
     table: &GPT,
-    medium: &str,
-    script: Option<u64>,
-) {
-    let volume = usize::try_from(slot.start)
+    kind: &str,
+) -> Option<(&'a [u8], Vec<u8>)> {
+    let place = usize::try_from(slot.start)
         .ok()
         .zip(usize::try_from(slot.end).ok());
-    let volume = volume.and_then(|(start, end)| bytes.get(start..end));
-    let Some(volume) = checked.note(volume.context("the medium is cut off")) else {
-        return;
-    };
-    let Some(image) =
-        checked.note(fat::read(volume, fat::UKI).context("the volume that firmware reads"))
-    else {
-        return;
-    };
+    let volume = place.and_then(|(start, end)| medium.get(start..end));
+    let volume = checked.note(volume.context("the medium is cut off"))?;
+    let image = fat::read(volume, fat::UKI).context("the volume that firmware reads");
+    let image = checked.note(image)?;
     check_uki(checked, &image);
-    let identity = Identity::of(medium, &image);
-    if table.header.disk_guid != identity.guid("disk") {
-        checked.wrong.push(
-            "the image on it is not the one that it was made of: some of it has changed".into(),
-        );
+    if table.header.disk_guid != Identity::of(kind, &image).guid("disk") {
+        let changed = "the image on it is not the one that it was made of: some of it has changed";
+        checked.wrong.push(changed.to_owned());
     }
-    let (script, root) = match script {
-        Some(_) => (fat::read(volume, fat::SCRIPT), volume),
-        None => (iso::script(bytes).map(<[u8]>::to_vec), bytes),
-    };
-    let reads = script.and_then(|script| leads_to(&script, root, &image));
+    Some((volume, image))
+}
+
+/// Whether what GRUB's script has it read, counted from the beginning of `root`, is the image's kernel and initrd.
+fn check_grub(
+    checked: &mut Checked,
+    script: Result<&[u8], &anyhow::Error>,
+    root: &[u8],
+    image: &[u8],
+) {
+    let reads = script
+        .map_err(|error| anyhow::anyhow!("{error:#}"))
+        .and_then(|script| leads_to(script, root, image));
     checked.note(reads.context("machines without UEFI would not start"));
 }
 

@@ -156,7 +156,7 @@ fn padded_script(uki: &[u8], start: u64) -> Result<String> {
 
 fn describe(iso: &mut [u8], files: &Files, script: usize, cd: usize) -> Result<()> {
     let total = u32::try_from(iso.len() / BLOCK)?;
-    let root = |name: &[u8], block: usize| record(name, block, BLOCK, true);
+    let folder_at = |name: &[u8], block: usize| record(name, block, BLOCK, true);
     let mut primary = descriptor(1);
     primary[8..40].copy_from_slice(&text::<32>(""));
     primary[40..72].copy_from_slice(&text::<32>("LOAM"));
@@ -169,8 +169,8 @@ fn describe(iso: &mut [u8], files: &Files, script: usize, cd: usize) -> Result<(
     primary[132..140].copy_from_slice(&both(u32::try_from(little.len())?));
     primary[140..144].copy_from_slice(&(PATHS_LITTLE as u32).to_le_bytes());
     primary[148..152].copy_from_slice(&(PATHS_BIG as u32).to_be_bytes());
-    let record_of_root = root(&[0], ROOT);
-    primary[156..156 + record_of_root.len()].copy_from_slice(&record_of_root);
+    let root = folder_at(&[0], ROOT);
+    primary[156..156 + root.len()].copy_from_slice(&root);
     primary[190..813].fill(b' ');
     for at in [813, 830, 847, 864] {
         // No date is said.
@@ -183,7 +183,7 @@ fn describe(iso: &mut [u8], files: &Files, script: usize, cd: usize) -> Result<(
     put(iso, PATHS_BIG, &big);
 
     let folder = |own: usize, parent: usize, entries: Vec<Vec<u8>>| {
-        [vec![root(&[0], own), root(&[1], parent)], entries]
+        [vec![folder_at(&[0], own), folder_at(&[1], parent)], entries]
             .concat()
             .concat()
     };
@@ -191,9 +191,13 @@ fn describe(iso: &mut [u8], files: &Files, script: usize, cd: usize) -> Result<(
     put(
         iso,
         ROOT,
-        &folder(ROOT, ROOT, vec![root(b"BOOT", BOOT), readme]),
+        &folder(ROOT, ROOT, vec![folder_at(b"BOOT", BOOT), readme]),
     );
-    put(iso, BOOT, &folder(BOOT, ROOT, vec![root(b"LOAM", LOAM)]));
+    put(
+        iso,
+        BOOT,
+        &folder(BOOT, ROOT, vec![folder_at(b"LOAM", LOAM)]),
+    );
     let script = record(b"BOOT.CFG;1", files.script, script, false);
     let cd = record(b"GRUB.IMG;1", files.cd, cd, false);
     put(iso, LOAM, &folder(LOAM, BOOT, vec![script, cd]));
