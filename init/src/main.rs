@@ -7,7 +7,7 @@
 //! | [`service`], [`machine`] | the processes that PID 1 starts: daemons, and VMMs |
 //! | [`spawn`], [`cgroup`] | how any process is started and limited |
 //! | [`api`] | the calls that init answers |
-//! | [`screen`], [`log`], [`kernel_log`], [`crash_log`] | what people see |
+//! | [`screen`], [`log`], [`kernel_log`], [`crash_log`], [`virtualisation`] | what people see |
 //! | [`debug`] | what tests look at and break, in images for developers |
 //! | [`power`] | button, watchdog, the end |
 
@@ -31,6 +31,7 @@ mod screen;
 mod service;
 mod spawn;
 mod uevent;
+mod virtualisation;
 
 use std::{future::Future, os::fd::OwnedFd, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -135,6 +136,7 @@ async fn run(
         ),
         screen: Screen::open(),
         last_boot: LastBoot::look(modules.as_ref()),
+        virtualisation: Default::default(),
         watchdog: arm_watchdog(modules.as_ref()),
         modules,
         buttons: Default::default(),

@@ -21,6 +21,7 @@ use crate::{
     power::{button::Buttons, watchdog::Watchdog},
     screen::{Screen, facts::Observer, layout::Facts},
     service::Services,
+    virtualisation::Virtualisation,
 };
 
 /// How long machines have to end when the node does.
@@ -44,6 +45,7 @@ pub struct Node<L> {
     pub machines: Machines<L>,
     pub screen: Screen,
     pub last_boot: LastBoot,
+    pub virtualisation: Virtualisation,
     pub modules: Option<Hotplug>,
     pub watchdog: Option<Watchdog>,
     pub buttons: Buttons,
@@ -266,6 +268,7 @@ impl<L: Launcher> Node<L> {
             machines_memory,
             machines_budget: self.machines.budget().total(),
             node: self.observer.look(now),
+            troubles: self.virtualisation.trouble().into_iter().collect(),
             warnings: self.log.warnings(now),
             phase: match self.phase {
                 Phase::Up => None,

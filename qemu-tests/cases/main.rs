@@ -20,7 +20,6 @@ mod ipv6_only;
 mod late;
 mod media;
 mod moved_disk;
-mod no_grid;
 mod panic;
 mod power_cut;
 mod private_image;
@@ -35,6 +34,7 @@ mod stock_guest;
 mod stop_in_boot;
 mod suspended;
 mod tenants;
+mod unfit;
 mod update;
 
 qemu_tests::shared_cases! {

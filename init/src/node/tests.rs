@@ -116,6 +116,7 @@ async fn while_it_runs(calls: impl AsyncFnOnce(Caller)) {
         machines: Machines::new(budget, Faulty, Changes::new()),
         screen: Screen::default(),
         last_boot: Default::default(),
+        virtualisation: Default::default(),
         modules: None,
         watchdog: None,
         buttons: Buttons::default(),

@@ -30,6 +30,8 @@ pub struct Facts {
     pub machines_memory: Bytes,
     pub machines_budget: Bytes,
     pub node: super::facts::NodeFacts,
+    /// What keeps the node from its work, and what to do: before the notices of noded.
+    pub troubles: Vec<&'static str>,
     pub warnings: Vec<String>,
     /// What the node does instead of its work, such as shutting down.
     pub phase: Option<String>,
@@ -180,9 +182,11 @@ fn tail(facts: &Facts) -> Vec<Line> {
     }
     let mut room = MAX_TAIL - (MAX_WARNINGS - room);
     let Excerpt { first, more } = &facts.status.notices;
+    let troubles = facts.troubles.iter().copied();
+    let first: Vec<&str> = troubles.chain(first.iter().map(String::as_str)).collect();
     let mut texts = Vec::new();
     let mut shown = 0;
-    for notice in first {
+    for notice in &first {
         let left = first.len() - shown + more;
         // A line for the count of what follows, if anything does.
         let mine = room - usize::from(left > 1);

@@ -42,6 +42,7 @@ fn facts() -> Facts {
             memory_total: Bytes::gib(2),
             memory_used: Bytes::mib(700),
         },
+        troubles: Vec::new(),
         warnings: vec!["noded: daemon ended".into()],
         phase: None,
     }
@@ -86,6 +87,21 @@ machine   12.web                              running
   noded: daemon ended
 ";
     assert_eq!(text(&facts()), expected);
+}
+
+#[test]
+fn what_keeps_a_node_from_its_work_is_said_first() {
+    let unfit = Facts {
+        troubles: vec!["switch on SVM in its setup"],
+        ..facts()
+    };
+    let said: Vec<_> = text(&unfit)
+        .lines()
+        .filter(|line| line.starts_with("! "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(said[0], "! switch on SVM in its setup");
+    assert_eq!(said.len(), 2);
 }
 
 #[test]

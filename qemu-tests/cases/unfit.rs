@@ -1,4 +1,4 @@
-//! A machine that was started from an image of no grid says so, and what to do.
+//! A machine that cannot become a node says so on its screen, and what to do.
 
 use qemu_tests::{folder, node::tested_image, wait::LIMIT};
 use xtask::{
@@ -8,12 +8,16 @@ use xtask::{
 
 #[test]
 #[ignore = "slow: a boot of its own"]
-fn an_image_without_a_grid_says_what_to_do() -> anyhow::Result<()> {
+fn a_machine_that_cannot_be_a_node_says_why_and_what_to_do() -> anyhow::Result<()> {
     let node = NodeConfig::new(folder::new("node")?, tested_image()?)
         .accel(Choice::of_environment()?.decide(&image::linux()))
+        .memory_mib(1024)
+        // The last one counts.
+        .arguments(["-cpu", "max,svm=off,vmx=off"])
         .start()?;
     let console = node.console();
     console.wait_for("this image was made for no grid", LIMIT)?;
+    console.wait_for("this processor has no virtualisation", LIMIT)?;
     // What is known all the same is shown.
     console.wait_for("address   10.0.2.15", LIMIT)?;
     console.wait_for("noded running", LIMIT)?;
