@@ -33,10 +33,17 @@ impl Slots {
     /// The place of so many bytes, at a multiple of [`SLOT`]. In one block if that is possible at all.
     pub fn place(&mut self, size: u64) -> u64 {
         let size = size.next_multiple_of(SLOT);
-        let fits = |gap: &&mut Gap| gap.room >= size;
-        if let Some(gap) = self.gaps.iter_mut().filter(fits).min_by_key(|gap| gap.room) {
-            let at = gap.at;
-            (gap.at, gap.room) = (at + size, gap.room - size);
+        let fitting = (0..self.gaps.len()).filter(|index| self.gaps[*index].room >= size);
+        if let Some(best) = fitting.min_by_key(|index| self.gaps[*index].room) {
+            let Gap { at, room } = self.gaps[best];
+            if room == size {
+                self.gaps.remove(best);
+            } else {
+                self.gaps[best] = Gap {
+                    at: at + size,
+                    room: room - size,
+                };
+            }
             return at;
         }
         let at = self.end;
@@ -54,7 +61,9 @@ impl Slots {
     }
 
     fn remember(&mut self, gap: Gap) {
-        self.gaps.retain(|gap| gap.room > 0);
+        if gap.room == 0 {
+            return;
+        }
         self.gaps.push(gap);
         if self.gaps.len() > GAPS {
             let smallest = (0..self.gaps.len()).min_by_key(|at| self.gaps[*at].room);
@@ -105,6 +114,10 @@ mod tests {
         slots.place(3968);
         assert!(slots.gaps.iter().all(|gap| gap.room > 0));
         assert!(slots.gaps.iter().any(|gap| gap.room == 128));
+        // One that is filled is none, nor is what a whole block leaves.
+        assert_eq!(slots.gaps.len(), GAPS);
+        slots.place(4096);
+        assert_eq!(slots.gaps.len(), GAPS);
     }
 
     proptest! {

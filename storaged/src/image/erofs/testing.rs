@@ -203,6 +203,8 @@ impl Walk<'_, '_> {
                 let from = u64::from(first) * BLOCK;
                 self.taken.push(from..from + length.next_multiple_of(BLOCK));
                 pieces.push((Some(from), length));
+            } else {
+                assert_eq!(first, 0, "a place of nothing");
             }
         };
         if !matches!(found.kind, Kind::File | Kind::Folder | Kind::Symlink) {

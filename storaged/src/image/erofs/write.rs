@@ -62,8 +62,8 @@ struct Writer<'a> {
     runs: Vec<u8>,
 }
 
-/// Bytes of runs that are read at once.
-const PIECE: usize = 4096 * Run::SIZE;
+/// Bytes of runs that are read at once, at most: whole ones.
+const PIECE: usize = 32_768;
 
 impl Writer<'_> {
     fn inode(&mut self, index: usize, number: u32) -> Result<(), WriteError> {
