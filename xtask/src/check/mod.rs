@@ -92,6 +92,7 @@ const STEPS: [Step; 5] = [
         run: |_| {
             let (image, _) = image::build_all()?;
             println!("{}", image.sizes.table());
+            image::pack_again(&image)?;
             Ok(Outcome::default())
         },
     },

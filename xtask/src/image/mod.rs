@@ -16,6 +16,7 @@ pub mod module;
 pub mod packages;
 pub mod programs;
 pub mod relock;
+pub mod same;
 pub mod sizes;
 pub mod spec;
 pub mod stage;
@@ -25,7 +26,7 @@ pub mod version;
 
 use std::cell::LazyCell;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
@@ -97,6 +98,18 @@ pub struct Image {
     pub disk: PathBuf,
     pub more: Option<More>,
     pub sizes: Sizes,
+}
+
+impl Image {
+    /// All that was made of it, by name.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.uki.clone(), self.disk.clone()];
+        if let Some(more) = &self.more {
+            files.extend([more.iso.clone(), more.manifest.clone()]);
+            files.extend(network::NAMES.map(|name| more.network.join(name)));
+        }
+        files
+    }
 }
 
 /// The media that are made of an image for farmers alone.
@@ -191,6 +204,27 @@ pub fn build_for(purpose: &Purpose) -> Result<Image> {
 /// The same; `gone` says what to do about packages that the archive does not have any more. Debian's part is
 /// fetched and unpacked while cargo compiles ours: one waits for the network, the other for processors.
 pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> {
+    build_in(&folder(), purpose, gone, media)
+}
+
+/// The image packed once more, from the programs and the kernels that there are: every medium must have the same bytes.
+pub fn pack_again(image: &Image) -> Result<()> {
+    let out = folder().join("again");
+    let clear = || match fs::remove_dir_all(&out) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    // What a killed run left would not be made anew.
+    clear().with_context(|| format!("removing {}", out.display()))?;
+    let purpose = Purpose::Development;
+    let again = build_in(&out, &purpose, purpose.gone(), Media::All)?;
+    for (first, second) in std::iter::zip(image.files(), again.files()) {
+        same::compare(&first, &second)?;
+    }
+    clear().with_context(|| format!("removing {}", out.display()))
+}
+
+fn build_in(out: &Path, purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> {
     let (spec_file, lock_file) = inputs();
     let mut spec = Spec::read(&spec_file)?;
     if let Purpose::Release(grid) = purpose {
@@ -207,7 +241,7 @@ pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> 
         Purpose::Development | Purpose::StockGuest => None,
     };
     let _alone = alone()?;
-    let stages = Stages::new(folder().join("stages"))?;
+    let stages = Stages::new(out.join("stages"))?;
     // Whether the other is not needed any more, as one has failed.
     let (ours_failed, debian_failed) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -220,7 +254,7 @@ pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> 
             ours
         });
         let debian = scope.spawn(|| {
-            let debian = from_debian(&spec, lock, gone, purpose, &stages, &ours_failed);
+            let debian = from_debian(&spec, lock, gone, purpose, out, &stages, &ours_failed);
             debian_failed.store(debian.is_err(), Ordering::Relaxed);
             debian
         });
@@ -244,6 +278,7 @@ fn from_debian<'a>(
     lock: Lock,
     gone: Gone,
     purpose: &'a Purpose,
+    out: &'a Path,
     stages: &'a Stages,
     in_vain: &AtomicBool,
 ) -> Result<(Builder<'a>, Debian)> {
@@ -259,6 +294,7 @@ fn from_debian<'a>(
         version: version::of(&workspace::root(), purpose, &locked, &lock)?,
         spec,
         lock,
+        out,
         stages,
         purpose,
     };
@@ -271,6 +307,8 @@ struct Builder<'a> {
     version: String,
     spec: &'a Spec,
     lock: Lock,
+    /// Where media go.
+    out: &'a Path,
     stages: &'a Stages,
     purpose: &'a Purpose,
 }
@@ -350,7 +388,7 @@ impl Builder<'_> {
             remark(self.uki(release, &linux, &initrd)?)
         })?;
         let image = phase::run("media", |_| self.media(&uki, media))?;
-        let record = folder().join(format!(".{}.sizes", self.purpose.image()));
+        let record = self.out.join(format!(".{}.sizes", self.purpose.image()));
         let sizes = Sizes::record(&record, parts)?;
         Ok(Image { sizes, ..image })
     }
@@ -520,7 +558,7 @@ impl Builder<'_> {
             key = key.with(&part.key);
         }
         let name = self.purpose.image();
-        Stages::new(folder())?.plain(&format!("{name}.efi"), &key, || {
+        Stages::new(self.out.to_owned())?.plain(&format!("{name}.efi"), &key, || {
             let contents = uki::Contents {
                 os_release: &base::os_release(&self.version),
                 command_line: &self.spec.command_line,
@@ -541,7 +579,7 @@ impl Builder<'_> {
         }
         let grub = LazyCell::new(|| Grub::of(self.spec, &self.lock, self.stages));
         let grub = || grub.as_ref().map_err(|error| anyhow!("GRUB: {error:#}"));
-        let out = Stages::new(folder())?;
+        let out = Stages::new(self.out.to_owned())?;
         let disk = out.plain(&format!("{name}.img"), &key, || {
             media::disk::image(&uki.read()?, grub()?)
         })?;
@@ -565,7 +603,7 @@ impl Builder<'_> {
                 let files = network::NAMES.map(|name| more.network.join(name));
                 let media = [&uki.file, &disk.file, &more.iso, &more.manifest];
                 out.plain(&sums::name(name), &key, || {
-                    sums::of(&folder(), media.into_iter().chain(&files))
+                    sums::of(self.out, media.into_iter().chain(&files))
                 })?;
                 Some(more)
             }
@@ -581,7 +619,7 @@ impl Builder<'_> {
 
     /// The folder of what a server gives to machines that boot over a network.
     fn network(&self, uki: &Kept, key: &Key) -> Result<PathBuf> {
-        let folder = folder().join(format!("{}-network", self.purpose.image()));
+        let folder = self.out.join(format!("{}-network", self.purpose.image()));
         let stages = Stages::new(folder.clone())?;
         let files = LazyCell::new(|| network::files(&uki.read()?, self.spec, &self.lock));
         for name in network::NAMES {

@@ -21,4 +21,4 @@ pub mod layout;
 pub mod network;
 pub mod sums;
 #[cfg(test)]
-mod testing;
+pub mod testing;
