@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::programs::Pool;
 use super::{inputs, spec::Spec};
-use crate::debian::archive::Archive;
+use crate::debian::archive::{Archive, Origin};
 use crate::debian::index::Index;
 use crate::debian::lock::{self, Lock, Locked};
 use crate::debian::{resolve, version};
@@ -32,11 +32,61 @@ pub fn update(downgrade: bool) -> Result<()> {
     after.write(&lock_file)
 }
 
+/// Warns, where an image is made for others' eyes, of locked packages that the suite or its updates for security have
+/// newer ones of. Whoever cannot ask is told that.
+pub fn warn_of_older() -> Result<()> {
+    let (spec_file, lock_file) = inputs();
+    let (spec, lock) = (Spec::read(&spec_file)?, Lock::read(&lock_file)?);
+    phase::run("newer packages", |phase| {
+        let behind = match index(&spec, &lock) {
+            Ok(index) => behind(&index, &lock),
+            Err(error) => {
+                let remark = format!("nobody can say: {error:#}");
+                return Ok::<_, anyhow::Error>(((), remark));
+            }
+        };
+        for line in &behind {
+            phase.say(&format!("warning: {line}"));
+        }
+        let remark = match behind.len() {
+            0 => "image/packages.lock has the newest".to_owned(),
+            count => format!("{count}; `cargo xtask image --update-lock` chooses anew"),
+        };
+        Ok(((), remark))
+    })
+}
+
+/// A line for each locked package of which there is a newer one.
+fn behind(index: &Index, lock: &Lock) -> Vec<String> {
+    let newer = lock.packages.iter().filter_map(|locked| {
+        let newest = match &locked.asked {
+            Some(asked) => resolve::kernel(index, asked),
+            None => resolve::alone(index, &locked.name),
+        };
+        let newest = newest.ok()?;
+        let is_newer = version::compare(&newest.version, &locked.version).is_gt();
+        let why = match newest.origin {
+            Origin::Security => "the archive for security has",
+            Origin::Main => "there is",
+        };
+        is_newer.then(|| {
+            format!(
+                "{} {} is locked, and {why} {} {}",
+                locked.name, locked.version, newest.name, newest.version
+            )
+        })
+    });
+    newer.collect()
+}
+
+fn index(spec: &Spec, before: &Lock) -> Result<Index> {
+    Index::fetch(&Archive::of_this_machine()?, &spec.suite, &before.released)
+}
+
 /// The suite's newest packages. No index is taken that is older than what the lock before was chosen from.
 pub(super) fn choose(spec: &Spec, before: &Lock) -> Result<Lock> {
     let index = phase::run("package index", |_| {
-        let archive = Archive::of_this_machine()?;
-        let index = Index::fetch(&archive, &spec.suite, &before.released)?;
+        let index = index(spec, before)?;
         let suites: Vec<&str> = index.released.keys().map(String::as_str).collect();
         let remark = format!("{}, signed by Debian", suites.join(", "));
         Ok::<_, anyhow::Error>((index, remark))
@@ -132,7 +182,6 @@ pub(super) fn changes(before: &Lock, after: &Lock) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::debian::archive::Origin;
 
     fn locked(name: &str, version: &str) -> Locked {
         Locked {
@@ -161,6 +210,56 @@ mod tests {
         );
         assert_eq!(changes(&before, &after), ["  a 1 -> 2", "+ c 1", "- b 1"]);
         assert_eq!(changes(&after, &after).len(), 1);
+    }
+
+    #[test]
+    fn tells_of_what_there_are_newer_ones() {
+        let text = |name: &str, version: &str, more: &str| {
+            format!(
+                "Package: {name}\nVersion: {version}\nFilename: f\nSize: 1\nSHA256: 00\n{more}\n"
+            )
+        };
+        let mut index = Index::default();
+        let meta = text(
+            "linux-image-amd64",
+            "6.12.107-1",
+            "Depends: linux-image-6.12.107\n",
+        );
+        let main = meta + &text("linux-image-6.12.107", "6.12.107-1", "") + &text("a", "1", "");
+        index.add(Origin::Main, &main).unwrap();
+        let meta = text(
+            "linux-image-amd64",
+            "6.12.118-1",
+            "Depends: linux-image-6.12.118\n",
+        );
+        let security = meta + &text("linux-image-6.12.118", "6.12.118-1", "");
+        index.add(Origin::Security, &security).unwrap();
+        let kernel = |name: &str, version: &str| Locked {
+            asked: Some("linux-image-amd64".into()),
+            ..locked(name, version)
+        };
+        let lock = |packages: Vec<Locked>| Lock {
+            packages,
+            ..Lock::default()
+        };
+        let old = lock(vec![
+            locked("a", "0.9"),
+            locked("gone", "1"),
+            kernel("linux-image-6.12.107", "6.12.107-1"),
+        ]);
+        assert_eq!(
+            behind(&index, &old),
+            [
+                "a 0.9 is locked, and there is a 1",
+                "linux-image-6.12.107 6.12.107-1 is locked, and the archive for security has \
+                 linux-image-6.12.118 6.12.118-1"
+            ]
+        );
+        let new = lock(vec![
+            locked("a", "1"),
+            kernel("linux-image-6.12.118", "6.12.118-1"),
+        ]);
+        assert_eq!(behind(&index, &new), [""; 0]);
     }
 
     #[test]
