@@ -1,13 +1,13 @@
 //! Whatever a farmer boots it from, and by whichever firmware, a machine becomes a node.
 
-use std::path::PathBuf;
+use std::{fs, io::Write as _, path::PathBuf, process::Command};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use qemu_tests::{
     grid::Grid,
     node::{Node, NodeOptions, tested_image},
 };
-use xtask::qemu::Medium;
+use xtask::{program, qemu::Medium};
 
 /// Boots it until it is registered.
 fn boots(grid: &Grid, image: PathBuf, medium: Medium, bios: bool) -> anyhow::Result<()> {
@@ -48,4 +48,53 @@ fn every_medium_boots_by_either_firmware() -> anyhow::Result<()> {
     boots(&grid, network.clone(), Medium::Network, false)?;
     boots(&grid, network.clone(), Medium::Ipxe, false)?;
     boots(&grid, network, Medium::Ipxe, true)
+}
+
+/// Tools that have nothing to do with ours.
+#[test]
+fn media_are_what_others_take_for_a_disk_and_a_cd() -> anyhow::Result<()> {
+    let disk = tested_image()?;
+    let said = program::run(Command::new("sgdisk").arg("--verify").arg(&disk))?;
+    ensure!(said.contains("No problems found"), "{said}");
+    let table = program::run(Command::new("sgdisk").arg("--print").arg(&disk))?;
+    for (kind, name) in [("EF02", "loam BIOS"), ("EF00", "loam A")] {
+        let line = table.lines().find(|line| line.contains(name));
+        ensure!(line.is_some_and(|line| line.contains(kind)), "{table}");
+    }
+
+    // The slot alone, as fsck wants it.
+    let (start, length) = (4096 * 512, 128 << 20);
+    let mut slot = tempfile::NamedTempFile::new()?;
+    slot.write_all(&fs::read(&disk)?[start..start + length])?;
+    let said = program::run(
+        Command::new("fsck.vfat")
+            .arg("-n")
+            .arg("-v")
+            .arg(slot.path()),
+    )?;
+    ensure!(
+        said.contains("2 files") || said.contains("files, "),
+        "{said}"
+    );
+
+    let mut xorriso = Command::new("xorriso");
+    xorriso.arg("-indev").arg(iso()?);
+    xorriso.args([
+        "-report_el_torito",
+        "plain",
+        "-find",
+        "/",
+        "-exec",
+        "report_lba",
+    ]);
+    let said = program::run(&mut xorriso)?;
+    for words in [
+        "BIOS  y   none",
+        "UEFI  y   none",
+        "boot-info-table",
+        "/BOOT/LOAM/BOOT.CFG",
+    ] {
+        ensure!(said.contains(words), "{words}: {said}");
+    }
+    Ok(())
 }

@@ -58,7 +58,7 @@ pub fn of(spec: &Spec, lock: &Lock, version: &str, uki: &[u8]) -> Result<Vec<u8>
         .iter()
         .filter(|package| owners.used.contains(&package.name))
     {
-        components.push(debian(package, &lock.suite)?);
+        components.push(debian(package, lock)?);
     }
     components.extend(crates(&spec.packages())?);
     for (path, hash) in &files {
@@ -128,7 +128,8 @@ impl Owners {
             |_| true,
             |path, entry| {
                 if let Entry::File(mut bytes) = entry
-                    && !path.starts_with("usr/share/doc/")
+                    // An empty one is anybody's.
+                && !bytes.is_empty()
                 {
                     if path.starts_with("boot/vmlinuz-") {
                         // In a UKI it fills whole sectors.
@@ -174,12 +175,21 @@ fn file(path: &str, hash: &str, owner: String) -> Component {
     file
 }
 
-fn debian(package: &Locked, suite: &str) -> Result<Component> {
+fn debian(package: &Locked, lock: &Lock) -> Result<Component> {
     let deb = verified(package)?;
     let control = deb::control(&deb)?;
     let stanza = control::stanzas(&control).next().unwrap_or_default();
-    let copyright = deb::file(&deb, &format!("usr/share/doc/{}/copyright", package.name));
-    let licenses = copyright.map(|text| licenses(&String::from_utf8_lossy(&text)));
+    let source = source(package, stanza.get("Source"));
+    let licenses = match copyright(&deb, &package.name)? {
+        Copyright::Text(text) => licenses(&text),
+        Copyright::Of(other) => match lock.packages.iter().find(|known| known.name == other) {
+            Some(known) => match copyright(&verified(known)?, &other)? {
+                Copyright::Text(text) => licenses(&text),
+                Copyright::Of(_) => BTreeSet::new(),
+            },
+            None => [format!("that of {other}, of the source {source}")].into(),
+        },
+    };
     let mut component = Component::new(
         Classification::Library,
         &package.name,
@@ -187,9 +197,10 @@ fn debian(package: &Locked, suite: &str) -> Result<Component> {
         Some(deb_ref(&package.name)),
     );
     let purl = format!(
-        "pkg:deb/debian/{}@{}?arch=amd64&distro={suite}",
+        "pkg:deb/debian/{}@{}?arch=amd64&distro={}",
         package.name,
-        package.version.replace('+', "%2B")
+        package.version.replace('+', "%2B"),
+        lock.suite
     );
     component.purl = Some(
         purl.parse::<Purl>()
@@ -197,20 +208,49 @@ fn debian(package: &Locked, suite: &str) -> Result<Component> {
     );
     component.hashes = Some(sha256(&package.sha256));
     let named: Vec<LicenseChoice> = licenses
-        .unwrap_or_default()
         .iter()
         .map(|name| LicenseChoice::license(name))
         .collect();
     component.licenses = (!named.is_empty()).then_some(Licenses(named));
-    let mut properties = vec![Property::new(
-        "loam:source",
-        &source(package, stanza.get("Source")),
-    )];
+    let mut properties = vec![Property::new("loam:source", &source)];
     if let Some(built_using) = stanza.get("Built-Using") {
         properties.push(Property::new("loam:built-using", built_using));
     }
     component.properties = Some(Properties(properties));
     Ok(component)
+}
+
+/// What a package says of its licences.
+enum Copyright {
+    Text(String),
+    /// What another one of the same source says (Debian policy, 12.5).
+    Of(String),
+}
+
+fn copyright(deb: &Path, name: &str) -> Result<Copyright> {
+    let folder = format!("usr/share/doc/{name}");
+    let file = format!("{folder}/copyright");
+    let mut found = None;
+    deb::read(
+        deb,
+        |path| path == folder || path == file,
+        |_, entry| {
+            found = match entry {
+                Entry::File(bytes) => Some(Copyright::Text(
+                    String::from_utf8_lossy(&bytes).into_owned(),
+                )),
+                Entry::Symlink(target) => {
+                    let folder = target.trim_end_matches("/copyright");
+                    Some(Copyright::Of(
+                        folder.rsplit('/').next().unwrap_or(folder).to_owned(),
+                    ))
+                }
+                Entry::HardLink(_) => None,
+            };
+            Ok(())
+        },
+    )?;
+    found.with_context(|| format!("{name} says nothing of its licence"))
 }
 
 /// The source package and its version (Debian policy, 5.6.1): `glibc 2.41-12`.

@@ -35,7 +35,7 @@ const UNPACKS_LAYERS: &str = "packs and unpacks layers for storaged's tests";
 /// Debian's, when packages are chosen anew.
 const CHECKS_INDEXES: &str = "says that an index of packages is Debian's";
 
-const PACKAGES: [Package; 34] = [
+const PACKAGES: [Package; 35] = [
     Package {
         name: "qemu-system-x86",
         why: "boots the image",
@@ -203,6 +203,12 @@ const PACKAGES: [Package; 34] = [
         why: MAKES_DISKS,
         need: Need::Tests,
         present: || in_path("pvcreate"),
+    },
+    Package {
+        name: "xorriso",
+        why: "reads the ISO of an image as others would",
+        need: Need::Tests,
+        present: || in_path("xorriso"),
     },
     Package {
         name: "gdisk",
