@@ -50,7 +50,8 @@ enum Command {
         #[arg(long, conflicts_with = "update_lock")]
         locked: bool,
         /// Make loam-release.efi and .img instead, for farmers: of the locked packages alone, packed as
-        /// small as it gets, without a debug port, and for the grid of --grid, which nothing changes.
+        /// small as it gets, without a debug port, and for the grid of --grid, which nothing changes. With it
+        /// comes all that it is made of, as one archive.
         #[arg(long, requires = "grid", conflicts_with = "update_lock")]
         release: bool,
         /// The grid that a released image joins: a file like /etc/loam/grid.toml.
@@ -233,8 +234,8 @@ fn run(arguments: Arguments) -> Result<()> {
             None => Ok(image::build()?.disk),
         }),
         Command::Image { locked, grid, .. } => {
-            let purpose = match grid {
-                Some(file) => Purpose::Release(image::grid(&file)?),
+            let purpose = match &grid {
+                Some(file) => Purpose::Release(image::grid(file)?),
                 None => Purpose::Development,
             };
             let gone = if locked { Gone::Refuse } else { purpose.gone() };
@@ -245,6 +246,10 @@ fn run(arguments: Arguments) -> Result<()> {
                 for medium in [more.iso, more.network, more.manifest] {
                     println!("{}", medium.display());
                 }
+            }
+            if let Some(grid) = grid {
+                let (archive, hash) = image::sources::write(&grid)?;
+                println!("{} (sha256 {hash})", archive.display());
             }
             Ok(())
         }

@@ -18,6 +18,7 @@ pub mod programs;
 pub mod relock;
 pub mod same;
 pub mod sizes;
+pub mod sources;
 pub mod spec;
 pub mod stage;
 pub mod tree;
@@ -26,7 +27,7 @@ pub mod version;
 
 use std::cell::LazyCell;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
@@ -210,18 +211,14 @@ pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> 
 /// The image packed once more, from the programs and the kernels that there are: every medium must have the same bytes.
 pub fn pack_again(image: &Image) -> Result<()> {
     let out = folder().join("again");
-    let clear = || match fs::remove_dir_all(&out) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
     // What a killed run left would not be made anew.
-    clear().with_context(|| format!("removing {}", out.display()))?;
+    workspace::remove(&out)?;
     let purpose = Purpose::Development;
     let again = build_in(&out, &purpose, purpose.gone(), Media::All)?;
     for (first, second) in std::iter::zip(image.files(), again.files()) {
         same::compare(&first, &second)?;
     }
-    clear().with_context(|| format!("removing {}", out.display()))
+    workspace::remove(&out)
 }
 
 fn build_in(out: &Path, purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> {

@@ -49,12 +49,17 @@ fn short(text: &str) -> String {
     Key::new(text).hex()[..HASH].to_owned()
 }
 
-fn git(repository: &Path) -> Command {
+pub fn git(repository: &Path) -> Command {
     let mut git = Command::new("git");
     // Whose the folder is says nothing of what is in it; the tests run as root in anybody's clone.
     git.arg("-c").arg("safe.directory=*");
     git.arg("-C").arg(repository);
     git
+}
+
+/// Whether anything differs from the last commit.
+pub fn is_changed(repository: &Path) -> Result<bool> {
+    Ok(changes(repository)?.is_some())
 }
 
 fn commit(repository: &Path) -> Option<String> {
