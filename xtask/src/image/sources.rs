@@ -78,14 +78,13 @@ fn repository(from: &Path, to: &Path) -> Result<()> {
 /// All crates of `Cargo.lock`, where cargo is told to look for them.
 fn crates(source: &Path) -> Result<()> {
     let mut cargo = Command::new(workspace::cargo().get_program());
-    cargo.args([
-        "vendor",
-        "--locked",
-        "--versioned-dirs",
-        "--quiet",
-        "vendor",
-    ]);
+    // On standard output it says what a configuration must have.
+    cargo.args(["vendor", "--locked", "--versioned-dirs", "vendor"]);
     let config = program::run(cargo.current_dir(source))?;
+    ensure!(
+        config.contains("vendored-sources"),
+        "cargo does not say how crates are found that lie beside the sources"
+    );
     let file = source.join(".cargo/config.toml");
     let before = fs::read_to_string(&file).unwrap_or_default();
     fs::write(&file, format!("{before}\n{config}"))
