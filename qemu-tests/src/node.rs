@@ -4,11 +4,14 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use loam_chain::NodeRecord;
 use loam_node_api::debug::{DebugRequest, DebugResponse};
+use serde_json::json;
 use xtask::qemu::{Disk, Medium, Node as Machine, NodeConfig, WatchdogAction, accel::Choice};
 
 use crate::{
@@ -319,6 +322,18 @@ impl<'a> Node<'a> {
     }
 
     fn show(&self, machine: &Machine) {
+        // Of one that has stopped, or that goes round and round, this says where.
+        for _ in 0..2 {
+            let asked = json!({ "command-line": "info registers" });
+            if let Ok(registers) = machine.command("human-monitor-command", asked) {
+                let registers = registers.as_str().unwrap_or_default().to_owned();
+                let told = registers
+                    .lines()
+                    .filter(|line| line.contains("RIP") || line.contains("RSP"));
+                eprintln!("── processor: {}", told.collect::<Vec<_>>().join(" "));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
         let files = self.folder().display();
         eprintln!(
             "── log, the end of {files}/logs.jsonl\n{}",

@@ -1,11 +1,10 @@
 //! The parts of the root that no package brings: its merged folders, mount points, and `/etc`.
 
-use std::process::Command;
-
 use anyhow::Result;
 
 use super::spec::Spec;
 use super::tree::{DATA, Tree};
+use super::version;
 use crate::workspace;
 
 /// Mount points and folders that init and the daemons expect.
@@ -47,27 +46,16 @@ pub fn tree(spec: &Spec, version: &str) -> Result<Tree> {
         tree.file("etc/loam/mirrors.toml", DATA, text);
     }
     let mut time = spec.time.clone().unwrap_or_default();
-    time.insert("built".to_owned(), built().into());
+    time.insert(
+        "built".to_owned(),
+        version::built(&workspace::root()).into(),
+    );
     let time = toml::to_string(&time)?;
     tree.file("etc/loam/time.toml", DATA, time.into_bytes());
     if spec.allow_grid_override {
         tree.file("etc/loam/allow-grid-override", DATA, Vec::new());
     }
     Ok(tree)
-}
-
-/// The day on which what is built was committed, in seconds since 1970: a moment that has passed
-/// before any node runs it, and the same for everybody who builds it. 0 outside a repository.
-pub fn built() -> i64 {
-    const DAY: i64 = 24 * 3600;
-    let git = Command::new("git")
-        .args(["log", "-1", "--format=%ct"])
-        .current_dir(workspace::root())
-        .output();
-    git.ok()
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .and_then(|text| text.trim().parse().ok())
-        .map_or(0, |committed: i64| committed - committed % DAY)
 }
 
 /// os-release(5); the UKI carries the same text, which boot menus show.

@@ -536,7 +536,7 @@ impl Builder<'_> {
                 self.spec.grid,
                 self.spec.time,
                 self.spec.mirrors,
-                base::built(),
+                version::built(&workspace::root()),
                 self.spec.allow_grid_override
             ));
         self.stages

@@ -72,7 +72,9 @@ fn repository(from: &Path, to: &Path) -> Result<()> {
     program::run(git.arg("HEAD"))?;
     tar::Archive::new(File::open(tar.path())?)
         .unpack(to)
-        .with_context(|| format!("unpacking the repository to {}", to.display()))
+        .with_context(|| format!("unpacking the repository to {}", to.display()))?;
+    let statement = version::statement(from).context("git does not say which commit this is")?;
+    Ok(fs::write(to.join(version::STATED), statement)?)
 }
 
 /// All crates of `Cargo.lock`, where cargo is told to look for them.

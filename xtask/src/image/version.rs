@@ -63,13 +63,51 @@ pub fn is_changed(repository: &Path) -> Result<bool> {
 }
 
 fn commit(repository: &Path) -> Option<String> {
+    if let Some((commit, _)) = stated(repository) {
+        return Some(commit);
+    }
     let length = format!("--short={COMMIT}");
     let commit = program::run(git(repository).args(["rev-parse", &length, "HEAD"])).ok()?;
     Some(commit.trim().to_owned())
 }
 
+/// When it was committed, in seconds since 1970.
+fn committed(repository: &Path) -> Option<i64> {
+    if let Some((_, time)) = stated(repository) {
+        return Some(time);
+    }
+    let time = program::run(git(repository).args(["log", "-1", "--format=%ct"])).ok()?;
+    time.trim().parse().ok()
+}
+
+/// In a release's sources, which have no repository, this file says of what commit they are, and of when.
+pub const STATED: &str = "COMMIT";
+
+fn stated(repository: &Path) -> Option<(String, i64)> {
+    let text = fs::read_to_string(repository.join(STATED)).ok()?;
+    let (commit, time) = text.trim().split_once(' ')?;
+    Some((commit.to_owned(), time.parse().ok()?))
+}
+
+/// What [`STATED`] is to say.
+pub fn statement(repository: &Path) -> Option<String> {
+    let (commit, time) = (commit(repository)?, committed(repository)?);
+    Some(format!("{commit} {time}\n"))
+}
+
+/// The day on which what is built was committed, in seconds since 1970: a moment that has passed before any node
+/// runs it, and the same for everybody who builds it. 0 where nobody knows.
+pub fn built(repository: &Path) -> i64 {
+    const DAY: i64 = 24 * 3600;
+    committed(repository).map_or(0, |committed| committed - committed % DAY)
+}
+
 /// All that differs from the commit: differences of known files, and unknown files that are not ignored.
 fn changes(repository: &Path) -> Result<Option<String>> {
+    if stated(repository).is_some() {
+        // There is nothing to compare with: they are taken for what they say that they are.
+        return Ok(None);
+    }
     let mut changes =
         program::run(git(repository).args(["diff", "--binary", "--no-ext-diff", "HEAD"]))?;
     let list = [
@@ -109,6 +147,27 @@ mod tests {
 
     fn version(repository: &Path, purpose: &Purpose, used: &Lock) -> String {
         of(repository, purpose, &Lock::default(), used).unwrap()
+    }
+
+    #[test]
+    fn sources_of_a_release_are_called_as_the_repository_was() {
+        let repository = repository();
+        let (development, lock) = (Purpose::Development, Lock::default());
+        let before = (
+            version(repository.path(), &development, &lock),
+            built(repository.path()),
+        );
+        assert!(before.1 > 0 && before.1 % 86_400 == 0);
+        let sources = tempfile::tempdir().unwrap();
+        let called = |folder: &Path| (version(folder, &development, &lock), built(folder));
+        assert_eq!(called(sources.path()).1, 0);
+        fs::write(
+            sources.path().join(STATED),
+            statement(repository.path()).unwrap(),
+        )
+        .unwrap();
+        fs::write(sources.path().join("file"), "one").unwrap();
+        assert_eq!(called(sources.path()), before);
     }
 
     #[test]
