@@ -3,7 +3,7 @@ use std::{fs, sync::atomic::AtomicU64, time::Duration};
 use super::*;
 use crate::image::{
     erofs::{
-        format::{Kind, device},
+        format::{BLOCK, Kind, device},
         testing::{Found, Image},
     },
     limits,
@@ -129,6 +129,28 @@ fn devices_and_pipes_are_what_they_were() {
             (Kind::Fifo, 0)
         ]
     );
+}
+
+#[test]
+fn a_run_of_several_chunks_has_each_of_them_in_its_place() {
+    let block = BLOCK as usize;
+    // Each has its own bytes; all runs begin and end at fours of blocks.
+    let data: Vec<u8> = (0..8).flat_map(|n| vec![n + 1; block]).collect();
+    let size = 40 * BLOCK;
+    let pieces = [
+        (0, &data[..]),
+        (12 * BLOCK, &data[..4 * block]),
+        (28 * BLOCK, &data[..]),
+    ];
+    let layer = with_holes(Layer::default(), "x", size, &pieces);
+    let written = image(&[layer.tar()]);
+    let image = Image::read(&written);
+    assert!(image.has_chunks);
+    let mut expected = vec![0; size as usize];
+    for (at, piece) in pieces {
+        expected[at as usize..at as usize + piece.len()].copy_from_slice(piece);
+    }
+    assert!(image.data(find(&image, "x")) == expected);
 }
 
 #[test]

@@ -207,9 +207,11 @@ impl Writer<'_> {
 
     fn fill_to(&mut self, at: u64) -> io::Result<()> {
         const ZEROES: [u8; BLOCK as usize] = [0; BLOCK as usize];
-        while self.at < at {
-            let length = (at - self.at).min(BLOCK) as usize;
-            self.put(&ZEROES[..length])?;
+        let mut left = at.saturating_sub(self.at);
+        while left > 0 {
+            let length = left.min(BLOCK);
+            self.put(&ZEROES[..length as usize])?;
+            left -= length;
         }
         Ok(())
     }
