@@ -37,7 +37,7 @@ const AT_START: Duration = Duration::from_secs(120);
 /// How long anybody waits for one module.
 const ONE: Duration = Duration::from_secs(10);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Coldplug {
     loader: Loader,
 }
@@ -67,8 +67,25 @@ impl Coldplug {
         }
     }
 
-    /// Loads what every device of the machine asks for, and what appears meanwhile.
+    /// Loads the image's list beside what every device of the machine asks for, as either takes its time: some of the
+    /// list measure the processor, and some devices have to be waited for.
     fn load_all(&mut self, events: &OwnedFd) {
+        let mut beside = self.clone();
+        thread::scope(|scope| {
+            let list = scope.spawn(move || {
+                beside.load_list();
+                beside.loader
+            });
+            self.load_devices(events);
+            match list.join() {
+                Ok(loader) => self.loader.learn(loader),
+                Err(_) => tracing::error!("loading the list of modules panicked"),
+            }
+        });
+    }
+
+    /// Loads what every device of the machine asks for, and what appears meanwhile.
+    fn load_devices(&mut self, events: &OwnedFd) {
         self.walk();
         while let Ok(event) = uevent::receive(events.as_fd()) {
             if let Some(event) = event {
@@ -149,10 +166,7 @@ impl Hotplug {
     /// Loads the image's list, what every device asks for, and what appears meanwhile; waits for
     /// it, but not for ever. `devices` gives the events of [`uevent::open`].
     pub fn load_all(&self, devices: OwnedFd) {
-        let all = move |modules: &mut Coldplug| {
-            modules.load_list();
-            modules.load_all(&devices);
-        };
+        let all = move |modules: &mut Coldplug| modules.load_all(&devices);
         if !self.done(AT_START, all) {
             tracing::error!("a driver hangs; going on without the devices behind it");
         }

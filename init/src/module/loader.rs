@@ -12,7 +12,9 @@ use rustix::io::Errno;
 
 use super::ModuleIndex;
 
-#[derive(Debug)]
+/// Two of them may load at once, also the same: the kernel loads a module once, and whoever comes second waits until it
+/// is there (`add_unformed_module` in `kernel/module/main.c`).
+#[derive(Clone, Debug)]
 pub struct Loader {
     index: ModuleIndex,
     /// Loaded, or tried in vain: a device that asks again gets no second try.
@@ -37,6 +39,11 @@ impl Loader {
             index,
             done: HashSet::new(),
         }
+    }
+
+    /// Takes what another one has loaded, or tried in vain, for done.
+    pub fn learn(&mut self, other: Self) {
+        self.done.extend(other.done);
     }
 
     /// Loads every module that `asked` (a name, a modalias or a kernel's request) stands for.
@@ -84,5 +91,27 @@ pub fn load_file(path: &Path, parameters: &str) -> io::Result<()> {
     match rustix::system::finit_module(&file, &CString::new(parameters)?, flags) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_another_has_tried_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        // Neither file is there.
+        fs::write(folder.path().join("modules.dep"), "a.ko:\nb.ko: a.ko\n").unwrap();
+        fs::write(folder.path().join("modules.alias"), "").unwrap();
+        let mut loader = Loader::new(ModuleIndex::read(folder.path()).unwrap());
+        let mut beside = loader.clone();
+        let tried = |loader: &mut Loader, name: &str| loader.load(name).1.len();
+        assert_eq!(tried(&mut beside, "a"), 1);
+        assert_eq!(tried(&mut beside, "a"), 0);
+        loader.learn(beside);
+        assert_eq!(tried(&mut loader, "a"), 0);
+        assert_eq!(tried(&mut loader, "b"), 1);
     }
 }
