@@ -1,6 +1,7 @@
 //! Bytes onto a stick, and back.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use anyhow::{Context, Result, bail};
 
@@ -11,12 +12,19 @@ const CHUNK: usize = 4 << 20;
 /// pulled out in the middle is empty, and not half of an image.
 const HEAD: usize = 1 << 20;
 
+/// Bytes that stay where they are written once they are synced, and not before: a cache writes in any order.
+pub trait Stick: Read + Write + Seek {
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Stick for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
 /// Writes what differs; `tell` is told how far it is, in percent.
-pub fn write(
-    stick: &mut (impl Read + Write + Seek),
-    bytes: &[u8],
-    tell: impl Fn(usize),
-) -> Result<()> {
+pub fn write(stick: &mut impl Stick, bytes: &[u8], tell: impl Fn(usize)) -> Result<()> {
     let (head, rest) = bytes.split_at(HEAD.min(bytes.len()));
     spoil(stick)?;
     let mut there = vec![0; CHUNK];
@@ -34,10 +42,10 @@ pub fn write(
             .write_all(chunk)
             .with_context(|| format!("at byte {at}"))?;
     }
-    stick.flush()?;
+    stick.sync()?;
     stick.seek(SeekFrom::Start(0))?;
     stick.write_all(head)?;
-    stick.flush()?;
+    stick.sync()?;
     Ok(())
 }
 
@@ -63,17 +71,17 @@ pub fn compare(stick: &mut (impl Read + Seek), bytes: &[u8], tell: impl Fn(usize
 }
 
 /// Makes the stick one from which nothing boots.
-pub fn spoil(stick: &mut (impl Write + Seek)) -> Result<()> {
+pub fn spoil(stick: &mut impl Stick) -> Result<()> {
     stick.seek(SeekFrom::Start(0))?;
     stick.write_all(&vec![0; HEAD])?;
-    stick.flush()?;
+    stick.sync()?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::io::{self, Cursor};
+    use std::io::Cursor;
 
     use super::*;
 
@@ -101,39 +109,47 @@ mod tests {
     }
 
     /// Fails at the given write, and counts.
-    struct Stick {
+    struct Fake {
         bytes: Cursor<Vec<u8>>,
         writes: usize,
+        /// Since the last sync.
+        unsynced: usize,
         pulled_at: usize,
         /// What it has; it claims more.
         room: u64,
     }
 
-    impl Stick {
+    impl Fake {
         fn new(pulled_at: usize, room: u64) -> Self {
             let bytes = Cursor::new(vec![0; 10_000_000]);
             Self {
                 bytes,
                 writes: 0,
+                unsynced: 0,
                 pulled_at,
                 room,
             }
         }
     }
 
-    impl Read for Stick {
+    impl Read for Fake {
         fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
             self.bytes.read(into)
         }
     }
 
-    impl Write for Stick {
+    impl Write for Fake {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             if self.writes == self.pulled_at {
                 return Err(io::ErrorKind::NotFound.into());
             }
             self.writes += 1;
             let at = self.bytes.position();
+            // Neither end of the work may come to the stick before what it is about.
+            let is_spoilt = self.bytes.get_ref()[..HEAD].iter().all(|byte| *byte == 0);
+            assert!(at > 0 || self.unsynced == 0);
+            assert!(at == 0 || is_spoilt);
+            self.unsynced += 1;
             let written = self.bytes.write(bytes)?;
             if at >= self.room {
                 // It is kept in the place of something else.
@@ -147,7 +163,21 @@ mod tests {
         }
     }
 
-    impl Seek for Stick {
+    impl Stick for Fake {
+        fn sync(&mut self) -> io::Result<()> {
+            self.unsynced = 0;
+            Ok(())
+        }
+    }
+
+    /// Memory is as good as synced.
+    impl Stick for Cursor<Vec<u8>> {
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for Fake {
         fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
             self.bytes.seek(to)
         }
@@ -156,12 +186,12 @@ mod tests {
     #[test]
     fn one_that_was_pulled_out_does_not_look_whole() {
         let image = image();
-        let mut whole = Stick::new(usize::MAX, u64::MAX);
+        let mut whole = Fake::new(usize::MAX, u64::MAX);
         write(&mut whole, &image, |_| ()).unwrap();
         // Of the three chunks behind the head the middle one was all zeroes, as the stick was.
         assert!(whole.writes < 5, "{}", whole.writes);
         for pulled_at in 1..whole.writes {
-            let mut stick = Stick::new(pulled_at, u64::MAX);
+            let mut stick = Fake::new(pulled_at, u64::MAX);
             stick.bytes.get_mut()[..1000].fill(9);
             write(&mut stick, &image, |_| ()).unwrap_err();
             assert!(stick.bytes.get_ref()[..HEAD].iter().all(|byte| *byte == 0));
@@ -171,7 +201,7 @@ mod tests {
     #[test]
     fn one_that_claims_more_room_than_it_has_is_found() {
         let image = image();
-        let mut stick = Stick::new(usize::MAX, 5 << 20);
+        let mut stick = Fake::new(usize::MAX, 5 << 20);
         write(&mut stick, &image, |_| ()).unwrap();
         assert!(compare(&mut stick, &image, |_| ()).is_err());
     }

@@ -98,9 +98,6 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
             phase.note(format!("{percent} %"))
         })
         .with_context(|| format!("writing {}", path.display()))?;
-        stick
-            .sync_all()
-            .with_context(|| format!("writing {}", path.display()))?;
         Ok::<_, anyhow::Error>(((), sizes::mebibytes(bytes.len() as u64)))
     })?;
     // What comes back shall come from the stick, not from this machine's memory.
