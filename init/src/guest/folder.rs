@@ -194,6 +194,34 @@ mod tests {
     }
 
     #[test]
+    fn as_many_links_are_followed_as_a_kernel_follows() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        for link in 1..=MOST_LINKS + 1 {
+            symlink(format!("l{}", link - 1), root.join(format!("l{link}"))).unwrap();
+        }
+        assert_eq!(
+            made(root, &format!("l{MOST_LINKS}")).unwrap(),
+            Path::new("l0")
+        );
+        let error = made(root, &format!("l{}", MOST_LINKS + 1)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_absent() {
+        let root = tempfile::tempdir().unwrap();
+        let long = "x".repeat(300);
+        let mut seen = Vec::new();
+        let walked = walk(root.path(), Path::new(&long), |path, data| {
+            seen.push((path.to_path_buf(), data.is_some()));
+            Ok(())
+        });
+        assert_eq!(walked.unwrap_err().raw_os_error(), Some(libc::ENAMETOOLONG));
+        assert!(seen.is_empty());
+    }
+
+    #[test]
     fn what_can_be_no_folder_is_an_error() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("file"), "kept").unwrap();
