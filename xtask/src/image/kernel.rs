@@ -24,19 +24,7 @@ pub fn release(package: &Locked) -> Result<&str> {
 
 /// The bzImage.
 pub fn image(deb: &Path, release: &str) -> Result<Vec<u8>> {
-    let path = format!("boot/vmlinuz-{release}");
-    let mut image = None;
-    deb::read(
-        deb,
-        |file| file == path,
-        |_, entry| {
-            if let Entry::File(bytes) = entry {
-                image = Some(bytes);
-            }
-            Ok(())
-        },
-    )?;
-    image.with_context(|| format!("no {path} in {}", deb.display()))
+    deb::file(deb, &format!("boot/vmlinuz-{release}"))
 }
 
 /// Every module of the package.

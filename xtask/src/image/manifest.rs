@@ -34,12 +34,13 @@ const LICENSE_NAME: usize = 100;
 /// The manifest of the image in `uki`.
 pub fn of(spec: &Spec, lock: &Lock, version: &str, uki: &[u8]) -> Result<Vec<u8>> {
     let files = files(uki)?;
+    let wanted: BTreeSet<&str> = files.values().map(String::as_str).collect();
     let mut owners = Owners::default();
     for package in &lock.packages {
         let is_made_anew = package.is(&spec.guest.source);
         let is_elsewhere = package.is(&spec.guest.debian.package);
         if !is_made_anew && !is_elsewhere {
-            owners.add(package, &files)?;
+            owners.add(package, &wanted)?;
         }
     }
     // What the image has of these is no file of theirs, or not in its initrd.
@@ -121,15 +122,14 @@ struct Owners {
 }
 
 impl Owners {
-    fn add(&mut self, package: &Locked, files: &BTreeMap<String, String>) -> Result<()> {
-        let wanted: BTreeSet<&str> = files.values().map(String::as_str).collect();
+    fn add(&mut self, package: &Locked, wanted: &BTreeSet<&str>) -> Result<()> {
         deb::read(
             &verified(package)?,
             |_| true,
             |path, entry| {
+                // An empty one is anybody's.
                 if let Entry::File(mut bytes) = entry
-                    // An empty one is anybody's.
-                && !bytes.is_empty()
+                    && !bytes.is_empty()
                 {
                     if path.starts_with("boot/vmlinuz-") {
                         // In a UKI it fills whole sectors.

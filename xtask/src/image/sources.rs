@@ -95,8 +95,7 @@ fn crates(source: &Path) -> Result<()> {
 
 /// The same files give the same bytes: sorted, of no owner and no time. Gives the archive's hash.
 fn pack(from: &Path, to: &Path) -> Result<String> {
-    let mut files = Vec::new();
-    list(from, &mut files)?;
+    let mut files = workspace::files(from)?;
     files.sort();
     let writing = || format!("writing {}", to.display());
     let packed = Hashed {
@@ -105,7 +104,11 @@ fn pack(from: &Path, to: &Path) -> Result<String> {
     };
     let mut tar = tar::Builder::new(zstd::Encoder::new(packed, 9)?);
     for file in files {
-        let data = fs::metadata(&file)?;
+        // Of links nothing is packed.
+        let data = fs::symlink_metadata(&file)?;
+        if !data.is_file() {
+            continue;
+        }
         let mut header = tar::Header::new_gnu();
         header.set_size(data.len());
         let executable = std::os::unix::fs::PermissionsExt::mode(&data.permissions()) & 0o100 != 0;
@@ -126,21 +129,6 @@ fn pack(from: &Path, to: &Path) -> Result<String> {
         .and_then(|()| packed.file.sync_all())
         .with_context(writing)?;
     Ok(hex::encode(packed.hash.finalize()))
-}
-
-/// All ordinary files below a folder.
-fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let reading = || format!("reading {}", folder.display());
-    for entry in fs::read_dir(folder).with_context(reading)? {
-        let entry = entry.with_context(reading)?;
-        let kind = entry.file_type().with_context(reading)?;
-        if kind.is_dir() {
-            list(&entry.path(), files)?;
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-    }
-    Ok(())
 }
 
 /// A file that is hashed as it is written.

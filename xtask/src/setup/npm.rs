@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::Need;
 use crate::image::stage::Key;
-use crate::{cache, phase};
+use crate::{cache, phase, workspace};
 
 /// A package with its lock.
 #[derive(Debug, Clone, Copy)]
@@ -60,9 +60,7 @@ pub fn missing(need: Need) -> Result<Vec<Tool>> {
 /// A hash of all files below a folder: their names, bytes, and whether they are programs. What npm notes for itself
 /// beside the packages does not count.
 fn contents(folder: &Path) -> Result<String> {
-    let mut files = Vec::new();
-    collect(folder, &mut files)?;
-    let mut files: Vec<(Vec<u8>, PathBuf)> = files
+    let mut files: Vec<(Vec<u8>, PathBuf)> = workspace::files(folder)?
         .into_iter()
         .map(|file| {
             Ok((
@@ -85,18 +83,6 @@ fn contents(folder: &Path) -> Result<String> {
             .with(fs::read(&file).with_context(reading)?);
     }
     Ok(key.hex())
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let reading = || format!("reading {}", folder.display());
-    for entry in fs::read_dir(folder).with_context(reading)? {
-        let entry = entry.with_context(reading)?;
-        match entry.file_type().with_context(reading)?.is_dir() {
-            true => collect(&entry.path(), files)?,
-            false => files.push(entry.path()),
-        }
-    }
-    Ok(())
 }
 
 pub fn install(tools: &[Tool]) -> Result<()> {
