@@ -9,7 +9,8 @@ pub fn image() -> String {
     image_in(&fs::read_to_string(OS_RELEASE).unwrap_or_default())
 }
 
-fn image_in(os_release: &str) -> String {
+/// The same of a file's text.
+pub fn image_in(os_release: &str) -> String {
     let named = os_release
         .lines()
         .find_map(|line| line.strip_prefix("BUILD_ID="));

@@ -64,8 +64,8 @@ struct Process {
     events: u32,
     /// Up to when events were forgotten.
     forgotten: Instant,
-    /// Until when the guest shall have said something; nothing once it has.
-    boots_by: Option<Instant>,
+    /// Whether the guest has said anything.
+    booted: bool,
     command_started: bool,
     /// Of the command, in its present life.
     health: Option<Health>,
@@ -201,7 +201,7 @@ impl Lifecycle {
         let own = match &self.phase {
             Phase::Over(_) => return None,
             Phase::Pause { until } => Some(*until),
-            Phase::Process(process) => process.leaves_by().or(process.boots_by),
+            Phase::Process(process) => process.leaves_by().or(process.boots_by()),
             Phase::Opening => None,
         };
         let kill_at = match self.stop {
@@ -262,7 +262,7 @@ impl Lifecycle {
         }
         match event {
             VmmEvent::Started => {}
-            VmmEvent::GuestBooted => process.boots_by = None,
+            VmmEvent::GuestBooted => process.booted = true,
             VmmEvent::GuestStarted => process.guest_started(now, has_check),
             VmmEvent::GuestHealth { healthy, output } => {
                 if let Some(health) = &mut process.health {
@@ -338,7 +338,7 @@ impl Lifecycle {
                 process.silent = true;
                 self.conclude(now)
             }
-            Phase::Process(process) if process.boots_by.is_some_and(|by| by <= now) => {
+            Phase::Process(process) if process.boots_by().is_some_and(|by| by <= now) => {
                 let minutes = BOOTS.as_secs() / 60;
                 let what =
                     format!("the guest's kernel has not started its init in {minutes} minutes");
@@ -404,7 +404,7 @@ impl Process {
             started,
             events: 0,
             forgotten: started,
-            boots_by: Some(started + BOOTS),
+            booted: false,
             command_started: false,
             health: None,
             status: None,
@@ -419,7 +419,7 @@ impl Process {
     /// A guest that starts another kernel (kexec) has a second life in the same process. How the
     /// one before ended says nothing about how this one will.
     fn guest_started(&mut self, now: Instant, has_check: bool) {
-        self.boots_by = None;
+        self.booted = true;
         self.command_started = true;
         self.health = has_check.then(|| Health::starting(now));
         self.status = None;
@@ -442,8 +442,13 @@ impl Process {
     /// Nothing that it does is of use any more. The first reason for that counts.
     fn is_to_go(&mut self, now: Instant) {
         let by = now + LETS_GO;
-        self.boots_by = None;
         self.leaving.get_or_insert(Leaving { by, late: false });
+    }
+
+    /// Until when the guest shall have said something; nothing once it has, or is to go.
+    fn boots_by(&self) -> Option<Instant> {
+        let awaited = !self.booted && self.leaving.is_none();
+        awaited.then(|| self.started + BOOTS)
     }
 
     /// Until when it may be there, as long as that has not passed.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use gptman::{GPT, GPTHeader, GPTPartitionEntry};
+use loam_node_api::system;
 
 use super::layout::{BIOS_BOOT, ESP, Identity, SECTOR};
 use super::{disk, fat, grub, iso, network, sums};
@@ -94,9 +95,9 @@ fn check_bytes(bytes: &[u8]) -> Result<Checked> {
 
 fn check_uki(checked: &mut Checked, image: &[u8]) {
     let version = uki::text(image, uki::OS_RELEASE).and_then(|text| {
-        let mut lines = text.lines();
-        let id = lines.find_map(|line| line.strip_prefix("BUILD_ID="));
-        Ok(id.context("it has no version")?.to_owned())
+        let version = system::image_in(text);
+        ensure!(!version.is_empty(), "it has no version");
+        Ok(version)
     });
     checked.version = checked.note(version);
     checked.note(uki::text(image, uki::COMMAND_LINE));
@@ -140,7 +141,7 @@ fn check_disk(bytes: &[u8]) -> Checked {
         }
     }
     if let Some(slot) = slot
-        && let Some((volume, image)) = check_slot(&mut checked, bytes, &slot, &table, "disk")
+        && let Some((volume, image)) = check_slot(&mut checked, bytes, &slot, &table, disk::KIND)
     {
         let script = fat::read(volume, fat::SCRIPT);
         check_grub(&mut checked, script.as_deref(), volume, &image);
@@ -155,7 +156,7 @@ fn check_iso(bytes: &[u8]) -> Checked {
     };
     let volume = bytes_of(&table[1]);
     checked.note(iso::check(bytes, volume.start));
-    if let Some((_, image)) = check_slot(&mut checked, bytes, &volume, &table, "iso") {
+    if let Some((_, image)) = check_slot(&mut checked, bytes, &volume, &table, iso::KIND) {
         check_grub(
             &mut checked,
             iso::script(bytes).as_ref().copied(),

@@ -28,6 +28,9 @@ const TABLE: u64 = MEBIBYTE;
 const OTHER_SLOT: [u8; 16] = *b"\x1c\x7a\x5f\x2d\x40\x8e\x62\x4b\x9d\x1f\x6c\x6f\x61\x6d\x00\x01";
 const STATE_TYPE: [u8; 16] = *b"\x1c\x7a\x5f\x2d\x40\x8e\x62\x4b\x9d\x1f\x6c\x6f\x61\x6d\x00\x02";
 
+/// For [`Identity`].
+pub const KIND: &str = "disk";
+
 /// How GRUB names the slot on whichever disk it was started from.
 pub const GRUB_PREFIX: &str = "(,gpt2)/loam";
 
@@ -41,7 +44,7 @@ pub const PARTITIONS: [(&str, [u8; 16], u64); 4] = [
 
 /// The disk's bytes, most of them zeroes.
 pub fn image(uki: &[u8], grub: &Grub) -> Result<Vec<u8>> {
-    let identity = Identity::of("disk", uki);
+    let identity = Identity::of(KIND, uki);
     let size = 2 * TABLE + PARTITIONS.iter().map(|(.., size)| size).sum::<u64>();
     let mut disk = vec![0; usize::try_from(size)?];
     let starts = partition(&mut disk, &identity).context("writing the partition table")?;

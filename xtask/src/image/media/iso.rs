@@ -22,6 +22,9 @@ use super::layout::{self, ESP, Identity, SECTOR};
 
 /// Of a CD.
 const BLOCK: usize = 2048;
+/// For [`Identity`].
+pub const KIND: &str = "iso";
+
 /// Where GRUB looks on the medium that it was started from.
 pub const GRUB_PREFIX: &str = "/boot/loam";
 
@@ -54,7 +57,7 @@ for data, and no other.
 
 /// The medium's bytes.
 pub fn image(uki: &[u8], grub: &Grub) -> Result<Vec<u8>> {
-    let identity = Identity::of("iso", uki);
+    let identity = Identity::of(KIND, uki);
     // Sizes first, as each file's place follows from those before it.
     let script = padded_script(uki, 0)?;
     let stick = blocks(grub.stick.len());
