@@ -1,9 +1,9 @@
 //! Loading the modules that the devices ask for: [`Coldplug`] does so, on the thread of
-//! [`Hotplug`], at start for the devices that are there, and then for those that come.
+//! [`Hotplug`], at start for the devices that are there, and then for those that come. Nobody waits for it: what hangs
+//! holds up the devices behind it, and nothing else.
 
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
@@ -12,16 +12,12 @@ use std::{
         mpsc::{self, TrySendError},
     },
     thread,
-    time::Duration,
 };
 
 use anyhow::Context;
 use loam_init::module::{LoadError, Loader, ModuleIndex};
 
-use crate::uevent::{self, Uevent};
-
-/// One module's name a line, loaded whatever the devices say; made with the image.
-const LIST: &str = "/etc/loam/modules";
+use crate::uevent::Uevent;
 
 /// Deeper than any device is in `/sys/devices`; a bound for a walk of what the kernel made.
 const MAX_DEPTH: usize = 32;
@@ -29,13 +25,27 @@ const MAX_DEPTH: usize = 32;
 /// Devices that wait for their modules. More are noticed, and answered by looking at all again.
 const MAX_WAITING: usize = 1024;
 
-/// How long the node's start waits for the modules of the devices that are there. A module waits for
-/// its disks; one that is dying takes the kernel minutes, for each of which nothing else would run.
-/// What is not there by then comes later, as a device does that is plugged in.
-const AT_START: Duration = Duration::from_secs(120);
+/// What watches over the node comes first, and what leads to one: the bridges in which Intel's watchdogs are.
+const WATCHDOGS: [&str; 7] = [
+    "i6300esb",
+    "iTCO_wdt",
+    "lpc_ich",
+    "i2c_i801",
+    "sp5100_tco",
+    "wdat_wdt",
+    "ipmi_si",
+];
 
-/// How long anybody waits for one module.
-const ONE: Duration = Duration::from_secs(10);
+/// Added to the thread's niceness when the devices that every node needs are there.
+const NICE: i32 = 10;
+
+/// When a device gets its driver. The node's first minute is about its disks and cables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Watchdog,
+    Needed,
+    Other,
+}
 
 #[derive(Clone, Debug)]
 pub struct Coldplug {
@@ -53,45 +63,9 @@ impl Coldplug {
         })
     }
 
-    /// Loads the list that the image names.
-    fn load_list(&mut self) {
-        let list = match fs::read_to_string(LIST) {
-            Ok(list) => list,
-            Err(error) => {
-                tracing::warn!(file = LIST, %error, "no list of modules");
-                return;
-            }
-        };
-        for name in list.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            self.load_named(name);
-        }
-    }
-
-    /// Loads the image's list beside what every device of the machine asks for, as either takes its time: some of the
-    /// list measure the processor, and some devices have to be waited for.
-    fn load_all(&mut self, events: &OwnedFd) {
-        let mut beside = self.clone();
-        thread::scope(|scope| {
-            let list = scope.spawn(move || {
-                beside.load_list();
-                beside.loader
-            });
-            self.load_devices(events);
-            match list.join() {
-                Ok(loader) => self.loader.learn(loader),
-                Err(_) => tracing::error!("loading the list of modules panicked"),
-            }
-        });
-    }
-
-    /// Loads what every device of the machine asks for, and what appears meanwhile.
-    fn load_devices(&mut self, events: &OwnedFd) {
-        self.walk();
-        while let Ok(event) = uevent::receive(events.as_fd()) {
-            if let Some(event) = event {
-                self.device(&event);
-            }
-        }
+    /// Shares what it has loaded.
+    pub fn loader(&self) -> &Loader {
+        &self.loader
     }
 
     fn device(&mut self, event: &Uevent) {
@@ -108,12 +82,6 @@ impl Coldplug {
         }
     }
 
-    /// Loads by name, and says so when it cannot.
-    fn load_named(&mut self, name: &str) {
-        let (loaded, errors) = self.loader.load(name);
-        report(name, &loaded, errors);
-    }
-
     fn load_for_device(&mut self, modalias: &str) {
         let (loaded, errors) = self.loader.load(modalias);
         // A device that this image has no driver for is no fault.
@@ -123,16 +91,56 @@ impl Coldplug {
         report(modalias, &loaded, errors);
     }
 
+    /// Loads what every device of the machine asks for.
     fn walk(&mut self) {
+        for (_, modalias) in self.devices() {
+            self.load_for_device(&modalias);
+        }
+    }
+
+    /// The same when the node starts: the watchdog first, and what can wait as what can wait.
+    fn walk_first(&mut self) {
+        let mut nice = false;
+        for (turn, modalias) in self.devices() {
+            if turn == Turn::Other && !std::mem::replace(&mut nice, true) {
+                // Of this thread alone, by Linux. Without it the start takes longer.
+                let _ = rustix::process::nice(NICE);
+            }
+            self.load_for_device(&modalias);
+        }
+    }
+
+    fn devices(&self) -> Vec<(Turn, String)> {
         let mut found = Vec::new();
         if let Err(error) = modaliases(Path::new("/sys/devices"), MAX_DEPTH, &mut found) {
             tracing::warn!(%error, "reading /sys/devices");
         }
+        let turn = |modalias: String| (turn(&modalias, &self.loader.resolve(&modalias)), modalias);
+        let mut found: Vec<_> = found.into_iter().map(turn).collect();
         found.sort_unstable();
         found.dedup();
-        for modalias in found {
-            self.load_for_device(&modalias);
-        }
+        found
+    }
+}
+
+/// By the modules for a device and what it is: a class of PCI (`include/linux/pci_ids.h`) or a device of virtio
+/// (`include/uapi/linux/virtio_ids.h`).
+fn turn(modalias: &str, modules: &[String]) -> Turn {
+    const NEEDED: [&str; 4] = ["bc01", "bc02", "d00000001v", "d00000002v"];
+    if modules
+        .iter()
+        .any(|module| WATCHDOGS.contains(&module.as_str()))
+    {
+        return Turn::Watchdog;
+    }
+    let needed = match modalias.split_once(':') {
+        Some(("pci", rest)) => NEEDED[..2].iter().any(|class| rest.contains(class)),
+        Some(("virtio", rest)) => NEEDED[2..].iter().any(|device| rest.starts_with(device)),
+        _ => false,
+    };
+    match needed {
+        true => Turn::Needed,
+        false => Turn::Other,
     }
 }
 
@@ -156,6 +164,8 @@ pub struct Hotplug<M = Coldplug> {
     jobs: mpsc::SyncSender<Job<M>>,
     /// Some devices were not told.
     lost: Arc<AtomicBool>,
+    /// The devices that were there at the start have their drivers.
+    settled: Arc<AtomicBool>,
 }
 
 impl Hotplug {
@@ -163,20 +173,23 @@ impl Hotplug {
         Self::with(modules)
     }
 
-    /// Loads the image's list, what every device asks for, and what appears meanwhile; waits for
-    /// it, but not for ever. `devices` gives the events of [`uevent::open`].
-    pub fn load_all(&self, devices: OwnedFd) {
-        let all = move |modules: &mut Coldplug| modules.load_all(&devices);
-        if !self.done(AT_START, all) {
-            tracing::error!("a driver hangs; going on without the devices behind it");
-        }
+    /// Loads what every device asks for that is there. Waits for nothing.
+    pub fn begin(&self) {
+        let settled = self.settled.clone();
+        self.order(move |modules| {
+            modules.walk_first();
+            settled.store(true, Ordering::Relaxed);
+        });
     }
 
-    /// Loads by name. Waits for it, but not for ever.
+    /// Whether the devices that were there at the start have their drivers.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    /// Loads by name, after what waits. Does not wait for it.
     pub fn load_named(&self, name: &'static str) {
-        if !self.done(ONE, move |modules| modules.load_named(name)) {
-            tracing::error!(module = name, "not loaded yet, as a driver hangs");
-        }
+        self.order(move |modules| load_named(&modules.loader, name));
     }
 }
 
@@ -192,8 +205,11 @@ impl<M: Loads> Hotplug<M> {
                     }
                 }
             })?;
-        let lost = Arc::new(AtomicBool::new(false));
-        Ok(Self { jobs, lost })
+        Ok(Self {
+            jobs,
+            lost: Arc::default(),
+            settled: Arc::default(),
+        })
     }
 
     /// A device came. Does not wait for its modules.
@@ -211,16 +227,17 @@ impl<M: Loads> Hotplug<M> {
         }
     }
 
-    /// Whether `job` has been done within `patience`. Else it will be when those before it are.
-    fn done(&self, patience: Duration, job: impl FnOnce(&mut M) + Send + 'static) -> bool {
-        let (sender, done) = mpsc::sync_channel(1);
-        let job = move |modules: &mut M| {
-            job(modules);
-            // Nobody may wait any longer.
-            let _ = sender.send(());
-        };
-        self.jobs.try_send(Box::new(job)).is_ok() && done.recv_timeout(patience).is_ok()
+    fn order(&self, job: impl FnOnce(&mut M) + Send + 'static) {
+        if self.jobs.try_send(Box::new(job)).is_err() {
+            tracing::error!("modules are not loaded, as a driver hangs");
+        }
     }
+}
+
+/// Loads by name, and says so when it cannot.
+pub fn load_named(loader: &Loader, name: &str) {
+    let (loaded, errors) = loader.load(name);
+    report(name, &loaded, errors);
 }
 
 pub fn modules_folder() -> String {
@@ -305,21 +322,41 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_hangs_at_start_is_not_waited_for_for_ever_and_goes_on_later() {
-        let (let_go, hung) = mpsc::channel::<()>();
-        let (loaded, seen) = mpsc::channel();
-        let hotplug = Hotplug::with(move |event: &Uevent| loaded.send(event.clone()).unwrap());
-        let hotplug = hotplug.unwrap();
-        assert!(hotplug.done(AT_START, |_| ()));
-        let hangs = move |modules: &mut _| {
-            let _ = hung.recv();
-            Loads::device(modules, &Uevent::Lost);
-        };
-        assert!(!hotplug.done(Duration::ZERO, hangs));
-        assert!(!hotplug.done(Duration::ZERO, |_| ()));
-        drop(let_go);
-        assert_eq!(seen.recv(), Ok(Uevent::Lost));
-        assert!(hotplug.done(AT_START, |_| ()));
+    fn watchdogs_come_first_then_disks_and_cables() {
+        let mut devices = [
+            ("pci:v00008086d00002918sv0sd0bc06sc01i00", &["lpc_ich"][..]),
+            ("pci:v00001AF4d00001000sv0sd0bc02sc00i00", &["virtio_pci"]),
+            ("pci:v00008086d00002922sv0sd0bc01sc06i01", &["ahci"]),
+            ("virtio:d00000001v00001AF4", &["virtio_net"]),
+            ("virtio:d00000002v00001AF4", &["virtio_blk"]),
+            ("virtio:d00000004v00001AF4", &["virtio_rng"]),
+            ("pci:v00001B36d0000000Dsv0sd0bc0Csc03i30", &["xhci_pci"]),
+            ("acpi:PNP0C0C:", &["button"]),
+            ("bc01", &[]),
+        ]
+        .map(|(modalias, modules)| {
+            let modules: Vec<String> = modules.iter().map(|name| name.to_string()).collect();
+            (
+                turn(modalias, &modules),
+                modules.first().cloned().unwrap_or_default(),
+            )
+        });
+        devices.sort();
+        let order = devices.map(|(turn, module)| format!("{turn:?} {module}"));
+        assert_eq!(
+            order,
+            [
+                "Watchdog lpc_ich",
+                "Needed ahci",
+                "Needed virtio_blk",
+                "Needed virtio_net",
+                "Needed virtio_pci",
+                "Other ",
+                "Other button",
+                "Other virtio_rng",
+                "Other xhci_pci",
+            ]
+        );
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::{
     thread,
 };
 
-use crate::{coldplug::Hotplug, early};
-use loam_init::mount;
+use crate::{coldplug::load_named, early};
+use loam_init::{module::Loader, mount};
 
 const STORE: &str = "/sys/fs/pstore";
 
@@ -31,17 +31,17 @@ pub struct LastBoot(Arc<OnceLock<String>>);
 
 impl LastBoot {
     /// Reads what was kept, and has the kernel keep what comes, in a thread of its own: firmware may take its time.
-    pub fn look(modules: Option<&Hotplug>) -> Self {
-        if early::has_efi_variables()
-            && let Some(modules) = modules
-        {
-            modules.load_named("efi_pstore");
-        }
+    pub fn look(modules: Option<Loader>) -> Self {
         let found = Self::default();
         let last = found.clone();
         let looking = thread::Builder::new()
             .name("crash log".into())
             .spawn(move || {
+                if early::has_efi_variables()
+                    && let Some(modules) = modules
+                {
+                    load_named(&modules, "efi_pstore");
+                }
                 if let Err(error) = mount::mount("pstore", STORE, "pstore", early::SEALED, "") {
                     tracing::info!(
                         error = format!("{error:#}"),

@@ -1,6 +1,6 @@
 //! [`Event`]: everything that the main loop reacts to, beside signals and time.
 
-use loam_node_api::{WorkloadId, machine::Shutdown};
+use loam_node_api::{WorkloadId, machine::Shutdown, screen::Request};
 
 use crate::{api::Call, machine::launcher::News, uevent::Uevent};
 
@@ -18,4 +18,6 @@ pub enum Event {
     ButtonGone(String),
     /// The power button, or a signal that asks for it.
     Power(Shutdown),
+    /// Somebody at the node's own keyboard.
+    Screen(Request),
 }

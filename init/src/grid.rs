@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context, ensure};
 use loam_node_api::path::{GRID, TIME};
 
-use crate::coldplug::Hotplug;
+use loam_init::module::Loader;
+
+use crate::coldplug::load_named;
 
 /// Only an image that was made so has it. A signed release has not: there the grid is fixed.
 const ALLOWED: &str = "/etc/loam/allow-grid-override";
@@ -25,12 +27,12 @@ pub fn may_be_overridden() -> bool {
 
 /// Takes what QEMU hands in, if this image allows it and there is something. To be called while the
 /// root can still be written.
-pub fn take_overrides(modules: Option<&Hotplug>) -> anyhow::Result<()> {
+pub fn take_overrides(modules: Option<&Loader>) -> anyhow::Result<()> {
     if !may_be_overridden() {
         return Ok(());
     }
     if let Some(modules) = modules {
-        modules.load_named("qemu_fw_cfg");
+        load_named(modules, "qemu_fw_cfg");
     }
     for (name, place) in OVERRIDES {
         let handed_in = Path::new(HANDED_IN).join(name).join("raw");

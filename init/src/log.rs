@@ -64,6 +64,15 @@ impl Log {
         warnings.map(|(_, warning)| warning.clone()).collect()
     }
 
+    /// The last `most` records for a person to read, oldest first.
+    pub fn last(&self, most: usize) -> Vec<String> {
+        let state = self.state();
+        let first = state.kept.len().saturating_sub(most);
+        let last: Vec<String> = state.kept.range(first..).cloned().collect();
+        drop(state);
+        last.iter().map(|text| record::readable(text)).collect()
+    }
+
     /// Writes out what still waits for the port, when the task that did so is gone.
     pub fn finish(&self, patience: Duration) {
         let Some(port) = port::open() else { return };
@@ -201,6 +210,17 @@ mod tests {
         assert!(state.kept_bytes <= MAX_KEPT);
         assert!(state.kept.len() > 400);
         assert!(state.kept.back().unwrap().contains("1999 "));
+    }
+
+    #[test]
+    fn the_last_records_can_be_read() {
+        let log = Log::default();
+        for n in 0..5 {
+            let line = format!(r#"{{"level":"INFO","message":"m{n}","size":{n}}}"#);
+            log.line(&Source::Daemon("netd"), line.as_bytes());
+        }
+        assert_eq!(log.last(2), ["netd: m3 size=3", "netd: m4 size=4"]);
+        assert_eq!(log.last(9).len(), 5);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`early`], [`grid`], [`coldplug`], [`modprobe`] | mounts, settings, modules, which grid |
+//! | [`early`], [`grid`], [`preload`], [`coldplug`], [`modprobe`] | mounts, settings, modules, which grid |
 //! | [`node`], [`event`] | the main loop |
 //! | [`service`], [`machine`] | the processes that PID 1 starts: daemons, and VMMs |
 //! | [`spawn`], [`cgroup`] | how any process is started and limited |
@@ -27,6 +27,7 @@ mod machine;
 mod modprobe;
 mod node;
 mod power;
+mod preload;
 mod screen;
 mod service;
 mod spawn;
@@ -36,6 +37,7 @@ mod virtualisation;
 use std::{future::Future, os::fd::OwnedFd, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use loam_init::module::Loader;
 use loam_node_api::{machine::Shutdown, page::Changes, path::INIT_SOCKET, system};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -51,7 +53,11 @@ use crate::{
     machine::{Machines, NodeLauncher, memory::MemoryBudget},
     node::{Node, Phase},
     power::watchdog::Watchdog,
-    screen::{Screen, facts},
+    preload::Preload,
+    screen::{
+        Screen,
+        facts::{self, Observer},
+    },
     service::Services,
     uevent::{Uevent, Uevents},
 };
@@ -81,18 +87,23 @@ fn boot() -> anyhow::Result<std::convert::Infallible> {
     tracing::info!(image = system::image(), "loam starts");
 
     let devices = uevent::open().context("listening for devices")?;
-    let modules = Coldplug::new()
-        .and_then(|modules| Hotplug::new(modules).context("making a thread"))
+    let coldplug = Coldplug::new()
         .inspect_err(|error| {
             let error = format!("{error:#}");
             tracing::error!(error, "no modules are loaded");
         })
         .ok();
+    let loader = coldplug.as_ref().map(|coldplug| coldplug.loader().clone());
+    let preload = loader.as_ref().map(Preload::begin);
+    let modules = coldplug.and_then(|coldplug| {
+        Hotplug::new(coldplug)
+            .inspect_err(|error| tracing::error!(%error, "devices get no modules"))
+            .ok()
+    });
     if let Some(modules) = &modules {
-        let devices = devices.try_clone().context("listening for devices")?;
-        modules.load_all(devices);
+        modules.begin();
     }
-    if let Err(error) = grid::take_overrides(modules.as_ref()) {
+    if let Err(error) = grid::take_overrides(loader.as_ref()) {
         tracing::error!(
             error = format!("{error:#}"),
             "keeping the image's own settings"
@@ -107,14 +118,26 @@ fn boot() -> anyhow::Result<std::convert::Infallible> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let modules = Modules {
+        loader,
+        preload,
+        hotplug: modules,
+    };
     let (how, watchdog) = LocalSet::new().block_on(&runtime, run(log.clone(), modules, devices))?;
     power::end::end(how, watchdog, &log)
+}
+
+/// Those who load modules, where the image has any.
+struct Modules {
+    loader: Option<Loader>,
+    preload: Option<Preload>,
+    hotplug: Option<Hotplug>,
 }
 
 /// The node's life, until it is to be switched off or restarted.
 async fn run(
     log: Log,
-    modules: Option<Hotplug>,
+    modules: Modules,
     devices: OwnedFd,
 ) -> anyhow::Result<(Shutdown, Option<Watchdog>)> {
     let (sender, mut events) = mpsc::channel(MAX_EVENTS);
@@ -128,22 +151,23 @@ async fn run(
     let changes = Changes::new();
     let mut node = Node {
         image: system::image(),
-        services: Services::new(log.clone()),
+        services: Services::new(log.clone(), modules.preload),
         machines: Machines::new(
             budget,
             NodeLauncher::new(sender.clone(), log.clone())?,
             changes.clone(),
         ),
-        screen: Screen::open(),
-        last_boot: LastBoot::look(modules.as_ref()),
+        screen: Screen::open(sender.clone(), log.clone()),
+        last_boot: LastBoot::look(modules.loader),
         virtualisation: Default::default(),
-        watchdog: arm_watchdog(modules.as_ref()),
-        modules,
+        watchdog: None,
+        asked_for_watchdog: false,
+        modules: modules.hotplug,
         buttons: Default::default(),
         log,
         sender: sender.clone(),
-        status: Default::default(),
-        observer: Default::default(),
+        status: None,
+        observer: Observer::start().context("making a thread")?,
         phase: Phase::Up,
     };
     node.buttons.listen(&sender);
@@ -160,14 +184,6 @@ async fn run(
         Shutdown::Reboot => "everything has ended; restarting",
     });
     Ok((how, node.watchdog.take()))
-}
-
-/// The machine's own, or the kernel's if there is none.
-fn arm_watchdog(modules: Option<&Hotplug>) -> Option<Watchdog> {
-    Watchdog::arm().or_else(|| {
-        modules?.load_named("softdog");
-        Watchdog::arm()
-    })
 }
 
 /// How long something that ended stays away, in case it ends again at once.

@@ -8,7 +8,12 @@ use std::{
 };
 
 use loam_init::reap;
-use loam_node_api::{machine::Shutdown, status::NodeStatus};
+use loam_node_api::{
+    clock::UnixTime,
+    machine::Shutdown,
+    screen::{Daemon, Facts, Request},
+    status::NodeStatus,
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -19,8 +24,8 @@ use crate::{
     log::Log,
     machine::{Machines, launcher::Launcher},
     power::{button::Buttons, watchdog::Watchdog},
-    screen::{Screen, facts::Observer, layout::Facts},
-    service::Services,
+    screen::{Screen, facts::Observer},
+    service::{Services, State},
     virtualisation::Virtualisation,
 };
 
@@ -34,6 +39,8 @@ const DAEMONS_GRACE: Duration = Duration::from_secs(15);
 const TURN: Duration = Duration::from_secs(5);
 /// After a panic the loop turns no faster than this, in case each turn has one.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
+/// How far back the screen's reader can go in the log.
+const LOG_LINES: usize = 300;
 /// While a daemon waits for another's socket, which comes without an event.
 const WAITING_TURN: Duration = Duration::from_millis(100);
 
@@ -48,10 +55,13 @@ pub struct Node<L> {
     pub virtualisation: Virtualisation,
     pub modules: Option<Hotplug>,
     pub watchdog: Option<Watchdog>,
+    /// The kernel's own is loaded once.
+    pub asked_for_watchdog: bool,
     pub buttons: Buttons,
     pub log: Log,
     pub sender: mpsc::Sender<Event>,
-    pub status: NodeStatus,
+    /// What noded told last.
+    pub status: Option<NodeStatus>,
     pub observer: Observer,
     pub phase: Phase,
 }
@@ -89,13 +99,24 @@ impl<L: Launcher> Node<L> {
             let now = Instant::now();
             calm &= survive("machines", || self.machines.tick(now)).is_some();
             calm &= survive("daemons", || self.services.tick(now)).is_some();
-            if let Some(watchdog) = &self.watchdog {
-                watchdog.pet();
-            }
+            calm &= survive("the screen", || self.screen.tick(now)).is_some();
+            self.watch();
             if let Some(ControlFlow::Break(how)) = survive("going down", || self.go_down(now)) {
                 return how;
             }
-            calm &= survive("the screen", || self.draw(now)).is_some();
+            calm &= survive("telling the screen", || self.tell_screen(now)).is_some();
+        }
+    }
+
+    /// Says to the watchdog that the loop turns: to the machine's own, or to the kernel's where no device has brought one.
+    fn watch(&mut self) {
+        match (&self.watchdog, &self.modules) {
+            (Some(watchdog), _) => watchdog.pet(),
+            (None, Some(modules)) if modules.is_settled() && !self.asked_for_watchdog => {
+                self.asked_for_watchdog = true;
+                modules.load_named("softdog");
+            }
+            (None, _) => {}
         }
     }
 
@@ -108,7 +129,12 @@ impl<L: Launcher> Node<L> {
                 Some(until)
             }
         };
-        let deadlines = [self.machines.deadline(), self.services.deadline(), phase];
+        let deadlines = [
+            self.machines.deadline(),
+            self.services.deadline(),
+            self.screen.deadline(),
+            phase,
+        ];
         let mut turn = deadlines
             .into_iter()
             .flatten()
@@ -119,10 +145,10 @@ impl<L: Launcher> Node<L> {
         if self.services.waits() {
             turn = turn.min(WAITING_TURN);
         }
-        // Something changed that the screen could not show yet.
+        // Something may have changed that the screen could not be told yet.
         match self.screen.pause(now) {
-            Duration::ZERO => turn,
-            pause => turn.min(pause),
+            None | Some(Duration::ZERO) => turn,
+            Some(pause) => turn.min(pause),
         }
     }
 
@@ -134,6 +160,7 @@ impl<L: Launcher> Node<L> {
             calm &= survive("the end of a process", || {
                 if !self.machines.child_ended(pid, end, now)
                     && !self.services.child_ended(pid, end, now)
+                    && !self.screen.child_ended(pid, end, now)
                 {
                     tracing::debug!(pid = pid.as_raw_nonzero(), %end, "orphan reaped");
                 }
@@ -161,6 +188,20 @@ impl<L: Launcher> Node<L> {
                 }
             }
             Event::Power(how) => self.start_going_down(how, now),
+            Event::Screen(request) => self.heed(request, now),
+        }
+    }
+
+    /// Whoever sits at the keyboard could as well pull the plug.
+    fn heed(&mut self, request: Request, now: Instant) {
+        match request {
+            Request::Seen => {}
+            Request::Log(shows) => {
+                self.screen.shows_log = shows;
+                self.screen.hurry();
+            }
+            Request::Reboot => self.start_going_down(Shutdown::Reboot, now),
+            Request::PowerOff => self.start_going_down(Shutdown::PowerOff, now),
         }
     }
 
@@ -194,7 +235,7 @@ impl<L: Launcher> Node<L> {
             }
             Call::SetStatus { status, reply } => {
                 self.rename(&status);
-                self.status = *status;
+                self.status = Some(*status);
                 let _ = reply.send(());
             }
         }
@@ -202,7 +243,8 @@ impl<L: Launcher> Node<L> {
 
     /// The host name, which DHCP servers and neighbours see, tells nodes apart.
     fn rename(&self, status: &NodeStatus) {
-        let Some(node) = status.node.filter(|node| Some(*node) != self.status.node) else {
+        let before = self.status.as_ref().and_then(|status| status.node);
+        let Some(node) = status.node.filter(|node| Some(*node) != before) else {
             return;
         };
         let name = format!("loam-{:.8}", node.to_string());
@@ -250,34 +292,57 @@ impl<L: Launcher> Node<L> {
         ControlFlow::Continue(())
     }
 
-    fn draw(&mut self, now: Instant) {
-        if !self.screen.pause(now).is_zero() {
+    fn tell_screen(&mut self, now: Instant) {
+        if self.screen.pause(now) != Some(Duration::ZERO) {
             return;
         }
         let (machines, machines_memory) = self.machines.load();
+        let node = self.observer.look(now);
+        let daemon = |(name, state): (&str, State)| Daemon {
+            name: name.to_owned(),
+            state: state.to_string(),
+            runs: matches!(state, State::Running { .. }),
+        };
         let facts = Facts {
             image: self.image.clone(),
             last_boot: self.last_boot.said().map(str::to_owned),
-            status: self.status.clone(),
-            services: self
-                .services
-                .states()
-                .map(|(name, state)| (name, state.to_string()))
-                .collect(),
+            uptime: minutes(node.uptime),
+            cpus: node.cpus,
+            busy: node.busy,
+            memory_total: node.memory_total,
+            memory_used: node.memory_used,
             machines,
             machines_memory,
             machines_budget: self.machines.budget().total(),
-            node: self.observer.look(now),
-            troubles: self.virtualisation.trouble().into_iter().collect(),
+            links: node.links,
+            now: UnixTime(minutes(UnixTime::kernel().since_epoch()).as_secs()),
+            clock: node.clock,
+            daemons: self.services.states().map(daemon).collect(),
+            status: self.status.clone(),
+            trouble: self.virtualisation.trouble().map(str::to_owned),
             warnings: self.log.warnings(now),
             phase: match self.phase {
                 Phase::Up => None,
-                Phase::StoppingMachines { .. } => Some("going down: stopping machines".to_owned()),
-                Phase::StoppingDaemons { .. } => Some("going down: stopping daemons".to_owned()),
+                Phase::StoppingMachines { .. } => Some(
+                    "It goes down: machines are asked to end, which takes a minute at most."
+                        .to_owned(),
+                ),
+                Phase::StoppingDaemons { .. } => {
+                    Some("It goes down: the node's own programs end.".to_owned())
+                }
+            },
+            log: match self.screen.shows_log {
+                true => self.log.last(LOG_LINES),
+                false => Vec::new(),
             },
         };
-        self.screen.draw(&facts, now);
+        self.screen.tell(&facts, now);
     }
+}
+
+/// The screen shows no more of a time; seconds alone would be news all the time.
+fn minutes(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs() / 60 * 60)
 }
 
 /// PID 1 outlives a fault in any one of its parts: what it was about is lost, all else goes on.

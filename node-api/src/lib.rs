@@ -8,7 +8,8 @@
 //! | [`network`] | `netd` | links, uplink, tenants' networks, taps, published ports |
 //! | [`machine`] | `init` | machine processes and their consoles, power |
 //! | [`clock`] | `clockd` | what is known about the time |
-//! | [`status`] | `init` | what the node's own screen shows |
+//! | [`status`] | `init` | what noded has to say on the node's own screen |
+//! | [`screen`] | `loam-screen` | nothing: it shows what init knows, and hears the keyboard |
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
@@ -31,6 +32,7 @@ pub mod machine;
 pub mod network;
 pub mod page;
 pub mod path;
+pub mod screen;
 pub mod signal;
 pub mod status;
 pub mod storage;

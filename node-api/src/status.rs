@@ -1,14 +1,13 @@
-//! What the node's own screen shows. noded knows it, init draws it.
+//! What noded has to say on the node's own screen.
 //!
-//! A screen has few lines, and tenants may state more workloads than one message holds: what is told is
-//! an [`Excerpt`], which is bounded whatever they state.
+//! A screen has few lines, and there may be more to say than one message holds: what is told is an
+//! [`Excerpt`], which is bounded whatever tenants state. Of their workloads only numbers are told, for the screen is
+//! the farmer's.
 
 use std::net::IpAddr;
 
-use loam_deployment::NodeKey;
+use loam_deployment::{Bytes, NodeKey};
 use serde::{Deserialize, Serialize};
-
-use crate::WorkloadId;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -17,7 +16,10 @@ pub struct NodeStatus {
     pub farm: Option<u64>,
     pub addresses: Vec<IpAddr>,
     pub chain: ChainState,
-    pub workloads: Excerpt<WorkloadLine>,
+    /// What keeps the node from its work, and what to do.
+    pub trouble: Option<String>,
+    pub disks: DiskCount,
+    pub workloads: Vec<WorkloadCount>,
     /// What a farmer should look at: foreign disks, no link, no space.
     pub notices: Excerpt<String>,
 }
@@ -75,11 +77,24 @@ pub enum ChainState {
     Silent { reason: String },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkloadLine {
-    pub id: WorkloadId,
-    /// `machine`, `volume`, ...
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCount {
+    /// Those that hold a pool of this node's, and what they have together.
+    pub used: usize,
+    pub size: Bytes,
+    /// Those that hold what is not ours.
+    pub left_alone: usize,
+    pub failed: usize,
+}
+
+/// How many workloads of one kind there are, by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadCount {
+    /// `machine`, `volume`, `network`.
     pub kind: String,
-    /// `running`, `fetching 40 %`, `failed: ...`
-    pub state: String,
+    pub running: usize,
+    /// On its way: it waits, is fetched or starts.
+    pub coming: usize,
+    pub stopped: usize,
+    pub failed: usize,
 }

@@ -1,10 +1,14 @@
-//! What the node's own screen says about chain and workloads.
+//! What noded has to say on the node's own screen.
 
-use loam_deployment::{FarmId, NodeKey, report::Report};
+use std::collections::BTreeMap;
+
+use loam_deployment::{
+    Bytes, FarmId, NodeKey,
+    report::{Report, State},
+};
 use loam_node_api::{
-    WorkloadId,
     network::Uplink,
-    status::{ChainState, Excerpt, NodeStatus, WorkloadLine, bounded},
+    status::{ChainState, DiskCount, Excerpt, NodeStatus, WorkloadCount, bounded},
     storage::{Disk, DiskState},
 };
 
@@ -38,21 +42,17 @@ impl Screen {
                 },
                 told => told,
             },
-            workloads: self
-                .reports
-                .iter()
-                .flat_map(|r| lines(r, &self.desired))
-                .collect(),
+            trouble: self.trouble.clone().map(bounded),
+            disks: count(&self.disks),
+            workloads: self.workloads(),
             notices: self.notices(),
         }
     }
 
     fn notices(&self) -> Excerpt<String> {
-        let mut notices: Vec<String> = self.trouble.iter().cloned().collect();
+        let mut notices: Vec<String> = Vec::new();
         if let Some(missing) = self.uplink.missing {
             notices.push(missing.to_string());
-        } else if self.uplink.addresses.is_empty() {
-            notices.push("no address yet: is a network cable plugged in?".into());
         }
         if self.has_ipv6_alone() && matches!(self.chain, ChainState::Silent { .. }) {
             notices.push(format!(
@@ -89,28 +89,47 @@ impl Screen {
 }
 
 impl Screen {
+    /// By kind, in the order of their names.
+    fn workloads(&self) -> Vec<WorkloadCount> {
+        let mut counts: BTreeMap<&str, WorkloadCount> = BTreeMap::new();
+        for report in &self.reports {
+            for (name, workload) in &report.workloads {
+                let kind = self.desired.kind(report.contract, name);
+                let count = counts.entry(kind).or_insert_with(|| WorkloadCount {
+                    kind: kind.to_owned(),
+                    ..WorkloadCount::default()
+                });
+                *match workload.state {
+                    State::Pending | State::Fetching | State::Starting => &mut count.coming,
+                    State::Running => &mut count.running,
+                    State::Stopped => &mut count.stopped,
+                    State::Failed => &mut count.failed,
+                } += 1;
+            }
+        }
+        counts.into_values().collect()
+    }
+
     fn has_ipv6_alone(&self) -> bool {
         let addresses = &self.uplink.addresses;
         !addresses.is_empty() && addresses.iter().all(|net| net.addr().is_ipv6())
     }
 }
 
-/// Each workload with what is said of it.
-fn lines<'a>(report: &'a Report, desired: &'a Desired) -> impl Iterator<Item = WorkloadLine> + 'a {
-    report.workloads.iter().map(|(name, workload)| {
-        let mut state = workload.state.as_str().to_owned();
-        if let Some(health) = workload.health {
-            state = format!("{state}, {}", health.state.as_str());
+fn count(disks: &[Disk]) -> DiskCount {
+    let mut count = DiskCount::default();
+    for disk in disks {
+        match &disk.state {
+            DiskState::Pool(_) => {
+                count.used += 1;
+                count.size = Bytes(count.size.get().saturating_add(disk.size.get()));
+            }
+            DiskState::Foreign(_) => count.left_alone += 1,
+            DiskState::Failed(_) => count.failed += 1,
+            DiskState::Unfit(_) => {}
         }
-        if !workload.detail.is_empty() {
-            state = format!("{state}: {}", workload.detail);
-        }
-        WorkloadLine {
-            id: WorkloadId::new(report.contract, name.clone()),
-            kind: desired.kind(report.contract, name).into(),
-            state: bounded(state),
-        }
-    })
+    }
+    count
 }
 
 #[cfg(test)]

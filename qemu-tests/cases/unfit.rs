@@ -20,7 +20,7 @@ fn a_machine_that_cannot_be_a_node_says_why_and_what_to_do() -> anyhow::Result<(
     console.wait_for("this processor has no virtualisation", LIMIT)?;
     // What is known all the same is shown.
     console.wait_for("address   10.0.2.15", LIMIT)?;
-    console.wait_for("noded running", LIMIT)?;
+    console.wait_for("daemons   all run", LIMIT)?;
     anyhow::ensure!(!node.logs().text().contains("daemon ended"));
     Ok(())
 }

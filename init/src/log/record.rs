@@ -77,6 +77,53 @@ fn short(source: &Source, fields: &Map<String, Value>) -> String {
     short
 }
 
+/// The longest line that anybody reads on a screen, in bytes.
+const READABLE: usize = 400;
+
+/// A record as text: when, who, what, and the rest as `name=value`. Any text that is no record stays as it is.
+pub fn readable(text: &str) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_str(text) else {
+        return text.to_owned();
+    };
+    let plain = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut line = String::new();
+    if let Some(time) = fields.get("timestamp").and_then(Value::as_str) {
+        // `2026-11-28T16:05:02.123456Z`: the day is on the screen anyway.
+        line += time.get(11..19).unwrap_or(time);
+        line += " ";
+    }
+    line += &fields.get("service").map(plain).unwrap_or_default();
+    line += ": ";
+    if let Some(level @ ("WARN" | "ERROR")) = fields.get("level").and_then(Value::as_str) {
+        line += level;
+        line += " ";
+    }
+    let inner = fields.get("fields").and_then(Value::as_object);
+    let inner = inner.unwrap_or(&fields);
+    line += &inner.get("message").map(plain).unwrap_or_default();
+    const SAID: [&str; 8] = [
+        "timestamp",
+        "level",
+        "service",
+        "message",
+        "target",
+        "fields",
+        "span",
+        "spans",
+    ];
+    for (name, value) in inner
+        .iter()
+        .filter(|(name, _)| !SAID.contains(&name.as_str()))
+    {
+        line += &format!(" {name}={}", plain(value));
+    }
+    line.truncate(line.floor_char_boundary(READABLE));
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +163,18 @@ mod tests {
         );
         let machine = Source::Machine("1.web".parse().unwrap());
         assert_eq!(of_line(&machine, line).warning, None);
+    }
+
+    #[test]
+    fn a_record_is_read_as_text() {
+        let own = r#"{"timestamp":"2026-11-28T16:05:02.123456Z","level":"WARN","message":"screen ended","end":"killed","target":"loam_init","service":"init"}"#;
+        assert_eq!(readable(own), "16:05:02 init: WARN screen ended end=killed");
+        let nested =
+            r#"{"level":"INFO","fields":{"message":"hi","n":1},"target":"x","service":"noded"}"#;
+        assert_eq!(readable(nested), "noded: hi n=1");
+        assert_eq!(readable("any text"), "any text");
+        let long = format!(r#"{{"message":"{}","service":"x"}}"#, "ä".repeat(999));
+        assert_eq!(readable(&long).len(), 399);
     }
 
     #[test]

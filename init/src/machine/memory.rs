@@ -5,13 +5,17 @@ use loam_deployment::Bytes;
 /// For the daemons' own growth beyond what they and the root hold when the node has started.
 const DAEMONS: Bytes = Bytes::mib(256);
 
+/// For the kernel's modules, which are loaded meanwhile.
+const MODULES: Bytes = Bytes::mib(32);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBudget(Bytes);
 
 impl MemoryBudget {
-    /// `available` is what the kernel could still give before any daemon was started.
+    /// `available` is what the kernel could still give before any daemon was started or module loaded.
     pub fn new(available: Bytes) -> Self {
-        Self(Bytes(available.get().saturating_sub(DAEMONS.get())))
+        let kept = DAEMONS.get() + MODULES.get();
+        Self(Bytes(available.get().saturating_sub(kept)))
     }
 
     pub fn total(self) -> Bytes {
@@ -82,13 +86,13 @@ mod tests {
     fn never_more_than_there_is() {
         let budget = MemoryBudget::new(Bytes::gib(2));
         let gib = Bytes::gib(1);
-        assert_eq!(budget.total(), Bytes::mib(1792));
+        assert_eq!(budget.total(), Bytes::mib(1760));
         assert_eq!(budget.admit([].into_iter(), NONE, gib), Ok(()));
         let error = budget.admit([gib].into_iter(), NONE, gib).unwrap_err();
         assert_eq!(
             error,
-            "1GiB of memory (with the VMM's own 64 MiB) do not fit: this node has 1792 MiB for \
-             machines, of which 704 MiB are free"
+            "1GiB of memory (with the VMM's own 64 MiB) do not fit: this node has 1760 MiB for \
+             machines, of which 672 MiB are free"
         );
         assert!(
             budget

@@ -6,19 +6,20 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::io::Errno;
 
 use super::ModuleIndex;
 
-/// Two of them may load at once, also the same: the kernel loads a module once, and whoever comes second waits until it
-/// is there (`add_unformed_module` in `kernel/module/main.c`).
+/// What one has loaded, its clones need not. Two of them may load at once, also the same: the kernel loads a module
+/// once, and whoever comes second waits until it is there (`add_unformed_module` in `kernel/module/main.c`).
 #[derive(Clone, Debug)]
 pub struct Loader {
-    index: ModuleIndex,
+    index: Arc<ModuleIndex>,
     /// Loaded, or tried in vain: a device that asks again gets no second try.
-    done: HashSet<String>,
+    done: Arc<Mutex<HashSet<String>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,19 +37,19 @@ pub enum LoadError {
 impl Loader {
     pub fn new(index: ModuleIndex) -> Self {
         Self {
-            index,
-            done: HashSet::new(),
+            index: Arc::new(index),
+            done: Arc::default(),
         }
     }
 
-    /// Takes what another one has loaded, or tried in vain, for done.
-    pub fn learn(&mut self, other: Self) {
-        self.done.extend(other.done);
+    /// The modules that `asked` stands for.
+    pub fn resolve(&self, asked: &str) -> Vec<String> {
+        self.index.resolve(asked)
     }
 
     /// Loads every module that `asked` (a name, a modalias or a kernel's request) stands for.
     /// Returns the names of those that were loaded now.
-    pub fn load(&mut self, asked: &str) -> (Vec<String>, Vec<LoadError>) {
+    pub fn load(&self, asked: &str) -> (Vec<String>, Vec<LoadError>) {
         let mut loaded = Vec::new();
         let mut errors = Vec::new();
         let modules = self.index.resolve(asked);
@@ -57,14 +58,17 @@ impl Loader {
         }
         for module in modules {
             let order = self.index.load_order(&module).unwrap_or_default();
-            if order.is_empty() && self.done.insert(module.clone()) {
+            if order.is_empty() && self.done().insert(module.clone()) {
                 errors.push(LoadError::Missing(module));
             }
             for (name, file) in order {
-                if !self.done.insert(name.clone()) {
+                if self.done().contains(&name) {
                     continue;
                 }
-                match load_file(&file, "") {
+                let result = load_file(&file, "");
+                // Not before: whoever finds it here relies on it.
+                self.done().insert(name.clone());
+                match result {
                     Ok(()) => loaded.push(name),
                     Err(source) => {
                         errors.push(LoadError::Refused { name, file, source });
@@ -74,6 +78,10 @@ impl Loader {
             }
         }
         (loaded, errors)
+    }
+
+    fn done(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,13 +113,12 @@ mod tests {
         // Neither file is there.
         fs::write(folder.path().join("modules.dep"), "a.ko:\nb.ko: a.ko\n").unwrap();
         fs::write(folder.path().join("modules.alias"), "").unwrap();
-        let mut loader = Loader::new(ModuleIndex::read(folder.path()).unwrap());
-        let mut beside = loader.clone();
-        let tried = |loader: &mut Loader, name: &str| loader.load(name).1.len();
-        assert_eq!(tried(&mut beside, "a"), 1);
-        assert_eq!(tried(&mut beside, "a"), 0);
-        loader.learn(beside);
-        assert_eq!(tried(&mut loader, "a"), 0);
-        assert_eq!(tried(&mut loader, "b"), 1);
+        let loader = Loader::new(ModuleIndex::read(folder.path()).unwrap());
+        let beside = loader.clone();
+        let tried = |loader: &Loader, name: &str| loader.load(name).1.len();
+        assert_eq!(tried(&beside, "a"), 1);
+        assert_eq!(tried(&beside, "a"), 0);
+        assert_eq!(tried(&loader, "a"), 0);
+        assert_eq!(tried(&loader, "b"), 1);
     }
 }

@@ -106,7 +106,8 @@ async fn while_it_runs(calls: impl AsyncFnOnce(Caller)) {
     // One that nobody sends: the children of this process are other tests'.
     let mut children = signal(SignalKind::user_defined1()).unwrap();
     let log = Log::default();
-    let mut services = Services::new(log.clone());
+    let (screen_events, _) = mpsc::channel(1);
+    let mut services = Services::new(log.clone(), None);
     // No daemon is started.
     services.stop();
     let budget = MemoryBudget::new(Bytes(1 << 50));
@@ -114,15 +115,16 @@ async fn while_it_runs(calls: impl AsyncFnOnce(Caller)) {
         image: String::new(),
         services,
         machines: Machines::new(budget, Faulty, Changes::new()),
-        screen: Screen::default(),
+        screen: Screen::over(Vec::new(), screen_events, log.clone()),
         last_boot: Default::default(),
         virtualisation: Default::default(),
         modules: None,
         watchdog: None,
+        asked_for_watchdog: false,
         buttons: Buttons::default(),
         log,
         sender: sender.clone(),
-        status: NodeStatus::default(),
+        status: None,
         observer: Observer::default(),
         phase: Phase::Up,
     };

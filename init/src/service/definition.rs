@@ -3,12 +3,16 @@
 use loam_deployment::Bytes;
 use loam_node_api::path::{CLOCKD_SOCKET, NETD_SOCKET, STORAGED_SOCKET};
 
+use crate::preload::Group;
+
 #[derive(Debug)]
 pub struct Service {
     pub name: &'static str,
     pub program: &'static str,
     /// Sockets of other daemons that must be there before its first start.
     pub needs: &'static [&'static str],
+    /// Modules that must be loaded by then.
+    pub modules: Option<Group>,
     pub socket: Option<&'static str>,
     /// A bit for each capability (linux/capability.h).
     pub capabilities: u64,
@@ -23,6 +27,7 @@ pub static SERVICES: &[Service] = &[
         name: "storaged",
         program: "/usr/bin/loam-storaged",
         needs: &[],
+        modules: Some(Group::Pools),
         socket: Some(STORAGED_SOCKET),
         capabilities: !(NEVER | NETWORK),
         memory: Bytes::gib(2),
@@ -32,6 +37,7 @@ pub static SERVICES: &[Service] = &[
         name: "netd",
         program: "/usr/bin/loam-netd",
         needs: &[],
+        modules: Some(Group::Networks),
         socket: Some(NETD_SOCKET),
         capabilities: !NEVER,
         memory: Bytes::mib(512),
@@ -41,6 +47,7 @@ pub static SERVICES: &[Service] = &[
         name: "clockd",
         program: "/usr/bin/loam-clockd",
         needs: &[NETD_SOCKET],
+        modules: None,
         socket: Some(CLOCKD_SOCKET),
         // Asking time servers needs none.
         capabilities: TIME,
@@ -51,6 +58,7 @@ pub static SERVICES: &[Service] = &[
         name: "noded",
         program: "/usr/bin/loam-noded",
         needs: &[STORAGED_SOCKET, NETD_SOCKET],
+        modules: Some(Group::Machines),
         socket: None,
         // It speaks to the chain, to tenants and to the daemons' sockets, all of which need none.
         capabilities: 0,

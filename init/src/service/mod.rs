@@ -2,7 +2,7 @@
 //!
 //! [`definition`] says what they are, [`supervision`] decides (pure), this file acts.
 
-mod backoff;
+pub mod backoff;
 mod definition;
 mod lingering;
 mod supervision;
@@ -30,6 +30,7 @@ use crate::{
     cgroup::{DAEMONS, Group, GroupLimits},
     lines::Lines,
     log::{Log, Source},
+    preload::Preload,
     spawn::{Confinement, Limits, Program, Spawn},
 };
 
@@ -53,14 +54,17 @@ pub struct Services {
     supervision: Supervision,
     looked: Option<Instant>,
     log: Log,
+    /// None: there are no modules to wait for.
+    preload: Option<Preload>,
 }
 
 impl Services {
-    pub fn new(log: Log) -> Self {
+    pub fn new(log: Log, preload: Option<Preload>) -> Self {
         Self {
             supervision: Supervision::new(SERVICES),
             looked: None,
             log,
+            preload,
         }
     }
 
@@ -86,9 +90,11 @@ impl Services {
                 );
             }
         }
+        let preload = self.preload.as_ref();
+        let loaded = |group| preload.is_none_or(|preload| preload.has(group, now));
         for service in self
             .supervision
-            .due(now, |socket| Path::new(socket).exists())
+            .due(now, |socket| Path::new(socket).exists(), loaded)
         {
             if service.optional && !Path::new(service.program).exists() {
                 tracing::info!(
@@ -234,6 +240,7 @@ mod tests {
             name: "one",
             program: "/never/started",
             needs: &[],
+            modules: None,
             socket: Some(socket.to_str().unwrap().to_owned().leak()),
             capabilities: 0,
             memory: Bytes::mib(1),
@@ -243,6 +250,7 @@ mod tests {
             supervision: Supervision::new([service]),
             looked: None,
             log: Log::default(),
+            preload: None,
         };
         let _listener = UnixListener::bind(&socket).unwrap();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();

@@ -10,6 +10,7 @@ use std::{
 use rustix::process::Pid;
 
 use super::{backoff::Backoff, definition::Service};
+use crate::preload::Group;
 
 /// An end takes the kernel moments. What takes longer waits for a disk, and its successor does not wait
 /// for it.
@@ -71,9 +72,14 @@ impl Supervision {
         }
     }
 
-    /// Those to start now: what they need is there (`ready` says so of a socket), and their
+    /// Those to start now: what they need is there (`ready` says so of a socket, `loaded` of modules), and their
     /// back-off is over.
-    pub fn due(&self, now: Instant, ready: impl Fn(&str) -> bool) -> Vec<&'static Service> {
+    pub fn due(
+        &self,
+        now: Instant,
+        ready: impl Fn(&str) -> bool,
+        loaded: impl Fn(Group) -> bool,
+    ) -> Vec<&'static Service> {
         let due = |supervised: &&Supervised| match supervised.state {
             State::Waiting => true,
             State::Restarting { at } => at <= now,
@@ -88,12 +94,10 @@ impl Supervision {
         };
         // What a daemon needs is asked for at its first start only: those that use it reconnect.
         let served = |supervised: &&Supervised| {
+            let service = supervised.service;
             supervised.state != State::Waiting
-                || supervised
-                    .service
-                    .needs
-                    .iter()
-                    .all(|socket| offered(socket))
+                || service.needs.iter().all(|socket| offered(socket))
+                    && service.modules.is_none_or(&loaded)
         };
         if self.stopping {
             return Vec::new();
@@ -269,24 +273,55 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_waits_for_its_own_modules_alone() {
+        let mut supervision = Supervision::new(SERVICES);
+        let now = Instant::now();
+        let due = |supervision: &Supervision, loaded: &[Group]| {
+            names(supervision.due(now, |_| true, |group| loaded.contains(&group)))
+        };
+        assert!(due(&supervision, &[Group::Machines]).is_empty());
+        assert_eq!(due(&supervision, &[Group::Networks]), ["netd"]);
+        assert_eq!(due(&supervision, &[Group::Pools]), ["storaged"]);
+        for (n, name) in ["storaged", "netd"].into_iter().enumerate() {
+            supervision.started(name, Pid::from_raw(n as i32 + 2).unwrap(), now);
+        }
+        assert_eq!(due(&supervision, &[]), ["clockd"]);
+        assert_eq!(due(&supervision, &[Group::Machines]), ["clockd", "noded"]);
+        // It has had them.
+        let end = Pid::from_raw(2).unwrap();
+        let (_, delay) = supervision.ended(end, now).unwrap();
+        let later = now + delay.unwrap();
+        assert_eq!(
+            names(supervision.due(later, |_| false, |_| false)),
+            ["storaged"]
+        );
+    }
+
+    #[test]
     fn noded_waits_for_both_sockets() {
         let now = Instant::now();
         let mut supervision = Supervision::new(SERVICES);
         // A socket that a killed predecessor left is not yet its daemon.
-        assert_eq!(names(supervision.due(now, |_| true)), ["storaged", "netd"]);
+        assert_eq!(
+            names(supervision.due(now, |_| true, |_| true)),
+            ["storaged", "netd"]
+        );
         supervision.started("storaged", pid(10), now);
         supervision.started("netd", pid(11), now);
         assert!(
             supervision
-                .due(now, |socket| socket.contains("storaged"))
+                .due(now, |socket| socket.contains("storaged"), |_| true)
                 .is_empty()
         );
         assert!(supervision.waits());
-        assert_eq!(names(supervision.due(now, |_| true)), ["clockd", "noded"]);
+        assert_eq!(
+            names(supervision.due(now, |_| true, |_| true)),
+            ["clockd", "noded"]
+        );
         supervision.started("clockd", pid(13), now);
         supervision.started("noded", pid(12), now);
         assert!(!supervision.waits());
-        assert!(supervision.due(now, |_| true).is_empty());
+        assert!(supervision.due(now, |_| true, |_| true).is_empty());
     }
 
     #[test]
@@ -295,10 +330,13 @@ mod tests {
         let mut supervision = all_running(now);
         let (name, delay) = supervision.ended(pid(10), now).unwrap();
         assert_eq!(name, "storaged");
-        assert!(supervision.due(now, |_| true).is_empty());
+        assert!(supervision.due(now, |_| true, |_| true).is_empty());
         let at = now + delay.unwrap();
         assert_eq!(supervision.deadline(), Some(at));
-        assert_eq!(names(supervision.due(at, |_| false)), ["storaged"]);
+        assert_eq!(
+            names(supervision.due(at, |_| false, |_| true)),
+            ["storaged"]
+        );
         assert_eq!(
             supervision.ended(pid(10), now),
             None,
@@ -315,7 +353,7 @@ mod tests {
         supervision.ended(pid(12), now);
         let later = now + Duration::from_secs(60);
         assert_eq!(
-            names(supervision.due(later, |_| false)),
+            names(supervision.due(later, |_| false, |_| true)),
             ["storaged", "noded"]
         );
     }
@@ -325,9 +363,12 @@ mod tests {
         let now = Instant::now();
         let mut supervision = Supervision::new(SERVICES);
         supervision.not_started("netd", now);
-        assert_eq!(names(supervision.due(now, |_| true)), ["storaged"]);
         assert_eq!(
-            names(supervision.due(now + Duration::from_secs(1), |_| true)),
+            names(supervision.due(now, |_| true, |_| true)),
+            ["storaged"]
+        );
+        assert_eq!(
+            names(supervision.due(now + Duration::from_secs(1), |_| true, |_| true)),
             ["storaged", "netd"]
         );
     }
@@ -341,7 +382,7 @@ mod tests {
         assert_eq!(supervision.ended(pid(12), now), Some(("noded", None)));
         assert!(
             supervision
-                .due(now + Duration::from_secs(99), |_| true)
+                .due(now + Duration::from_secs(99), |_| true, |_| true)
                 .is_empty()
         );
         assert_eq!(supervision.deadline(), None);
@@ -357,7 +398,7 @@ mod tests {
         supervision.started("storaged", pid(10), now);
         supervision.started("netd", pid(11), now);
         supervision.absent("clockd");
-        assert_eq!(names(supervision.due(now, |_| true)), ["noded"]);
+        assert_eq!(names(supervision.due(now, |_| true, |_| true)), ["noded"]);
         supervision.started("noded", pid(12), now);
         assert!(!supervision.waits());
         assert_eq!(supervision.deadline(), None);
@@ -379,7 +420,7 @@ mod tests {
             panic!("{given_up:?}");
         };
         assert_eq!(
-            names(supervision.due(later + delay, |_| true)),
+            names(supervision.due(later + delay, |_| true, |_| true)),
             ["storaged"]
         );
         supervision.started("storaged", pid(20), later);

@@ -46,42 +46,79 @@ fn rejected(reason: &str) -> Verdict {
 }
 
 #[test]
-fn each_workload_is_told_with_its_kind_and_state() {
-    let workloads = fixture::workloads(&["web"], &["net"], &["data"]);
+fn workloads_are_counted_by_kind_and_what_became_of_them() {
+    let workloads = fixture::workloads(&["api", "web"], &["net"], &["data"]);
     let told = [
+        ("api", State::Pending, ""),
         ("data", State::Running, ""),
-        ("net", State::Running, ""),
+        ("net", State::Stopped, ""),
         ("web", State::Failed, "no memory"),
     ];
     let mut screen = Screen {
         node: Some(NodeKey([7; 32])),
         farm: Some(FarmId(9)),
         chain: ChainState::Following { block: 4 },
-        reports: vec![report(1, Verdict::Accepted, &told)],
+        trouble: Some("no disk".to_owned()),
+        disks: vec![
+            disk("vda", DiskState::Pool("uuid".to_owned())),
+            disk("vdb", DiskState::Pool("uuid".to_owned())),
+            disk("vdc", DiskState::Foreign("an ext4 file system".to_owned())),
+            disk("vdd", DiskState::Failed("it does not answer".to_owned())),
+            disk("vde", DiskState::Unfit("it is removable".to_owned())),
+        ],
+        reports: vec![
+            report(1, Verdict::Accepted, &told),
+            report(
+                2,
+                Verdict::Accepted,
+                &[("x", State::Fetching, ""), ("y", State::Starting, "")],
+            ),
+        ],
         ..Screen::default()
     };
     screen.uplink.addresses = vec!["10.0.2.15/24".parse().unwrap()];
     let stated = Contract::Run(std::rc::Rc::new(workloads.into()));
     screen.desired.contracts.insert(ContractId(1), stated);
-    let line = |id: &str, kind: &str, state: &str| WorkloadLine {
-        id: id.parse().unwrap(),
+    let none = |kind: &str| WorkloadCount {
         kind: kind.to_owned(),
-        state: state.to_owned(),
+        ..WorkloadCount::default()
     };
+    let mut status = screen.status();
+    status.notices = Excerpt::default();
     assert_eq!(
-        screen.status(),
+        status,
         NodeStatus {
             node: Some(NodeKey([7; 32])),
             farm: Some(9),
             addresses: vec!["10.0.2.15".parse().unwrap()],
             chain: ChainState::Following { block: 4 },
-            workloads: [
-                line("1.data", "volume", "running"),
-                line("1.net", "network", "running"),
-                line("1.web", "machine", "failed: no memory"),
-            ]
-            .into_iter()
-            .collect(),
+            trouble: Some("no disk".to_owned()),
+            disks: DiskCount {
+                used: 2,
+                size: Bytes::gib(2),
+                left_alone: 1,
+                failed: 1,
+            },
+            workloads: vec![
+                // Of contracts that cannot be read any more.
+                WorkloadCount {
+                    coming: 2,
+                    ..none("")
+                },
+                WorkloadCount {
+                    coming: 1,
+                    failed: 1,
+                    ..none("machine")
+                },
+                WorkloadCount {
+                    stopped: 1,
+                    ..none("network")
+                },
+                WorkloadCount {
+                    running: 1,
+                    ..none("volume")
+                },
+            ],
             notices: Excerpt::default(),
         }
     );
@@ -108,8 +145,6 @@ fn what_a_farmer_should_look_at_is_told_in_its_order() {
     assert_eq!(
         notices.first,
         [
-            "storaged does not answer",
-            "no address yet: is a network cable plugged in?",
             "/dev/vdb is left alone: it holds an ext4 file system",
             "/dev/vdc failed: it does not answer",
             "/dev/vdd is not used: it is removable",
@@ -120,7 +155,7 @@ fn what_a_farmer_should_look_at_is_told_in_its_order() {
 }
 
 #[test]
-fn what_the_network_lacks_is_told_in_place_of_the_cable() {
+fn what_the_network_lacks_is_told() {
     let mut screen = Screen {
         endpoints: vec!["192.0.2.7".into(), "rpc.example.org".into()],
         ..Screen::default()
@@ -179,14 +214,14 @@ fn the_largest_status_fits_a_frame() {
         chain: ChainState::Silent {
             reason: long.clone(),
         },
+        trouble: Some(long.clone()),
         reports,
         ..Screen::default()
     };
     let status = screen.status();
     let size = serde_json::to_vec(&status).unwrap().len();
     assert!(size < MAX_FRAME / 4, "{size}");
-    let Excerpt { first, more } = &status.workloads;
-    assert_eq!(first.len() + more, 100 * limits::WORKLOADS);
+    assert_eq!(status.workloads[0].failed, 100 * limits::WORKLOADS);
     let Excerpt { first, more } = &status.notices;
-    assert_eq!(first.len() + more, 1 + 100);
+    assert_eq!(first.len() + more, 100);
 }

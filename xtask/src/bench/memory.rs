@@ -14,7 +14,7 @@ pub struct Daemon {
 }
 
 /// All that runs on a node without machines.
-pub const DAEMONS: [&str; 5] = ["init", "storaged", "netd", "clockd", "noded"];
+pub const DAEMONS: [&str; 6] = ["init", "storaged", "netd", "clockd", "noded", "screen"];
 
 pub fn daemons(port: &DebugPort) -> Result<Vec<Daemon>> {
     DAEMONS

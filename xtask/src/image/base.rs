@@ -79,7 +79,7 @@ mod tests {
                  bios.grub = {{ package = 'g', folder = '/g' }}\n\
                  bios.mkimage = {{ package = 'm', file = '/m' }}\n\
                  bios.ipxe = {{ package = 'i', file = '/i' }}\n\
-                 kernel = {{ package = 'k', load = [], modules = [] }}\n\
+                 kernel = {{ package = 'k', load = {{ networks = [], pools = [], machines = [] }}, modules = [] }}\n\
                  guest = {{ source = 'g', config = 'c', init = 'i', debian = {{ package = 'd', modules = [] }} }}\n"
             ))
             .unwrap()

@@ -60,9 +60,9 @@ pub fn catalog(deb: &Path, release: &str) -> Result<Catalog> {
 }
 
 /// The node's modules under `/usr/lib/modules/<release>`, with `modules.dep` and `modules.alias`,
-/// and `/etc/loam/modules`: the names that init loads at boot.
+/// and `/etc/loam/modules`: the names that init loads at boot, each behind that of its group.
 pub fn node_modules(catalog: &Catalog, release: &str, kernel: &spec::Kernel) -> Result<Tree> {
-    let wanted: Vec<String> = kernel.load.iter().chain(&kernel.modules).cloned().collect();
+    let wanted: Vec<String> = kernel.load.all().chain(&kernel.modules).cloned().collect();
     let mut tree = Tree::default();
     let folder = format!("usr/lib/modules/{release}");
     let mut dependencies = String::new();
@@ -92,9 +92,9 @@ pub fn node_modules(catalog: &Catalog, release: &str, kernel: &spec::Kernel) -> 
         }
     }
     let mut load = String::new();
-    for name in &kernel.load {
-        if !catalog.is_builtin(name) {
-            writeln!(load, "{}", canonical(name))?;
+    for (group, names) in kernel.load.groups() {
+        for name in names.iter().filter(|name| !catalog.is_builtin(name)) {
+            writeln!(load, "{group} {}", canonical(name))?;
         }
     }
     tree.file(

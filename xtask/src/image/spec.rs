@@ -65,10 +65,34 @@ pub struct Bios {
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
     pub package: String,
-    /// Modules that init loads at boot, in order.
-    pub load: Vec<String>,
+    /// Modules that init loads at boot.
+    pub load: Load,
     /// Modules that are loaded when their hardware is found.
     pub modules: Vec<String>,
+}
+
+/// Modules that are loaded at boot, in order, by what needs them (init's `preload`).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    pub networks: Vec<String>,
+    pub pools: Vec<String>,
+    pub machines: Vec<String>,
+}
+
+impl Load {
+    /// The name of each group, and its modules.
+    pub fn groups(&self) -> [(&'static str, &[String]); 3] {
+        [
+            ("networks", &self.networks),
+            ("pools", &self.pools),
+            ("machines", &self.machines),
+        ]
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &String> {
+        self.groups().into_iter().flat_map(|(_, names)| names)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -258,7 +282,7 @@ mod tests {
     #[test]
     fn reads_the_image_of_this_repository() {
         let spec = Spec::parse(IMAGE).unwrap();
-        assert!(spec.kernel.load.contains(&"btrfs".to_owned()));
+        assert!(spec.kernel.load.pools.contains(&"btrfs".to_owned()));
     }
 
     #[test]
