@@ -85,6 +85,8 @@ pub struct DiskCount {
     /// Those that hold what is not ours.
     pub left_alone: usize,
     pub failed: usize,
+    /// Those that are no fit place for data, as the one that the node boots from.
+    pub unfit: usize,
 }
 
 /// How many workloads of one kind there are, by what became of them.

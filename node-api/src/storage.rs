@@ -154,6 +154,9 @@ pub enum DiskState {
     Unfit(String),
 }
 
+/// What [`DiskState::Unfit`] says of a disk that can be pulled out, such as the one that the node boots from.
+pub const REMOVABLE: &str = "removable";
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// File system UUID.

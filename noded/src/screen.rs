@@ -9,7 +9,7 @@ use loam_deployment::{
 use loam_node_api::{
     network::Uplink,
     status::{ChainState, DiskCount, Excerpt, NodeStatus, WorkloadCount, bounded},
-    storage::{Disk, DiskState},
+    storage::{Disk, DiskState, REMOVABLE},
 };
 
 use crate::{desired::Desired, report::verdict_word};
@@ -65,6 +65,8 @@ impl Screen {
             let device = disk.device.display();
             match &disk.state {
                 DiskState::Pool(_) => {}
+                // Most nodes boot from one.
+                DiskState::Unfit(why) if why == REMOVABLE => {}
                 DiskState::Foreign(what) => {
                     notices.push(format!("{device} is left alone: it holds {what}"));
                 }
@@ -126,7 +128,7 @@ fn count(disks: &[Disk]) -> DiskCount {
             }
             DiskState::Foreign(_) => count.left_alone += 1,
             DiskState::Failed(_) => count.failed += 1,
-            DiskState::Unfit(_) => {}
+            DiskState::Unfit(_) => count.unfit += 1,
         }
     }
     count

@@ -319,6 +319,9 @@ fn disks(status: &NodeStatus) -> String {
     if disks.failed > 0 {
         parts.push(format!("{} failed", disks.failed));
     }
+    if disks.unfit > 0 {
+        parts.push(format!("{} not for data", disks.unfit));
+    }
     parts.join("; ")
 }
 

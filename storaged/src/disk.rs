@@ -6,6 +6,7 @@ use std::{
 };
 
 use loam_deployment::{Bytes, payload::Media};
+use loam_node_api::storage::REMOVABLE;
 
 /// Where the kernel describes block devices.
 pub const SYS_BLOCK: &str = "/sys/block";
@@ -52,7 +53,7 @@ pub enum Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Removable => write!(f, "removable"),
+            Self::Removable => f.write_str(REMOVABLE),
             Self::Small => write!(f, "smaller than {MINIMUM}"),
             Self::Sizeless => write!(f, "without a size"),
             Self::ReadOnly => write!(f, "read-only"),

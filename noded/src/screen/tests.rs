@@ -64,7 +64,7 @@ fn workloads_are_counted_by_kind_and_what_became_of_them() {
             disk("vdb", DiskState::Pool("uuid".to_owned())),
             disk("vdc", DiskState::Foreign("an ext4 file system".to_owned())),
             disk("vdd", DiskState::Failed("it does not answer".to_owned())),
-            disk("vde", DiskState::Unfit("it is removable".to_owned())),
+            disk("vde", DiskState::Unfit("too small".to_owned())),
         ],
         reports: vec![
             report(1, Verdict::Accepted, &told),
@@ -98,6 +98,7 @@ fn workloads_are_counted_by_kind_and_what_became_of_them() {
                 size: Bytes::gib(2),
                 left_alone: 1,
                 failed: 1,
+                unfit: 1,
             },
             workloads: vec![
                 // Of contracts that cannot be read any more.
@@ -132,7 +133,8 @@ fn what_a_farmer_should_look_at_is_told_in_its_order() {
             disk("vda", DiskState::Pool("uuid".to_owned())),
             disk("vdb", DiskState::Foreign("an ext4 file system".to_owned())),
             disk("vdc", DiskState::Failed("it does not answer".to_owned())),
-            disk("vdd", DiskState::Unfit("it is removable".to_owned())),
+            disk("vdd", DiskState::Unfit("too small".to_owned())),
+            disk("sda", DiskState::Unfit(REMOVABLE.to_owned())),
         ],
         reports: vec![
             report(1, rejected("too large"), &[]),
@@ -147,7 +149,7 @@ fn what_a_farmer_should_look_at_is_told_in_its_order() {
         [
             "/dev/vdb is left alone: it holds an ext4 file system",
             "/dev/vdc failed: it does not answer",
-            "/dev/vdd is not used: it is removable",
+            "/dev/vdd is not used: too small",
             "contract 1 version 3 rejected: too large",
         ]
     );

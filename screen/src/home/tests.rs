@@ -64,6 +64,7 @@ pub fn facts() -> Facts {
                 size: Bytes(1_920_000_000_000),
                 left_alone: 1,
                 failed: 0,
+                unfit: 0,
             },
             workloads: vec![
                 workloads("machine", 1, 0, 0),
@@ -266,23 +267,23 @@ fn each_field_says_what_is_unusual() {
         speed: None,
     };
     facts.clock.set = false;
-    let mut told = status(&mut facts);
+    let told = status(&mut facts);
     told.chain = ChainState::Silent {
         reason: "refused".into(),
     };
     told.disks.failed = 1;
+    told.disks.unfit = 2;
     told.workloads = vec![WorkloadCount {
         stopped: 2,
         ..WorkloadCount::default()
     }];
-    told = status(&mut facts);
     told.farm = None;
     let seen = line(&facts);
     for row in [
         "network   enp1s0 at 2500 Mbit/s, usb0",
         "chain     no answer (refused)",
         "time      not known yet (NTS)",
-        "disks     2 in use, 1.9 TB; 1 left alone; 1 failed",
+        "disks     2 in use, 1.9 TB; 1 left alone; 1 failed; 2 not for data",
         "runs      2 others (2 stopped)",
         "farm      none",
     ] {
