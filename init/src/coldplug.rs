@@ -179,6 +179,7 @@ impl Hotplug {
         self.order(move |modules| {
             modules.walk_first();
             settled.store(true, Ordering::Relaxed);
+            tracing::info!("devices have their drivers");
         });
     }
 

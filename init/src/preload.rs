@@ -106,6 +106,7 @@ struct Done<'a>(&'a AtomicU8, Group);
 impl Drop for Done<'_> {
     fn drop(&mut self) {
         self.0.fetch_or(self.1 as u8, Ordering::Release);
+        tracing::info!(group = self.1.name(), "modules of a group are loaded");
     }
 }
 
