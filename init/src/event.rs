@@ -2,7 +2,7 @@
 
 use loam_node_api::{WorkloadId, machine::Shutdown, screen::Request};
 
-use crate::{api::Call, machine::launcher::News, uevent::Uevent};
+use crate::{api::Call, machine::launcher::News, screen::network_test, uevent::Uevent};
 
 #[derive(Debug)]
 pub enum Event {
@@ -20,4 +20,6 @@ pub enum Event {
     Power(Shutdown),
     /// Somebody at the node's own keyboard.
     Screen(Request),
+    /// Something came from a test of the network.
+    NetworkTest(network_test::News),
 }

@@ -57,6 +57,7 @@ use crate::{
     screen::{
         Screen,
         facts::{self, Observer},
+        network_test::Tester,
     },
     service::Services,
     uevent::{Uevent, Uevents},
@@ -158,6 +159,7 @@ async fn run(
             changes.clone(),
         ),
         screen: Screen::open(sender.clone(), log.clone()),
+        tester: Tester::new(sender.clone(), log.clone()),
         last_boot: LastBoot::look(modules.loader),
         virtualisation: Default::default(),
         watchdog: None,

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use loam_init::reap;
+use loam_init::reap::{self, End};
 use loam_node_api::{
     clock::UnixTime,
     machine::Shutdown,
     screen::{Daemon, Facts, Request},
     status::NodeStatus,
 };
+use rustix::process::Pid;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     log::Log,
     machine::{Machines, launcher::Launcher},
     power::{button::Buttons, watchdog::Watchdog},
-    screen::{Screen, facts::Observer},
+    screen::{Screen, facts::Observer, network_test::Tester},
     service::{Services, State},
     virtualisation::Virtualisation,
 };
@@ -51,6 +52,7 @@ pub struct Node<L> {
     pub services: Services,
     pub machines: Machines<L>,
     pub screen: Screen,
+    pub tester: Tester,
     pub last_boot: LastBoot,
     pub virtualisation: Virtualisation,
     pub modules: Option<Hotplug>,
@@ -100,6 +102,7 @@ impl<L: Launcher> Node<L> {
             calm &= survive("machines", || self.machines.tick(now)).is_some();
             calm &= survive("daemons", || self.services.tick(now)).is_some();
             calm &= survive("the screen", || self.screen.tick(now)).is_some();
+            calm &= survive("the network's test", || self.tester.tick(now)).is_some();
             self.watch();
             if let Some(ControlFlow::Break(how)) = survive("going down", || self.go_down(now)) {
                 return how;
@@ -133,6 +136,7 @@ impl<L: Launcher> Node<L> {
             self.machines.deadline(),
             self.services.deadline(),
             self.screen.deadline(),
+            self.tester.deadline(),
             phase,
         ];
         let mut turn = deadlines
@@ -161,6 +165,7 @@ impl<L: Launcher> Node<L> {
                 if !self.machines.child_ended(pid, end, now)
                     && !self.services.child_ended(pid, end, now)
                     && !self.screen.child_ended(pid, end, now)
+                    && !self.test_ended(pid, end)
                 {
                     tracing::debug!(pid = pid.as_raw_nonzero(), %end, "orphan reaped");
                 }
@@ -189,6 +194,10 @@ impl<L: Launcher> Node<L> {
             }
             Event::Power(how) => self.start_going_down(how, now),
             Event::Screen(request) => self.heed(request, now),
+            Event::NetworkTest(news) => {
+                self.tester.heard(news);
+                self.screen.hurry();
+            }
         }
     }
 
@@ -200,9 +209,25 @@ impl<L: Launcher> Node<L> {
                 self.screen.shows_log = shows;
                 self.screen.hurry();
             }
+            Request::TestNetwork => {
+                // A node that goes down begins nothing.
+                if matches!(self.phase, Phase::Up) {
+                    self.tester.begin(now);
+                }
+                self.screen.hurry();
+            }
             Request::Reboot => self.start_going_down(Shutdown::Reboot, now),
             Request::PowerOff => self.start_going_down(Shutdown::PowerOff, now),
         }
+    }
+
+    /// Whether the process that ended was the test of the network.
+    fn test_ended(&mut self, child: Pid, end: End) -> bool {
+        let mine = self.tester.child_ended(child, end);
+        if mine {
+            self.screen.hurry();
+        }
+        mine
     }
 
     /// Whoever asked may be gone: then the answer goes nowhere.
@@ -339,6 +364,7 @@ impl<L: Launcher> Node<L> {
                     Some("It goes down: the node's own programs end.".to_owned())
                 }
             },
+            network_test: self.tester.told().cloned(),
             log: match self.screen.shows_log {
                 true => self.log.last(LOG_LINES),
                 false => Vec::new(),

@@ -10,6 +10,7 @@
 //! | [`clock`] | `clockd` | what is known about the time |
 //! | [`status`] | `init` | what noded has to say on the node's own screen |
 //! | [`screen`] | `loam-screen` | nothing: it shows what init knows, and hears the keyboard |
+//! | [`network_test`] | `loam-noded` | nothing: what a test of the node's network found out |
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
@@ -30,6 +31,7 @@ pub mod id;
 pub mod image;
 pub mod machine;
 pub mod network;
+pub mod network_test;
 pub mod page;
 pub mod path;
 pub mod screen;

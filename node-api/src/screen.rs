@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::{Clock, UnixTime},
+    network_test::NetworkTest,
     status::NodeStatus,
 };
 
@@ -45,6 +46,8 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// What the node does instead of its work, such as shutting down.
     pub phase: Option<String>,
+    /// The last test of the network, if one was asked for since the boot.
+    pub network_test: Option<NetworkTest>,
     /// The last lines of the log, oldest first, while they are asked for.
     pub log: Vec<String>,
 }
@@ -75,6 +78,8 @@ pub enum Request {
     Seen,
     /// From now on, with the log or without.
     Log(bool),
+    /// Begin a test of the network, unless one runs.
+    TestNetwork,
     Reboot,
     PowerOff,
 }

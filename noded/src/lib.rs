@@ -14,6 +14,7 @@
 //! | [`agent`] | the loop around all of it |
 //! | [`tenant`] | what tenants ask the node directly |
 //! | [`mod@until`] | waiting for a moment that may not be set |
+//! | [`network_test`] | what of the network works, for who sits at the screen |
 //! | [`identity`], [`grid`] | who the node is, and where it belongs |
 
 pub mod actual;
@@ -45,6 +46,7 @@ pub mod grid;
 pub mod identity;
 pub mod ledger;
 pub mod lookout;
+pub mod network_test;
 mod owned;
 pub mod picture;
 pub mod plan;

@@ -2,15 +2,24 @@
 //!
 //! It keeps no state of its own: what is desired stands on the chain, what is there the daemons
 //! know. Kill it at any moment; started again, it goes on.
+//!
+//! `loam-noded network-test` tests the network for who sits at the screen, and ends.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{fs::File, io::Write as _, rc::Rc, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use loam_chain::{
     EndpointReader, GridReader,
     writer::{GridWriter, WriterOptions},
 };
-use loam_node_api::{clock::Clock, path, status::ChainState, storage::StorageError, tls};
+use loam_node_api::{
+    clock::Clock,
+    network_test::{ARGUMENT, FINDINGS_FD},
+    path,
+    status::ChainState,
+    storage::StorageError,
+    tls,
+};
 use loam_noded::{
     agent::{Agent, Inlets, Outlets},
     announce::Announcer,
@@ -20,6 +29,7 @@ use loam_noded::{
     grid::Grid,
     identity::{Identity, IdentityError},
     lookout,
+    network_test::NetworkTest,
     screen::Screen,
     tenant,
 };
@@ -38,7 +48,31 @@ async fn main() -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
         )
         .init();
-    LocalSet::new().run_until(run()).await
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let local = LocalSet::new();
+    match arguments.as_slice() {
+        [] => local.run_until(run()).await,
+        [argument] if argument == ARGUMENT => local.run_until(test_network()).await,
+        others => bail!(
+            "loam-noded is started by loam-init, without an argument or with {ARGUMENT} alone: what is `{}`?",
+            others.join(" "),
+        ),
+    }
+}
+
+/// Writes what it finds out to the descriptor that init gives it for that.
+async fn test_network() -> anyhow::Result<()> {
+    let mut findings = File::options()
+        .write(true)
+        .open(format!("/proc/self/fd/{FINDINGS_FD}"))
+        .with_context(|| format!("descriptor {FINDINGS_FD}, which the findings are written to"))?;
+    let tell = |finding| {
+        let mut line = serde_json::to_vec(&finding)?;
+        line.push(b'\n');
+        findings.write_all(&line)
+    };
+    let told = NetworkTest::of_node().run(tell).await;
+    told.context("telling the findings")
 }
 
 async fn run() -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use loam_node_api::{
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
-    home,
+    home, network,
     paint::Kind,
     text::{clean, cut},
 };
@@ -34,6 +34,7 @@ enum View {
     Id,
     /// How many lines above the last one.
     Log(usize),
+    Network,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +110,12 @@ impl App {
                 self.view = View::Log(0);
                 return Some(Request::Log(true));
             }
+            (View::Home | View::Network, Key::Letter(b'n')) => {
+                self.view = View::Network;
+                return Some(Request::TestNetwork);
+            }
             (View::Home, _) => {}
-            (View::Id, _) => self.view = View::Home,
+            (View::Id | View::Network, _) => self.view = View::Home,
             (View::Log(above), Key::Up) => self.scroll(above + 1),
             (View::Log(above), Key::PageUp) => self.scroll(above + PAGE),
             (View::Log(above), Key::Down) => self.scroll(above.saturating_sub(1)),
@@ -145,6 +150,7 @@ impl App {
             }
             (Kind::Screen, View::Id) => home::draw_code(&self.facts, kind, area),
             (Kind::Screen, View::Log(above)) => self.draw_log(area, above),
+            (Kind::Screen, View::Network) => network::draw(self.facts.network_test.as_ref(), area),
         }
     }
 
@@ -187,6 +193,8 @@ fn steady(facts: &Facts) -> Facts {
     steady.now = Default::default();
     steady.clock.floor = Default::default();
     steady.clock.block = None;
+    // No line shows it, and a screen needs no news.
+    steady.network_test = None;
     if let Some(status) = &mut steady.status
         && let ChainState::Following { block } | ChainState::Registering { block } =
             &mut status.chain
@@ -329,6 +337,28 @@ mod tests {
     }
 
     #[test]
+    fn a_network_test_is_asked_for_by_its_key_and_again_in_its_view() {
+        let now = Instant::now();
+        let mut app = app();
+        let asked = Some(Request::TestNetwork);
+        assert_eq!(app.press(Key::Letter(b'n'), now), asked);
+        assert!(seen(&app).starts_with("Network test"));
+        assert!(!text(&app.draw(Kind::Line, AREA)).contains("Network test"));
+        assert_eq!(app.press(Key::Letter(b'n'), now), asked);
+        // Its letters are none of the home's.
+        for back in [Key::Letter(b'p'), Key::Escape] {
+            assert_eq!(app.press(back, now), None);
+            assert!(seen(&app).contains("n network test"), "{}", seen(&app));
+            app.press(Key::Letter(b'n'), now);
+        }
+        // Nor is it asked for behind a question.
+        app.press(Key::Escape, now);
+        app.press(Key::Letter(b'r'), now);
+        assert_eq!(app.press(Key::Letter(b'n'), now), None);
+        assert!(seen(&app).contains("READY"));
+    }
+
+    #[test]
     fn a_new_block_time_or_load_is_no_news_and_all_else_is() {
         let mut app = app();
         let mut facts = facts();
@@ -350,7 +380,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn any_keys_on_any_console_are_survived(
-            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'l'), Just(b'i'), Just(0x1b)], 0..8),
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'l'), Just(b'i'), Just(b'n'), Just(0x1b)], 0..8),
             width in 0u16..200, height in 0u16..60, lines in 0usize..40,
         ) {
             let mut app = app();

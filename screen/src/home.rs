@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Wider lines are hard to read.
-const WIDEST: u16 = 110;
+pub const WIDEST: u16 = 110;
 
 /// Lines that notices and warnings may take together, and warnings alone. The longest notice, with what to do at
 /// its end, takes five.
@@ -35,7 +35,7 @@ const LABEL: usize = 10;
 /// Between the facts and the code.
 const GAP: u16 = 1;
 
-const KEYS: &str = "r restart   p power off   l log   i node's id";
+const KEYS: &str = "r restart   p power off   l log   i node's id   n network test";
 
 /// Draws it all. `question`: what is asked in the keys' place.
 pub fn draw(facts: &Facts, kind: Kind, area: Rect, question: Option<&str>) -> Buffer {
@@ -132,19 +132,19 @@ fn light() -> Style {
 
 /// A row of the screen, in parts of one style each.
 #[derive(Clone, Debug, Default)]
-struct Line(Vec<(String, Style)>);
+pub struct Line(pub Vec<(String, Style)>);
 
 impl Line {
-    fn plain(text: &str) -> Self {
+    pub fn plain(text: &str) -> Self {
         Self::styled(text, Style::new())
     }
 
-    fn styled(text: &str, style: Style) -> Self {
+    pub fn styled(text: &str, style: Style) -> Self {
         Self(vec![(text.to_owned(), style)])
     }
 }
 
-fn put(buffer: &mut Buffer, area: Rect, y: usize, line: &Line) {
+pub fn put(buffer: &mut Buffer, area: Rect, y: usize, line: &Line) {
     let Ok(row) = u16::try_from(y) else { return };
     if row >= area.height {
         return;

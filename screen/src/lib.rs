@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`condition`] | the node's state in one word, and the next step in one sentence (pure) |
-//! | [`home`] | what stands where (pure) |
+//! | [`home`], [`network`] | what stands where: of the node, and of a network test (pure) |
 //! | [`app`] | which view is shown, and what keys do (pure) |
 //! | [`paint`], [`pace`] | from cells to bytes for a console, and when to send them (pure) |
 //! | [`console`] | the consoles of the kernel |
@@ -16,6 +16,7 @@ pub mod app;
 pub mod condition;
 pub mod console;
 mod home;
+mod network;
 pub mod pace;
 mod paint;
 mod qr;

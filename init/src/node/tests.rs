@@ -14,10 +14,13 @@ use tokio::{
 };
 
 use super::*;
-use crate::machine::{
-    fixture::spec,
-    launcher::{News, Order},
-    memory::MemoryBudget,
+use crate::{
+    machine::{
+        fixture::spec,
+        launcher::{News, Order},
+        memory::MemoryBudget,
+    },
+    screen::network_test,
 };
 
 /// Panics when it is to open anything for the machine of this name, and whenever it is to kill.
@@ -116,6 +119,7 @@ async fn while_it_runs(calls: impl AsyncFnOnce(Caller)) {
         services,
         machines: Machines::new(budget, Faulty, Changes::new()),
         screen: Screen::over(Vec::new(), screen_events, log.clone()),
+        tester: Tester::new(sender.clone(), log.clone()),
         last_boot: Default::default(),
         virtualisation: Default::default(),
         modules: None,
@@ -160,6 +164,21 @@ async fn a_panic_when_time_has_passed_ends_nothing() {
         };
         node.ask(stop).await;
         assert_eq!(node.state("1.before").await, Some(MachineState::Stopping));
+        node.run("1.after").await;
+    })
+    .await;
+}
+
+/// There is no group for it where tests run.
+#[tokio::test]
+async fn a_network_test_that_cannot_be_started_ends_nothing() {
+    while_it_runs(async |node: Caller| {
+        for _ in 0..3 {
+            node.send(Event::Screen(Request::TestNetwork)).await;
+            let (test, finding) = (0, None);
+            node.send(Event::NetworkTest(network_test::News { test, finding }))
+                .await;
+        }
         node.run("1.after").await;
     })
     .await;

@@ -4,8 +4,11 @@
 //! It shows what strangers wrote, so it has a user of its own, an empty root, no network and no capability; only the
 //! consoles, which PID 1 opens, and a socket. Whatever becomes of it, the node goes on: it is started again when it
 //! ends, and ended when it says nothing about what it was told.
+//!
+//! [`facts`] are what it shows of the machine, [`network_test`] the process behind one of its keys.
 
 pub mod facts;
+pub mod network_test;
 
 use std::{
     ffi::CString,

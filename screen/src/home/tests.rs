@@ -76,6 +76,7 @@ pub fn facts() -> Facts {
         trouble: None,
         warnings: vec!["noded: daemon ended".into()],
         phase: None,
+        network_test: None,
         log: Vec::new(),
     }
 }
@@ -159,7 +160,7 @@ daemons   all run
 
 
 
-r restart   p power off   l log   i node's id
+r restart   p power off   l log   i node's id   n network test
 ";
     let seen = text(&draw(&facts, Kind::Screen, VGA, None));
     let code = qr::rows(&"3f".repeat(32)).unwrap();
@@ -214,7 +215,10 @@ fn a_large_screen_is_used_in_the_middle() {
 #[test]
 fn what_is_asked_stands_in_the_place_of_the_keys() {
     let seen = |question| text(&draw(&facts(), Kind::Screen, VGA, question));
-    assert!(seen(None).ends_with("\nr restart   p power off   l log   i node's id\n"));
+    assert!(
+        seen(None).ends_with("\nr restart   p power off   l log   i node's id   n network test\n")
+    );
+    assert!(KEYS.len() <= 80, "the smallest screen shows them all");
     assert!(seen(Some("Sure?")).ends_with("\nSure?\n"));
 }
 
