@@ -179,7 +179,7 @@ fn head(facts: &Facts, width: usize) -> Vec<Line> {
             0 => Line(vec![
                 (
                     word.clone(),
-                    Style::new().bold().reversed().fg(color(condition)),
+                    Style::new().fg(Color::Black).bg(color(condition)),
                 ),
                 (
                     text.get(word.len()..).unwrap_or_default().to_owned(),

@@ -79,9 +79,6 @@ fn sequence((modifier, fg, bg): (Modifier, Color, Color)) -> String {
     if modifier.contains(Modifier::BOLD) {
         sequence.push_str(";1");
     }
-    if modifier.contains(Modifier::REVERSED) {
-        sequence.push_str(";7");
-    }
     for (color, first) in [(fg, 30), (bg, 40)] {
         if let Some(number) = number(color) {
             let _ = write!(sequence, ";{}", first + number);
@@ -139,13 +136,10 @@ mod tests {
     #[test]
     fn a_screen_has_colours_and_a_line_has_none() {
         let mut buffer = buffer(&["ab cd"]);
-        buffer.set_style(
-            Rect::new(0, 0, 2, 1),
-            Style::new().green().bold().reversed(),
-        );
+        buffer.set_style(Rect::new(0, 0, 2, 1), Style::new().green().bold());
         assert_eq!(
             paint(Kind::Screen, None, &buffer),
-            "\x1b[?25l\x1b[?7l\x1b[1;1H\x1b[0;1;7;32mab\x1b[0m cd\x1b[0m\x1b[K\x1b[J"
+            "\x1b[?25l\x1b[?7l\x1b[1;1H\x1b[0;1;32mab\x1b[0m cd\x1b[0m\x1b[K\x1b[J"
         );
         assert!(!paint(Kind::Line, None, &buffer).contains("32m"));
         // Blanks that have a colour are seen.
