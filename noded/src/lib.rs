@@ -15,6 +15,7 @@
 //! | [`tenant`] | what tenants ask the node directly |
 //! | [`mod@until`] | waiting for a moment that may not be set |
 //! | [`identity`], [`grid`] | who the node is, and where it belongs |
+//! | [`farm`], [`membership`] | which farm it joins (pure), and the one that it keeps |
 
 pub mod actual;
 pub mod address;
@@ -37,6 +38,7 @@ pub mod execute;
 mod fake;
 #[cfg(test)]
 mod fake_chain;
+pub mod farm;
 pub mod fingerprint;
 #[cfg(test)]
 mod fixture;
@@ -45,6 +47,7 @@ pub mod grid;
 pub mod identity;
 pub mod ledger;
 pub mod lookout;
+pub mod membership;
 mod owned;
 pub mod picture;
 pub mod plan;
