@@ -29,9 +29,28 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::uevent::Uevent;
 
-/// Since the kernel started: so long is a stick waited for. A port resets, a stick begins and its driver is loaded in
-/// less; and storaged lets no new node begin sooner either (its `search`), so that nobody waits for this.
-const OVER: Duration = Duration::from_secs(20);
+/// How long a stick is waited for. storaged lets no new node begin sooner either (its `search`), so that nobody waits for
+/// this.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Since the kernel started, at least.
+    least: Duration,
+    /// Since the last device came that may lead to a stick: a port resets, its hub answers, a driver is loaded, which looks
+    /// after a second (`usb-storage.delay_use`). A machine in emulation has its first USB device after 17 s, and three
+    /// seconds later the stick.
+    quiet: Duration,
+    /// Since the kernel started, whatever comes and goes.
+    most: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    least: Duration::from_secs(20),
+    quiet: Duration::from_secs(10),
+    most: Duration::from_secs(60),
+};
+
+/// Whose devices lead to a stick, by the kernel's names.
+const LEADING: [&str; 3] = ["usb", "scsi", "block"];
 
 /// Sticks that are being read at a time. A machine has one or two; those that hang stay.
 const MAX_READS: usize = 8;
@@ -66,7 +85,7 @@ impl FarmFinder {
             devices: "/dev".into(),
             result: path::FARM.into(),
         };
-        let (finder, search) = Search::new(places.clone(), command_line, OVER, since_start());
+        let (finder, search) = Search::new(places.clone(), command_line, PATIENCE, since_start());
         let begun = thread::Builder::new()
             .name("farm".into())
             .spawn(move || search.run());
@@ -85,11 +104,11 @@ impl FarmFinder {
 
     /// A device came. Waits for nothing.
     pub fn device(&self, event: &Uevent) {
-        let is_disk = match event {
-            Uevent::Added { subsystem, .. } => subsystem == "block",
+        let leads = match event {
+            Uevent::Added { subsystem, .. } => LEADING.contains(&subsystem.as_str()),
             Uevent::Lost => true,
         };
-        if is_disk && !self.told.swap(true, Ordering::AcqRel) {
+        if leads && !self.told.swap(true, Ordering::AcqRel) {
             let _ = self.heard.send(Heard::Device);
         }
     }
@@ -121,7 +140,11 @@ struct Search {
     /// What each stick names; not known as long as it is being read.
     sticks: BTreeMap<Partition, Option<Option<FarmId>>>,
     reading: usize,
-    ends: Instant,
+    patience: Patience,
+    /// When the kernel started.
+    start: Instant,
+    /// When the last device came.
+    last: Instant,
     now: FarmSearch,
     written: Option<FarmSearch>,
 }
@@ -130,7 +153,7 @@ impl Search {
     fn new(
         places: Places,
         command_line: Option<FarmId>,
-        over: Duration,
+        patience: Patience,
         since_start: Duration,
     ) -> (FarmFinder, Self) {
         let (sender, heard) = mpsc::channel();
@@ -139,6 +162,7 @@ impl Search {
             heard: sender.clone(),
             told: told.clone(),
         };
+        let now = Instant::now();
         let search = Self {
             places,
             heard,
@@ -146,7 +170,9 @@ impl Search {
             told,
             sticks: BTreeMap::new(),
             reading: 0,
-            ends: Instant::now() + over.saturating_sub(since_start),
+            patience,
+            start: now.checked_sub(since_start).unwrap_or(now),
+            last: now,
             now: FarmSearch {
                 command_line,
                 ..FarmSearch::default()
@@ -172,6 +198,7 @@ impl Search {
                 Ok(Heard::Device) => {
                     // What comes from here on is looked for once more.
                     self.told.store(false, Ordering::Release);
+                    self.last = Instant::now();
                     self.look();
                 }
                 Ok(Heard::Read { partition, farm }) => {
@@ -188,7 +215,10 @@ impl Search {
     }
 
     fn left(&self) -> Duration {
-        self.ends.saturating_duration_since(Instant::now())
+        let Patience { least, quiet, most } = self.patience;
+        let end = (self.start + least).max(self.last + quiet);
+        end.min(self.start + most)
+            .saturating_duration_since(Instant::now())
     }
 
     /// Begins to read the sticks that are new, and forgets those that are gone.

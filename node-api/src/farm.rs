@@ -138,7 +138,7 @@ impl fmt::Display for NamedFarm {
 pub struct FarmSearch {
     pub stick: Stick,
     pub command_line: Option<FarmId>,
-    /// A stick that has not come by now is not waited for. One that comes later counts all the same.
+    /// A stick that has not come by now is not waited for (20 s after the kernel's start or later). One that comes later counts all the same.
     pub over: bool,
 }
 

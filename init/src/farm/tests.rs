@@ -2,6 +2,12 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
 
+const ENDLESS: Patience = Patience {
+    least: LONG,
+    quiet: LONG,
+    most: LONG,
+};
+
 struct Bench {
     folder: tempfile::TempDir,
     finder: FarmFinder,
@@ -9,8 +15,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// The search is over after `over`.
-    fn new(command_line: Option<u64>, over: Duration) -> Self {
+    fn new(command_line: Option<u64>, patience: Patience) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [blocks, devices] = ["block", "dev"].map(|name| folder.path().join(name));
         for made in [&blocks, &devices] {
@@ -22,7 +27,7 @@ impl Bench {
             result: folder.path().join("farm.json"),
         };
         let command_line = command_line.map(FarmId);
-        let (finder, search) = Search::new(places, command_line, over, Duration::ZERO);
+        let (finder, search) = Search::new(places, command_line, patience, Duration::ZERO);
         Self {
             folder,
             finder,
@@ -133,7 +138,7 @@ fn the_command_line_names_a_farm_by_digits() {
 
 #[test]
 fn what_a_stick_names_is_told_and_what_is_none_is_passed_over() {
-    let bench = Bench::new(Some(3), LONG);
+    let bench = Bench::new(Some(3), ENDLESS);
     bench.plug("sda4", 1, &sector(7));
     // Empty, damaged, too short, and one that cannot be opened.
     bench.plug("sdb4", 2, &[0; SECTOR]);
@@ -149,7 +154,7 @@ fn what_a_stick_names_is_told_and_what_is_none_is_passed_over() {
 
 #[test]
 fn sticks_that_come_and_go_are_looked_at_when_a_device_comes() {
-    let bench = Bench::new(None, LONG).begin();
+    let bench = Bench::new(None, ENDLESS).begin();
     bench.wait(&found(Stick::Silent));
     bench.plug("sda4", 1, &sector(7));
     bench.device_came();
@@ -166,7 +171,14 @@ fn sticks_that_come_and_go_are_looked_at_when_a_device_comes() {
 
 #[test]
 fn a_stick_that_hangs_holds_up_neither_another_nor_the_end() {
-    let bench = Bench::new(None, Duration::from_millis(50));
+    let bench = Bench::new(
+        None,
+        Patience {
+            least: Duration::from_millis(50),
+            quiet: Duration::ZERO,
+            most: LONG,
+        },
+    );
     // Nobody ever writes to it.
     let fifo = bench.folder.path().join("dev/sda4");
     let mode = rustix::fs::Mode::RWXU;
@@ -187,4 +199,27 @@ fn a_stick_that_hangs_holds_up_neither_another_nor_the_end() {
         command_line: None,
         over: true,
     });
+}
+
+#[test]
+fn a_stick_is_waited_for_as_long_as_devices_come_that_may_lead_to_it() {
+    let seconds = Duration::from_secs;
+    let search = |since_start| {
+        let bench = Bench::new(None, PATIENCE);
+        let mut search = bench.search.unwrap();
+        search.start = search.last.checked_sub(seconds(since_start)).unwrap();
+        search
+    };
+    let about = |left: Duration, expected: u64| {
+        assert!(left <= seconds(expected), "{left:?}");
+        assert!(left > seconds(expected.saturating_sub(1)), "{left:?}");
+    };
+    // The last device came just now, so long after the kernel's start.
+    about(search(2).left(), 18);
+    about(search(17).left(), 10);
+    about(search(55).left(), 5);
+    assert_eq!(search(61).left(), Duration::ZERO);
+    let mut calm = search(25);
+    calm.last = calm.start + seconds(14);
+    assert_eq!(calm.left(), Duration::ZERO);
 }
