@@ -8,6 +8,7 @@
 //! | [`spawn`], [`cgroup`] | how any process is started and limited |
 //! | [`api`] | the calls that init answers |
 //! | [`screen`], [`log`], [`kernel_log`], [`crash_log`], [`virtualisation`] | what people see |
+//! | [`farm`] | which farm sticks and command line name |
 //! | [`debug`] | what tests look at and break, in images for developers |
 //! | [`power`] | button, watchdog, the end |
 
@@ -19,6 +20,7 @@ mod debug;
 mod device;
 mod early;
 mod event;
+mod farm;
 mod grid;
 mod kernel_log;
 mod lines;
@@ -49,6 +51,7 @@ use crate::{
     coldplug::{Coldplug, Hotplug},
     crash_log::LastBoot,
     event::Event,
+    farm::FarmFinder,
     log::Log,
     machine::{Machines, NodeLauncher, memory::MemoryBudget},
     node::{Node, Phase},
@@ -165,6 +168,7 @@ async fn run(
         watchdog: None,
         asked_for_watchdog: false,
         modules: modules.hotplug,
+        farm: FarmFinder::begin(),
         buttons: Default::default(),
         log,
         sender: sender.clone(),

@@ -22,6 +22,7 @@ use crate::{
     coldplug::Hotplug,
     crash_log::LastBoot,
     event::Event,
+    farm::FarmFinder,
     log::Log,
     machine::{Machines, launcher::Launcher},
     power::{button::Buttons, watchdog::Watchdog},
@@ -56,6 +57,7 @@ pub struct Node<L> {
     pub last_boot: LastBoot,
     pub virtualisation: Virtualisation,
     pub modules: Option<Hotplug>,
+    pub farm: Option<FarmFinder>,
     pub watchdog: Option<Watchdog>,
     /// The kernel's own is loaded once.
     pub asked_for_watchdog: bool,
@@ -184,6 +186,9 @@ impl<L: Launcher> Node<L> {
                 self.buttons.listen(&self.sender);
             }
             Event::Device(event) => {
+                if let Some(farm) = &self.farm {
+                    farm.device(&event);
+                }
                 if let Some(modules) = &self.modules {
                     modules.device(event);
                 }

@@ -14,6 +14,7 @@
 //! | [`vmm`] | `loam-vmm` | configuration of one VM, its events and its control socket |
 //! | [`guest`] | `loam-guest-init` | what an OCI machine finds inside |
 //! | [`debug`] | `init` | nothing: it looks in and breaks things, in images for developers |
+//! | [`farm`] | | which farm a node joins, and who named it |
 //! | [`image`] | | which image, and whose |
 //! | [`system`] | | which image a node runs |
 //! | [`healthcheck`] | | how programs are asked whether they do their work |
@@ -25,6 +26,7 @@
 
 pub mod clock;
 pub mod debug;
+pub mod farm;
 pub mod guest;
 pub mod healthcheck;
 pub mod id;

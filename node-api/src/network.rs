@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use loam_deployment::payload::Publish;
+use loam_deployment::{FarmId, payload::Publish};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -56,6 +56,10 @@ pub struct Uplink {
     /// What the link carries in one packet, in bytes, if it is less than Ethernet's 1500: 1280 or more.
     #[serde(default)]
     pub mtu: Option<u16>,
+    /// Which farm the network's DHCP names ([`crate::farm::DHCP_OPTION`]). Whoever answers on the LAN may
+    /// have said so.
+    #[serde(default)]
+    pub farm: Option<FarmId>,
     /// What keeps the node from the world as far as its network is concerned.
     #[serde(default)]
     pub missing: Option<Missing>,

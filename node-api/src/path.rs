@@ -10,6 +10,10 @@ pub const CLOCKD_SOCKET: &str = "/run/loam/clockd.sock";
 /// What is known about the time (see [`crate::clock`]): written by clockd alone, read by all.
 pub const CLOCK: &str = "/run/loam/clock.json";
 
+/// Which farm this node is to join, as far as sticks and the kernel's command line say (see
+/// [`crate::farm::FarmSearch`]): written by init alone, read by noded.
+pub const FARM: &str = "/run/loam/farm.json";
+
 /// One folder a machine, with its control socket (`control.sock`). Made and removed by init.
 pub const MACHINES: &str = "/run/loam/machines";
 

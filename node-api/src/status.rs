@@ -9,11 +9,14 @@ use std::net::IpAddr;
 use loam_deployment::{Bytes, NodeKey};
 use serde::{Deserialize, Serialize};
 
+use crate::farm::NamedFarm;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// None before the identity exists, which needs a disk.
     pub node: Option<NodeKey>,
-    pub farm: Option<u64>,
+    /// Which one it joins or has joined; none as long as nobody has named one.
+    pub farm: Option<NamedFarm>,
     pub addresses: Vec<IpAddr>,
     pub chain: ChainState,
     /// What keeps the node from its work, and what to do.

@@ -34,6 +34,7 @@ use crate::{
     course::Outcome,
     daemons::{Daemon, Sockets, call, shortly},
     execute::Executor,
+    farm::Choice,
     follow::View,
     identity::Identity,
     ledger::{Changes, Ledger},
@@ -74,6 +75,7 @@ pub struct Outlets {
 pub struct Inlets {
     pub views: watch::Receiver<Option<Rc<View>>>,
     pub chain: watch::Receiver<ChainState>,
+    pub farm: watch::Receiver<Choice>,
     pub storaged: watch::Receiver<Option<Revision>>,
     pub netd: watch::Receiver<Option<Revision>>,
     pub init: watch::Receiver<Option<Revision>>,
@@ -170,6 +172,7 @@ impl Agent {
     pub async fn run(mut self, mut inlets: Inlets, outlets: Outlets) {
         loop {
             self.screen.chain = inlets.chain.borrow_and_update().clone();
+            self.screen.farm = inlets.farm.borrow_and_update().clone();
             let view = inlets.views.borrow_and_update().clone();
             let now = inlets.revisions();
             self.seen = now;
@@ -195,6 +198,12 @@ impl Agent {
                     if generation != self.generation {
                         inlets.views.mark_changed();
                         return;
+                    }
+                }
+                _ = inlets.farm.changed() => {
+                    self.screen.farm = inlets.farm.borrow_and_update().clone();
+                    if inlets.init.borrow().is_some() {
+                        self.show().await;
                     }
                 }
                 _ = inlets.chain.changed() => {

@@ -15,7 +15,7 @@ use loam_chain::{
     writer::{GridWriter, NodeRegistration, WriteError},
 };
 use loam_deployment::{
-    ChainContext, ContractId, FarmId, NodeKey,
+    ChainContext, ContractId, NodeKey,
     report::{self, Report, ReportError},
 };
 use thiserror::Error;
@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use crate::{
     agent::Offer,
     budget::Budget,
+    farm::Choice,
     follow::View,
     identity::Identity,
     reach,
@@ -40,7 +41,8 @@ pub struct Announcer {
     pub writer: Rc<GridWriter>,
     pub reader: Arc<dyn GridReader>,
     pub chain: ChainContext,
-    pub farm: FarmId,
+    /// In which it is to be.
+    pub farm: watch::Receiver<Choice>,
 }
 
 #[derive(Debug, Error)]
@@ -89,7 +91,7 @@ impl Sign {
 impl std::fmt::Debug for Announcer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Announcer")
-            .field("farm", &self.farm)
+            .field("farm", &self.farm.borrow().farm)
             .finish_non_exhaustive()
     }
 }
@@ -104,17 +106,19 @@ impl Announcer {
         let binding = self.writer.bind(self.identity.signing.as_bytes());
         let mut sign = Sign::new(Instant::now());
         let mut schedule = Schedule::default();
+        let mut farms = self.farm.clone();
         loop {
+            let farm = farms.borrow_and_update().to_join();
             let offer = offers.borrow_and_update().clone();
             let view = views.borrow_and_update().clone();
             let now = Instant::now();
             let mut due = None;
-            if let (Some(offer), Some(view)) = (offer, view) {
+            if let (Some(offer), Some(view), Some(farm)) = (offer, view, farm) {
                 let record = view.node.as_ref();
                 let known = record.map_or("", |record| &record.addresses);
                 let wanted = NodeRegistration {
                     key: self.identity.node,
-                    farm: self.farm,
+                    farm,
                     hpke_key: self.identity.hpke.public,
                     capacity: offer.capacity,
                     addresses: reach::addresses(&offer.uplink, known),
@@ -149,6 +153,7 @@ impl Announcer {
             tokio::select! {
                 _ = views.changed() => {}
                 _ = offers.changed() => {}
+                _ = farms.changed() => {}
                 () = until(due) => {}
             }
         }

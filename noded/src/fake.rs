@@ -137,6 +137,10 @@ impl FakeNode {
         self.folder.path().join("clock.json")
     }
 
+    pub fn farm_search(&self) -> std::path::PathBuf {
+        self.folder.path().join("farm.json")
+    }
+
     /// Must run inside a `LocalSet`.
     pub fn start(&self, part: Part) -> Running {
         let (node, sockets) = (self.clone(), self.sockets.clone());

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Mutex};
 
 use async_trait::async_trait;
 use loam_chain::{
-    Address, B256, BlockRef, ContractRecord, ContractState, FarmRecord, GridReader, NodeRecord,
-    ReadError, TwinRecord, record::Stored,
+    Address, B256, BlockRef, Capacity, ContractRecord, ContractState, FarmRecord, GridReader,
+    NodeRecord, NodeState, ReadError, TwinRecord, record::Stored,
 };
 use loam_deployment::{ChainContext, ContractId, FarmId, NodeKey, TwinId, Version};
 
@@ -14,6 +14,8 @@ pub struct FakeChain {
     /// No block is told.
     pub silent: Mutex<bool>,
     pub revision: Mutex<u64>,
+    /// The node's own record.
+    pub node: Mutex<Option<NodeRecord>>,
     pub listed: Mutex<Vec<ContractRecord>>,
     pub records: Mutex<BTreeMap<ContractId, ContractRecord>>,
     pub asked: Mutex<Vec<ContractId>>,
@@ -77,7 +79,7 @@ impl GridReader for FakeChain {
     }
 
     async fn node(&self, _: NodeKey, _: BlockRef) -> Result<Option<NodeRecord>, ReadError> {
-        Ok(None)
+        Ok(self.node.lock().unwrap().clone())
     }
 
     async fn nodes(&self, _: BlockRef) -> Result<Vec<NodeRecord>, ReadError> {
@@ -144,8 +146,30 @@ impl GridReader for FakeChain {
         Ok(None)
     }
 
-    async fn farm(&self, _: FarmId, _: BlockRef) -> Result<Option<FarmRecord>, ReadError> {
-        Ok(None)
+    /// Each belongs to the twin of its number.
+    async fn farm(&self, id: FarmId, _: BlockRef) -> Result<Option<FarmRecord>, ReadError> {
+        Ok(Some(FarmRecord {
+            id,
+            twin: TwinId(id.0),
+            name: String::new(),
+            policy: None,
+        }))
+    }
+}
+
+/// A node's record that names this farm.
+pub fn node(key: NodeKey, farm: u64) -> NodeRecord {
+    NodeRecord {
+        key,
+        farm: FarmId(farm),
+        account: Address::ZERO,
+        hpke_key: [2; 32],
+        capacity: Capacity::default(),
+        addresses: String::new(),
+        binding: [3; 64],
+        state: NodeState::Up,
+        registered: 1,
+        last_report: 1,
     }
 }
 

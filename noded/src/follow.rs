@@ -14,7 +14,7 @@ use loam_chain::{
     B256, BlockRef, ContractState, GridReader, NodeRecord, ReadError,
     follower::{Follower, FollowerOptions},
 };
-use loam_deployment::{ContractId, FarmId, NodeKey, envelope::Farm};
+use loam_deployment::{ContractId, NodeKey, envelope::Farm};
 use loam_node_api::status::ChainState;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -33,6 +33,7 @@ pub struct View {
     pub block: BlockRef,
     /// The node's own record, if it is registered.
     pub node: Option<NodeRecord>,
+    /// The farm that the record names, whose farmer has a say here.
     pub farm: Option<Farm>,
     pub contracts: Rc<[Published]>,
     /// Of the contracts that have things on this node: those whose own record says cancelled. A
@@ -56,13 +57,12 @@ impl View {
 pub async fn follow(
     reader: Arc<dyn GridReader>,
     node: NodeKey,
-    farm: FarmId,
     mut present: watch::Receiver<BTreeSet<ContractId>>,
     views: watch::Sender<Option<Rc<View>>>,
     state: watch::Sender<ChainState>,
 ) {
     let mut follower = Follower::new(reader.clone(), FollowerOptions::default());
-    let mut looker = Looker::new(reader, node, farm);
+    let mut looker = Looker::new(reader, node);
     // After a block that could not be read: the next final one may be minutes away.
     let mut again: Option<Instant> = None;
     let mut pause = FIRST_PAUSE;
@@ -127,7 +127,6 @@ pub async fn follow(
 struct Looker {
     reader: Arc<dyn GridReader>,
     node: NodeKey,
-    farm: FarmId,
     last: Option<Last>,
     /// By their own records; of those that have things here.
     cancelled: BTreeSet<ContractId>,
@@ -147,11 +146,10 @@ struct Last {
 }
 
 impl Looker {
-    fn new(reader: Arc<dyn GridReader>, node: NodeKey, farm: FarmId) -> Self {
+    fn new(reader: Arc<dyn GridReader>, node: NodeKey) -> Self {
         Self {
             reader,
             node,
-            farm,
             last: None,
             cancelled: BTreeSet::new(),
             unlisted: BTreeSet::new(),
@@ -248,9 +246,13 @@ impl Looker {
 
     async fn read(&mut self, block: BlockRef) -> Result<View, ReadError> {
         let reader = self.reader.clone();
-        let (node, farm) = (self.node, self.farm);
+        let node = self.node;
         let record = reader.node(node, block).await?;
-        let farm = reader.farm(farm, block).await?.map(|farm| Farm {
+        let farm = match &record {
+            Some(record) => reader.farm(record.farm, block).await?,
+            None => None,
+        };
+        let farm = farm.map(|farm| Farm {
             id: farm.id,
             twin: farm.twin,
         });

@@ -10,8 +10,8 @@ use loam_deployment::{ChainContext, FarmId};
 #[derive(Clone, Debug)]
 pub struct Grid {
     pub config: GridConfig,
-    /// The farm that the node joins.
-    pub farm: FarmId,
+    /// The farm that the node joins where nobody else names one. An image for many farmers has none.
+    pub farm: Option<FarmId>,
 }
 
 impl Grid {
@@ -36,7 +36,8 @@ impl Grid {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let config: GridConfig = toml::from_str(text)?;
         ensure!(!config.endpoints.is_empty(), "endpoints is empty");
-        let farm = config.farm.context("farm is missing")?;
+        let farm = config.farm;
+        ensure!(farm != Some(FarmId(0)), "there is no farm 0");
         Ok(Self { config, farm })
     }
 
@@ -64,11 +65,17 @@ mod tests {
     #[test]
     fn reads_a_grid() {
         let grid = Grid::parse(GOOD).unwrap();
-        assert_eq!(grid.farm, FarmId(1));
+        assert_eq!(grid.farm, Some(FarmId(1)));
         assert_eq!(
             grid.name(),
             "31337:0x5fbdb2315678afecb367f032d93f642f64180aa3"
         );
+    }
+
+    #[test]
+    fn an_image_for_many_farmers_names_no_farm() {
+        let grid = Grid::parse(&GOOD.replace("farm = 1", "")).unwrap();
+        assert_eq!(grid.farm, None);
     }
 
     #[test]
@@ -85,7 +92,7 @@ mod tests {
     fn refuses_what_is_unknown_missing_or_malformed() {
         for (from, to) in [
             ("farm", "firm"),
-            ("farm = 1", ""),
+            ("farm = 1", "farm = 0"),
             ("0x5f", "0xzz"),
             ("31337", "\"x\""),
             ("\"http://10.0.2.2:8545\"", ""),

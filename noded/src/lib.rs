@@ -16,6 +16,7 @@
 //! | [`mod@until`] | waiting for a moment that may not be set |
 //! | [`network_test`] | what of the network works, for who sits at the screen |
 //! | [`identity`], [`grid`] | who the node is, and where it belongs |
+//! | [`farm`], [`membership`] | which farm it joins (pure), and the one that it keeps |
 
 pub mod actual;
 pub mod address;
@@ -38,6 +39,7 @@ pub mod execute;
 mod fake;
 #[cfg(test)]
 mod fake_chain;
+pub mod farm;
 pub mod fingerprint;
 #[cfg(test)]
 mod fixture;
@@ -46,6 +48,7 @@ pub mod grid;
 pub mod identity;
 pub mod ledger;
 pub mod lookout;
+pub mod membership;
 pub mod network_test;
 mod owned;
 pub mod picture;

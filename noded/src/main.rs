@@ -12,6 +12,7 @@ use loam_chain::{
     EndpointReader, GridReader,
     writer::{GridWriter, WriterOptions},
 };
+use loam_deployment::FarmId;
 use loam_node_api::{
     clock::Clock,
     network_test::{ARGUMENT, FINDINGS_FD},
@@ -25,10 +26,12 @@ use loam_noded::{
     announce::Announcer,
     clock::ClockKeeper,
     daemons::{Daemon, DaemonError, Sockets, call, shortly},
+    farm::Choice,
     follow,
     grid::Grid,
     identity::{Identity, IdentityError},
     lookout,
+    membership::{self, Membership},
     network_test::NetworkTest,
     screen::Screen,
     tenant,
@@ -79,9 +82,9 @@ async fn run() -> anyhow::Result<()> {
     let sockets = Sockets::of_node();
     let mut screen = Screen::default();
     let grid = grid(&sockets, &mut screen).await;
-    screen.farm = Some(grid.farm);
     screen.endpoints = grid.config.hosts();
-    let identity = Rc::new(identity(&grid, &sockets, &mut screen).await);
+    let (identity, kept) = identity(&grid, &sockets, &mut screen).await;
+    let identity = Rc::new(identity);
     screen.node = Some(identity.node);
     screen.trouble = None;
     info!(node = %identity.node, grid = grid.name(), "this node");
@@ -102,12 +105,14 @@ async fn run() -> anyhow::Result<()> {
     let (reports, said) = watch::channel(Vec::new());
     let (present, holders) = watch::channel(Default::default());
     let (offer, offered) = watch::channel(None);
+    let (choices, farm) = watch::channel(Choice::default());
     let (storaged_at, storaged) = watch::channel(None);
     let (netd_at, netd) = watch::channel(None);
     let (init_at, init) = watch::channel(None);
     let inlets = Inlets {
         views: seen.clone(),
         chain,
+        farm: farm.clone(),
         storaged,
         netd,
         init,
@@ -123,7 +128,13 @@ async fn run() -> anyhow::Result<()> {
         writer: Rc::new(writer),
         reader: reader.clone(),
         chain: grid.context(),
-        farm: grid.farm,
+        farm,
+    };
+    let membership = Membership {
+        sockets: sockets.clone(),
+        search: path::FARM.into(),
+        image: grid.farm,
+        kept,
     };
     let clock = ClockKeeper {
         sockets: sockets.clone(),
@@ -140,10 +151,11 @@ async fn run() -> anyhow::Result<()> {
     // Whichever of these ends takes the process with it, and init starts it anew.
     tokio::select! {
         () = follow::follow(
-            reader.clone(), identity.node, grid.farm, holders, views, chain_state,
+            reader.clone(), identity.node, holders, views, chain_state,
         ) => {}
         () = lookout::all(&sockets, storaged_at, netd_at, init_at) => {}
         () = agent.run(inlets, outlets) => {}
+        () = membership.run(seen.clone(), offered.clone(), choices) => {}
         () = announcer.register(seen.clone(), offered) => {}
         () = announcer.report(seen.clone(), said) => {}
         () = clock.run(reader, seen) => {}
@@ -163,11 +175,15 @@ async fn grid(sockets: &Sockets, screen: &mut Screen) -> Grid {
     }
 }
 
-/// Waits for as long as it takes: without a disk there is nothing to do.
-async fn identity(grid: &Grid, sockets: &Sockets, screen: &mut Screen) -> Identity {
+/// With the farm that is kept beside it. Waits for as long as it takes: without a disk there is nothing to do.
+async fn identity(
+    grid: &Grid,
+    sockets: &Sockets,
+    screen: &mut Screen,
+) -> (Identity, Option<FarmId>) {
     loop {
         let trouble = match load(grid, sockets).await {
-            Ok(identity) => return identity,
+            Ok(loaded) => return loaded,
             Err(IdentityError::Storage(StorageError::NoPool)) => {
                 "waiting for an empty disk of at least 1 GiB".to_owned()
             }
@@ -189,8 +205,10 @@ async fn wait_out(trouble: String, sockets: &Sockets, screen: &mut Screen) {
     sleep(TROUBLE_WAIT).await;
 }
 
-async fn load(grid: &Grid, sockets: &Sockets) -> Result<Identity, IdentityError> {
-    Identity::load(&sockets.storage().await?, &grid.name()).await
+async fn load(grid: &Grid, sockets: &Sockets) -> Result<(Identity, Option<FarmId>), IdentityError> {
+    let storage = sockets.storage().await?;
+    let identity = Identity::load(&storage, &grid.name()).await?;
+    Ok((identity, membership::kept(&storage).await?))
 }
 
 async fn show(sockets: &Sockets, screen: &mut Screen) -> Result<(), DaemonError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use loam_deployment::{
-    Bytes, FarmId, NodeKey,
+    Bytes, NodeKey,
     report::{Report, State},
 };
 use loam_node_api::{
@@ -12,12 +12,12 @@ use loam_node_api::{
     storage::{Disk, DiskState, REMOVABLE},
 };
 
-use crate::{desired::Desired, report::verdict_word};
+use crate::{desired::Desired, farm::Choice, report::verdict_word};
 
 #[derive(Debug, Default)]
 pub struct Screen {
     pub node: Option<NodeKey>,
-    pub farm: Option<FarmId>,
+    pub farm: Choice,
     pub uplink: Uplink,
     pub chain: ChainState,
     /// Hosts that answer for the chain, as the grid names them.
@@ -26,7 +26,7 @@ pub struct Screen {
     pub reports: Vec<Report>,
     /// What the reports are about.
     pub desired: Desired,
-    /// What keeps noded from working, if anything does.
+    /// What keeps noded from working, if anything does, beside a farm that nobody names.
     pub trouble: Option<String>,
 }
 
@@ -34,7 +34,7 @@ impl Screen {
     pub fn status(&self) -> NodeStatus {
         NodeStatus {
             node: self.node,
-            farm: self.farm.map(|farm| farm.0),
+            farm: self.farm.farm,
             addresses: self.uplink.addresses.iter().map(|net| net.addr()).collect(),
             chain: match self.chain.clone() {
                 ChainState::Silent { reason } => ChainState::Silent {
@@ -42,15 +42,20 @@ impl Screen {
                 },
                 told => told,
             },
-            trouble: self.trouble.clone().map(bounded),
+            trouble: self.trouble().map(bounded),
             disks: count(&self.disks),
             workloads: self.workloads(),
             notices: self.notices(),
         }
     }
 
+    fn trouble(&self) -> Option<String> {
+        let nameless = || self.farm.trouble().map(str::to_owned);
+        self.trouble.clone().or_else(nameless)
+    }
+
     fn notices(&self) -> Excerpt<String> {
-        let mut notices: Vec<String> = Vec::new();
+        let mut notices: Vec<String> = self.farm.notices.clone();
         if let Some(missing) = self.uplink.missing {
             notices.push(missing.to_string());
         }

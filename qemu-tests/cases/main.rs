@@ -10,6 +10,7 @@ mod daemons;
 mod demo;
 mod failed_update;
 mod failing_disk;
+mod farm;
 mod foreign_disk;
 mod forgotten;
 mod full_disk;

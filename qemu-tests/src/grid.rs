@@ -74,6 +74,12 @@ impl Grid {
         Tenant::register(&self.runtime, &self.chain.config(), seed)
     }
 
+    /// A farm of somebody else's.
+    pub fn create_farm(&self, owner: &Tenant, name: &str) -> anyhow::Result<FarmId> {
+        let created = owner.writer.create_farm(name);
+        Ok(self.runtime.block_on(created)?.0)
+    }
+
     pub fn config(&self) -> GridConfig {
         self.chain.config()
     }

@@ -77,6 +77,8 @@ pub struct NodeOptions {
     pub medium: Option<Medium>,
     /// Whether it has a BIOS, and no UEFI.
     pub bios: bool,
+    /// Behind what is on the kernel's command line; with UEFI alone.
+    pub command_line: Option<String>,
     /// `grid.toml` that QEMU offers, in place of that of the case's grid.
     pub offered_grid: Option<String>,
 }
@@ -98,6 +100,7 @@ impl Default for NodeOptions {
             image: None,
             medium: None,
             bios: false,
+            command_line: None,
             offered_grid: None,
         }
     }
@@ -142,6 +145,9 @@ impl<'a> Node<'a> {
         }
         if options.bios {
             config = config.bios();
+        }
+        if let Some(more) = options.command_line {
+            config = config.command_line(&more);
         }
         for (index, source) in options.full_disks.iter().enumerate() {
             let name = format!("full{index}");

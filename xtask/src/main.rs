@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use loam_deployment::FarmId;
+use loam_node_api::farm::number;
 use xtask::check::Wanted;
 use xtask::image::Purpose;
 use xtask::image::packages::Gone;
@@ -73,6 +75,11 @@ enum Command {
         /// changed].
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
+        /// The farm that nodes join which start from the stick; of an image for many farmers each stick names one.
+        ///
+        /// A node that a farm has accepted goes to another by such a stick alone.
+        #[arg(long, value_name = "NUMBER", requires = "device", value_parser = farm)]
+        farm: Option<FarmId>,
     },
     /// Boot the image in QEMU, its console in this terminal.
     ///
@@ -204,6 +211,10 @@ fn forward(text: &str) -> Result<(u16, u16)> {
     Ok((host.parse()?, node.parse()?))
 }
 
+fn farm(text: &str) -> Result<FarmId> {
+    number(text.as_bytes()).context("not the number of a farm, as `loam farm create` gives it")
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = interrupt::install().and_then(|()| run(arguments));
@@ -229,7 +240,11 @@ fn run(arguments: Arguments) -> Result<()> {
             check: Some(medium),
             ..
         } => check_medium(&medium),
-        Command::WriteUsb { device, image } => write_usb::run(device.as_deref(), || match image {
+        Command::WriteUsb {
+            device,
+            image,
+            farm,
+        } => write_usb::run(device.as_deref(), farm, || match image {
             Some(image) => Ok(image),
             None => Ok(image::build()?.disk),
         }),
@@ -289,6 +304,9 @@ fn check_medium(medium: &Path) -> Result<()> {
     let checked = image::media::check::check(medium)?;
     let version = checked.version.as_deref().unwrap_or("of no known version");
     println!("{}: {}, Loam {version}", medium.display(), checked.what);
+    if let Some(farm) = checked.farm {
+        println!("it names farm {farm}");
+    }
     for line in &checked.wrong {
         println!("wrong: {line}");
     }

@@ -123,6 +123,7 @@ async fn while_it_runs(calls: impl AsyncFnOnce(Caller)) {
         last_boot: Default::default(),
         virtualisation: Default::default(),
         modules: None,
+        farm: None,
         watchdog: None,
         asked_for_watchdog: false,
         buttons: Buttons::default(),

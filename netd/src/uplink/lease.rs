@@ -4,6 +4,7 @@ use std::{fmt, io, net::Ipv4Addr};
 
 use futures::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net};
+use loam_deployment::FarmId;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressMessage, AddressProtocol, CacheInfo},
@@ -24,6 +25,8 @@ pub struct Lease {
     pub classless: Option<Vec<Route>>,
     pub dns: Vec<Ipv4Addr>,
     pub mtu: Option<Mtu>,
+    /// Which farm the server names: for noded to judge, by what it knows beside.
+    pub farm: Option<FarmId>,
 }
 
 /// To a network, by a gateway or on the link itself.

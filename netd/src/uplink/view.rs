@@ -88,6 +88,7 @@ impl Kernel {
         Ok(Uplink {
             link: Some(link.name.clone()),
             gateway: lease.and_then(Lease::router),
+            farm: lease.and_then(|lease| lease.farm),
             missing: missing(ipv6.missing(link.index), &addresses, &dns),
             mtu: mtu(link, ipv6.mtu(link.index)),
             addresses,

@@ -5,11 +5,12 @@ use loam_chain::{
     Address, B256, BlockRef, ContractRecord, ContractState, TwinRecord, WeightedKey, record::Stored,
 };
 use loam_deployment::{
-    Name, TwinId, Version, envelope,
+    FarmId, Name, TwinId, Version, envelope,
     payload::{self, Body, ImageSource, Payload, Target, Workload},
     report::WorkloadReport,
 };
 use loam_node_api::{
+    farm::{FarmSource, NamedFarm},
     machine::Exit,
     page::LONGEST_WAIT,
     storage::{Deletion, VolumeKey},
@@ -40,6 +41,7 @@ struct Bench {
     identity: Rc<Identity>,
     views: watch::Sender<Option<Rc<View>>>,
     chain: watch::Sender<ChainState>,
+    farm: watch::Sender<Choice>,
     present: watch::Receiver<BTreeSet<ContractId>>,
     reports: watch::Receiver<Vec<Report>>,
     tasks: Vec<JoinHandle<()>>,
@@ -66,6 +68,7 @@ impl Bench {
         let identity = Rc::new(Identity::from_seed(&[1; 32]).unwrap());
         let (views, seen) = watch::channel(None);
         let (chain, chain_state) = watch::channel(ChainState::Connecting);
+        let (choices, farm) = watch::channel(Choice::default());
         let (storaged_at, storaged) = watch::channel(None);
         let (netd_at, netd) = watch::channel(None);
         let (init_at, init) = watch::channel(None);
@@ -81,6 +84,7 @@ impl Bench {
         let inlets = Inlets {
             views: seen,
             chain: chain_state,
+            farm,
             storaged,
             netd,
             init,
@@ -96,6 +100,7 @@ impl Bench {
             identity,
             views,
             chain,
+            farm: choices,
             present,
             reports,
             tasks: vec![spawn_local(agent.run(inlets, outlets))],
@@ -1147,4 +1152,26 @@ fn until_the_clock_is_set_the_end_of_a_deployment_is_judged_by_the_floor() {
     assert_eq!(known(5, false), UnixTime(5));
     assert_eq!(known(now.0 + 900, false), UnixTime(now.0 + 900));
     assert!(known(5, true) >= now);
+}
+
+#[tokio::test]
+async fn which_farm_is_shown_as_soon_as_it_is_chosen() {
+    let work = async {
+        let (bench, _daemons) = Bench::ready().await;
+        let seven = NamedFarm {
+            number: FarmId(7),
+            source: FarmSource::Stick,
+        };
+        bench.farm.send_replace(Choice {
+            farm: Some(seven),
+            settled: true,
+            ..Choice::default()
+        });
+        let shown = |state: &State| {
+            let status = state.status.as_ref();
+            status.is_some_and(|status| status.farm == Some(seven))
+        };
+        bench.node.wait("the screen shows the farm", shown).await;
+    };
+    LocalSet::new().run_until(work).await;
 }

@@ -1,3 +1,5 @@
+use loam_deployment::{FarmId, TwinId};
+
 use super::*;
 use crate::fake_chain::*;
 
@@ -18,7 +20,7 @@ async fn only_its_own_record_says_that_a_contract_is_cancelled() {
     ]
     .map(|record| (record.id, record))
     .into();
-    let mut looker = Looker::new(chain.clone(), NODE, FarmId(1));
+    let mut looker = Looker::new(chain.clone(), NODE);
     // 3 lives, 4 is another node's, of 5 there is no record.
     let present = ids(1..=5);
     let view = looker.look(block(1), &present).await.unwrap();
@@ -45,6 +47,24 @@ async fn only_its_own_record_says_that_a_contract_is_cancelled() {
     assert_eq!(view.cancelled, ids([]));
 }
 
+#[tokio::test]
+async fn the_farmer_who_has_a_say_is_the_one_of_the_record() {
+    let chain = Arc::new(FakeChain::default());
+    let mut looker = Looker::new(chain.clone(), NODE);
+    let view = looker.look(block(1), &ids([])).await.unwrap();
+    assert_eq!(view.farm, None, "it has registered nowhere");
+    for farm in [7, 9] {
+        *chain.node.lock().unwrap() = Some(node(NODE, farm));
+        *chain.revision.lock().unwrap() += 1;
+        let view = looker.look(block(farm), &ids([])).await.unwrap();
+        let expected = Farm {
+            id: FarmId(farm),
+            twin: TwinId(farm),
+        };
+        assert_eq!(view.farm, Some(expected));
+    }
+}
+
 /// As many as fit a node, each with bytes of its own.
 fn listed(count: u8) -> Vec<loam_chain::ContractRecord> {
     let with_hash = |n: u8| {
@@ -59,7 +79,7 @@ fn listed(count: u8) -> Vec<loam_chain::ContractRecord> {
 async fn an_endpoint_that_answers_little_at_a_time_is_read_whole_at_last() {
     let chain = Arc::new(FakeChain::default());
     *chain.listed.lock().unwrap() = listed(50);
-    let mut looker = Looker::new(chain.clone(), NODE, FarmId(1));
+    let mut looker = Looker::new(chain.clone(), NODE);
     let mut tries = 0;
     loop {
         tries += 1;
@@ -85,7 +105,7 @@ async fn a_block_that_could_not_be_read_is_read_again_before_the_next_one() {
     let (_holders, present) = watch::channel(BTreeSet::new());
     let (views, mut seen) = watch::channel(None);
     let (state, mut said) = watch::channel(ChainState::Connecting);
-    let following = follow(chain.clone(), NODE, FarmId(1), present, views, state);
+    let following = follow(chain.clone(), NODE, present, views, state);
     let watching = async {
         let silent = |state: &ChainState| matches!(state, ChainState::Silent { .. });
         said.wait_for(silent).await.unwrap();
@@ -109,7 +129,7 @@ async fn a_chain_that_was_silent_at_the_start_is_followed_once_it_answers() {
     let (_holders, present) = watch::channel(BTreeSet::new());
     let (views, mut seen) = watch::channel(None);
     let (state, mut said) = watch::channel(ChainState::Connecting);
-    let following = follow(chain.clone(), NODE, FarmId(1), present, views, state);
+    let following = follow(chain.clone(), NODE, present, views, state);
     let watching = async {
         let silent = |state: &ChainState| matches!(state, ChainState::Silent { .. });
         said.wait_for(silent).await.unwrap();

@@ -1,9 +1,14 @@
 use loam_deployment::{
-    Bytes, ContractId, Name, Version, limits,
+    Bytes, ContractId, FarmId, Name, Version, limits,
     payload::Media,
     report::{State, Verdict, WorkloadReport},
 };
-use loam_node_api::{network::Missing, status::MAX_TEXT, transport::MAX_FRAME};
+use loam_node_api::{
+    farm::{FarmSource, NamedFarm},
+    network::Missing,
+    status::MAX_TEXT,
+    transport::MAX_FRAME,
+};
 
 use super::*;
 use crate::{desired::Contract, fixture};
@@ -38,6 +43,11 @@ fn report(contract: u64, verdict: Verdict, workloads: &[(&str, State, &str)]) ->
     }
 }
 
+const NINE: NamedFarm = NamedFarm {
+    number: FarmId(9),
+    source: FarmSource::Dhcp,
+};
+
 fn rejected(reason: &str) -> Verdict {
     Verdict::Rejected {
         code: "code".to_owned(),
@@ -56,7 +66,10 @@ fn workloads_are_counted_by_kind_and_what_became_of_them() {
     ];
     let mut screen = Screen {
         node: Some(NodeKey([7; 32])),
-        farm: Some(FarmId(9)),
+        farm: Choice {
+            farm: Some(NINE),
+            ..Choice::default()
+        },
         chain: ChainState::Following { block: 4 },
         trouble: Some("no disk".to_owned()),
         disks: vec![
@@ -89,7 +102,7 @@ fn workloads_are_counted_by_kind_and_what_became_of_them() {
         status,
         NodeStatus {
             node: Some(NodeKey([7; 32])),
-            farm: Some(9),
+            farm: Some(NINE),
             addresses: vec!["10.0.2.15".parse().unwrap()],
             chain: ChainState::Following { block: 4 },
             trouble: Some("no disk".to_owned()),
@@ -154,6 +167,21 @@ fn what_a_farmer_should_look_at_is_told_in_its_order() {
         ]
     );
     assert_eq!(notices.more, 0);
+}
+
+#[test]
+fn what_there_is_to_know_of_the_farm_is_told() {
+    let mut screen = Screen::default();
+    assert_eq!(screen.status().trouble, None, "it may still be named");
+    screen.farm.settled = true;
+    let trouble = screen.status().trouble.unwrap();
+    for way in ["--farm", "loam.farm=", "DHCP"] {
+        assert!(trouble.contains(way), "{trouble}");
+    }
+    screen.trouble = Some("no disk".to_owned());
+    assert_eq!(screen.status().trouble.as_deref(), Some("no disk"));
+    screen.farm.notices = vec!["the network names farm 9".to_owned()];
+    assert_eq!(screen.status().notices.first, screen.farm.notices);
 }
 
 #[test]

@@ -1,7 +1,12 @@
 use std::time::Duration;
 
-use loam_deployment::{Bytes, NodeKey};
-use loam_node_api::{clock::UnixTime, screen::Daemon, status::DiskCount};
+use loam_deployment::{Bytes, FarmId, NodeKey};
+use loam_node_api::{
+    clock::UnixTime,
+    farm::{FarmSource, NamedFarm},
+    screen::Daemon,
+    status::DiskCount,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -55,7 +60,10 @@ pub fn facts() -> Facts {
         daemons: ["storaged", "netd", "noded"].map(daemon).into(),
         status: Some(NodeStatus {
             node: Some(NodeKey([0x3f; 32])),
-            farm: Some(7),
+            farm: Some(NamedFarm {
+                number: FarmId(7),
+                source: FarmSource::Stick,
+            }),
             addresses: vec!["10.0.2.15".parse().unwrap(), "fd00::15".parse().unwrap()],
             chain: ChainState::Following { block: 1234 },
             trouble: None,
@@ -111,7 +119,7 @@ Loam 0.1.0+g3a087a6d2b1f                                            up 3 d 04:05
  READY  It works; there is nothing to do. Something to look at stands below.
 
 node      3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f
-farm      7
+farm      7, from the stick
 network   enp1s0 at 1 Gbit/s, enp2s0 without a cable
 address   10.0.2.15 fd00::15
 chain     following block 1234
@@ -145,7 +153,7 @@ Loam 0.1.0+g3a087a6d2b1f                                            up 3 d 04:05
 
 node      3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f3f
           3f3f3f3f3f3f3f3f3f3f3f3f3f3f
-farm      7
+farm      7, from the stick
 network   enp1s0 at 1 Gbit/s, enp2s0 without a
           cable
 address   10.0.2.15 fd00::15

@@ -191,6 +191,16 @@ impl NodeConfig {
         self
     }
 
+    /// Puts something behind the kernel's command line, by what a UKI's stub takes from a virtual machine's SMBIOS
+    /// (systemd-stub(7)): with UEFI alone.
+    #[must_use]
+    pub fn command_line(self, more: &str) -> Self {
+        // A comma ends a value, and two are one of it.
+        let more = more.replace(',', ",,");
+        let value = format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={more}");
+        self.arguments(["-smbios".to_owned(), value])
+    }
+
     /// More of QEMU's own arguments, such as a second network.
     #[must_use]
     pub fn arguments(mut self, more: impl IntoIterator<Item = impl Into<OsString>>) -> Self {

@@ -16,15 +16,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use loam_deployment::FarmId;
 
-use crate::image::media::check;
+use crate::image::media::{check, disk};
 use crate::image::sizes;
 use crate::phase;
 use device::Device;
 
 /// Writes the medium in `image` to the stick at `path`, after a person has said that it is the one that is meant.
-/// Without a path, lists the sticks that are plugged in.
-pub fn run(path: Option<&Path>, image: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
+/// The stick names `farm`, if it is given. Without a path, lists the sticks that are plugged in.
+pub fn run(
+    path: Option<&Path>,
+    farm: Option<FarmId>,
+    image: impl FnOnce() -> Result<PathBuf>,
+) -> Result<()> {
     let Some(path) = path else {
         return list();
     };
@@ -40,7 +45,7 @@ pub fn run(path: Option<&Path>, image: impl FnOnce() -> Result<PathBuf>) -> Resu
     // Before an image is made, which may take its time.
     refuse(0)?;
     let image = image()?;
-    let bytes = whole(&image)?;
+    let (bytes, farm) = contents(&image, farm)?;
     refuse(bytes.len() as u64)?;
     println!("{}: {}", path.display(), device.described());
     println!("All that is on it is lost.");
@@ -54,7 +59,11 @@ pub fn run(path: Option<&Path>, image: impl FnOnce() -> Result<PathBuf>) -> Resu
         "that is not it; nothing was written"
     );
     write(&path, &bytes)?;
-    println!("{} boots Loam now. It can be pulled out.", path.display());
+    let joins = farm.map_or_else(String::new, |farm| format!(" and names farm {farm}"));
+    println!(
+        "{} boots Loam now{joins}. It can be pulled out.",
+        path.display()
+    );
     Ok(())
 }
 
@@ -73,8 +82,8 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-/// The medium's bytes, if all is right with it.
-fn whole(image: &Path) -> Result<Vec<u8>> {
+/// What is to be written, and which farm it names, if all is right with the medium.
+fn contents(image: &Path, farm: Option<FarmId>) -> Result<(Vec<u8>, Option<FarmId>)> {
     let checked = check::check(image)?;
     ensure!(
         checked.wrong.is_empty(),
@@ -88,7 +97,18 @@ fn whole(image: &Path) -> Result<Vec<u8>> {
         image.display(),
         checked.what
     );
-    fs::read(image).with_context(|| format!("reading {}", image.display()))
+    let mut bytes = fs::read(image).with_context(|| format!("reading {}", image.display()))?;
+    let Some(farm) = farm else {
+        return Ok((bytes, checked.farm));
+    };
+    ensure!(
+        checked.what == "a disk",
+        "{} is {}, which has no room for a farm's number: name the .img",
+        image.display(),
+        checked.what
+    );
+    disk::name_farm(&mut bytes, farm).with_context(|| format!("naming farm {farm}"))?;
+    Ok((bytes, Some(farm)))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -164,4 +184,34 @@ fn blockdev(what: &str, path: &Path) -> Result<()> {
         String::from_utf8_lossy(&done.stderr).trim()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::media::{iso, testing};
+
+    #[test]
+    fn what_is_written_names_the_farm_that_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let [img, other] = ["loam.img", "loam.iso"].map(|name| folder.path().join(name));
+        let (uki, grub) = (testing::uki(), testing::grub());
+        let plain = disk::image(&uki, &grub).unwrap();
+        fs::write(&img, &plain).unwrap();
+        fs::write(&other, iso::image(&uki, &grub).unwrap()).unwrap();
+        let seven = Some(FarmId(7));
+
+        let (bytes, farm) = contents(&img, None).unwrap();
+        assert!(bytes == plain && farm.is_none());
+        let (bytes, farm) = contents(&img, seven).unwrap();
+        assert_eq!((bytes.len(), farm), (plain.len(), seven));
+        // As a copy of a stick is.
+        fs::write(&img, bytes).unwrap();
+        assert_eq!(contents(&img, None).unwrap().1, seven);
+        assert_eq!(contents(&img, Some(FarmId(9))).unwrap().1, Some(FarmId(9)));
+
+        assert!(contents(&other, None).is_ok());
+        let error = contents(&other, seven).unwrap_err().to_string();
+        assert!(error.contains("name the .img"), "{error}");
+    }
 }

@@ -12,6 +12,8 @@ use dhcproto::{
     v4::{self, DhcpOption, HType, MessageType, Opcode, OptionCode, borrowed},
 };
 
+use loam_node_api::farm::DHCP_OPTION;
+
 use super::terms::{Refusal, Terms};
 use crate::uplink::lease::is_host;
 
@@ -153,7 +155,7 @@ pub enum RequestKind {
 }
 
 /// What we ask for. RFC 3442: the routes before the router.
-const WANTED: [OptionCode; 8] = [
+const WANTED: [OptionCode; 9] = [
     OptionCode::SubnetMask,
     OptionCode::ClasslessStaticRoute,
     OptionCode::Router,
@@ -162,7 +164,11 @@ const WANTED: [OptionCode; 8] = [
     OptionCode::AddressLeaseTime,
     OptionCode::Renewal,
     OptionCode::Rebinding,
+    FARM,
 ];
+
+/// Of a number that is no standard's: its meaning is ours alone.
+pub const FARM: OptionCode = OptionCode::Unknown(DHCP_OPTION);
 
 /// With its headers it fits the smallest link that we run on, see [`Mtu`](crate::uplink::lease::Mtu).
 const LARGEST_REPLY: u16 = 1280 - 28;

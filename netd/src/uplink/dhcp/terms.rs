@@ -4,9 +4,11 @@ use std::{fmt, net::Ipv4Addr};
 
 use dhcproto::v4::OptionCode;
 use ipnet::Ipv4Net;
+use loam_deployment::FarmId;
+use loam_node_api::farm;
 
 use super::{
-    message::Options,
+    message::{FARM, Options},
     timing::{SHORTEST_LEASE, Times},
 };
 use crate::{
@@ -48,6 +50,7 @@ pub enum Oddity {
     MalformedRoutes,
     ManyRoutes,
     BadRoute(Route),
+    NoFarm(Vec<u8>),
 }
 
 impl Terms {
@@ -71,6 +74,7 @@ impl Terms {
             classless: classless(address, options, &mut oddities),
             dns: hosts(options.get(OptionCode::DomainNameServer)),
             mtu: mtu(options, &mut oddities),
+            farm: farm(options, &mut oddities),
         };
         let seconds = options.seconds(OptionCode::AddressLeaseTime);
         let short = seconds.filter(|seconds| *seconds < SHORTEST_LEASE);
@@ -126,15 +130,29 @@ fn mtu(options: &Options, oddities: &mut Vec<Oddity>) -> Option<Mtu> {
     let said = options.array(OptionCode::InterfaceMtu);
     let said = said.map(u16::from_be_bytes);
     let Some((said, mtu)) = said.and_then(|said| Some((said, Mtu::said(said)?))) else {
-        // Two bytes, or as many as fit a line.
-        let shown = bytes[..bytes.len().min(8)].to_vec();
-        oddities.push(Oddity::NonsenseMtu(shown));
+        oddities.push(Oddity::NonsenseMtu(shown(bytes)));
         return None;
     };
     if mtu.get() != said {
         oddities.push(Oddity::SmallMtu(said, mtu));
     }
     Some(mtu)
+}
+
+/// Which farm the network names, by a number in digits. RFC 2132 2: of text that ends with zeroes they are no part.
+fn farm(options: &Options, oddities: &mut Vec<Oddity>) -> Option<FarmId> {
+    let bytes = options.get(FARM)?;
+    let end = bytes.iter().rposition(|byte| *byte != 0);
+    let farm = end.and_then(|end| farm::number(&bytes[..=end]));
+    if farm.is_none() {
+        oddities.push(Oddity::NoFarm(shown(bytes)));
+    }
+    farm
+}
+
+/// All of what makes no sense, or as much as fits a line.
+fn shown(bytes: &[u8]) -> Vec<u8> {
+    bytes[..bytes.len().min(8)].to_vec()
 }
 
 /// Routes of RFC 3442. Half a list of routes may lead into nowhere, so one that is malformed is none.
@@ -235,6 +253,13 @@ impl fmt::Display for Oddity {
             }
             Oddity::ManyRoutes => {
                 write!(f, "only the first {ROUTES} routes (option 121) are taken")
+            }
+            Oddity::NoFarm(bytes) => {
+                write!(
+                    f,
+                    "{bytes:02x?} is no farm's number in digits (option {}); it is ignored",
+                    farm::DHCP_OPTION
+                )
             }
             Oddity::BadRoute(route) => {
                 write!(

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use loam_deployment::FarmId;
+
 use crate::{
     dhcp_server::{OTHER, SERVER},
     host::Host,
@@ -19,8 +21,8 @@ const DNS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 54)),
 ];
 
-/// What a server is to give beside an address, two name servers and an MTU of 1400 bytes, renewed
-/// after five seconds.
+/// What a server is to give beside an address, two name servers, an MTU of 1400 bytes and a farm,
+/// renewed after five seconds.
 #[derive(Clone, Copy)]
 enum Ways {
     /// The world by [`SERVER`] and `198.51.100.0/24` by [`OTHER`] (option 121), and a router.
@@ -41,11 +43,13 @@ fn dhcpd_gives_all_and_renews() {
         let configuration = format!(
             "authoritative; default-lease-time 10; max-lease-time 10;
             option classless code 121 = array of integer 8;
+            option farm code 224 = text;
             subnet 192.0.2.0 netmask 255.255.255.0 {{
                 range 192.0.2.100 192.0.2.199;
                 option domain-name-servers 192.0.2.53, 192.0.2.54;
                 option domain-name \"home.example\";
                 option interface-mtu 1400;
+                option farm \"7\";
                 {ways}
             }}"
         );
@@ -73,6 +77,7 @@ fn kea_gives_all_and_renews() {
                     {{"name": "domain-name-servers", "data": "192.0.2.53, 192.0.2.54"}},
                     {{"name": "domain-name", "data": "home.example"}},
                     {{"name": "interface-mtu", "data": "1400"}},
+                    {{"code": 224, "csv-format": false, "data": "37"}},
                     {ways}
                 ]
             }}]"#
@@ -101,6 +106,7 @@ fn gives_all_and_renews(serve: impl Fn(&Files, &Host, Ways) -> Daemon + Send + '
         assert_eq!(first.gateway, Some(SERVER));
         assert_eq!(first.dns, DNS);
         assert_eq!(first.mtu, Some(1400));
+        assert_eq!(first.farm, Some(FarmId(7)));
         let routes = world.node.ip("-4 route show dev up0 proto dhcp");
         assert!(
             routes.contains("198.51.100.0/24 via 192.0.2.2 "),

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use gptman::{GPT, GPTHeader, GPTPartitionEntry};
-use loam_node_api::system;
+use loam_deployment::FarmId;
+use loam_node_api::{farm::STATE_TYPE, system};
 
 use super::layout::{BIOS_BOOT, ESP, Identity, SECTOR};
 use super::{disk, fat, grub, iso, network, sums};
@@ -26,6 +27,8 @@ pub struct Checked {
     pub what: &'static str,
     /// Of the image on it, if it can be read.
     pub version: Option<String>,
+    /// Of a disk, the farm that it names.
+    pub farm: Option<FarmId>,
     /// A line each.
     pub wrong: Vec<String>,
 }
@@ -35,6 +38,7 @@ impl Checked {
         Self {
             what,
             version: None,
+            farm: None,
             wrong: Vec::new(),
         }
     }
@@ -138,6 +142,8 @@ fn check_disk(bytes: &[u8]) -> Checked {
             slot = Some(there);
         } else if kind == BIOS_BOOT {
             checked.note(starts_grub(bytes, there.start));
+        } else if kind == STATE_TYPE {
+            checked.farm = checked.note(disk::named_farm(bytes, &table)).flatten();
         }
     }
     if let Some(slot) = slot
@@ -318,7 +324,20 @@ mod tests {
             let checked = check_bytes(&medium).unwrap();
             assert_eq!(checked.wrong, Vec::<String>::new(), "{}", checked.what);
             assert_eq!(checked.version.as_deref(), Some("0.1.0+g1234567"));
+            assert_eq!(checked.farm, None);
         }
+    }
+
+    #[test]
+    fn a_stick_says_which_farm_it_names() {
+        let mut stick = disk::image(&testing::uki(), &testing::grub()).unwrap();
+        disk::name_farm(&mut stick, FarmId(7)).unwrap();
+        let checked = check_bytes(&stick).unwrap();
+        assert_eq!(checked.wrong, Vec::<String>::new());
+        assert_eq!(checked.farm, Some(FarmId(7)));
+        let at = stick.windows(8).rposition(|bytes| bytes == b"LOAMFARM");
+        stick[at.unwrap() + 12] ^= 1;
+        assert_says(&stick, "which farm it names cannot be read: it is damaged");
     }
 
     #[test]

@@ -5,12 +5,15 @@
 //! | 1 `loam BIOS` | 1 MiB | GRUB, for machines without UEFI |
 //! | 2 `loam A` | [`SLOT`] | an EFI system partition with the UKI: a slot is replaced as a whole |
 //! | 3 `loam B` | [`SLOT`] | room for the next release |
-//! | 4 `loam state` | [`STATE`] | what the stick itself is told and keeps |
+//! | 4 `loam state` | [`STATE`] | what the stick itself is told and keeps: in its first sector the farm's number |
 
 use std::io::Cursor;
+use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 use gptman::{GPT, GPTPartitionEntry};
+use loam_deployment::FarmId;
+use loam_node_api::farm::{self, STATE_PARTITION, STATE_TYPE};
 
 use super::fat;
 use super::grub::{self, Grub};
@@ -24,9 +27,8 @@ const BIOS: u64 = MEBIBYTE;
 const TABLE: u64 = MEBIBYTE;
 
 /// What a partition is for that no firmware is to look at: 2d5f7a1c-8e40-4b62-9d1f-6c6f616d0001 for a slot that is not
-/// started from, and one more for the state.
+/// started from, and one more for the state ([`STATE_TYPE`]).
 const OTHER_SLOT: [u8; 16] = *b"\x1c\x7a\x5f\x2d\x40\x8e\x62\x4b\x9d\x1f\x6c\x6f\x61\x6d\x00\x01";
-const STATE_TYPE: [u8; 16] = *b"\x1c\x7a\x5f\x2d\x40\x8e\x62\x4b\x9d\x1f\x6c\x6f\x61\x6d\x00\x02";
 
 /// For [`Identity`].
 pub const KIND: &str = "disk";
@@ -39,7 +41,7 @@ pub const PARTITIONS: [(&str, [u8; 16], u64); 4] = [
     ("loam BIOS", BIOS_BOOT, BIOS),
     ("loam A", ESP, SLOT),
     ("loam B", OTHER_SLOT, SLOT),
-    ("loam state", STATE_TYPE, STATE),
+    (STATE_PARTITION, STATE_TYPE, STATE),
 ];
 
 /// The disk's bytes, most of them zeroes.
@@ -73,6 +75,36 @@ pub fn size(head: &[u8]) -> Option<u64> {
     let backup = header.get(BACKUP_LBA - 8..BACKUP_LBA)?;
     let backup = u64::from_le_bytes(backup.try_into().ok()?);
     backup.checked_add(1)?.checked_mul(SECTOR)
+}
+
+/// Has the disk name the farm that nodes join which start from it.
+pub fn name_farm(disk: &mut [u8], farm: FarmId) -> Result<()> {
+    let place = table(disk).and_then(|table| state_sector(&table))?;
+    let sector = disk.get_mut(place).context("it is cut off")?;
+    sector.copy_from_slice(&farm::write_sector(farm));
+    Ok(())
+}
+
+/// The farm that the disk names, if it names one.
+pub fn named_farm(disk: &[u8], table: &GPT) -> Result<Option<FarmId>> {
+    let sector = disk.get(state_sector(table)?).context("it is cut off")?;
+    let sector = sector.first_chunk().context("a sector is larger")?;
+    farm::read_sector(sector).context("which farm it names cannot be read")
+}
+
+fn table(disk: &[u8]) -> Result<GPT> {
+    GPT::find_from(&mut Cursor::new(disk)).context("reading the partition table")
+}
+
+/// Where the state partition begins.
+fn state_sector(table: &GPT) -> Result<Range<usize>> {
+    let mut partitions = table.iter().map(|(_, entry)| entry);
+    let state = partitions
+        .find(|entry| entry.partition_type_guid == STATE_TYPE)
+        .context("it has no partition for its state")?;
+    let start = state.starting_lba.checked_mul(SECTOR);
+    let start = usize::try_from(start.context("its partitions lie nowhere")?)?;
+    Ok(start..start.saturating_add(farm::SECTOR))
 }
 
 /// Writes the table; gives where each partition starts.
@@ -144,6 +176,25 @@ mod tests {
         assert_eq!((disk[446], disk[446 + 4]), (0, 0xee));
         assert_eq!((disk[462], disk[462 + 4]), (0x80, 0));
         assert_eq!(disk[510..512], [0x55, 0xaa]);
+    }
+
+    #[test]
+    fn names_a_farm_where_the_kernel_finds_it_and_changes_nothing_else() {
+        let plain = image(&testing::uki(), &testing::grub()).unwrap();
+        let table = table(&plain).unwrap();
+        assert_eq!(named_farm(&plain, &table).unwrap(), None);
+        let mut disk = plain.clone();
+        name_farm(&mut disk, FarmId(7)).unwrap();
+        assert_eq!(named_farm(&disk, &table).unwrap(), Some(FarmId(7)));
+        let at = (table[4].starting_lba * SECTOR) as usize;
+        assert_eq!(at as u64, TABLE + BIOS + 2 * SLOT);
+        assert!(disk[..at] == plain[..at] && disk[at + 512..] == plain[at + 512..]);
+        // Another farm takes its place.
+        name_farm(&mut disk, FarmId(9)).unwrap();
+        assert_eq!(named_farm(&disk, &table).unwrap(), Some(FarmId(9)));
+        disk[at + 13] ^= 1;
+        assert!(named_farm(&disk, &table).is_err());
+        assert!(name_farm(&mut disk[..at], FarmId(7)).is_err());
     }
 
     #[test]

@@ -199,6 +199,7 @@ impl Model {
                 classless: None,
                 dns: vec![],
                 mtu: None,
+                farm: None,
             },
             times: Times::new(answer.lease, answer.t1, answer.t2),
             oddities: vec![],

@@ -21,6 +21,7 @@ fn terms(address: Ipv4Addr) -> Terms {
             classless: None,
             dns: vec![],
             mtu: None,
+            farm: None,
         },
         times: Times::new(Some(3600), None, None),
         oddities: vec![],

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dhcproto::{Decodable, v4::Message};
 use ipnet::Ipv4Net;
+use loam_deployment::FarmId;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -194,6 +195,28 @@ fn lists_hold_hosts_each_once_and_not_without_end() {
     assert_eq!(lease(&parts).dns, [DNS, OTHER]);
 }
 
+#[test]
+fn a_farm_is_digits_and_nothing_else() {
+    let of = |data: &[u8]| {
+        let terms = terms(&[option(1, &[255, 255, 255, 0]), option(224, data)]);
+        (terms.lease.farm, terms.oddities)
+    };
+    assert_eq!(lease(&[]).farm, None);
+    assert_eq!(of(b"7"), (Some(FarmId(7)), vec![]));
+    assert_eq!(of(b"18446744073709551615").0, Some(FarmId(u64::MAX)));
+    // As a program in C has it.
+    assert_eq!(of(b"12\0\0"), (Some(FarmId(12)), vec![]));
+    for wrong in [&b""[..], b"\0", b"0", b"\x07", b"7\n", b"1\x002", b"farm 7"] {
+        let oddity = Oddity::NoFarm(wrong.to_vec());
+        assert_eq!(of(wrong), (None, vec![oddity]), "{wrong:?}");
+    }
+    let (farm, oddities) = of(&[b'9'; 255]);
+    assert_eq!(
+        (farm, oddities),
+        (None, vec![Oddity::NoFarm(vec![b'9'; 8])])
+    );
+}
+
 /// Cases `without-end-option` and `giant-options`.
 #[test]
 fn an_offer_is_taken_without_an_end_and_with_all_that_a_link_carries() {
@@ -211,10 +234,10 @@ fn an_offer_is_taken_without_an_end_and_with_all_that_a_link_carries() {
     endless.resize(300, 0);
     assert_eq!(read(&endless, MAC), expected);
     // An end that is cut off in the middle of an option nobody needs.
-    endless.extend([224, 4, 1]);
+    endless.extend([225, 4, 1]);
     assert_eq!(read(&endless, MAC), expected);
 
-    let giants: Vec<_> = (224..228).map(|code| option(code, &[b'A'; 240])).collect();
+    let giants: Vec<_> = (225..229).map(|code| option(code, &[b'A'; 240])).collect();
     let before = offer(&[&giants[..], &whole].concat());
     assert!(before.len() > usize::from(LARGEST_REPLY) - 28);
     assert_eq!(read(&before, MAC), expected);
