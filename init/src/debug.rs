@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 use loam_node_api::debug::{DebugRequest, DebugResponse, PORT};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cgroup::DAEMONS;
+use crate::cgroup::{DAEMONS, ROOT};
 
 /// Until the port's driver has found it, and while nobody holds its other end.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -105,6 +105,14 @@ fn answer(request: DebugRequest) -> anyhow::Result<DebugResponse> {
             fs::write("/proc/sysrq-trigger", "c")?;
             bail!("the kernel goes on")
         }
+        DebugRequest::Freeze => {
+            // All of its threads, this one too.
+            let group = Path::new(ROOT).join("frozen");
+            fs::create_dir_all(&group)?;
+            fs::write(group.join("cgroup.freeze"), "1")?;
+            fs::write(group.join("cgroup.procs"), std::process::id().to_string())?;
+            bail!("PID 1 goes on")
+        }
         DebugRequest::Length { path } => {
             let length = fs::symlink_metadata(&path).context(path)?.len();
             DebugResponse::Length { length }
@@ -114,7 +122,7 @@ fn answer(request: DebugRequest) -> anyhow::Result<DebugResponse> {
 
 /// The oldest process of the daemon's group: what it started comes after it.
 fn main_process(service: &str) -> anyhow::Result<Pid> {
-    let group = Path::new("/sys/fs/cgroup")
+    let group = Path::new(ROOT)
         .join(DAEMONS)
         .join(service)
         .join("cgroup.procs");

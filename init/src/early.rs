@@ -35,10 +35,14 @@ const NO_EXEC: MountFlags = NO_SET_ID.union(MountFlags::NOEXEC);
 pub const SEALED: MountFlags = NO_EXEC.union(MountFlags::NODEV);
 
 /// What the kernel shall do, and why it is not its default.
-const SETTINGS: [(&str, &str); 13] = [
+const SETTINGS: [(&str, &str); 15] = [
     // Nobody is there to look at a node that has crashed.
     ("kernel/panic", "10"),
     ("kernel/panic_on_oops", "1"),
+    // A processor that does not leave the kernel for a minute (twice this) never will. Less than that happens to a
+    // virtual machine whose host is busy.
+    ("kernel/watchdog_thresh", "30"),
+    ("kernel/softlockup_panic", "1"),
     // A task that waits for a slow disk is to be told of, not to end every machine.
     ("kernel/hung_task_timeout_secs", "120"),
     ("kernel/hung_task_panic", "0"),

@@ -292,6 +292,14 @@ impl<L: Launcher> Node<L> {
         ControlFlow::Continue(())
     }
 
+    /// How the boot before ended, if that was not well.
+    fn last_boot(&self) -> Option<&str> {
+        let fired = self.watchdog.as_ref().is_some_and(Watchdog::has_fired);
+        let fired = fired.then_some("ended by the watchdog: the node stood still for a minute");
+        // What the kernel said of it says more.
+        self.last_boot.said().or(fired)
+    }
+
     fn tell_screen(&mut self, now: Instant) {
         if self.screen.pause(now) != Some(Duration::ZERO) {
             return;
@@ -305,7 +313,7 @@ impl<L: Launcher> Node<L> {
         };
         let facts = Facts {
             image: self.image.clone(),
-            last_boot: self.last_boot.said().map(str::to_owned),
+            last_boot: self.last_boot().map(str::to_owned),
             uptime: minutes(node.uptime),
             cpus: node.cpus,
             busy: node.busy,

@@ -23,6 +23,8 @@ pub enum DebugRequest {
     Length { path: String },
     /// Has the kernel panic, as a broken driver would. Answered, if at all, only when it does not.
     Panic,
+    /// Has PID 1 stand still, as one that is stuck in the kernel would. Never answered.
+    Freeze,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

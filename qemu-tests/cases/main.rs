@@ -26,6 +26,7 @@ mod private_image;
 mod reboot;
 mod refused;
 mod release;
+mod screen;
 mod shutdown;
 mod silence;
 mod software;
@@ -45,6 +46,7 @@ qemu_tests::shared_cases! {
         update,
         refused,
         full_disk,
+        screen,
         // Last: if it fails, the chain sleeps on.
         silence,
     }

@@ -64,6 +64,8 @@ pub struct NodeOptions {
     /// PCIe slots in which disks can be pulled and plugged.
     pub slots: u8,
     pub watchdog: Option<WatchdogAction>,
+    /// Whether it has a graphics card; a keyboard it has anyway.
+    pub screen: bool,
     /// What the battery's clock says at the start, as QEMU's `-rtc base=` has it; this machine's time
     /// when absent.
     pub battery_clock: Option<&'static str>,
@@ -90,6 +92,7 @@ impl Default for NodeOptions {
             loose_disks: Vec::new(),
             slots: 0,
             watchdog: None,
+            screen: false,
             battery_clock: None,
             time: None,
             image: None,
@@ -153,6 +156,9 @@ impl<'a> Node<'a> {
         }
         if let Some(action) = options.watchdog {
             config = config.watchdog(action);
+        }
+        if options.screen {
+            config = config.arguments(["-device", "VGA"]);
         }
         if let Some(clock) = options.battery_clock {
             config = config.arguments(["-rtc".to_owned(), format!("base={clock}")]);
@@ -294,6 +300,38 @@ impl<'a> Node<'a> {
             DebugResponse::Killed { .. } => self.wait_logged_since(mark, service, ready),
             other => bail!("killing {service}: {other:?}"),
         }
+    }
+
+    /// `kill -9` of what draws its screen; waits until another has taken its place.
+    pub fn kill_screen(&self) -> anyhow::Result<()> {
+        let mark = self.log_mark()?;
+        match self.debug(&DebugRequest::Kill {
+            service: "screen".to_owned(),
+        })? {
+            DebugResponse::Killed { .. } => self.wait_logged_since(mark, "init", "screen started"),
+            other => bail!("killing the screen: {other:?}"),
+        }
+    }
+
+    /// What its own screen shows, row by row, without blanks at the ends.
+    pub fn screen(&self) -> anyhow::Result<Vec<String>> {
+        // Rows, columns, the cursor's place, then a character and its colours for each cell (vcs(4)).
+        let bytes = self.read("/dev/vcsa1")?;
+        let [_, columns, _, _, cells @ ..] = bytes.as_slice() else {
+            bail!("/dev/vcsa1 has {} bytes", bytes.len());
+        };
+        let letter = |cell: &[u8]| match cell {
+            [letter @ b' '..=b'~', _] => char::from(*letter),
+            _ => '?',
+        };
+        let row = |cells: &[u8]| {
+            let row: String = cells.chunks(2).map(letter).collect();
+            row.trim_end().to_owned()
+        };
+        Ok(cells
+            .chunks(2 * usize::from(*columns).max(1))
+            .map(row)
+            .collect())
     }
 
     /// The names in a folder of the node; none if there is no such folder.
