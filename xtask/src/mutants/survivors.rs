@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 70] = [
+const PURE: [&str; 77] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -67,6 +67,13 @@ const PURE: [&str; 70] = [
     "oci/src/platform.rs",
     "oci/src/resolve.rs",
     "oci/src/transfer.rs",
+    "screen/src/app.rs",
+    "screen/src/condition.rs",
+    "screen/src/home.rs",
+    "screen/src/pace.rs",
+    "screen/src/paint.rs",
+    "screen/src/qr.rs",
+    "screen/src/text.rs",
     "storaged/src/duplicate.rs",
     "storaged/src/given_up.rs",
     "storaged/src/header.rs",
