@@ -61,7 +61,7 @@ fn is_named(told: &str, uki: &Path, more: &More) -> anyhow::Result<()> {
     }
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(&more.manifest)?)?;
     ensure!(manifest["metadata"]["component"]["version"] == told);
-    let tool = Command::new(daemons::folder().join("loam"))
+    let tool = Command::new(daemons::folder(daemons::Profile::Release).join("loam"))
         .arg("version")
         .output()?;
     let said = String::from_utf8(tool.stdout)?;

@@ -105,7 +105,10 @@ struct Bench {
 
 impl Bench {
     fn start(folder: &Path, image: &Path) -> Result<Self> {
-        let grid = LocalGrid::start(folder, &image::daemons::folder().join("loam"))?;
+        let grid = LocalGrid::start(
+            folder,
+            &image::daemons::folder(image::daemons::Profile::Work).join("loam"),
+        )?;
         let node = machine(&folder.join("node"), image)
             .grid(grid.node_config()?)
             .debug_port()

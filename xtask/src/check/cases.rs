@@ -152,7 +152,7 @@ fn run_chosen(
 ) -> Result<Outcome> {
     let temporary = folder().join("tmp");
     temporary::begin(&temporary)?;
-    let programs = image::daemons::folder();
+    let programs = image::daemons::folder(image::daemons::Profile::Work);
     // Tried once, not by each case.
     let accel = Choice::of_environment()?.decide(&image::linux());
     let run = Run {
@@ -229,7 +229,7 @@ fn own_folder(folder: &Path, name: &str) -> Option<PathBuf> {
 
 /// All that a test's result depends on beside its own binary.
 fn surroundings(image: &Image) -> Result<Key> {
-    let programs = image::daemons::folder();
+    let programs = image::daemons::folder(image::daemons::Profile::Work);
     let mut files = BTreeSet::from([
         image.disk.clone(),
         programs.join("hello"),

@@ -18,25 +18,47 @@ pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// daemons, as cargo chooses other features, and so builds all again, for another set of packages.
 const BESIDE: [&str; 2] = ["loam", "hello"];
 
-/// Where the binaries are once [`build`] has made them.
-pub fn folder() -> PathBuf {
-    workspace::target().join(TARGET).join("release")
+/// How they are compiled: a profile of `Cargo.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quickly, for work.
+    Work,
+    /// For farmers: as small as they get.
+    Release,
 }
 
-/// Builds the packages in release and returns the folder with their binaries.
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Work => "release",
+            Self::Release => "image",
+        }
+    }
+}
+
+/// Where the binaries are once [`build`] has made them.
+pub fn folder(profile: Profile) -> PathBuf {
+    workspace::target().join(TARGET).join(profile.name())
+}
+
+/// Builds the packages for work and returns the folder with their binaries.
 pub fn build(packages: &[&str]) -> Result<PathBuf> {
     build_telling(packages, None, |_| {}, &AtomicBool::new(false))
 }
 
-/// The same; `progress` hears what cargo is busy with. It ends soon after `in_vain` has been set. `release`: what the
-/// programs that run beside a node call theirs.
+/// The same; `progress` hears what cargo is busy with. It ends soon after `in_vain` has been set. `release`: for
+/// farmers, and what the programs that run beside a node call theirs.
 pub fn build_telling(
     packages: &[&str],
     release: Option<&str>,
     progress: impl Fn(&str),
     in_vain: &AtomicBool,
 ) -> Result<PathBuf> {
-    let mut cargo = command(packages);
+    let profile = match release {
+        Some(_) => Profile::Release,
+        None => Profile::Work,
+    };
+    let mut cargo = command(packages, profile);
     match release {
         Some(version) => cargo.env("LOAM_VERSION", version),
         None => cargo.env_remove("LOAM_VERSION"),
@@ -69,14 +91,15 @@ pub fn build_telling(
         "building {} failed:\n{complaints}",
         packages.join(", ")
     );
-    Ok(folder())
+    Ok(folder(profile))
 }
 
 /// The cargo that builds the packages. What is built beside them with the same packages and flags shares all
 /// that they stand on.
-pub fn command(packages: &[&str]) -> Command {
+pub fn command(packages: &[&str], profile: Profile) -> Command {
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--release", "--locked", "--target", TARGET]);
+    cargo.args(["build", "--locked", "--target", TARGET]);
+    cargo.args(["--profile", profile.name()]);
     for package in packages.iter().chain(&BESIDE) {
         cargo.args(["-p", package]);
     }

@@ -76,7 +76,10 @@ impl GuestOptions {
     fn of_tar(folder: PathBuf, tar: &Path, command: &[&str]) -> Result<Self> {
         let image = folder.join("image.erofs");
         // Built beside the daemons.
-        run(Command::new(image::daemons::folder().join("pack_image")).args([&image, tar]))?;
+        run(Command::new(
+            image::daemons::folder(image::daemons::Profile::Work).join("pack_image"),
+        )
+        .args([&image, tar]))?;
         Ok(Self {
             config: GuestConfig::bare("guest", IMAGE, LAYER, command),
             memory: 256,

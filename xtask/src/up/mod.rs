@@ -90,7 +90,7 @@ fn bring_up() -> Result<Demo> {
     let claim = Claim::take()?;
     setup::run(setup::Need::Demo)?;
     let image = image::build()?;
-    let tools = image::daemons::folder();
+    let tools = image::daemons::folder(image::daemons::Profile::Work);
     workspace::remove(&folder())?;
     fs::create_dir_all(folder())?;
     let mut grid = phase::run("chain, contract, farm", |_| {

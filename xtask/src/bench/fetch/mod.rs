@@ -137,7 +137,7 @@ pub fn run_inside() -> Result<()> {
 /// With the daemons' own packages and flags, and so with what they were built on.
 fn build() -> Result<()> {
     let spec = Spec::read(&image::inputs().0)?;
-    let status = daemons::command(&spec.packages())
+    let status = daemons::command(&spec.packages(), daemons::Profile::Work)
         .args(["--features", "loam-storaged/bench", "--bin", PROGRAM])
         .status()
         .context("running cargo")?;
@@ -146,5 +146,5 @@ fn build() -> Result<()> {
 }
 
 fn program() -> PathBuf {
-    daemons::folder().join(PROGRAM)
+    daemons::folder(daemons::Profile::Work).join(PROGRAM)
 }
