@@ -415,6 +415,7 @@ mod tests {
             asked: None,
             version: "2.41-12".into(),
             origin: Default::default(),
+            component: Default::default(),
             path: String::new(),
             size: 0,
             sha256: String::new(),
