@@ -82,7 +82,8 @@ fn behind(index: &Index, lock: &Lock) -> Vec<String> {
 }
 
 fn index(spec: &Spec, before: &Lock) -> Result<Index> {
-    let components = [Component::Main];
+    let mut components = vec![Component::Main];
+    components.extend(spec.firmware.as_ref().map(|_| Component::NonFreeFirmware));
     let archive = Archive::of_this_machine()?;
     Index::fetch(&archive, &spec.suite, &components, &before.released)
 }
@@ -108,6 +109,9 @@ pub(super) fn choose(spec: &Spec, before: &Lock) -> Result<Lock> {
         let remark = format!("{} packages", used.len());
         Ok::<_, anyhow::Error>((used, remark))
     })?);
+    for name in spec.firmware.iter().flat_map(|of| of.all_packages()) {
+        packages.push(resolve::firmware(&index, name)?);
+    }
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Lock {
         suite: spec.suite.clone(),
