@@ -8,7 +8,7 @@ use qemu_tests::{
     grid::Grid,
     node::{Node, NodeOptions, Uplink},
 };
-use xtask::image::{self, Media, More, Purpose, daemons, media};
+use xtask::image::{self, Media, More, NonFree, Purpose, daemons, media};
 
 use crate::demo::{Hello, count, wait_start};
 
@@ -18,7 +18,7 @@ fn a_released_image_joins_its_own_grid_and_has_no_debug_port() -> anyhow::Result
     let (grid, other) = (Grid::start()?, Grid::start()?);
     let own = toml::from_str(&grid.node_config(Uplink::Ipv4AndIpv6)?)?;
     let purpose = Purpose::Release(own);
-    let image = image::build_from(&purpose, purpose.gone(), Media::All)?;
+    let image = image::build_from(&purpose, NonFree::Without, purpose.gone(), Media::All)?;
     let options = NodeOptions {
         image: Some(image.disk),
         offered_grid: Some(other.node_config(Uplink::Ipv4AndIpv6)?),

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use loam_deployment::FarmId;
 use loam_node_api::farm::number;
 use xtask::check::Wanted;
-use xtask::image::Purpose;
 use xtask::image::packages::Gone;
+use xtask::image::{NonFree, Purpose};
 use xtask::qemu::accel::{Choice, VARIABLE};
 use xtask::qemu::{Disk, Medium, NodeConfig};
 use xtask::{bench, check, image, interrupt, mutants, setup, up, workspace, write_usb};
@@ -59,6 +59,11 @@ enum Command {
         /// The grid that a released image joins: a file like /etc/loam/grid.toml.
         #[arg(long, value_name = "FILE", requires = "release")]
         grid: Option<PathBuf>,
+        /// Add what processors (errata) and network cards load, and drivers that do nothing without it: files
+        /// that nobody has the source of, from Debian's non-free-firmware, under their makers' terms. The image's
+        /// files are called loam-firmware then, or loam-release-firmware.
+        #[arg(long, conflicts_with = "update_lock")]
+        firmware: bool,
         /// Say what is wrong with a finished medium instead: a .efi, .img or .iso, the folder for a network, or a
         /// stick's device.
         #[arg(long, value_name = "MEDIUM", exclusive = true)]
@@ -248,13 +253,22 @@ fn run(arguments: Arguments) -> Result<()> {
             Some(image) => Ok(image),
             None => Ok(image::build()?.disk),
         }),
-        Command::Image { locked, grid, .. } => {
+        Command::Image {
+            locked,
+            grid,
+            firmware,
+            ..
+        } => {
+            let non_free = match firmware {
+                true => NonFree::With,
+                false => NonFree::Without,
+            };
             let purpose = match &grid {
                 Some(file) => Purpose::Release(image::grid(file)?),
                 None => Purpose::Development,
             };
             let gone = if locked { Gone::Refuse } else { purpose.gone() };
-            let image = image::build_from(&purpose, gone, image::Media::All)?;
+            let image = image::build_from(&purpose, non_free, gone, image::Media::All)?;
             println!("{}", image.sizes.table());
             println!("{}\n{}", image.uki.display(), image.disk.display());
             if let Some(more) = image.more {
@@ -263,7 +277,7 @@ fn run(arguments: Arguments) -> Result<()> {
                 }
             }
             if let Some(grid) = grid {
-                let (archive, hash) = image::sources::write(&grid)?;
+                let (archive, hash) = image::sources::write(&grid, non_free)?;
                 println!("{} (sha256 {hash})", archive.display());
             }
             Ok(())

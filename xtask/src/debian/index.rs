@@ -8,18 +8,18 @@ use anyhow::{Context, Result, anyhow};
 use liblzma::read::XzDecoder;
 
 use super::archive::{Archive, Origin, Wanted};
+use super::component::Component;
 use super::control::{self, Stanza};
 use super::lock::Locked;
 use super::release::Release;
 use super::version;
 
-/// Where a release keeps the index of its binary packages for amd64.
-const PACKAGES: &str = "main/binary-amd64/Packages.xz";
-
 /// The binary packages of one suite, for amd64: as it was released, with its updates and those for security.
 #[derive(Debug, Default)]
 pub struct Index {
     packages: HashMap<String, Offer>,
+    /// Those of `non-free-firmware`, apart: nothing free is ever replaced or satisfied by one.
+    firmware: HashMap<String, Offer>,
     /// Virtual names, and who provides them.
     provided: HashMap<String, Vec<String>>,
     /// When each part was signed.
@@ -35,9 +35,14 @@ pub struct Offer {
 }
 
 impl Index {
-    /// Fetches the suite's indexes and checks the chain from Debian's key to their last bytes. None may be
+    /// Fetches the suite's indexes of these components, and checks the chain from Debian's key to their last bytes. None may be
     /// older than in `seen`, which has the time of each.
-    pub fn fetch(archive: &Archive, suite: &str, seen: &BTreeMap<String, String>) -> Result<Self> {
+    pub fn fetch(
+        archive: &Archive,
+        suite: &str,
+        components: &[Component],
+        seen: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         let mut index = Self::default();
         for (origin, end) in [
             (Origin::Main, ""),
@@ -48,7 +53,7 @@ impl Index {
             let mut refused = Vec::new();
             let seen = seen.get(&suite).map(String::as_str);
             for archive in archive.each(origin) {
-                match index.add_suite(&archive, origin, &suite, seen) {
+                match index.add_suite(&archive, origin, &suite, components, seen) {
                     Ok(()) => break,
                     Err(error) => refused.push(error),
                 }
@@ -69,45 +74,56 @@ impl Index {
         archive: &Archive,
         origin: Origin,
         suite: &str,
+        components: &[Component],
         seen: Option<&str>,
     ) -> Result<()> {
         let folder = tempfile::tempdir().context("making a temporary folder")?;
         let release = Release::fetch(archive, origin, suite, seen, folder.path())?;
-        let listed = release.file(PACKAGES)?;
-        let packages = folder.path().join("Packages.xz");
-        archive.fetch(&[Wanted {
-            label: format!("the package index of {suite}"),
-            origin,
-            path: format!("dists/{suite}/{}", listed.path),
-            sha256: Some(listed.sha256),
-            most: listed.size,
-            to: packages.clone(),
-        }])?;
-        let mut text = String::new();
-        XzDecoder::new_multi_decoder(fs::File::open(&packages)?)
-            .read_to_string(&mut text)
-            .context("decompressing the package index")?;
-        self.add(origin, &text)?;
+        for &component in components {
+            let name = component.folder();
+            let listed = release.file(&format!("{name}/binary-amd64/Packages.xz"))?;
+            let packages = folder.path().join(format!("{name}.xz"));
+            archive.fetch(&[Wanted {
+                label: format!("the package index of {suite} ({name})"),
+                origin,
+                path: format!("dists/{suite}/{}", listed.path),
+                sha256: Some(listed.sha256),
+                most: listed.size,
+                to: packages.clone(),
+            }])?;
+            let mut text = String::new();
+            XzDecoder::new_multi_decoder(fs::File::open(&packages)?)
+                .read_to_string(&mut text)
+                .context("decompressing the package index")?;
+            self.add(origin, component, &text)?;
+        }
         self.released.insert(suite.to_owned(), release.signed_at());
         Ok(())
     }
 
-    /// All that an index lists. Of two versions the newer one stays.
-    pub fn add(&mut self, origin: Origin, text: &str) -> Result<()> {
+    /// All that the index of a component lists. Of two versions the newer one stays.
+    pub fn add(&mut self, origin: Origin, component: Component, text: &str) -> Result<()> {
         for stanza in control::stanzas(text) {
-            let offer = offer(origin, &stanza)?;
+            let offer = offer(origin, component, &stanza)?;
             let name = offer.locked.name.clone();
+            let known = match component {
+                Component::Main => &mut self.packages,
+                Component::NonFreeFirmware => &mut self.firmware,
+            };
+            let older = known.get(&name).is_some_and(|other| {
+                version::compare(&other.locked.version, &offer.locked.version).is_ge()
+            });
+            if !older {
+                known.insert(name.clone(), offer);
+            }
+            if !component.is_main() {
+                continue;
+            }
             for virtual_name in relations(stanza.get("Provides").unwrap_or_default()).concat() {
                 let providers = self.provided.entry(virtual_name).or_default();
                 if !providers.contains(&name) {
                     providers.push(name.clone());
                 }
-            }
-            let older = self.packages.get(&name).is_some_and(|other| {
-                version::compare(&other.locked.version, &offer.locked.version).is_ge()
-            });
-            if !older {
-                self.packages.insert(name, offer);
             }
         }
         Ok(())
@@ -115,6 +131,11 @@ impl Index {
 
     pub fn get(&self, name: &str) -> Option<&Offer> {
         self.packages.get(name)
+    }
+
+    /// One of `non-free-firmware`.
+    pub fn firmware(&self, name: &str) -> Option<&Offer> {
+        self.firmware.get(name)
     }
 
     /// The package that stands for `name`: itself, or the only one that provides it.
@@ -127,7 +148,7 @@ impl Index {
     }
 }
 
-fn offer(origin: Origin, stanza: &Stanza<'_>) -> Result<Offer> {
+fn offer(origin: Origin, component: Component, stanza: &Stanza<'_>) -> Result<Offer> {
     let name = stanza
         .get("Package")
         .context("a stanza without a package's name")?;
@@ -144,6 +165,7 @@ fn offer(origin: Origin, stanza: &Stanza<'_>) -> Result<Offer> {
             asked: None,
             version: field("Version")?.to_owned(),
             origin,
+            component,
             path: field("Filename")?.to_owned(),
             size: field("Size")?
                 .parse()
@@ -174,7 +196,7 @@ mod tests {
 
     fn index(text: &str) -> Index {
         let mut index = Index::default();
-        index.add(Origin::Main, text).unwrap();
+        index.add(Origin::Main, Component::Main, text).unwrap();
         index
     }
 
@@ -216,9 +238,11 @@ mod tests {
         };
         let chosen = |main: &str, security: &str| {
             let mut index = Index::default();
-            index.add(Origin::Main, &stanza(main, "pool/a")).unwrap();
+            let add =
+                |index: &mut Index, origin, text: &str| index.add(origin, Component::Main, text);
+            add(&mut index, Origin::Main, &stanza(main, "pool/a")).unwrap();
             let text = stanza(security, "pool/updates/a");
-            index.add(Origin::Security, &text).unwrap();
+            add(&mut index, Origin::Security, &text).unwrap();
             let locked = &index.get("a").unwrap().locked;
             (locked.origin, locked.version.clone(), locked.path.clone())
         };
@@ -236,5 +260,28 @@ mod tests {
         );
         // Both have it: a point release took it up.
         assert_eq!(chosen("2", "2").0, Origin::Main);
+    }
+
+    #[test]
+    fn what_is_not_free_takes_no_place_of_what_is() {
+        let stanza = |name: &str, version: &str| {
+            format!(
+                "Package: {name}\nVersion: {version}\nFilename: pool/{name}\nSize: 1\nSHA256: 00\nProvides: virtual\n\n"
+            )
+        };
+        let mut index = index(&stanza("a", "1"));
+        for (origin, version) in [(Origin::Main, "3"), (Origin::Security, "2")] {
+            let text = stanza("a", version) + &stanza("blob", version);
+            let component = Component::NonFreeFirmware;
+            index.add(origin, component, &text).unwrap();
+        }
+        assert_eq!(index.get("a").unwrap().locked.version, "1");
+        assert_eq!(index.find("virtual").unwrap().locked.name, "a");
+        assert!(index.find("blob").is_none());
+        let blob = &index.firmware("blob").unwrap().locked;
+        assert_eq!(
+            (blob.version.as_str(), blob.origin, blob.component),
+            ("3", Origin::Main, Component::NonFreeFirmware)
+        );
     }
 }

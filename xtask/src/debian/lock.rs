@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::archive::{Archive, FetchError, Origin, Wanted};
+use super::component::Component;
 use crate::cache;
 
 const HEADER: &str = "\
@@ -41,6 +42,8 @@ pub struct Locked {
     /// Whose archive has it.
     #[serde(default, skip_serializing_if = "Origin::is_main")]
     pub origin: Origin,
+    #[serde(default, skip_serializing_if = "Component::is_main")]
+    pub component: Component,
     /// Below the archive's address.
     pub path: String,
     /// Bytes.
@@ -141,6 +144,7 @@ mod tests {
             asked: None,
             version: "1-1".into(),
             origin: Origin::Main,
+            component: Component::Main,
             path: format!("pool/{name}.deb"),
             size: 3,
             sha256: "00".into(),
@@ -152,14 +156,19 @@ mod tests {
         let mut kernel = package("linux-image-6.12");
         kernel.asked = Some("linux-image-amd64".into());
         kernel.origin = Origin::Security;
+        let mut microcode = package("microcode");
+        microcode.component = Component::NonFreeFirmware;
         let lock = Lock {
             suite: "trixie".into(),
             released: [("trixie".to_owned(), "2026-11-21T08:12:42Z".to_owned())].into(),
-            packages: vec![package("a"), kernel.clone()],
+            packages: vec![package("a"), kernel.clone(), microcode],
         };
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("packages.lock");
         lock.write(&file).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(text.matches("component").count(), 1);
+        assert!(text.contains("component = \"non-free-firmware\""), "{text}");
         let again = Lock::read(&file).unwrap();
         assert_eq!(again, lock);
         assert_eq!(again.get("linux-image-amd64").unwrap(), &kernel);

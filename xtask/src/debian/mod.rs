@@ -2,6 +2,7 @@
 //! only the files that the image needs are taken out of them.
 
 pub mod archive;
+pub mod component;
 pub mod control;
 pub mod deb;
 pub mod index;

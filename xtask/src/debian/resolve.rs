@@ -32,6 +32,13 @@ pub fn alone(index: &Index, name: &str) -> Result<Locked> {
     Ok(find(index, name)?.locked.clone())
 }
 
+/// One package alone, of `non-free-firmware`.
+pub fn firmware(index: &Index, name: &str) -> Result<Locked> {
+    let offer = index.firmware(name);
+    let offer = offer.with_context(|| format!("the suite's non-free-firmware has no {name}"))?;
+    Ok(offer.locked.clone())
+}
+
 /// The packages and all that they depend on, by name.
 pub fn closure(index: &Index, names: &[&str]) -> Result<BTreeMap<String, Locked>> {
     let mut chosen = BTreeMap::new();
@@ -73,6 +80,7 @@ fn find<'a>(index: &'a Index, name: &str) -> Result<&'a Offer> {
 mod tests {
     use super::*;
     use crate::debian::archive::Origin;
+    use crate::debian::component::Component;
 
     fn index() -> Index {
         let package = |name: &str, depends: &str| {
@@ -91,7 +99,7 @@ mod tests {
             + &package("libz", "libc6")
             + &package("libc6", "");
         let mut index = Index::default();
-        index.add(Origin::Main, &text).unwrap();
+        index.add(Origin::Main, Component::Main, &text).unwrap();
         index
     }
 

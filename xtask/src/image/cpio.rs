@@ -1,11 +1,16 @@
 //! The archive format of an initramfs: cpio "newc"
 //! (`Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel).
 
-use super::tree::{Entry, Tree};
+use super::tree::{DATA, Entry, Tree};
 
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
+
+/// Of a member, before its name.
+pub const HEADER: usize = 110;
+pub const MAGIC: &[u8] = b"070701";
+const TRAILER: &str = "TRAILER!!!";
 
 /// The same tree gives the same bytes: everything belongs to root and dates from 1970.
 pub fn archive(tree: &Tree) -> Vec<u8> {
@@ -19,7 +24,22 @@ pub fn archive(tree: &Tree) -> Vec<u8> {
             }
         }
     }
-    member(&mut out, 0, 0, 1, "TRAILER!!!", &[]);
+    member(&mut out, 0, 0, 1, TRAILER, &[]);
+    out
+}
+
+/// Of files alone, without the folders that hold them: the kernel reads them where they lie (`lib/earlycpio.c`), and
+/// cannot unpack them, so that they take no memory of the node. Each file's bytes begin at a multiple of 16, as Intel's
+/// processors want their updates; for that, names end in zeroes.
+pub fn early(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    const ALIGNMENT: usize = 16;
+    let mut out = Vec::new();
+    for (inode, (path, bytes)) in (1..).zip(files) {
+        let start = (out.len() + HEADER + path.len() + 1).next_multiple_of(ALIGNMENT);
+        let path = format!("{path:\0<width$}", width = start - 1 - HEADER - out.len());
+        member(&mut out, inode, S_IFREG | DATA, 1, &path, bytes);
+    }
+    member(&mut out, 0, 0, 1, TRAILER, &[]);
     out
 }
 
@@ -45,7 +65,7 @@ fn member(out: &mut Vec<u8>, inode: u32, mode: u32, links: u32, path: &str, data
         path.len() as u32 + 1,
         0, // checksum, unused in this variant
     ];
-    out.extend_from_slice(b"070701");
+    out.extend_from_slice(MAGIC);
     for field in fields {
         out.extend_from_slice(format!("{field:08x}").as_bytes());
     }
@@ -77,6 +97,24 @@ mod tests {
             }
             members.push((path, mode as u32, bytes[start..start + size].to_vec()));
             bytes = &bytes[(start + size).next_multiple_of(4)..];
+        }
+    }
+
+    #[test]
+    fn early_files_lie_aligned_in_no_folder() {
+        let (one, two) = (b"\x01one".repeat(1000), b"\x02two".to_vec());
+        let bytes = early(&[("kernel/x86/one", one.clone()), ("k", two.clone())]);
+        assert_eq!(bytes.len() % 4, 0);
+        for data in [&one, &two] {
+            let at = bytes.windows(data.len()).position(|part| part == data);
+            assert_eq!(at.unwrap() % 16, 0);
+        }
+        let expected = [("kernel/x86/one", one), ("k", two)];
+        let members = read(&bytes);
+        assert_eq!(members.len(), 2);
+        for ((path, mode, data), (name, bytes)) in members.into_iter().zip(expected) {
+            assert_eq!((path.trim_end_matches('\0'), data), (name, bytes));
+            assert_eq!(mode, 0o100_644);
         }
     }
 

@@ -87,7 +87,8 @@ fn behind_archive<'a>(
         }
         let data = data.context("an archive is cut off")?;
         if field(MODE)? & KIND == FILE {
-            let name = name.strip_suffix(b"\0").unwrap_or(name);
+            // Where data is to be aligned there are several zeroes.
+            let name = name.split(|byte| *byte == 0).next().unwrap_or(name);
             take(
                 str::from_utf8(name).context("a name that is no text")?,
                 data,

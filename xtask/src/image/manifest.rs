@@ -19,7 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::media::layout::{self, Identity};
 use super::spec::Spec;
-use super::{daemons, initrd, uki};
+use super::{daemons, initrd, microcode, uki};
+use crate::debian::component::Component as DebianComponent;
 use crate::debian::control;
 use crate::debian::deb::{self, Entry};
 use crate::debian::lock::{Lock, Locked, verified};
@@ -41,6 +42,13 @@ pub fn of(spec: &Spec, lock: &Lock, version: &str, uki: &[u8]) -> Result<Vec<u8>
         let is_elsewhere = package.is(&spec.guest.debian.package);
         if !is_made_anew && !is_elsewhere {
             owners.add(package, &wanted)?;
+        }
+    }
+    if let Some(firmware) = &spec.firmware {
+        // Made of several files of a package.
+        for updates in microcode::updates(&firmware.microcode, lock)? {
+            let hash = hex::encode(Sha256::digest(&updates.bytes));
+            owners.add_made(hash, updates.package, &wanted);
         }
     }
     // What the image has of these is no file of theirs, or not in its initrd.
@@ -146,6 +154,14 @@ impl Owners {
         )
     }
 
+    /// What is made of a package's files.
+    fn add_made(&mut self, hash: String, package: String, wanted: &BTreeSet<&str>) {
+        if wanted.contains(hash.as_str()) {
+            self.used.insert(package.clone());
+            self.by_hash.insert(hash, package);
+        }
+    }
+
     /// As it is called in the manifest.
     fn of(&self, path: &str, hash: &str, spec: &Spec, lock: &Lock) -> Result<String> {
         if let Some(package) = self.by_hash.get(hash) {
@@ -181,10 +197,10 @@ fn debian(package: &Locked, lock: &Lock) -> Result<Component> {
     let stanza = control::stanzas(&control).next().unwrap_or_default();
     let source = source(package, stanza.get("Source"));
     let licenses = match copyright(&deb, &package.name)? {
-        Copyright::Text(text) => licenses(&text),
+        Copyright::Text(text) => licenses(&text, package),
         Copyright::Of(other) => match lock.packages.iter().find(|known| known.name == other) {
             Some(known) => match copyright(&verified(known)?, &other)? {
-                Copyright::Text(text) => licenses(&text),
+                Copyright::Text(text) => licenses(&text, known),
                 Copyright::Of(_) => BTreeSet::new(),
             },
             None => [format!("that of {other}, of the source {source}")].into(),
@@ -213,6 +229,10 @@ fn debian(package: &Locked, lock: &Lock) -> Result<Component> {
         .collect();
     component.licenses = (!named.is_empty()).then_some(Licenses(named));
     let mut properties = vec![Property::new("loam:source", &source)];
+    if !package.component.is_main() {
+        let component = package.component.folder();
+        properties.push(Property::new("loam:component", component));
+    }
     if let Some(built_using) = stanza.get("Built-Using") {
         properties.push(Property::new("loam:built-using", built_using));
     }
@@ -263,8 +283,8 @@ fn source(package: &Locked, field: Option<&str>) -> String {
 }
 
 /// The names of all licences in a package's copyright file: as it declares them (DEP 5), else those of Debian's common
-/// ones that it refers to.
-fn licenses(copyright: &str) -> BTreeSet<String> {
+/// ones that it refers to. With what is not free these are for the packaging alone.
+fn licenses(copyright: &str, package: &Locked) -> BTreeSet<String> {
     let declared: BTreeSet<String> = control::stanzas(copyright)
         .filter_map(|stanza| {
             let license = stanza.get("License")?;
@@ -274,6 +294,10 @@ fn licenses(copyright: &str) -> BTreeSet<String> {
         .collect();
     if !declared.is_empty() {
         return declared;
+    }
+    if package.component == DebianComponent::NonFreeFirmware {
+        let file = format!("usr/share/doc/{}/copyright", package.name);
+        return [format!("its maker's, in /{file}")].into();
     }
     let referred = copyright.split("/usr/share/common-licenses/").skip(1);
     referred
@@ -390,35 +414,57 @@ fn serial_number(uki: &[u8]) -> Result<UrnUuid> {
 mod tests {
     use super::*;
 
+    fn package(name: &str) -> Locked {
+        Locked {
+            name: name.into(),
+            asked: None,
+            version: "2.41-12".into(),
+            origin: Default::default(),
+            component: Default::default(),
+            path: String::new(),
+            size: 0,
+            sha256: String::new(),
+        }
+    }
+
     #[test]
     fn licences_are_those_that_a_package_declares_or_refers_to() {
+        let mut package = package("libc6");
         let declared = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n\
                         Files: *\nCopyright: 2020 A\nLicense: GPL-2+ and MIT\n All of it.\n\n\
                         License: MIT\n Permission\n";
         assert_eq!(
-            licenses(declared).into_iter().collect::<Vec<_>>(),
+            licenses(declared, &package).into_iter().collect::<Vec<_>>(),
             ["GPL-2+ and MIT", "MIT"]
         );
         let referred = "It is free; see `/usr/share/common-licenses/GPL-2'.\n\
                         The library: /usr/share/common-licenses/LGPL-2.1.";
         assert_eq!(
-            licenses(referred).into_iter().collect::<Vec<_>>(),
+            licenses(referred, &package).into_iter().collect::<Vec<_>>(),
             ["GPL-2", "LGPL-2.1"]
         );
-        assert!(licenses("All rights reserved.").is_empty());
+        assert!(licenses("All rights reserved.", &package).is_empty());
+        // Its common licence is the packager's.
+        package.component = DebianComponent::NonFreeFirmware;
+        assert_eq!(
+            licenses(referred, &package).into_iter().collect::<Vec<_>>(),
+            ["its maker's, in /usr/share/doc/libc6/copyright"]
+        );
+        assert_eq!(licenses(declared, &package).len(), 2);
+    }
+
+    #[test]
+    fn what_is_made_of_a_package_is_of_it_where_the_image_has_it() {
+        let mut owners = Owners::default();
+        owners.add_made("aa".into(), "microcode".into(), &["aa"].into());
+        owners.add_made("bb".into(), "other".into(), &["aa"].into());
+        assert_eq!(owners.used, ["microcode".to_owned()].into());
+        assert_eq!(owners.by_hash["aa"], "microcode");
     }
 
     #[test]
     fn a_source_package_has_its_own_name_and_version_or_those_of_the_package() {
-        let package = Locked {
-            name: "libc6".into(),
-            asked: None,
-            version: "2.41-12".into(),
-            origin: Default::default(),
-            path: String::new(),
-            size: 0,
-            sha256: String::new(),
-        };
+        let package = package("libc6");
         assert_eq!(source(&package, Some("glibc")), "glibc 2.41-12");
         assert_eq!(source(&package, Some("linux (6.12.1-1)")), "linux 6.12.1-1");
         assert_eq!(source(&package, None), "libc6 2.41-12");

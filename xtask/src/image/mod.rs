@@ -7,11 +7,13 @@
 pub mod base;
 pub mod cpio;
 pub mod daemons;
+pub mod firmware;
 pub mod guest_kernel;
 pub mod initrd;
 pub mod kernel;
 pub mod manifest;
 pub mod media;
+pub mod microcode;
 pub mod module;
 pub mod packages;
 pub mod programs;
@@ -32,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use loam_chain::GridConfig;
 
 use crate::debian::deb;
@@ -61,18 +63,39 @@ pub enum Purpose {
 
 impl Purpose {
     /// What the image's files are called.
-    fn image(&self) -> &'static str {
-        match self {
+    fn image(&self, non_free: NonFree) -> String {
+        let name = match self {
             Self::Development => "loam",
             Self::StockGuest => "loam-debian-guest",
-            Self::Release(_) => "loam-release",
-        }
+            Self::Release(_) => RELEASE,
+        };
+        non_free.mark(name, '-')
     }
 
     pub fn gone(&self) -> Gone {
         match self {
             Self::Development | Self::StockGuest => Gone::Replace,
             Self::Release(_) => Gone::Refuse,
+        }
+    }
+}
+
+/// What a released image's files are called.
+const RELEASE: &str = "loam-release";
+
+/// Whether files without source go in, too: microcode, and what cards load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NonFree {
+    Without,
+    With,
+}
+
+impl NonFree {
+    /// The name of something, which says it.
+    fn mark(self, name: &str, before: char) -> String {
+        match self {
+            Self::Without => name.to_owned(),
+            Self::With => format!("{name}{before}firmware"),
         }
     }
 }
@@ -192,20 +215,20 @@ pub fn build() -> Result<Image> {
 /// The same, with all media.
 pub fn build_all() -> Result<(Image, More)> {
     let purpose = Purpose::Development;
-    let image = build_from(&purpose, purpose.gone(), Media::All)?;
+    let image = build_from(&purpose, NonFree::Without, purpose.gone(), Media::All)?;
     let more = image.more.clone().context("all media were asked for")?;
     Ok((image, more))
 }
 
 /// Runs every stage whose inputs have changed.
 pub fn build_for(purpose: &Purpose) -> Result<Image> {
-    build_from(purpose, purpose.gone(), Media::Here)
+    build_from(purpose, NonFree::Without, purpose.gone(), Media::Here)
 }
 
 /// The same; `gone` says what to do about packages that the archive does not have any more. Debian's part is
 /// fetched and unpacked while cargo compiles ours: one waits for the network, the other for processors.
-pub fn build_from(purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> {
-    build_in(&folder(), purpose, gone, media)
+pub fn build_from(purpose: &Purpose, non_free: NonFree, gone: Gone, media: Media) -> Result<Image> {
+    build_in(&folder(), purpose, non_free, gone, media)
 }
 
 /// The image packed once more, from the programs and the kernels that there are: every medium must have the same bytes.
@@ -214,27 +237,37 @@ pub fn pack_again(image: &Image) -> Result<()> {
     // What a killed run left would not be made anew.
     workspace::remove(&out)?;
     let purpose = Purpose::Development;
-    let again = build_in(&out, &purpose, purpose.gone(), Media::All)?;
+    let again = build_in(&out, &purpose, NonFree::Without, purpose.gone(), Media::All)?;
     for (first, second) in std::iter::zip(image.files(), again.files()) {
         same::compare(&first, &second)?;
     }
     workspace::remove(&out)
 }
 
-fn build_in(out: &Path, purpose: &Purpose, gone: Gone, media: Media) -> Result<Image> {
-    let (spec_file, lock_file) = inputs();
-    let mut spec = Spec::read(&spec_file)?;
+fn build_in(
+    out: &Path,
+    purpose: &Purpose,
+    non_free: NonFree,
+    gone: Gone,
+    media: Media,
+) -> Result<Image> {
+    let (mut spec, lock) = chosen(non_free)?;
     if let Purpose::Release(grid) = purpose {
         spec.grid = Some(grid.clone());
         spec.allow_grid_override = false;
     }
-    let lock = Lock::read(&lock_file)?;
     for debian in &spec.debian {
         lock.get(&debian.package)?;
     }
     let release = match purpose {
         // Of the locked packages alone, so that its name is known before they are here.
-        Purpose::Release(_) => Some(version::of(&workspace::root(), purpose, &lock, &lock)?),
+        Purpose::Release(_) => Some(version::of(
+            &workspace::root(),
+            purpose,
+            non_free,
+            &lock,
+            &lock,
+        )?),
         Purpose::Development | Purpose::StockGuest => None,
     };
     let _alone = alone()?;
@@ -251,7 +284,8 @@ fn build_in(out: &Path, purpose: &Purpose, gone: Gone, media: Media) -> Result<I
             ours
         });
         let debian = scope.spawn(|| {
-            let debian = from_debian(&spec, lock, gone, purpose, out, &stages, &ours_failed);
+            let wanted = (purpose, non_free);
+            let debian = from_debian(&spec, lock, gone, wanted, out, &stages, &ours_failed);
             debian_failed.store(debian.is_err(), Ordering::Relaxed);
             debian
         });
@@ -259,6 +293,14 @@ fn build_in(out: &Path, purpose: &Purpose, gone: Gone, media: Media) -> Result<I
         let (builder, debian) = debian?;
         builder.build(debian, &ours?, media)
     })
+}
+
+/// `image.toml` and `packages.lock`, with nothing that the option leaves out.
+fn chosen(non_free: NonFree) -> Result<(Spec, Lock)> {
+    let (spec_file, lock_file) = inputs();
+    let (mut spec, mut lock) = (Spec::read(&spec_file)?, Lock::read(&lock_file)?);
+    spec.choose(&mut lock, non_free)?;
+    Ok((spec, lock))
 }
 
 /// Two commands in one clone make the same files, one after the other. Held until it is dropped.
@@ -274,7 +316,7 @@ fn from_debian<'a>(
     spec: &'a Spec,
     lock: Lock,
     gone: Gone,
-    purpose: &'a Purpose,
+    (purpose, non_free): (&'a Purpose, NonFree),
     out: &'a Path,
     stages: &'a Stages,
     in_vain: &AtomicBool,
@@ -288,7 +330,8 @@ fn from_debian<'a>(
         packages::ready(spec, lock, gone, needed, phase)
     })?;
     let builder = Builder {
-        version: version::of(&workspace::root(), purpose, &locked, &lock)?,
+        version: version::of(&workspace::root(), purpose, non_free, &locked, &lock)?,
+        name: purpose.image(non_free),
         spec,
         lock,
         out,
@@ -302,6 +345,8 @@ fn from_debian<'a>(
 struct Builder<'a> {
     /// What the image is called.
     version: String,
+    /// What its files are called.
+    name: String,
     spec: &'a Spec,
     lock: Lock,
     /// Where media go.
@@ -315,7 +360,15 @@ struct Debian {
     linux: Kept,
     modules: Kept,
     programs: Kept,
+    firmware: Option<Firmware>,
     guest: Guest,
+}
+
+/// What processors and cards load.
+struct Firmware {
+    microcode: Kept,
+    /// By name.
+    archives: Vec<(String, Kept)>,
 }
 
 /// What OCI machines boot, but for their init.
@@ -332,6 +385,7 @@ impl Builder<'_> {
             linux: phase::run("kernel", |_| remark(self.linux(node, "linux")?))?,
             modules: phase::run("kernel modules", |_| remark(self.node_modules(node)?))?,
             programs: phase::run("Debian's programs", |_| remark(self.programs()?))?,
+            firmware: self.firmware()?,
             guest: self.guest_kernel(in_vain)?,
         })
     }
@@ -345,6 +399,10 @@ impl Builder<'_> {
 
         let linux = debian.linux;
         let modules = debian.modules;
+        let (microcode, firmware) = match debian.firmware {
+            Some(firmware) => (Some(firmware.microcode), firmware.archives),
+            None => (None, Vec::new()),
+        };
         let mut packed = vec![
             ("folders and settings".to_owned(), self.base()?),
             (
@@ -353,6 +411,7 @@ impl Builder<'_> {
             ),
             ("guests' kernel, initrd".to_owned(), guest),
         ];
+        packed.extend(firmware);
         for ours in &self.spec.ours {
             let bytes = daemons::read_static(binaries, &ours.binary)?;
             let program = self.program(&ours.binary, ours.path.as_str(), bytes, OFTEN)?;
@@ -362,7 +421,13 @@ impl Builder<'_> {
             Part::of("kernel", &linux),
             Part::of("kernel modules", &modules),
         ];
-        let mut initrd = vec![modules];
+        // The node does not unpack it.
+        parts.extend(microcode.as_ref().map(|kept| Part {
+            unpacked: 0,
+            ..Part::of("microcode", kept)
+        }));
+        let mut initrd: Vec<Kept> = microcode.into_iter().collect();
+        initrd.push(modules);
         match self.purpose {
             Purpose::Development | Purpose::StockGuest => {
                 parts.extend(packed.iter().map(|(name, kept)| Part::of(name, kept)));
@@ -385,7 +450,7 @@ impl Builder<'_> {
             remark(self.uki(release, &linux, &initrd)?)
         })?;
         let image = phase::run("media", |_| self.media(&uki, media))?;
-        let record = self.out.join(format!(".{}.sizes", self.purpose.image()));
+        let record = self.out.join(format!(".{}.sizes", self.name));
         let sizes = Sizes::record(&record, parts)?;
         Ok(Image { sizes, ..image })
     }
@@ -435,6 +500,32 @@ impl Builder<'_> {
         self.stages.archive("programs", &key, ONCE, || {
             programs::tree(&self.spec.debian, &packages)
         })
+    }
+
+    fn firmware(&self) -> Result<Option<Firmware>> {
+        let Some(firmware) = &self.spec.firmware else {
+            return Ok(None);
+        };
+        let microcode = phase::run("microcode", |_| {
+            remark(microcode::archive(
+                &firmware.microcode,
+                &self.lock,
+                self.stages,
+            )?)
+        })?;
+        let archives = phase::run("firmware", |phase| {
+            let added = firmware::archives(self.spec, firmware, &self.lock, ONCE, self.stages)?;
+            for missing in &added.missing {
+                phase.say(&format!("no package of [firmware] has {missing}"));
+            }
+            let bytes = added.archives.iter().map(|(_, kept)| kept.size.packed);
+            let remark = sizes::mebibytes(bytes.sum());
+            Ok::<_, anyhow::Error>((added.archives, remark))
+        })?;
+        Ok(Some(Firmware {
+            microcode,
+            archives,
+        }))
     }
 
     fn program(&self, name: &str, place: &str, bytes: Vec<u8>, packing: Packing) -> Result<Kept> {
@@ -554,13 +645,18 @@ impl Builder<'_> {
         for part in initrd {
             key = key.with(&part.key);
         }
-        let name = self.purpose.image();
+        let name = &self.name;
         Stages::new(self.out.to_owned())?.plain(&format!("{name}.efi"), &key, || {
+            let initrd = joined(initrd.iter())?;
+            ensure!(
+                self.spec.firmware.is_none() || microcode::is_first(&initrd),
+                "microcode is not the first of the initrd, where alone the kernel finds it"
+            );
             let contents = uki::Contents {
                 os_release: &base::os_release(&self.version),
                 command_line: &self.spec.command_line,
                 uname: release,
-                initrd: &joined(initrd.iter())?,
+                initrd: &initrd,
                 linux: &linux.read()?,
             };
             uki::assemble(&self.stub(stub)?, &contents)
@@ -568,7 +664,7 @@ impl Builder<'_> {
     }
 
     fn media(&self, uki: &Kept, media: Media) -> Result<(Image, String)> {
-        let name = self.purpose.image();
+        let name = &self.name;
         let bios = &self.spec.bios;
         let mut key = Key::of_pipeline().with(&uki.key).with(format!("{bios:?}"));
         for package in [&bios.grub.package, &bios.ipxe.package] {
@@ -616,7 +712,7 @@ impl Builder<'_> {
 
     /// The folder of what a server gives to machines that boot over a network.
     fn network(&self, uki: &Kept, key: &Key) -> Result<PathBuf> {
-        let folder = self.out.join(format!("{}-network", self.purpose.image()));
+        let folder = self.out.join(format!("{}-network", self.name));
         let stages = Stages::new(folder.clone())?;
         let files = LazyCell::new(|| network::files(&uki.read()?, self.spec, &self.lock));
         for name in network::NAMES {
@@ -653,16 +749,17 @@ fn joined_thread<T>(thread: ScopedJoinHandle<'_, T>) -> T {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// All but the kernels and the stub.
+/// All but the kernels, the stub and firmware.
 fn program_packages<'a>(spec: &Spec, lock: &'a Lock) -> Vec<&'a Locked> {
-    let others = [
-        &spec.kernel.package,
+    let mut others = vec![
+        spec.kernel.package.as_str(),
         &spec.guest.source,
         &spec.guest.debian.package,
         &spec.stub.package,
         &spec.bios.grub.package,
         &spec.bios.ipxe.package,
     ];
+    others.extend(spec.firmware.iter().flat_map(|of| of.all_packages()));
     let packages = lock.packages.iter();
     packages
         .filter(|package| !others.iter().any(|name| package.is(name)))

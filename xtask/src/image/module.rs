@@ -26,6 +26,8 @@ pub struct Module {
     pub path: String,
     pub aliases: Vec<String>,
     depends: Vec<String>,
+    /// Files that it asks for, below `/lib/firmware`.
+    pub firmware: Vec<String>,
     /// Names or aliases that should be there first, if they exist.
     soft: Vec<String>,
     /// The file's bytes as Debian has them.
@@ -195,10 +197,13 @@ impl Module {
             .iter()
             .map(|alias| (*alias).to_owned())
             .collect();
+        let firmware = values("firmware");
+        let firmware = firmware.iter().map(|file| (*file).to_owned()).collect();
         let module = Self {
             path: path.to_owned(),
             aliases,
             depends,
+            firmware,
             soft,
             xz,
         };
@@ -264,6 +269,7 @@ mod tests {
             path: String::new(),
             aliases: aliases.iter().map(|&name| name.into()).collect(),
             depends: depends.iter().map(|&name| name.into()).collect(),
+            firmware: Vec::new(),
             soft: soft.iter().map(|&name| name.into()).collect(),
             xz: Vec::new(),
         };

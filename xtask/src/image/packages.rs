@@ -116,6 +116,7 @@ mod tests {
 
     use super::*;
     use crate::debian::archive::Origin;
+    use crate::debian::component::Component;
 
     fn lock(version: &str) -> Lock {
         Lock {
@@ -126,6 +127,7 @@ mod tests {
                 asked: None,
                 version: version.into(),
                 origin: Origin::Main,
+                component: Component::Main,
                 path: String::new(),
                 size: 0,
                 sha256: String::new(),

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use super::programs::Pool;
 use super::{inputs, spec::Spec};
 use crate::debian::archive::{Archive, Origin};
+use crate::debian::component::Component;
 use crate::debian::index::Index;
 use crate::debian::lock::{self, Lock, Locked};
 use crate::debian::{resolve, version};
@@ -59,9 +60,10 @@ pub fn warn_of_older() -> Result<()> {
 /// A line for each locked package of which there is a newer one.
 fn behind(index: &Index, lock: &Lock) -> Vec<String> {
     let newer = lock.packages.iter().filter_map(|locked| {
-        let newest = match &locked.asked {
-            Some(asked) => resolve::kernel(index, asked),
-            None => resolve::alone(index, &locked.name),
+        let newest = match (&locked.asked, locked.component) {
+            (Some(asked), _) => resolve::kernel(index, asked),
+            (None, Component::Main) => resolve::alone(index, &locked.name),
+            (None, Component::NonFreeFirmware) => resolve::firmware(index, &locked.name),
         };
         let newest = newest.ok()?;
         let is_newer = version::compare(&newest.version, &locked.version).is_gt();
@@ -80,7 +82,10 @@ fn behind(index: &Index, lock: &Lock) -> Vec<String> {
 }
 
 fn index(spec: &Spec, before: &Lock) -> Result<Index> {
-    Index::fetch(&Archive::of_this_machine()?, &spec.suite, &before.released)
+    let mut components = vec![Component::Main];
+    components.extend(spec.firmware.as_ref().map(|_| Component::NonFreeFirmware));
+    let archive = Archive::of_this_machine()?;
+    Index::fetch(&archive, &spec.suite, &components, &before.released)
 }
 
 /// The suite's newest packages. No index is taken that is older than what the lock before was chosen from.
@@ -104,6 +109,9 @@ pub(super) fn choose(spec: &Spec, before: &Lock) -> Result<Lock> {
         let remark = format!("{} packages", used.len());
         Ok::<_, anyhow::Error>((used, remark))
     })?);
+    for name in spec.firmware.iter().flat_map(|of| of.all_packages()) {
+        packages.push(resolve::firmware(&index, name)?);
+    }
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Lock {
         suite: spec.suite.clone(),
@@ -189,6 +197,7 @@ mod tests {
             asked: None,
             version: version.into(),
             origin: Origin::Main,
+            component: Component::Main,
             path: String::new(),
             size: 0,
             sha256: String::new(),
@@ -226,14 +235,19 @@ mod tests {
             "Depends: linux-image-6.12.107\n",
         );
         let main = meta + &text("linux-image-6.12.107", "6.12.107-1", "") + &text("a", "1", "");
-        index.add(Origin::Main, &main).unwrap();
+        index.add(Origin::Main, Component::Main, &main).unwrap();
         let meta = text(
             "linux-image-amd64",
             "6.12.118-1",
             "Depends: linux-image-6.12.118\n",
         );
         let security = meta + &text("linux-image-6.12.118", "6.12.118-1", "");
-        index.add(Origin::Security, &security).unwrap();
+        index
+            .add(Origin::Security, Component::Main, &security)
+            .unwrap();
+        let non_free = text("blob", "2", "");
+        let component = Component::NonFreeFirmware;
+        index.add(Origin::Main, component, &non_free).unwrap();
         let kernel = |name: &str, version: &str| Locked {
             asked: Some("linux-image-amd64".into()),
             ..locked(name, version)
@@ -245,12 +259,17 @@ mod tests {
         let old = lock(vec![
             locked("a", "0.9"),
             locked("gone", "1"),
+            Locked {
+                component: Component::NonFreeFirmware,
+                ..locked("blob", "1")
+            },
             kernel("linux-image-6.12.107", "6.12.107-1"),
         ]);
         assert_eq!(
             behind(&index, &old),
             [
                 "a 0.9 is locked, and there is a 1",
+                "blob 1 is locked, and there is blob 2",
                 "linux-image-6.12.107 6.12.107-1 is locked, and the archive for security has \
                  linux-image-6.12.118 6.12.118-1"
             ]

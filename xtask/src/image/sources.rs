@@ -10,9 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
-use super::spec::Spec;
-use super::{folder, inputs, version};
-use crate::debian::lock::{Lock, Locked, verified};
+use super::{NonFree, RELEASE, chosen, folder, version};
+use crate::debian::lock::{Locked, verified};
 use crate::{phase, program, workspace};
 
 /// What a reader finds first.
@@ -20,15 +19,20 @@ const README: &str = "\
 All that an image of Loam was made of.
 
     cd source
-    LOAM_CACHE=$PWD/../cache cargo xtask image --release --grid ../grid.toml
+    LOAM_CACHE=$PWD/../cache cargo xtask image --release --grid ../grid.toml{firmware}
 
 needs a Debian machine, the Rust toolchain that source/rust-toolchain.toml names, and no network but for that.
 ";
 
+/// What it says of firmware.
+const NOT_FREE: &str = "
+What processors and cards load has no source: Debian's packages of it are in cache/debs as the others are, each with its
+makers' terms.
+";
+
 /// Writes the archive, and gives it with its hash.
-pub fn write(grid: &Path) -> Result<(PathBuf, String)> {
-    let (spec_file, lock_file) = inputs();
-    let (spec, lock) = (Spec::read(&spec_file)?, Lock::read(&lock_file)?);
+pub fn write(grid: &Path, non_free: NonFree) -> Result<(PathBuf, String)> {
+    let (spec, lock) = chosen(non_free)?;
     ensure!(
         !version::is_changed(&workspace::root())?,
         "the repository has changes that are in no commit: what the image is made of could not be said"
@@ -53,14 +57,22 @@ pub fn write(grid: &Path) -> Result<(PathBuf, String)> {
         Ok::<_, anyhow::Error>(((), String::new()))
     })?;
     fs::copy(grid, all.join("grid.toml")).with_context(|| format!("copying {}", grid.display()))?;
-    fs::write(all.join("README"), README)?;
-    let archive = folder().join("loam-release.sources.tar.zst");
+    fs::write(all.join("README"), readme(non_free))?;
+    let name = non_free.mark(RELEASE, '-');
+    let archive = folder().join(format!("{name}.sources.tar.zst"));
     let hash = phase::run("sources", |_| {
         let bytes = pack(&all, &archive)?;
         Ok::<_, anyhow::Error>((bytes, String::new()))
     })?;
     workspace::remove(&all)?;
     Ok((archive, hash))
+}
+
+fn readme(non_free: NonFree) -> String {
+    match non_free {
+        NonFree::Without => README.replace("{firmware}", ""),
+        NonFree::With => README.replace("{firmware}", " --firmware") + NOT_FREE,
+    }
 }
 
 /// The commit's files.
@@ -154,6 +166,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_reader_is_told_how_this_very_image_is_made() {
+        let plain = readme(NonFree::Without);
+        assert!(plain.contains(" --grid ../grid.toml\n") && !plain.contains("firmware"));
+        let firmware = readme(NonFree::With);
+        assert!(firmware.contains(" --grid ../grid.toml --firmware\n"));
+        assert!(firmware.ends_with(NOT_FREE));
+    }
 
     #[test]
     fn the_same_files_give_the_same_bytes() {

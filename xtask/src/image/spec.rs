@@ -9,7 +9,8 @@ use loam_chain::GridConfig;
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::base;
+use super::{NonFree, base};
+use crate::debian::lock::Lock;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +29,8 @@ pub struct Spec {
     pub stub: PackageFile,
     pub bios: Bios,
     pub kernel: Kernel,
+    /// What goes in with `--firmware` alone.
+    pub firmware: Option<Firmware>,
     pub guest: Guest,
     pub ours: Vec<Ours>,
     pub debian: Vec<Debian>,
@@ -92,6 +95,39 @@ impl Load {
 
     pub fn all(&self) -> impl Iterator<Item = &String> {
         self.groups().into_iter().flat_map(|(_, names)| names)
+    }
+}
+
+/// What processors and cards load: files without source, under their makers' terms.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firmware {
+    pub microcode: Microcode,
+    /// Modules that do nothing without their files.
+    pub modules: Vec<String>,
+    /// Whose files go in where a module of the image asks for them.
+    pub packages: Vec<String>,
+    /// Modules, and files, that are asked for in vain, each with the reason.
+    pub left_out: BTreeMap<String, String>,
+}
+
+/// Where updates of processors are, all files of a folder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Microcode {
+    pub intel: PackageFolder,
+    pub amd: PackageFolder,
+}
+
+impl Firmware {
+    /// All packages that anything is taken from.
+    pub fn all_packages(&self) -> impl Iterator<Item = &str> {
+        let Microcode { intel, amd } = &self.microcode;
+        let microcode = [&intel.package, &amd.package];
+        microcode
+            .into_iter()
+            .chain(&self.packages)
+            .map(String::as_str)
     }
 }
 
@@ -187,6 +223,27 @@ impl Spec {
         Ok(spec)
     }
 
+    /// Takes what `--firmware` adds, or leaves it out as if neither this file nor the lock had ever named it.
+    pub fn choose(&mut self, lock: &mut Lock, non_free: NonFree) -> Result<()> {
+        match non_free {
+            NonFree::With => {
+                let firmware = self.firmware.as_ref();
+                let firmware = firmware.context("image.toml has no [firmware]")?;
+                self.kernel.modules.extend_from_slice(&firmware.modules);
+                for package in firmware.all_packages() {
+                    lock.get(package)?;
+                }
+            }
+            NonFree::Without => {
+                if let Some(firmware) = self.firmware.take() {
+                    let named = |name: &str| firmware.all_packages().any(|other| other == name);
+                    lock.packages.retain(|package| !named(&package.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Debian's programs that are run here, with the libraries that they name.
     pub fn tools(&self) -> Result<[Debian; 1]> {
         let PackageFile { package, file } = &self.bios.mkimage;
@@ -276,6 +333,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debian::lock::Locked;
 
     const IMAGE: &str = include_str!("../../../image/image.toml");
 
@@ -283,6 +341,45 @@ mod tests {
     fn reads_the_image_of_this_repository() {
         let spec = Spec::parse(IMAGE).unwrap();
         assert!(spec.kernel.load.pools.contains(&"btrfs".to_owned()));
+    }
+
+    #[test]
+    fn without_firmware_nothing_of_it_is_left() {
+        let package = |name: &str| -> Locked {
+            toml::from_str(&format!(
+                "name = '{name}'\nversion = '1'\npath = 'p'\nsize = 1\nsha256 = '00'"
+            ))
+            .unwrap()
+        };
+        let lock = |names: &[&str]| Lock {
+            packages: names.iter().map(|name| package(name)).collect(),
+            ..Lock::default()
+        };
+        // The same file from before there was such a table.
+        let table = IMAGE.find("# What `--firmware` adds").unwrap();
+        let end = table + IMAGE[table..].find("# What OCI machines boot").unwrap();
+        let before = Spec::parse(&format!("{}{}", &IMAGE[..table], &IMAGE[end..])).unwrap();
+        let spec = Spec::parse(IMAGE).unwrap();
+        let firmware = spec.firmware.clone().unwrap();
+        let mut names: Vec<&str> = firmware.all_packages().collect();
+        names.push("e2fsprogs");
+        let whole = lock(&names);
+
+        let (mut without, mut left) = (spec.clone(), whole.clone());
+        without.choose(&mut left, NonFree::Without).unwrap();
+        assert_eq!(format!("{without:?}"), format!("{before:?}"));
+        assert_eq!(left, lock(&["e2fsprogs"]));
+        // Nor is anything asked of a file that has no such table.
+        let error = before.clone().choose(&mut left, NonFree::With);
+        assert!(error.unwrap_err().to_string().contains("[firmware]"));
+
+        let (mut with, mut all) = (spec.clone(), whole.clone());
+        with.choose(&mut all, NonFree::With).unwrap();
+        assert_eq!(all, whole);
+        let modules = [&spec.kernel.modules[..], &firmware.modules].concat();
+        assert_eq!(with.kernel.modules, modules);
+        let error = spec.clone().choose(&mut left, NonFree::With).unwrap_err();
+        assert!(error.to_string().contains("--update-lock"), "{error}");
     }
 
     #[test]

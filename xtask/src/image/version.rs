@@ -1,6 +1,6 @@
 //! One name for an image, by which the image itself, its screen and its node's reports can be told from all
 //! others: `0.1.0+g3a087a6d2b1f`, the state of the repository, and behind it what else makes it another image
-//! than that state's: `.changed.HASH`, `.newest.HASH`, `.stock-guest`, `.release.HASH`.
+//! than that state's: `.changed.HASH`, `.newest.HASH`, `.stock-guest`, `.release.HASH`, `.firmware`.
 //!
 //! What follows the `+` is build metadata (<https://semver.org>, 10).
 
@@ -10,8 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::Purpose;
 use super::stage::Key;
+use super::{NonFree, Purpose};
 use crate::debian::lock::Lock;
 use crate::program;
 
@@ -20,7 +20,13 @@ const COMMIT: usize = 12;
 const HASH: usize = 8;
 
 /// `used`: the packages that the image is made from; `locked`: those that the repository names.
-pub fn of(repository: &Path, purpose: &Purpose, locked: &Lock, used: &Lock) -> Result<String> {
+pub fn of(
+    repository: &Path,
+    purpose: &Purpose,
+    non_free: NonFree,
+    locked: &Lock,
+    used: &Lock,
+) -> Result<String> {
     let mut version = format!("{}+", env!("CARGO_PKG_VERSION"));
     match commit(repository) {
         Some(commit) => {
@@ -42,7 +48,7 @@ pub fn of(repository: &Path, purpose: &Purpose, locked: &Lock, used: &Lock) -> R
             version.push_str(&format!(".release.{}", short(&toml::to_string(grid)?)));
         }
     }
-    Ok(version)
+    Ok(non_free.mark(&version, '.'))
 }
 
 fn short(text: &str) -> String {
@@ -146,7 +152,8 @@ mod tests {
     }
 
     fn version(repository: &Path, purpose: &Purpose, used: &Lock) -> String {
-        of(repository, purpose, &Lock::default(), used).unwrap()
+        let without = NonFree::Without;
+        of(repository, purpose, without, &Lock::default(), used).unwrap()
     }
 
     #[test]
@@ -179,12 +186,28 @@ mod tests {
         assert_eq!(number, env!("CARGO_PKG_VERSION"));
         assert_eq!(commit.len(), COMMIT, "{plain}");
         assert_eq!(here(&Purpose::StockGuest), format!("{plain}.stock-guest"));
+        let with_firmware = |purpose: &Purpose| {
+            let lock = Lock::default();
+            of(folder.path(), purpose, NonFree::With, &lock, &lock).unwrap()
+        };
+        assert_eq!(
+            with_firmware(&Purpose::Development),
+            format!("{plain}.firmware")
+        );
         let grid = |text: &str| Purpose::Release(toml::from_str::<GridConfig>(text).unwrap());
         let contract = "contract = '0x0000000000000000000000000000000000000001'\nendpoints = []\n";
         let [one, two] = ["chain_id = 1\n", "chain_id = 2\n"]
             .map(|chain| here(&grid(&format!("{chain}{contract}"))));
         assert!(one.starts_with(&format!("{plain}.release.")), "{one}");
         assert_ne!(one, two);
+        let release = grid(&format!("chain_id = 1\n{contract}"));
+        assert_eq!(with_firmware(&release), format!("{one}.firmware"));
+        let files = |non_free| [Purpose::Development, release.clone()].map(|p| p.image(non_free));
+        assert_eq!(files(NonFree::Without), ["loam", "loam-release"]);
+        assert_eq!(
+            files(NonFree::With),
+            ["loam-firmware", "loam-release-firmware"]
+        );
         let newer = Lock {
             suite: "sid".into(),
             ..Lock::default()
