@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use crate::workspace;
 
 /// Files, and folders with all that is below them.
-const PURE: [&str; 77] = [
+const PURE: [&str; 79] = [
     "deployment/src",
     "noded/src/actual.rs",
     "noded/src/address.rs",
@@ -27,9 +27,11 @@ const PURE: [&str; 77] = [
     "noded/src/complaint.rs",
     "noded/src/course.rs",
     "noded/src/desired.rs",
+    "noded/src/farm.rs",
     "noded/src/fingerprint.rs",
     "noded/src/ledger.rs",
     "noded/src/ledger",
+    "noded/src/network_test/outcome.rs",
     "noded/src/owned.rs",
     "noded/src/plan",
     "noded/src/reach.rs",
@@ -446,6 +448,7 @@ mod tests {
                 "loam-netd",
                 "loam-noded",
                 "loam-oci",
+                "loam-screen",
                 "loam-storaged"
             ]
         );
