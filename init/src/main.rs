@@ -165,7 +165,7 @@ async fn run(
         tester: Tester::new(sender.clone(), log.clone()),
         last_boot: LastBoot::look(modules.loader),
         virtualisation: Default::default(),
-        watchdog: None,
+        watchdog: Watchdog::arm(),
         asked_for_watchdog: false,
         modules: modules.hotplug,
         farm: FarmFinder::begin(),

@@ -28,6 +28,7 @@ use crate::{
     power::{button::Buttons, watchdog::Watchdog},
     screen::{Screen, facts::Observer, network_test::Tester},
     service::{Services, State},
+    uevent::Uevent,
     virtualisation::Virtualisation,
 };
 
@@ -185,24 +186,33 @@ impl<L: Launcher> Node<L> {
                 self.buttons.forget(&name);
                 self.buttons.listen(&self.sender);
             }
-            Event::Device(event) => {
-                if let Some(farm) = &self.farm {
-                    farm.device(&event);
-                }
-                if let Some(modules) = &self.modules {
-                    modules.device(event);
-                }
-                self.buttons.listen(&self.sender);
-                if self.watchdog.is_none() {
-                    self.watchdog = Watchdog::arm();
-                }
-            }
+            Event::Device(event) => self.device(event),
             Event::Power(how) => self.start_going_down(how, now),
             Event::Screen(request) => self.heed(request, now),
             Event::NetworkTest(news) => {
                 self.tester.heard(news);
                 self.screen.hurry();
             }
+        }
+    }
+
+    /// Hundreds come when the node starts: each is for those alone whom it concerns.
+    fn device(&mut self, event: Uevent) {
+        let is = |class: &str| match &event {
+            Uevent::Added { subsystem, .. } => subsystem == class,
+            Uevent::Lost => true,
+        };
+        if is("input") {
+            self.buttons.listen(&self.sender);
+        }
+        if is("watchdog") && self.watchdog.is_none() {
+            self.watchdog = Watchdog::arm();
+        }
+        if let Some(farm) = &self.farm {
+            farm.device(&event);
+        }
+        if let Some(modules) = &self.modules {
+            modules.device(event);
         }
     }
 
