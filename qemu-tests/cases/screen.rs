@@ -23,15 +23,16 @@ fn kill(node: &Node<'_>, times: usize) -> anyhow::Result<()> {
         OTHERS.into_iter().map(group).collect()
     };
     let before = processes()?;
+    let mut shown = 0;
     for _ in 0..times {
+        shown = node.console()?.len();
         node.kill_screen()?;
     }
     ensure!(processes()? == before, "another process has ended");
-    let shown = node.console()?.len();
-    // The next one begins with the whole screen.
+    // The last one begins with the whole screen.
     wait_for("the screen to be drawn again", || {
         let console = node.console()?;
-        let drawn = console.get(shown.saturating_sub(1)..).unwrap_or_default();
+        let drawn = console.get(shown..).unwrap_or_default();
         Ok(drawn.contains("READY").then_some(()))
     })
 }
