@@ -8,8 +8,8 @@ use crate::image::sizes::mebibytes;
 /// A node that boots over the network must hold the image twice for a moment, packed and unpacked.
 pub const IMAGE: u64 = 64 << 20;
 
-/// Init and the three daemons with their programs, idle: what a farmer cannot sell.
-pub const DAEMONS: u64 = 32 << 20;
+/// Init, the daemons and the screen with their programs, idle: what a farmer cannot sell.
+pub const DAEMONS: u64 = 40 << 20;
 
 /// storaged's own memory while it fetches an image: what a node keeps free for it on top of the idle daemons.
 pub const FETCHING: u64 = 64 << 20;
