@@ -83,14 +83,14 @@ fn told(facts: &Facts, status: &NodeStatus, starting: bool) -> (Condition, Strin
         }
         ChainState::Connecting | ChainState::Silent { .. } => {}
     }
-    if let Some(what) = no_network(facts, status, starting) {
-        return (Condition::Offline, what);
+    if let Some(told) = no_network(facts, status, starting) {
+        return told;
     }
     match &status.chain {
         ChainState::Silent { .. } => (
             Condition::Offline,
             "No endpoint of the chain answers, so that nothing new starts; what runs goes on. See whether other \
-             machines here reach the internet."
+             machines here reach the internet, or press n for a test."
                 .to_owned(),
         ),
         _ => (
@@ -101,20 +101,32 @@ fn told(facts: &Facts, status: &NodeStatus, starting: bool) -> (Condition, Strin
 }
 
 /// Why there is no address.
-fn no_network(facts: &Facts, status: &NodeStatus, starting: bool) -> Option<String> {
+fn no_network(facts: &Facts, status: &NodeStatus, starting: bool) -> Option<(Condition, String)> {
     if !status.addresses.is_empty() {
         return None;
     }
-    Some(if facts.links.is_empty() {
-        "This image has no driver for any network card of this machine: plug in another one, at USB too."
-            .to_owned()
+    let (condition, what) = if facts.links.is_empty() {
+        (
+            Condition::Offline,
+            "This image has no driver for any network card of this machine: plug in another one, at USB too.",
+        )
     } else if facts.links.iter().all(|link| !link.carrier) {
-        "No network cable is plugged in, or nothing is at its other end: plug one in.".to_owned()
+        (
+            Condition::Offline,
+            "No network cable is plugged in, or nothing is at its other end: plug one in.",
+        )
     } else if starting {
-        "The node asks the network for an address.".to_owned()
+        (
+            Condition::Starting,
+            "The node asks the network for an address.",
+        )
     } else {
-        "This network gives no address: is DHCP switched on in its router?".to_owned()
-    })
+        (
+            Condition::Offline,
+            "This network gives no address: is DHCP switched on in its router? Press n for a test.",
+        )
+    };
+    Some((condition, what.to_owned()))
 }
 
 impl fmt::Display for Condition {
@@ -224,7 +236,7 @@ mod tests {
             status.addresses.clear();
             status.chain = ChainState::Connecting;
         });
-        assert_eq!(word, Condition::Offline);
+        assert_eq!(word, Condition::Starting);
         assert!(what.starts_with("The node asks the network"));
         let (word, _) = after(|facts, status| {
             start(facts);
