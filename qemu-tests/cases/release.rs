@@ -12,6 +12,9 @@ use xtask::image::{self, Media, More, NonFree, Purpose, daemons, media};
 
 use crate::demo::{Hello, count, wait_start};
 
+/// What a farmer's stick and memory are promised to hold at most.
+const MOST_BYTES: u64 = 40_000_000;
+
 #[test]
 #[ignore = "slow: an image and a boot of its own"]
 fn a_released_image_joins_its_own_grid_and_has_no_debug_port() -> anyhow::Result<()> {
@@ -19,6 +22,9 @@ fn a_released_image_joins_its_own_grid_and_has_no_debug_port() -> anyhow::Result
     let own = toml::from_str(&grid.node_config(Uplink::Ipv4AndIpv6)?)?;
     let purpose = Purpose::Release(own);
     let image = image::build_from(&purpose, NonFree::Without, purpose.gone(), Media::All)?;
+    // docs/promises.md.
+    let size = fs::metadata(&image.uki)?.len();
+    ensure!(size <= MOST_BYTES, "it has {size} bytes");
     let options = NodeOptions {
         image: Some(image.disk),
         offered_grid: Some(other.node_config(Uplink::Ipv4AndIpv6)?),
