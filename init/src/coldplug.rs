@@ -93,15 +93,18 @@ impl Coldplug {
 
     /// Loads what every device of the machine asks for.
     fn walk(&mut self) {
-        for (_, modalias) in self.devices() {
+        for modalias in devices() {
             self.load_for_device(&modalias);
         }
     }
 
     /// The same when the node starts: the watchdog first, and what can wait as what can wait.
     fn walk_first(&mut self) {
+        let turn = |modalias: String| (turn(&modalias, &self.loader.resolve(&modalias)), modalias);
+        let mut devices: Vec<_> = devices().into_iter().map(turn).collect();
+        devices.sort_unstable();
         let mut nice = false;
-        for (turn, modalias) in self.devices() {
+        for (turn, modalias) in devices {
             if turn == Turn::Other && !std::mem::replace(&mut nice, true) {
                 // Of this thread alone, by Linux. Without it the start takes longer.
                 let _ = rustix::process::nice(NICE);
@@ -109,18 +112,17 @@ impl Coldplug {
             self.load_for_device(&modalias);
         }
     }
+}
 
-    fn devices(&self) -> Vec<(Turn, String)> {
-        let mut found = Vec::new();
-        if let Err(error) = modaliases(Path::new("/sys/devices"), MAX_DEPTH, &mut found) {
-            tracing::warn!(%error, "reading /sys/devices");
-        }
-        let turn = |modalias: String| (turn(&modalias, &self.loader.resolve(&modalias)), modalias);
-        let mut found: Vec<_> = found.into_iter().map(turn).collect();
-        found.sort_unstable();
-        found.dedup();
-        found
+/// What the devices that are there ask for, each once: processors ask for the same.
+fn devices() -> Vec<String> {
+    let mut found = Vec::new();
+    if let Err(error) = modaliases(Path::new("/sys/devices"), MAX_DEPTH, &mut found) {
+        tracing::warn!(%error, "reading /sys/devices");
     }
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 /// By the modules for a device and what it is: a class of PCI (`include/linux/pci_ids.h`) or a device of virtio

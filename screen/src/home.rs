@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Wider lines are hard to read.
-pub const WIDEST: u16 = 110;
+const WIDEST: u16 = 110;
 
 /// Lines that notices and warnings may take together, and warnings alone. The longest notice, with what to do at
 /// its end, takes five.
@@ -40,12 +40,8 @@ const KEYS: &str = "r restart   p power off   l log   i node's id   n network te
 /// Draws it all. `question`: what is asked in the keys' place.
 pub fn draw(facts: &Facts, kind: Kind, area: Rect, question: Option<&str>) -> Buffer {
     let mut buffer = Buffer::empty(area);
-    let width = area.width.min(WIDEST);
-    let column = Rect {
-        x: area.x + (area.width - width) / 2,
-        width,
-        ..area
-    };
+    let column = column(area);
+    let width = column.width;
     let keys = match (kind, question) {
         // Nobody listens to a line.
         (Kind::Line, _) => None,
@@ -95,6 +91,16 @@ pub fn draw(facts: &Facts, kind: Kind, area: Rect, question: Option<&str>) -> Bu
         put(&mut buffer, column, height, &Line::styled(keys, style));
     }
     buffer
+}
+
+/// The middle of a screen, as wide as can be read.
+pub fn column(area: Rect) -> Rect {
+    let width = area.width.min(WIDEST);
+    Rect {
+        x: area.x + (area.width - width) / 2,
+        width,
+        ..area
+    }
 }
 
 /// The node's id and nothing else, as large as it gets.

@@ -6,7 +6,7 @@ use loam_node_api::network_test::{Finding, NetworkTest, Outcome, Step, TestState
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 
 use crate::{
-    home::{Line, WIDEST, put},
+    home::{Line, column, put},
     text::paragraph,
 };
 
@@ -24,13 +24,8 @@ const KEYS: &str = "n test again   any other key: back";
 
 pub fn draw(test: Option<&NetworkTest>, area: Rect) -> Buffer {
     let mut buffer = Buffer::empty(area);
-    let width = area.width.min(WIDEST);
-    let column = Rect {
-        x: area.x + (area.width - width) / 2,
-        width,
-        ..area
-    };
-    let width = usize::from(width);
+    let column = column(area);
+    let width = usize::from(column.width);
     let advice = advice(test, width);
     let mut lines = vec![
         Line::styled("Network test", Style::new().bold()),

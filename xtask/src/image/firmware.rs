@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kernel;
 use super::module::{Catalog, canonical};
+use super::programs::followed;
 use super::spec::{self, Spec};
 use super::stage::{Kept, Key, Packing, Stages};
 use super::tree::{DATA, Tree};
@@ -121,8 +122,7 @@ fn asked(
 
 /// The modules of the image, and what each asks for.
 fn loaded<'a>(catalog: &'a Catalog, kernel: &spec::Kernel) -> Result<Vec<(String, &'a [String])>> {
-    let wanted: Vec<String> = kernel.load.all().chain(&kernel.modules).cloned().collect();
-    let order = catalog.in_load_order(&wanted)?.into_iter();
+    let order = catalog.in_load_order(&kernel.wanted())?.into_iter();
     order
         .map(|name| {
             let module = catalog.get(&name);
@@ -200,9 +200,7 @@ impl Contents {
                     return true;
                 }
                 Some(Entry::Symlink(target)) => {
-                    let Some(next) = led_to(&path, target) else {
-                        return false;
-                    };
+                    let next = followed(&path, target);
                     links.push((std::mem::replace(&mut path, next), target));
                 }
                 Some(Entry::HardLink(_)) | None => return false,
@@ -210,26 +208,6 @@ impl Contents {
         }
         false
     }
-}
-
-/// Where a link leads, without a leading slash; none if that is above the root.
-fn led_to(link: &str, target: &str) -> Option<String> {
-    let mut parts: Vec<&str> = match target.starts_with('/') {
-        true => Vec::new(),
-        false => link.split('/').collect(),
-    };
-    // The link itself.
-    parts.pop();
-    for part in target.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop()?;
-            }
-            name => parts.push(name),
-        }
-    }
-    Some(parts.join("/"))
 }
 
 /// The makers' terms ask that whoever passes the files on passes these on, too.

@@ -62,12 +62,11 @@ pub fn catalog(deb: &Path, release: &str) -> Result<Catalog> {
 /// The node's modules under `/usr/lib/modules/<release>`, with `modules.dep` and `modules.alias`,
 /// and `/etc/loam/modules`: the names that init loads at boot, each behind that of its group.
 pub fn node_modules(catalog: &Catalog, release: &str, kernel: &spec::Kernel) -> Result<Tree> {
-    let wanted: Vec<String> = kernel.load.all().chain(&kernel.modules).cloned().collect();
     let mut tree = Tree::default();
     let folder = format!("usr/lib/modules/{release}");
     let mut dependencies = String::new();
     let mut aliases = String::new();
-    for name in catalog.in_load_order(&wanted)? {
+    for name in catalog.in_load_order(&kernel.wanted())? {
         let module = catalog
             .get(&name)
             .context("an ordered module is in the catalog")?;

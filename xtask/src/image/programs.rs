@@ -107,8 +107,8 @@ impl Pool {
     }
 }
 
-/// Where a symbolic link at `path` leads.
-fn followed(path: &str, target: &str) -> String {
+/// Where a symbolic link at `path` leads, without a leading slash.
+pub fn followed(path: &str, target: &str) -> String {
     let mut parts: Vec<&str> = if target.starts_with('/') {
         Vec::new()
     } else {

@@ -74,6 +74,13 @@ pub struct Kernel {
     pub modules: Vec<String>,
 }
 
+impl Kernel {
+    /// All modules of the image, but for those that they need.
+    pub fn wanted(&self) -> Vec<String> {
+        self.load.all().chain(&self.modules).cloned().collect()
+    }
+}
+
 /// Modules that are loaded at boot, in order, by what needs them (init's `preload`).
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
