@@ -4,12 +4,13 @@
 //! kernel's clock says nothing; what is certain is the **floor**: a moment that has surely passed.
 
 use std::{
-    io,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::told;
 
 /// How far a time may be from a finalized block that confirms it, in seconds.
 const NEAR: u64 = 24 * 3600;
@@ -39,9 +40,7 @@ pub struct Clock {
 impl Clock {
     /// Reads what `clockd` wrote last. Absent, unreadable: nothing is known, and the floor is 0.
     pub fn read(path: &Path) -> Self {
-        std::fs::read(path)
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other))
-            .unwrap_or_default()
+        told::read(path)
     }
 
     /// By which an end (of a deployment, of a certificate) is judged: the kernel's clock once it is

@@ -9,11 +9,13 @@
 //!
 //! init looks for the first two and writes them to [`crate::path::FARM`]; noded decides.
 
-use std::{fmt, io, path::Path};
+use std::{fmt, path::Path};
 
 use loam_deployment::FarmId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use crate::told;
 
 /// The partition of our disk image that is for what the stick itself is told.
 pub const STATE_PARTITION: &str = "loam state";
@@ -157,9 +159,7 @@ pub enum Stick {
 impl FarmSearch {
     /// Reads what init wrote last. Absent, unreadable: it has just begun.
     pub fn read(path: &Path) -> Self {
-        std::fs::read(path)
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other))
-            .unwrap_or_default()
+        told::read(path)
     }
 }
 

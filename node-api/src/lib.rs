@@ -44,6 +44,7 @@ pub mod system;
 pub mod tenant;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod told;
 pub mod transport;
 pub mod vmm;
 pub mod window;
